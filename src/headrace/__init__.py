@@ -1,0 +1,1 @@
+"""The core of headrace: what every component may import, and nothing that needs torch or a cluster."""

@@ -1,0 +1,106 @@
+"""The words of the API: group, labels, annotations, condition types and every reason.
+
+A reason is part of the API: users write alerts on it. Each constant says who sets it and when.
+"""
+
+from __future__ import annotations
+
+GROUP = "headrace.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CATEGORY = "headrace"
+FIELD_MANAGER = "headrace-operator"
+
+# -- labels and annotations ------------------------------------------------------------------------
+MANAGED_BY = "app.kubernetes.io/managed-by"
+"""On every child, value `headrace`."""
+MODEL_LABEL = "headrace.dev/model-deployment"
+"""On every child and its pods: the name of the ModelDeployment that owns it."""
+REVISION_LABEL = "headrace.dev/revision"
+"""On a revision's Deployment and pods: the revision hash."""
+COMPONENT_LABEL = "headrace.dev/component"
+"""On children and pods: `runtime` or `fetch`."""
+COMPONENT_RUNTIME = "runtime"
+COMPONENT_FETCH = "fetch"
+API_KEY_LABEL = "headrace.dev/api-key"
+"""On a Secret that is an API key; its data: `sha256` (hex digest of the key) and optionally `models` (comma-separated
+public names that the key may call)."""
+ROUTABLE_GATE = "headrace.dev/routable"
+"""Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
+FINALIZER = "headrace.dev/cleanup"
+
+# -- condition types of a ModelDeployment ----------------------------------------------------------
+READY = "Ready"
+"""Summary: True when every gateway has admitted the route, or when at zero and wakeable (reason Idle)."""
+ACCEPTED = "Accepted"
+"""The spec is valid and its names are free."""
+MODEL_CACHED = "ModelCached"
+"""The source's file is in the model directory and verified."""
+WORKLOADS_READY = "WorkloadsReady"
+"""The wanted number of runtime pods run and are ready; False/Idle-like reasons at zero."""
+ROUTABLE = "Routable"
+"""Every live gateway routes to every ready pod."""
+SCALING_ACTIVE = "ScalingActive"
+"""The autoscaler has fresh signals and is free to act."""
+PROGRESSING = "Progressing"
+"""A rollout is in motion."""
+CONDITIONS = (READY, ACCEPTED, MODEL_CACHED, WORKLOADS_READY, ROUTABLE, SCALING_ACTIVE, PROGRESSING)
+"""Always present, in this order, each with observedGeneration and a non-empty message."""
+
+# -- reasons -------------------------------------------------------------------------------------------------
+# Accepted
+VALID = "Valid"
+INVALID_SPEC = "InvalidSpec"
+NAME_TAKEN = "NameTaken"
+"""Another ModelDeployment of the namespace, older, has the same public model name."""
+SOURCE_NOT_ALLOWED = "SourceNotAllowed"
+"""The source's scheme or address is refused by configuration."""
+# ModelCached
+CACHED = "Cached"
+FETCHING = "Fetching"
+SOURCE_UNREACHABLE = "SourceUnreachable"
+DIGEST_MISMATCH = "DigestMismatch"
+NO_SPACE = "NoSpace"
+FETCH_FAILED = "FetchFailed"
+"""The fetch child failed without saying why (killed, out of memory)."""
+# WorkloadsReady, and Ready when they are its cause
+RUNNING = "Running"
+STARTING = "Starting"
+WAITING_FOR_MODEL = "WaitingForModel"
+IDLE = "Idle"
+"""At zero because nobody asks; the next request wakes it. Ready is True."""
+SCALED_TO_ZERO = "ScaledToZero"
+"""At zero because spec.replicas is 0; requests are refused with 503."""
+SUSPENDED = "Suspended"
+"""At zero because spec.suspend is true; requests are refused with 503."""
+CRASH_LOOP = "CrashLoop"
+"""The runtime keeps exiting; the message quotes its termination message."""
+OOM_KILLED = "OOMKilled"
+UNSCHEDULABLE = "Unschedulable"
+IMAGE_PULL_FAILED = "ImagePullFailed"
+STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
+# Routable
+ADMITTED = "Admitted"
+NO_REPLICAS = "NoReplicas"
+WAITING_FOR_GATEWAYS = "WaitingForGateways"
+NO_GATEWAY = "NoGateway"
+# ScalingActive
+FOLLOWING_DEMAND = "FollowingDemand"
+AT_MAXIMUM = "AtMaximum"
+SIGNALS_STALE = "SignalsStale"
+DISABLED = "Disabled"
+"""spec.scaling is not set, or suspend is."""
+# Progressing
+STABLE = "Stable"
+ROLLING_OUT = "RollingOut"
+NO_CAPACITY_FOR_SURGE = "NoCapacityForSurge"
+# any condition that was not observed yet
+PENDING = "Pending"
+
+# -- reasons that only events and gateway errors carry ------------------------------------------------------
+SCALE_IGNORED = "ScaleIgnored"
+"""Warning event: spec.replicas was changed while spec.scaling rules."""
+SCALED = "Scaled"
+"""Normal event: the autoscaler changed the number of replicas; the message says from, to and why."""
+REVISION_CREATED = "RevisionCreated"
+REVISION_RETIRED = "RevisionRetired"

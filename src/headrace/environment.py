@@ -1,0 +1,27 @@
+"""Environment variables by which a pod template tells a child of ours who it is.
+
+They are set in `headrace.reconcile`, by downward API where the value is the pod's own, and read in
+`headrace.serving` and `headrace.sources.fetch`. A child without them stands alone: it serves and reports to nobody.
+"""
+
+from __future__ import annotations
+
+NAMESPACE = "HEADRACE_NAMESPACE"
+MODEL_DEPLOYMENT = "HEADRACE_MODEL_DEPLOYMENT"
+REVISION = "HEADRACE_REVISION"
+POD_NAME = "HEADRACE_POD_NAME"
+"""fieldRef metadata.name"""
+POD_IP = "HEADRACE_POD_IP"
+"""fieldRef status.podIP. In local mode each pod has its own address in 127.0.0.0/8."""
+NATS_URL = "HEADRACE_NATS_URL"
+"""Value comes from the platform's settings, e.g. nats://127.0.0.1:4222 (no credentials in it)."""
+NATS_USER = "HEADRACE_NATS_USER"
+"""secretKeyRef `headrace-nats`, key `user`: the runtime role of the pod's namespace."""
+NATS_PASSWORD = "HEADRACE_NATS_PASSWORD"  # noqa: S105 - the variable's name, not a password
+"""secretKeyRef `headrace-nats`, key `password`."""
+NATS_SECRET = "headrace-nats"  # noqa: S105 - the Secret's name
+"""Name of the Secret with the runtime role's NATS credentials in each namespace."""
+TERMINATION_MESSAGE_PATH = "HEADRACE_TERMINATION_MESSAGE_PATH"
+"""Where to write the one line of cause and hint; unset means /dev/termination-log, as in a cluster."""
+GRACE_SECONDS = "HEADRACE_GRACE_SECONDS"
+"""The pod's terminationGracePeriodSeconds: work that still runs after it is cut off."""

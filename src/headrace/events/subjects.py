@@ -1,0 +1,46 @@
+"""Every NATS subject and bucket, who publishes on it, and who listens.
+
+`namespace` and `name` are DNS labels (no dots), so each is one token. A user per role may touch only its own:
+`gateway` publishes demand and admissions; `runtime` of a namespace publishes replica reports and fetch progress of
+that namespace; the reconcile loop writes the route and key buckets.
+"""
+
+from __future__ import annotations
+
+ROUTES_BUCKET = "headrace-routes"
+"""Key-value, key `<namespace>.<name>` -> `headrace.routes.Route`; written by the reconcile loop alone."""
+KEYS_BUCKET = "headrace-keys"
+"""Key-value, key = SHA-256 (hex) of an API key -> `headrace.routes.KeyGrant`; written by the reconcile loop alone."""
+GATEWAYS_BUCKET = "headrace-gateways"
+"""Key-value with a time to live of 5 s: a gateway's presence; key = gateway id; value = its start time."""
+GATEWAY_TTL_SECONDS = 5.0
+
+SOLICIT = "headrace.solicit"
+"""A gateway or loop that just (re)started asks every replica to report at once. Empty payload."""
+
+
+def demand(namespace: str, name: str) -> str:
+    """Gateway -> loop: `messages.Demand`, at once when the first request is queued, then every second while not zero,
+    and once more when it returns to zero."""
+    return f"headrace.demand.{namespace}.{name}"
+
+
+def replica(namespace: str, name: str, pod: str) -> str:
+    """Runtime -> gateways and loop: `messages.ReplicaReport`, at each change of state or stage, then every second."""
+    return f"headrace.replica.{namespace}.{name}.{pod}"
+
+
+def admission(namespace: str, name: str, pod: str) -> str:
+    """Gateway -> loop and that replica: `messages.Admission`, the acknowledgement of ready and of draining."""
+    return f"headrace.admission.{namespace}.{name}.{pod}"
+
+
+def progress(namespace: str, name: str) -> str:
+    """Fetch child -> loop and gateways: `messages.FetchProgress`, at most four times a second."""
+    return f"headrace.progress.{namespace}.{name}"
+
+
+ALL_DEMAND = "headrace.demand.*.*"
+ALL_REPLICAS = "headrace.replica.*.*.*"
+ALL_ADMISSIONS = "headrace.admission.*.*.*"
+ALL_PROGRESS = "headrace.progress.*.*"

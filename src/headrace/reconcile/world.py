@@ -1,0 +1,133 @@
+"""What reconcile sees and what it says: plain data between the pure rules and the adapters of both worlds.
+
+Kubernetes objects are plain dicts in API shape (`apiVersion`, `kind`, `metadata`, `spec`, `status`), because that is
+what an API server and the local cluster both speak. Everything else is a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from headrace.events.messages import Demand, FetchProgress, ReplicaReport
+from headrace.routes import Route
+
+M = TypeVar("M")
+
+Manifest = dict[str, Any]
+"""A Kubernetes object in API shape."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ResourceKey:
+    """Names one ModelDeployment."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ChildKey:
+    """Names one child object."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ChildKey:
+        """Return the key of a manifest."""
+        metadata = manifest["metadata"]
+        return cls(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child as it should be. The adapter applies it (server-side apply) and adds nothing."""
+
+    key: ChildKey
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a world is like: the only difference between the two that reconcile may know, as values.
+
+    `gateway_url` is shown in status; `models_directory` is where fetch and runtime children find models (in a cluster
+    the mount path of the claim, locally a directory of this machine); `models_claim` names the PersistentVolumeClaim
+    to mount there, None where there is nothing to mount.
+    """
+
+    gateway_url: str
+    nats_url: str
+    models_directory: str
+    models_claim: str | None = None
+    runtime_image: str = "headrace-runtime-llm"
+    fetch_image: str = "headrace-fetch"
+    allowed_schemes: frozenset[str] = frozenset({"package", "https", "file"})
+    allow_loopback_sources: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What exists now and is owned by the resource, with status as the world reports it.
+
+    `pods` are the pods of all children (runtime and fetch), recognised by their labels; a pod that is being deleted has
+    `metadata.deletionTimestamp`.
+    `names_taken` are public model names that older accepted resources of the namespace hold.
+    """
+
+    children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
+    pods: tuple[Manifest, ...] = ()
+    names_taken: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What was heard on NATS about the resource, newest message of each sender, and the time."""
+
+    now: float
+    """Monotonic seconds: windows and deadlines."""
+    wall: float
+    """Unix seconds: timestamps in status and events."""
+    demand: Mapping[str, Demand] = field(default_factory=dict)
+    """By gateway id; gateways that are gone are left out."""
+    replicas: Mapping[str, ReplicaReport] = field(default_factory=dict)
+    """By pod name."""
+    admissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By pod name: ids of the gateways that route to it (their newest admission says Ready)."""
+    gateways: frozenset[str] = frozenset()
+    """Ids of the live gateways."""
+    fetch: FetchProgress | None = None
+    connected: bool = True
+    """Whether NATS is reachable: while it is not, silence means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes event about the resource; written on transitions only."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[M]):
+    """What should be true next. Applying it twice changes nothing the second time.
+
+    `children` is the whole wanted set: what the resource owns and is not in it is deleted by the adapter.
+    `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
+    should be True (of the others: False). `requeue_seconds`: look again after this long even if nothing happens.
+    `memory` goes back into the next call; `route` is None when the gateways should not know the model.
+    """
+
+    children: tuple[Child, ...]
+    status: Manifest
+    route: Route | None
+    memory: M
+    events: tuple[Event, ...] = ()
+    routable_pods: frozenset[str] = frozenset()
+    requeue_seconds: float | None = None

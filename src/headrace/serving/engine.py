@@ -1,0 +1,75 @@
+"""What the serving shell asks of an engine, whatever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from headrace.events.messages import Load
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended; OpenAI's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. temperature 0 is greedy; `seed` makes a sampled run repeatable."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to one request. `text` may be empty (an incomplete UTF-8 sequence, or a possible stop)."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn, as a chat template takes it."""
+
+    role: str
+    content: str
+
+
+class TextEngine(Protocol):
+    """An engine that turns tokens into text. All methods are called on the event loop and never block it."""
+
+    model_len: int
+    """Longest prompt + completion, tokens."""
+    capacity: int
+    """Requests that it takes at once, running and queued."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, without special tokens added."""
+
+    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
+        """Return the token ids of a conversation through the model's chat template, ready for the answer."""
+
+    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a finish reason. Closing the iterator cancels within one step.
+
+        Raises `headrace.errors.HeadraceError` subclasses: saturated (429), a prompt too long (400).
+        """
+
+    def load(self) -> Load:
+        """Return how busy the engine is now."""
+
+    async def close(self) -> None:
+        """Stop the engine and free what it holds."""
