@@ -1,0 +1,46 @@
+"""What the reconcile loop asks of the world in which children exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.routes import KeyGrant
+
+Changed = Callable[[ResourceKey | None], None]
+"""Called when a resource, one of its children or pods changed; with None when API keys changed."""
+
+
+class World(Protocol):
+    """Reads are answered from memory (an index, the local store) and never block; writes may take time."""
+
+    def subscribe(self, changed: Changed) -> None:
+        """Call `changed` after every change from now on, in the event loop's thread."""
+
+    def keys(self) -> list[ResourceKey]:
+        """Return every ModelDeployment there is."""
+
+    def resource(self, key: ResourceKey) -> Manifest | None:
+        """Return the ModelDeployment, or None when it is gone."""
+
+    def observe(self, key: ResourceKey) -> Observed:
+        """Return the children and pods of the resource, also of one that is gone."""
+
+    def api_keys(self) -> Mapping[str, KeyGrant]:
+        """Return what each API key opens, by the SHA-256 (hex) of the key."""
+
+    async def apply(self, owner: ResourceKey, child: Child) -> None:
+        """Make the child be as described. Nothing happens when it already is."""
+
+    async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
+        """Delete the child and its pods, with their grace period. Nothing happens when it is gone."""
+
+    async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
+        """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""
+
+    async def write_status(self, key: ResourceKey, status: Manifest) -> None:
+        """Write the status of the resource. Nothing happens when it is equal or the resource is gone."""
+
+    async def record(self, key: ResourceKey, event: Event) -> None:
+        """Record an event about the resource."""
