@@ -1,0 +1,141 @@
+"""The key-value buckets that the loop owns, kept equal to what it wants them to be.
+
+A `BucketWriter` holds the wanted content and writes differences in the background, so that no reconcile ever waits for
+the broker. After a reconnection, or when the bucket is found missing, everything is compared and written again: the
+bucket is a copy, the loop can always make it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js.api import KeyValueConfig, StorageType
+from nats.js.client import JetStreamContext
+from nats.js.errors import BucketNotFoundError, NoKeysError, NotFoundError
+from nats.js.kv import KeyValue
+
+from headrace.events import subjects
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+"""Short, because held requests wait for a route; the broker is local to the control plane."""
+AUDIT_SECONDS = 10.0
+"""How long a bucket that somebody deleted can stay lost before it is written again."""
+
+BUCKETS = {
+    subjects.ROUTES_BUCKET: KeyValueConfig(bucket=subjects.ROUTES_BUCKET, history=1, storage=StorageType.FILE),
+    subjects.KEYS_BUCKET: KeyValueConfig(bucket=subjects.KEYS_BUCKET, history=1, storage=StorageType.FILE),
+    subjects.GATEWAYS_BUCKET: KeyValueConfig(
+        bucket=subjects.GATEWAYS_BUCKET, history=1, storage=StorageType.MEMORY, ttl=subjects.GATEWAY_TTL_SECONDS
+    ),
+}
+
+
+async def open_bucket(jetstream: JetStreamContext, bucket: str) -> KeyValue:
+    """Return the bucket, made when it is missing."""
+    try:
+        return await jetstream.key_value(bucket)
+    except (BucketNotFoundError, NotFoundError):
+        log.info("creating the bucket %s", bucket)
+        return await jetstream.create_key_value(BUCKETS[bucket])
+
+
+class BucketWriter:
+    """Keeps one bucket equal to `wanted`. Keys that nobody wants are removed at each full comparison."""
+
+    def __init__(self, client: Client, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._wanted: dict[str, bytes] = {}
+        self._dirty: set[str] = set()
+        self._compare = True
+        self._complete = False
+        """Whether `wanted` is everything there should be; before that, unknown keys are left alone."""
+        self._work = asyncio.Event()
+        self._work.set()
+
+    def want(self, key: str, value: bytes | None) -> None:
+        """The entry should have this value, or (None) not exist."""
+        if self._wanted.get(key) == value and value is not None:
+            return
+        if value is None:
+            self._wanted.pop(key, None)
+        else:
+            self._wanted[key] = value
+        self._dirty.add(key)
+        self._work.set()
+
+    def want_exactly(self, entries: dict[str, bytes]) -> None:
+        """The bucket should hold these entries and no others."""
+        for key in self._wanted.keys() - entries.keys():
+            self.want(key, None)
+        for key, value in entries.items():
+            self.want(key, value)
+        self.complete()
+
+    def complete(self) -> None:
+        """From now on, what is not wanted is removed, also what an earlier life of the loop wrote."""
+        if not self._complete:
+            self._complete = True
+            self.compare()
+
+    def compare(self) -> None:
+        """Compare the whole bucket soon: call it after a reconnection."""
+        self._compare = True
+        self._work.set()
+
+    async def run(self) -> None:
+        """Write differences until cancelled."""
+        jetstream = self._client.jetstream(timeout=2)
+        bucket: KeyValue | None = None
+        while True:
+            audit = False
+            try:
+                async with asyncio.timeout(AUDIT_SECONDS):
+                    await self._work.wait()
+            except TimeoutError:
+                audit = True
+            self._work.clear()
+            try:
+                if audit and bucket is not None:
+                    await bucket.status()  # raises when the bucket is lost
+                if bucket is None or self._compare:
+                    bucket = await open_bucket(jetstream, self._bucket)
+                    await self._compare_all(bucket)
+                await self._write_dirty(bucket)
+            except (nats.errors.Error, TimeoutError, OSError) as error:
+                log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
+                bucket = None
+                self._compare = True
+                self._work.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _compare_all(self, bucket: KeyValue) -> None:
+        self._compare = False
+        try:
+            present = set(await bucket.keys())
+        except NoKeysError:
+            present = set()
+        for key in present | self._wanted.keys():
+            if key in present and key not in self._wanted:
+                if self._complete:
+                    self._dirty.add(key)
+            elif key not in present or (await bucket.get(key)).value != self._wanted[key]:
+                self._dirty.add(key)
+
+    async def _write_dirty(self, bucket: KeyValue) -> None:
+        while self._dirty:
+            key = self._dirty.pop()
+            value = self._wanted.get(key)
+            try:
+                if value is None:
+                    await bucket.delete(key)
+                else:
+                    await bucket.put(key, value)
+            except BaseException:
+                self._dirty.add(key)
+                raise

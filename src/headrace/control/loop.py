@@ -1,0 +1,196 @@
+"""The reconcile loop: one queue of resource keys, a few workers, the pure rule in the middle.
+
+Whatever happens (a resource changes, a pod dies, a request is queued, a timer ends) only says *look at this key*.
+Several reasons while a key waits are one look; a key is never looked at twice at once. A look that fails is repeated
+after a back-off and hurts no other key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+
+import nats.errors
+from nats.aio.client import Client
+
+from headrace.api.vocabulary import COMPONENT_LABEL, COMPONENT_RUNTIME
+from headrace.control.buckets import BucketWriter
+from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOURCES
+from headrace.control.signals import SignalHub
+from headrace.control.world import World
+from headrace.events import subjects
+from headrace.reconcile.model_deployment import Memory, reconcile
+from headrace.reconcile.world import ChildKey, Observed, Outcome, ResourceKey, Settings
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4
+"""Looks in flight at once: they wait for writes to the world, not for the processor."""
+FIRST_BACKOFF_SECONDS = 1.0
+LAST_BACKOFF_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the loop carries from one look at a resource to the next."""
+
+    memory: Memory | None = None
+    failures: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class ControlLoop:
+    """Reconciles every ModelDeployment of a world until cancelled. Made and run in one event loop."""
+
+    def __init__(self, world: World, client: Client, settings: Settings) -> None:
+        self._world = world
+        self._client = client
+        self._settings = settings
+        self._signals = SignalHub(client, self.enqueue)
+        self._routes = BucketWriter(client, subjects.ROUTES_BUCKET)
+        self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
+        self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
+        """Made and audited here, filled by the gateways: never `complete`, so that their entries are left alone."""
+        self._known: dict[ResourceKey, _Known] = {}
+        self._queue: asyncio.Queue[ResourceKey] = asyncio.Queue()  # bounded by the resources: a key is in it once
+        self._waiting: set[ResourceKey] = set()
+        self._busy: set[ResourceKey] = set()
+        self._first_pass: set[ResourceKey] = set()
+        self._reconnected = asyncio.Event()
+
+    def enqueue(self, key: ResourceKey) -> None:
+        """Look at this resource soon."""
+        if key not in self._waiting:
+            self._waiting.add(key)
+            if key not in self._busy:
+                self._queue.put_nowait(key)
+
+    def reconnected(self) -> None:
+        """NATS is back: what it holds may be old, and everybody's silence counts anew."""
+        self._routes.compare()
+        self._keys.compare()
+        self._presence.compare()
+        self._reconnected.set()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        self._world.subscribe(self._on_world_change)
+        await self._signals.start()
+        self._publish_keys()
+        self._first_pass = set(self._world.keys())
+        if not self._first_pass:
+            self._routes.complete()
+        for key in self._first_pass:
+            self.enqueue(key)
+        async with asyncio.TaskGroup() as tasks:
+            for writer in (self._routes, self._keys, self._presence):
+                tasks.create_task(writer.run())
+            tasks.create_task(self._solicit_after_reconnections())
+            for _ in range(WORKERS):
+                tasks.create_task(self._work())
+
+    def _on_world_change(self, key: ResourceKey | None) -> None:
+        if key is None:
+            self._publish_keys()
+        else:
+            self.enqueue(key)
+
+    def _publish_keys(self) -> None:
+        self._keys.want_exactly({digest: grant.encode() for digest, grant in self._world.api_keys().items()})
+
+    async def _solicit_after_reconnections(self) -> None:
+        while True:
+            await self._reconnected.wait()
+            self._reconnected.clear()
+            with contextlib.suppress(nats.errors.Error):
+                await self._signals.solicit()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            self._waiting.discard(key)
+            self._busy.add(key)
+            try:
+                await self._look(key)
+            finally:
+                self._busy.discard(key)
+                if key in self._waiting:
+                    self._queue.put_nowait(key)
+
+    async def _look(self, key: ResourceKey) -> None:
+        known = self._known.setdefault(key, _Known())
+        if known.timer is not None:
+            known.timer.cancel()
+            known.timer = None
+        started = time.perf_counter()
+        try:
+            requeue_seconds = await self._reconcile(key, known)
+            known.failures = 0
+        except Exception:
+            # One resource's failure, whatever it is, must not stop the others: logged, counted, tried again.
+            known.failures += 1
+            requeue_seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (known.failures - 1), LAST_BACKOFF_SECONDS)
+            RECONCILE_ERRORS.inc()
+            log.exception("reconciling %s/%s failed; again in %.0f s", key.namespace, key.name, requeue_seconds)
+        RECONCILE_SECONDS.observe(time.perf_counter() - started)
+        if requeue_seconds is not None and key in self._known:
+            known.timer = asyncio.get_running_loop().call_later(requeue_seconds, self.enqueue, key)
+        self._note_first_pass(key)
+
+    def _note_first_pass(self, key: ResourceKey) -> None:
+        """Routes that an earlier life wrote for resources now gone may go once every present one has been looked at."""
+        if key in self._first_pass:
+            self._first_pass.discard(key)
+            if not self._first_pass:
+                self._routes.complete()
+
+    async def _reconcile(self, key: ResourceKey, known: _Known) -> float | None:
+        resource = self._world.resource(key)
+        if resource is None:
+            await self._forget(key)
+            return None
+        observed = self._world.observe(key)
+        self._signals.forget_pods(key, _runtime_pods(observed))
+        outcome = reconcile(resource, observed, self._signals.signals(key), self._settings, known.memory)
+        await self._carry_out(key, observed, outcome)
+        known.memory = outcome.memory
+        RESOURCES.set(len(self._known))
+        return outcome.requeue_seconds
+
+    async def _carry_out(self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory]) -> None:
+        """Children first: a wake waits for nothing else. Memory is kept only when all of it succeeded."""
+        for child in outcome.children:
+            await self._world.apply(key, child)
+        self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
+        await self._world.set_routable(key, outcome.routable_pods)
+        wanted = {child.key for child in outcome.children}
+        for surplus in sorted(observed.children.keys() - wanted):
+            await self._world.delete(key, surplus)
+        await self._world.write_status(key, outcome.status)
+        for event in outcome.events:
+            await self._world.record(key, event)
+
+    async def _forget(self, key: ResourceKey) -> None:
+        """The resource is gone: its children go with it, its route and what was heard too."""
+        surplus: list[ChildKey] = sorted(self._world.observe(key).children)
+        for child in surplus:
+            await self._world.delete(key, child)
+        self._routes.want(_route_key(key), None)
+        self._signals.forget(key)
+        self._known.pop(key, None)
+        RESOURCES.set(len(self._known))
+
+
+def _route_key(key: ResourceKey) -> str:
+    return f"{key.namespace}.{key.name}"
+
+
+def _runtime_pods(observed: Observed) -> frozenset[str]:
+    return frozenset(
+        pod["metadata"]["name"]
+        for pod in observed.pods
+        if pod["metadata"].get("labels", {}).get(COMPONENT_LABEL) == COMPONENT_RUNTIME
+    )

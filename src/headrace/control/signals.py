@@ -1,0 +1,196 @@
+"""What the loop has heard: the newest message of every sender, and who is still there.
+
+Messages carry state, so hearing is remembering the last one. Silence is judged only while NATS is connected: a broker
+that is away says nothing about the gateways and replicas behind it, so nothing ages meanwhile, and after its return
+everybody has one time to live to speak again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.kv import KV_OP
+from pydantic import ValidationError
+
+from headrace.events import subjects
+from headrace.events.messages import Admission, Demand, FetchProgress, Message, ReplicaReport, ReplicaState
+from headrace.reconcile.world import ResourceKey, Signals
+
+log = logging.getLogger(__name__)
+
+REPLICA_TTL_SECONDS = 10.0
+"""Ten missed reports: the process is stuck or gone, whatever the pod says."""
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Everything heard about one ModelDeployment; the floats are monotonic times of arrival."""
+
+    demand: dict[str, tuple[float, Demand]] = field(default_factory=dict)
+    replicas: dict[str, tuple[float, ReplicaReport]] = field(default_factory=dict)
+    admissions: dict[str, dict[str, Admission]] = field(default_factory=dict)
+    fetch: FetchProgress | None = None
+
+
+class SignalHub:
+    """Listens on NATS and answers `signals(key)` from memory; calls `changed` when a message says something new."""
+
+    def __init__(
+        self,
+        client: Client,
+        changed: Callable[[ResourceKey], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._changed = changed
+        self._clock = clock
+        self._wall = wall
+        self._heard: dict[ResourceKey, _Heard] = {}
+        self._gateways: dict[str, float] = {}
+        self._silent_since = clock()
+        """Nothing is older than this: set anew at each (re)connection."""
+
+    async def start(self) -> None:
+        """Subscribe, and ask every replica to report."""
+        await self._client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
+        await self._client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
+        await self._client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
+        await self._client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
+        await self._client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
+        await self.solicit()
+
+    async def solicit(self) -> None:
+        """Start counting silence from now, and ask everybody to speak."""
+        self._silent_since = self._clock()
+        await self._client.publish(subjects.SOLICIT)
+
+    def live_gateways(self) -> frozenset[str]:
+        """Return the ids of the gateways that renewed their presence within their time to live."""
+        return frozenset(gateway for gateway, at in self._gateways.items() if self._fresh(at, _GATEWAY_TTL))
+
+    def signals(self, key: ResourceKey) -> Signals:
+        """Return what is known about a resource now."""
+        heard = self._heard.get(key) or _Heard()
+        reports = {pod: report for pod, (at, report) in heard.replicas.items() if self._fresh(at, REPLICA_TTL_SECONDS)}
+        return Signals(
+            now=self._clock(),
+            wall=self._wall(),
+            demand={gw: demand for gw, (at, demand) in heard.demand.items() if self._fresh(at, _GATEWAY_TTL)},
+            replicas=reports,
+            admissions={pod: _admitting(heard.admissions.get(pod, {}), report) for pod, report in reports.items()},
+            gateways=self.live_gateways(),
+            fetch=heard.fetch,
+            connected=self._client.is_connected,
+        )
+
+    def forget(self, key: ResourceKey) -> None:
+        """Drop what was heard about a resource that is gone."""
+        self._heard.pop(key, None)
+
+    def forget_pods(self, key: ResourceKey, present: frozenset[str]) -> None:
+        """Drop what was heard of pods that are no more, so that memory is bounded by what exists."""
+        heard = self._heard.get(key)
+        if heard is None:
+            return
+        for pod in [pod for pod in heard.replicas if pod not in present]:
+            del heard.replicas[pod]
+        for pod in [pod for pod in heard.admissions if pod not in present]:
+            del heard.admissions[pod]
+
+    def _fresh(self, at: float, ttl: float) -> bool:
+        if not self._client.is_connected:
+            return True
+        return self._clock() - max(at, self._silent_since) <= ttl
+
+    async def _on_presence(self, msg: Msg) -> None:
+        """A gateway renewed its presence, or took it back. A new or lost one changes what Routable means everywhere."""
+        gateway = msg.subject.rpartition(".")[2]
+        before = self.live_gateways()
+        if msg.headers and KV_OP in msg.headers:
+            self._gateways.pop(gateway, None)
+        else:
+            self._gateways[gateway] = self._clock()
+        if self.live_gateways() != before:
+            for key in list(self._heard):
+                self._changed(key)
+
+    async def _on_demand(self, msg: Msg) -> None:
+        key, demand = _key_of(msg.subject), _decoded(Demand, msg)
+        if demand is None:
+            return
+        heard = self._heard.setdefault(key, _Heard())
+        before = heard.demand.get(demand.gateway)
+        heard.demand[demand.gateway] = (self._clock(), demand)
+        if before is None or before[1] != demand:
+            self._changed(key)
+
+    async def _on_replica(self, msg: Msg) -> None:
+        key, report = _key_of(msg.subject), _decoded(ReplicaReport, msg)
+        if report is None:
+            return
+        heard = self._heard.setdefault(key, _Heard())
+        before = heard.replicas.get(report.pod)
+        if before is not None and (report.started, report.sequence) < (before[1].started, before[1].sequence):
+            return
+        heard.replicas[report.pod] = (self._clock(), report)
+        if before is None or _life(before[1]) != _life(report):
+            self._changed(key)
+
+    async def _on_admission(self, msg: Msg) -> None:
+        key, admission = _key_of(msg.subject), _decoded(Admission, msg)
+        if admission is None:
+            return
+        of_pod = self._heard.setdefault(key, _Heard()).admissions.setdefault(admission.pod, {})
+        if of_pod.get(admission.gateway) != admission:
+            of_pod[admission.gateway] = admission
+            self._changed(key)
+
+    async def _on_progress(self, msg: Msg) -> None:
+        key, progress = _key_of(msg.subject), _decoded(FetchProgress, msg)
+        if progress is None:
+            return
+        heard = self._heard.setdefault(key, _Heard())
+        if heard.fetch is None or heard.fetch.percent != progress.percent:
+            heard.fetch = progress
+            self._changed(key)
+
+
+_GATEWAY_TTL = subjects.GATEWAY_TTL_SECONDS
+
+
+def _life(report: ReplicaReport) -> tuple[float, ReplicaState, str, int | None]:
+    """What about a report asks for a reconcile; its load is read when the autoscaler next looks."""
+    return report.started, report.state, report.stage, report.percent
+
+
+def _admitting(admissions: dict[str, Admission], report: ReplicaReport) -> frozenset[str]:
+    """Gateways that route to the replica's present process (not to one of the same name before a restart)."""
+    return frozenset(
+        gateway
+        for gateway, admission in admissions.items()
+        if admission.started == report.started and admission.state is ReplicaState.READY
+    )
+
+
+def _key_of(subject: str) -> ResourceKey:
+    _, _, namespace, name, *_ = subject.split(".")
+    return ResourceKey(namespace, name)
+
+
+def _decoded(kind: type[AnyMessage], msg: Msg) -> AnyMessage | None:
+    """A message from a sender of another version, or from nobody of ours, costs a line in the log and nothing else."""
+    try:
+        return kind.decode(msg.data)
+    except ValidationError as error:
+        log.warning("ignored a message on %s: %d faults in a %s", msg.subject, error.error_count(), kind.__name__)
+        return None
