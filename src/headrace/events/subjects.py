@@ -20,8 +20,10 @@ SOLICIT = "headrace.solicit"
 
 
 def demand(namespace: str, name: str) -> str:
-    """Gateway -> loop: `messages.Demand`, at once when the first request is queued, then every second while not zero,
-    and once more when it returns to zero."""
+    """Gateway -> loop: `messages.Demand`.
+
+    At once when the first request is queued, then every second while not zero, and once more at the return to zero.
+    """
     return f"headrace.demand.{namespace}.{name}"
 
 
@@ -45,4 +47,4 @@ ALL_REPLICAS = "headrace.replica.*.*.*"
 ALL_ADMISSIONS = "headrace.admission.*.*.*"
 ALL_PROGRESS = "headrace.progress.*.*"
 ALL_PRESENCE = f"$KV.{GATEWAYS_BUCKET}.*"
-"""A put into a bucket is a message on its subject: heard live, without a consumer that a broker's restart would lose."""
+"""A put into a bucket is a message on its subject: heard live, with no consumer that a broker's restart would lose."""
