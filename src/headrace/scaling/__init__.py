@@ -1,0 +1,1 @@
+"""The autoscaler: a pure rule on signals and a clock."""

@@ -1,0 +1,238 @@
+"""The CRDs, generated from the pydantic models: structural schema, defaults, descriptions, rules, columns.
+
+`python -m headrace.api.crds` writes `crds/`. Kubernetes wants what pydantic's JSON Schema is not: no `$ref`, no
+`anyOf null`, no `title`; a default on every parent of a defaulted field, or the child's default is never applied.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headrace.api.model_deployment import Spec
+from headrace.api.rules import RULES
+from headrace.api.vocabulary import CATEGORY, GROUP, VERSION
+
+Schema = dict[str, Any]
+
+CRD_DIRECTORY = Path(__file__).parents[3] / "crds"
+"""Where the checkout keeps them."""
+
+_DROPPED = frozenset({"title", "additionalProperties", "propertyNames"})
+
+
+def render() -> dict[str, str]:
+    """Return the text of each CRD by file name."""
+    header = "# Generated from headrace.api by `make crds`. Do not edit.\n"
+    text = yaml.safe_dump(model_deployment_crd(), sort_keys=False, width=120)
+    return {f"modeldeployments.{GROUP}.yaml": header + text}
+
+
+def model_deployment_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of ModelDeployment."""
+    root: Schema = {
+        "type": "object",
+        "description": "One served model: where its file comes from, what runs it, and how it follows demand.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
+            "kind": {"type": "string", "description": "Kind of this object."},
+            "metadata": {"type": "object"},
+            "spec": structural(Spec.model_json_schema(by_alias=True, mode="validation")),
+            "status": status_schema(),
+        },
+    }
+    for rule in RULES:
+        target = root
+        for step in rule.path.split(".") if rule.path else ():
+            target = target["properties"][step]
+        field_path = "." + rule.field if rule.path else ""
+        entry = {"rule": rule.cel, "message": f"{rule.field} {rule.message}", "fieldPath": field_path}
+        if not rule.path or rule.transition:
+            del entry["fieldPath"]  # metadata is not part of the schema, so the server refuses a path into it
+        target.setdefault("x-kubernetes-validations", []).append(entry)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"modeldeployments.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": "ModelDeployment",
+                "listKind": "ModelDeploymentList",
+                "plural": "modeldeployments",
+                "singular": "modeldeployment",
+                "shortNames": ["mdep"],
+                "categories": [CATEGORY],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": _columns(),
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.replicas",
+                            "statusReplicasPath": ".status.replicas",
+                            "labelSelectorPath": ".status.selector",
+                        },
+                    },
+                    "schema": {"openAPIV3Schema": root},
+                }
+            ],
+        },
+    }
+
+
+def structural(schema: Schema) -> Schema:
+    """Return pydantic's JSON schema as Kubernetes' structural schema."""
+    definitions = schema.pop("$defs", {})
+    return _convert(schema, definitions)
+
+
+def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    node = _inlined(node, definitions)
+    result: Schema = {key: value for key, value in node.items() if key not in _DROPPED and not key.startswith("max")}
+    for limit in ("maxLength", "maxItems", "maximum"):
+        if limit in node:
+            result[limit] = node[limit]
+    if "const" in result:
+        result["enum"] = [result.pop("const")]
+    if isinstance(node.get("additionalProperties"), dict):
+        result["additionalProperties"] = _convert(node["additionalProperties"], definitions)
+        result["maxProperties"] = node["maxProperties"]
+    if "properties" in node:
+        result["properties"] = {name: _convert(child, definitions) for name, child in node["properties"].items()}
+        for name, child in node["properties"].items():
+            if name not in node.get("required", ()) and "$ref" in child:
+                result["properties"][name]["default"] = {}  # lets the server reach the defaults of its fields
+    if "items" in node:
+        result["items"] = _convert(node["items"], definitions)
+        result.setdefault("x-kubernetes-list-type", "atomic")
+    if result.get("default", 0) is None:
+        del result["default"]
+    if result.get("required") == []:
+        del result["required"]
+    return result
+
+
+def _inlined(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Replace a reference, or the `X or null` of an optional field, by what it means; the field's own words win."""
+    own = {key: value for key, value in node.items() if key not in ("$ref", "allOf", "anyOf")}
+    target: Schema = {}
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+    for alternative in node.get("anyOf", ()):
+        if alternative.get("type") != "null":
+            target = _inlined(alternative, definitions)
+    return {**target, **own}
+
+
+def status_schema() -> Schema:
+    """Return the schema of the status, which only the reconcile loop writes."""
+
+    def integer(description: str) -> Schema:
+        return {"type": "integer", "format": "int64", "description": description}
+
+    def string(description: str, length: int = 253) -> Schema:
+        return {"type": "string", "maxLength": length, "description": description}
+
+    condition = {
+        "type": "object",
+        "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+        "properties": {
+            "type": string("Type of the condition.", 64),
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
+            "reason": string("CamelCase reason; part of the API.", 64),
+            "message": string("What is the case, for a person.", 1024),
+            "observedGeneration": integer("Generation that this was observed at."),
+            "lastTransitionTime": {"type": "string", "format": "date-time", "description": "Last change of status."},
+        },
+    }
+    revision = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": string("Hash of the revision.", 63),
+            "weightPercent": integer("Share of new requests, percent."),
+            "replicas": integer("Wanted replicas."),
+            "readyReplicas": integer("Replicas that every gateway routes to."),
+        },
+    }
+    cold_start = {
+        "type": "object",
+        "description": "The last wake from zero, stage by stage.",
+        "properties": {
+            "startTime": {"type": "string", "format": "date-time", "description": "When it was asked for."},
+            "podMilliseconds": integer("Until the runtime spoke first."),
+            "readyMilliseconds": integer("Until a gateway routed to it."),
+        },
+    }
+    return {
+        "type": "object",
+        "description": "What is true.",
+        "properties": {
+            "observedGeneration": integer("Generation that this status is about."),
+            "url": string("Base URL of the gateway.", 2048),
+            "replicas": integer("Replicas that exist."),
+            "readyReplicas": integer("Replicas that every gateway routes to."),
+            "specReplicas": integer("spec.replicas as last seen: tells when it is changed in vain."),
+            "selector": string("Label selector of the runtime's pods.", 1024),
+            "source": {
+                "type": "object",
+                "description": "The model's file as it was fetched.",
+                "properties": {
+                    "uri": string("URI without credentials.", 2048),
+                    "digest": string("SHA-256 of the file, enforced from now on.", 71),
+                    "path": string("Path in the model directory.", 1024),
+                    "bytes": integer("Size of the file."),
+                },
+            },
+            "revisions": {
+                "type": "array",
+                "maxItems": 16,
+                "description": "Revisions that exist, newest first.",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "items": revision,
+            },
+            "lastColdStart": cold_start,
+            "conditions": {
+                "type": "array",
+                "maxItems": 16,
+                "description": "What holds and what does not, one entry per type.",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": condition,
+            },
+        },
+    }
+
+
+def _columns() -> list[dict[str, Any]]:
+    ready = '.status.conditions[?(@.type=="Ready")]'
+    return [
+        {"name": "Ready", "type": "string", "jsonPath": ready + ".status"},
+        {"name": "Reason", "type": "string", "jsonPath": ready + ".reason"},
+        {"name": "Runtime", "type": "string", "jsonPath": ".spec.runtime.type"},
+        {"name": "Replicas", "type": "integer", "jsonPath": ".status.replicas"},
+        {"name": "URL", "type": "string", "jsonPath": ".status.url"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        {"name": "Model", "type": "string", "jsonPath": ".spec.model.name", "priority": 1},
+    ]
+
+
+def main() -> None:
+    """Write the CRDs into the checkout."""
+    CRD_DIRECTORY.mkdir(exist_ok=True)
+    for name, text in render().items():
+        (CRD_DIRECTORY / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""ModelDeployment v1alpha1: one served model, small enough to fit a screen.
+
+These classes are the single source of the CRD's schema (`headrace.api.crds`), its defaults and its descriptions.
+Strings and lists are bounded, because an API server must bound what its CEL rules may cost. Rules between fields are in
+`headrace.api.rules`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+Label = Annotated[str, Field(max_length=253)]
+
+
+class Part(BaseModel):
+    """Base of every part of a spec: camelCase outside, strict, and closed to unknown fields."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, frozen=True, use_enum_values=True
+    )
+
+
+class Source(Part):
+    """Where the model's file comes from."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, or file:///PATH "
+        "(local mode only).",
+    )
+    digest: str | None = Field(
+        default=None,
+        max_length=71,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="SHA-256 that the file must have. Without it, the digest of the first fetch is recorded in "
+        "status.source.digest and enforced from then on.",
+    )
+
+
+class Model(Part):
+    """What is served, and under which name."""
+
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
+        description="Public name: what a client puts into the field `model`. Default: metadata.name.",
+    )
+    source: Source = Field(description="Where the model's file comes from. May change; a change makes a revision.")
+
+
+class LLMRuntime(Part):
+    """Settings of the LLM runtime."""
+
+    max_model_len: int = Field(
+        default=2048, ge=16, le=1_048_576, description="Longest prompt and answer together, in tokens."
+    )
+    max_concurrent_requests: int = Field(
+        default=16, ge=1, le=1024, description="Requests that one replica generates for at the same time."
+    )
+
+
+class Runtime(Part):
+    """Which engine serves the model: a type and the member of that name."""
+
+    type: Literal["LLM"] = Field(default="LLM", description="LLM: our own engine for text models. Immutable.")
+    llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
+
+
+class ConcurrencyMetric(Part):
+    """Scale on the number of requests."""
+
+    target: int = Field(
+        default=8, ge=1, le=10_000, description="Requests (held and running) that one replica should have."
+    )
+
+
+class QueueDelayMetric(Part):
+    """Scale on how long requests wait."""
+
+    target_milliseconds: int = Field(
+        default=200, ge=1, le=600_000, description="How long a request should wait for a replica, in milliseconds."
+    )
+
+
+class Metric(Part):
+    """What the autoscaler looks at: a type and the member of that name."""
+
+    type: Literal["Concurrency", "QueueDelay"] = Field(default="Concurrency", description="Which signal.")
+    concurrency: ConcurrencyMetric | None = Field(default=None, description="Settings when type is Concurrency.")
+    queue_delay: QueueDelayMetric | None = Field(default=None, description="Settings when type is QueueDelay.")
+
+
+class ColdStart(Part):
+    """What a request meets while no replica runs."""
+
+    queue_timeout_seconds: int = Field(
+        default=300, ge=1, le=3600, description="How long a request is held before it is answered with 503."
+    )
+    max_queued_requests: int = Field(
+        default=1000, ge=0, le=100_000, description="Requests held at once per gateway; more are answered with 429."
+    )
+
+
+class Scaling(Part):
+    """How the number of replicas follows demand."""
+
+    min_replicas: int = Field(default=0, ge=0, le=1000, description="Never fewer. 0: the model may rest at zero.")
+    max_replicas: int = Field(default=1, ge=1, le=1000, description="Never more.")
+    metric: Metric = Field(default_factory=Metric, description="What the autoscaler looks at.")
+    idle_timeout_seconds: int = Field(
+        default=300, ge=1, le=86_400, description="Time without any request after which the last replica goes."
+    )
+    cold_start: ColdStart = Field(
+        default_factory=ColdStart, description="What a request meets while no replica can take it."
+    )
+
+
+class Rollout(Part):
+    """Limits of starting and stopping."""
+
+    startup_deadline_seconds: int = Field(
+        default=600,
+        ge=1,
+        le=86_400,
+        description="Time in which a replica must become ready; progress in loading extends it.",
+    )
+    drain_timeout_seconds: int = Field(
+        default=30, ge=1, le=3600, description="Time that running requests have to finish when a replica is stopped."
+    )
+
+
+class EnvVar(Part):
+    """An environment variable of the runtime's container."""
+
+    name: str = Field(
+        min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
+    )
+    value: str = Field(default="", max_length=4096, description="Its value.")
+
+
+class Resources(Part):
+    """Compute resources of the runtime's container."""
+
+    requests: dict[Label, Quantity] = Field(
+        default_factory=dict, max_length=16, description="Least amounts, as Kubernetes quantities."
+    )
+    limits: dict[Label, Quantity] = Field(
+        default_factory=dict, max_length=16, description="Most amounts, as Kubernetes quantities."
+    )
+
+
+class Toleration(Part):
+    """A taint that the pods tolerate."""
+
+    key: str | None = Field(default=None, max_length=253, description="Key of the taint.")
+    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How the value is compared.")
+    value: str | None = Field(default=None, max_length=253, description="Value of the taint.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect of the taint; absent: all."
+    )
+
+
+class Template(Part):
+    """What is laid over the pod template of the runtime."""
+
+    env: list[EnvVar] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Environment variables of the runtime.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    resources: Resources = Field(default_factory=Resources, description="Compute resources; local mode ignores them.")
+    node_selector: dict[Label, Label] = Field(
+        default_factory=dict, max_length=32, description="Labels that a node must have; local mode ignores them."
+    )
+    tolerations: list[Toleration] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Taints that the pods tolerate; local mode ignores them.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+
+
+class Spec(Part):
+    """What should be true."""
+
+    model: Model = Field(description="What is served, and under which name.")
+    runtime: Runtime = Field(default_factory=Runtime, description="Which engine serves the model.")
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Number of replicas while `scaling` is not set; 0 means off: requests are refused, not held.",
+    )
+    scaling: Scaling | None = Field(
+        default=None, description="Lets the number of replicas follow demand; `replicas` is then ignored."
+    )
+    rollout: Rollout = Field(default_factory=Rollout, description="Limits of starting and stopping.")
+    suspend: bool = Field(default=False, description="true: no replicas, and requests are refused with 503.")
+    template: Template = Field(default_factory=Template, description="What is laid over the pod template.")

@@ -1,0 +1,95 @@
+"""Rules between fields, each written once as CEL (for the API server) and once in Python (for everybody else).
+
+`headrace.api.crds` puts the CEL half into the CRD; `headrace.api.validation` runs the Python half; a property test
+holds that they agree. Standard CEL only: what an old API server or another evaluator lacks (isURL, split, `.?`, quantities)
+stays out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Value = dict[str, Any]
+
+NAME_LENGTH = 40
+"""A child's name is `<name>-<revision>` or `<name>-fetch-<hash>`, and a pod's has two suffixes more, within 63."""
+PACKAGE_URI = r"^package://[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.!+_-]*/[^/].*$"
+HTTPS_URI = r"^https://[^/]+/.+$"
+FILE_URI = r"^file:///.+$"
+DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `path` is where it stands in the resource ("" is the root, else e.g. `spec.scaling`).
+
+    `field` is the field to blame, relative to `path`. A transition rule's check gets the old value, others None there.
+    """
+
+    path: str
+    field: str
+    cel: str
+    check: Callable[[Value, Value | None], bool]
+    message: str
+    transition: bool = False
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return re.search(pattern, text) is not None
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "",
+        "metadata.name",
+        f"size(self.metadata.name) <= {NAME_LENGTH}",
+        lambda self, _: len(self["metadata"]["name"]) <= NAME_LENGTH,
+        f"must have at most {NAME_LENGTH} characters, because the names of its pods are longer",
+    ),
+    Rule(
+        "",
+        "metadata.name",
+        f"self.metadata.name.matches('{DNS_LABEL}')",
+        lambda self, _: _matches(DNS_LABEL, self["metadata"]["name"]),
+        "must start with a letter and have only lower-case letters, digits and '-'",
+    ),
+    Rule(
+        "spec.model.source",
+        "uri",
+        f"self.uri.matches('{PACKAGE_URI}') || self.uri.matches('{HTTPS_URI}') || self.uri.matches('{FILE_URI}')",
+        lambda self, _: any(_matches(pattern, self["uri"]) for pattern in (PACKAGE_URI, HTTPS_URI, FILE_URI)),
+        "must be package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH or file:///PATH",
+    ),
+    Rule(
+        "spec.runtime",
+        "type",
+        "self.type == oldSelf.type",
+        lambda self, old: old is None or self["type"] == old["type"],
+        "is immutable: make another ModelDeployment for another runtime",
+        transition=True,
+    ),
+    Rule(
+        "spec.scaling",
+        "minReplicas",
+        "self.minReplicas <= self.maxReplicas",
+        lambda self, _: bool(self["minReplicas"] <= self["maxReplicas"]),
+        "must not be greater than maxReplicas",
+    ),
+    Rule(
+        "spec.scaling.metric",
+        "concurrency",
+        "!has(self.concurrency) || self.type == 'Concurrency'",
+        lambda self, _: "concurrency" not in self or self["type"] == "Concurrency",
+        "may only be set when type is Concurrency",
+    ),
+    Rule(
+        "spec.scaling.metric",
+        "queueDelay",
+        "!has(self.queueDelay) || self.type == 'QueueDelay'",
+        lambda self, _: "queueDelay" not in self or self["type"] == "QueueDelay",
+        "may only be set when type is QueueDelay",
+    ),
+)

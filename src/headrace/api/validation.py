@@ -1,0 +1,197 @@
+"""From a manifest to a valid ModelDeployment, or to errors that name each field.
+
+The same checks as the API server's (schema and CEL), so that `headrace apply`, the local API and the operator's
+`Accepted` condition say the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from headrace.api.model_deployment import Part, Spec
+from headrace.api.rules import RULES, Rule
+from headrace.api.vocabulary import API_VERSION
+from headrace.errors import FieldError, InvalidResource
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDeployment:
+    """A valid resource."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: str
+    """creationTimestamp, RFC 3339; empty when the object was not stored yet."""
+    spec: Spec
+
+    @property
+    def public_name(self) -> str:
+        """What clients put into the field `model`."""
+        return self.spec.model.name or self.name
+
+    @staticmethod
+    def parse(manifest: Manifest) -> ModelDeployment:
+        """Return the resource; raises InvalidResource with every fault found."""
+        faults = list(_faults(manifest, None))
+        if faults:
+            raise _invalid(manifest, faults)
+        metadata = manifest["metadata"]
+        return ModelDeployment(
+            namespace=metadata.get("namespace", "default"),
+            name=metadata["name"],
+            uid=metadata.get("uid", ""),
+            generation=metadata.get("generation", 1),
+            created=metadata.get("creationTimestamp", ""),
+            spec=Spec.model_validate(manifest["spec"]),
+        )
+
+
+def validate_update(old: Manifest, new: Manifest) -> None:
+    """Check a change; raises InvalidResource with every fault found, also those of the new object itself."""
+    faults = list(_faults(new, old))
+    if faults:
+        raise _invalid(new, faults)
+
+
+def with_defaults(manifest: Manifest) -> Manifest:
+    """Return the manifest with the defaults written into its spec, as an API server stores it.
+
+    The manifest must be valid.
+    """
+    defaulted = deepcopy(manifest)
+    defaulted["metadata"].setdefault("namespace", "default")
+    spec = Spec.model_validate(defaulted["spec"])
+    defaulted["spec"] = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return defaulted
+
+
+def _invalid(manifest: Manifest, faults: list[FieldError]) -> InvalidResource:
+    metadata = manifest.get("metadata")
+    name = metadata.get("name", "?") if isinstance(metadata, dict) else "?"
+    return InvalidResource(f"modeldeployment {name} is invalid", causes=tuple(faults))
+
+
+def _faults(manifest: Manifest, old: Manifest | None) -> Iterator[FieldError]:
+    schema = list(_schema_faults(manifest))
+    yield from schema
+    if not schema:
+        yield from rule_faults(manifest, old)
+
+
+def _schema_faults(manifest: Manifest) -> Iterator[FieldError]:
+    if manifest.get("apiVersion") != API_VERSION:
+        yield FieldError("apiVersion", f"must be {API_VERSION}")
+    if manifest.get("kind") != "ModelDeployment":
+        yield FieldError("kind", "must be ModelDeployment")
+    metadata = manifest.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
+        yield FieldError("metadata.name", "is required")
+    if not isinstance(manifest.get("spec"), dict):
+        yield FieldError("spec", "is required")
+        return
+    for unknown in sorted(manifest.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}):
+        yield FieldError(unknown, "unknown field")
+    try:
+        Spec.model_validate(manifest["spec"])
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            yield _fault_of(detail)
+
+
+def rule_faults(manifest: Manifest, old: Manifest | None) -> Iterator[FieldError]:
+    """Yield the rules that a manifest of sound schema breaks; `old` is the stored object in an update."""
+    new_values = with_defaults(manifest)
+    old_values = with_defaults(old) if old is not None else None
+    for rule in RULES:
+        value = _at(new_values, rule.path)
+        before = _at(old_values, rule.path) if old_values is not None else None
+        if value is None or (rule.transition and before is None):
+            continue
+        if not rule.check(value, before):
+            yield FieldError(_field(rule), rule.message)
+
+
+def _field(rule: Rule) -> str:
+    return f"{rule.path}.{rule.field}" if rule.path else rule.field
+
+
+def _at(manifest: Manifest, path: str) -> Manifest | None:
+    value: Any = manifest
+    for step in path.split(".") if path else ():
+        value = value.get(step)
+        if value is None:
+            return None
+    found: Manifest = value
+    return found
+
+
+def _fault_of(detail: ErrorDetails) -> FieldError:
+    field = "spec"
+    for step in detail["loc"]:
+        field += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return FieldError(field, _message_of(detail))
+
+
+def _message_of(detail: ErrorDetails) -> str:
+    """Say what is allowed, in the words of the resource rather than of the library."""
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return _unknown_field(detail)
+        case "literal_error":
+            return f"must be {context['expected']}, not {detail['input']!r}"
+        case "string_pattern_mismatch":
+            return f"{detail['input']!r} does not match {context['pattern']}"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}, not {detail['input']}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}, not {detail['input']}"
+        case "int_type" | "string_type" | "bool_type" | "dict_type" | "list_type" | "model_type" as expected:
+            wanted = _JSON_TYPES[expected.removesuffix("_type")]
+            return f"must be {wanted}, not {type(detail['input']).__name__} {detail['input']!r:.40}"
+        case _:
+            return detail["msg"][0].lower() + detail["msg"][1:]
+
+
+_JSON_TYPES = {
+    "int": "a whole number",
+    "string": "a string",
+    "bool": "true or false",
+    "dict": "a mapping",
+    "list": "a list",
+    "model": "a mapping",
+}
+
+
+def _unknown_field(detail: ErrorDetails) -> str:
+    part: type[BaseModel] = Spec
+    for step in detail["loc"][:-1]:
+        part = _part_of(part, step)
+    known = [field.alias or name for name, field in part.model_fields.items()]
+    close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+    return "unknown field" + (f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}")
+
+
+def _part_of(part: type[BaseModel], step: int | str) -> type[BaseModel]:
+    """Return the class of a field, looking through Optional and list."""
+    if isinstance(step, int):
+        return part
+    for field in part.model_fields.values():
+        if field.alias == step:
+            for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if isinstance(candidate, type) and issubclass(candidate, Part):
+                    return candidate
+    return part

@@ -1,0 +1,150 @@
+"""The instance's API over its Unix socket: Kubernetes' paths and objects, plain HTTP/1.1."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from headrace.api.kinds import Kind
+from headrace.errors import FieldError, HeadraceError, InvalidResource, NotFound, NotRunning
+
+ANSWER_SECONDS = 30.0
+"""An answer that takes longer than this is a fault of the instance; watches and logs wait without a limit."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying an object did."""
+
+    manifest: dict[str, Any]
+    verb: str
+    """`created`, `configured` or `unchanged`, as kubectl says it."""
+
+
+class ApiClient:
+    """One instance's API. Methods raise `NotRunning` when nobody listens, else the error that the API answered."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = socket_path
+
+    def get(self, kind: Kind, namespace: str | None, name: str | None = None) -> dict[str, Any]:
+        """Return an object, or without a name the list of a namespace (None: of all)."""
+        return self._json("GET", path_of(kind, namespace, name))
+
+    def apply(self, kind: Kind, manifest: dict[str, Any], *, dry_run: bool = False) -> Applied:
+        """Make the object be as the manifest says (server-side apply)."""
+        metadata = manifest["metadata"]
+        path = path_of(kind, metadata["namespace"], metadata["name"]) + ("?dryRun=All" if dry_run else "")
+        response = self._request("PATCH", path, manifest, content_type="application/apply-patch+json")
+        applied = json.loads(response.read())
+        if response.status == http.client.CREATED:
+            return Applied(applied, "created")
+        changed = response.headers.get("x-headrace-changed", "true") == "true"
+        return Applied(applied, "configured" if changed else "unchanged")
+
+    def scale(self, kind: Kind, namespace: str, name: str, replicas: int) -> None:
+        """Set spec.replicas."""
+        path = path_of(kind, namespace, name) + "/scale"
+        self._request(
+            "PATCH", path, {"spec": {"replicas": replicas}}, content_type="application/merge-patch+json"
+        ).read()
+
+    def delete(self, kind: Kind, namespace: str, name: str) -> None:
+        """Delete an object and what it owns."""
+        self._request("DELETE", path_of(kind, namespace, name)).read()
+
+    def watch(self, kind: Kind, namespace: str | None) -> Iterator[dict[str, Any]]:
+        """Yield `{"type": …, "object": …}`: what is there first (as ADDED), then every change."""
+        response = self._request("GET", path_of(kind, namespace) + "?watch=true", timeout=None)
+        for line in response:
+            if line.strip():
+                yield json.loads(line)
+
+    def logs(self, namespace: str, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[bytes]:
+        """Yield the pod's log as it comes."""
+        query = {"follow": str(follow).lower(), "previous": str(previous).lower()}
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log?{urlencode(query)}"
+        response = self._request("GET", path, timeout=None if follow else ANSWER_SECONDS)
+        while chunk := response.read1(65536):
+            yield chunk
+
+    def instance(self) -> dict[str, Any]:
+        """Return what the instance says of itself: instance, pid, version, endpoint, started, home."""
+        return self._json("GET", "/headrace/v1/instance")
+
+    def shutdown(self) -> None:
+        """Ask the instance to stop; it answers before it does."""
+        self._request("POST", "/headrace/v1/shutdown").read()
+
+    def _json(self, method: str, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._request(method, path).read())
+        return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        content_type: str = "application/json",
+        timeout: float | None = ANSWER_SECONDS,
+    ) -> http.client.HTTPResponse:
+        connection = _UnixConnection(self._socket_path, timeout)
+        try:
+            payload = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, payload, {"Content-Type": content_type})
+            response = connection.getresponse()
+        except (FileNotFoundError, ConnectionError) as error:
+            raise NotRunning("no headrace instance is running here", hint="Start one with `headrace up`") from error
+        except TimeoutError as error:
+            raise NotRunning(
+                f"the instance did not answer within {ANSWER_SECONDS:.0f} s",
+                hint="Look at its log, or stop it with `headrace down`",
+            ) from error
+        if response.status >= http.client.BAD_REQUEST:
+            raise error_of(response.status, response.read())
+        return response
+
+
+def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
+    """Return the API path of an object, of a namespace's list, or (namespace None) of the list of all."""
+    group = f"/apis/{kind.api_version}" if "/" in kind.api_version else f"/api/{kind.api_version}"
+    scope = f"/namespaces/{namespace}" if namespace is not None else ""
+    return f"{group}{scope}/{kind.plural}" + (f"/{name}" if name is not None else "")
+
+
+def error_of(status: int, body: bytes) -> HeadraceError:
+    """Return the exception for a Kubernetes `Status` answer."""
+    try:
+        answer = json.loads(body)
+        message = str(answer["message"])
+    except (ValueError, KeyError, TypeError):
+        return HeadraceError(f"the instance answered {status}", hint="Look at its log")
+    causes = answer.get("details", {}).get("causes", [])
+    if causes:
+        faults = tuple(FieldError(cause.get("field", ""), cause.get("message", "")) for cause in causes)
+        return InvalidResource(message, causes=faults)
+    if status == http.client.NOT_FOUND:
+        return NotFound(message)
+    return HeadraceError(message)

@@ -1,0 +1,56 @@
+"""`headrace apply`: resources from files into the running instance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from headrace.api.kinds import Kind
+from headrace.cli.manifests import Document, read
+from headrace.cli.targets import UnknownKind, client_of, find_kind
+from headrace.errors import InvalidResource
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("-f", "--filename", action="append", required=True, metavar="FILE", help="YAML file, or -")
+    parser.add_argument("-n", "--namespace", default="default", help="for resources that name none")
+    parser.add_argument("--dry-run", action="store_true", help="check only; change nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check every document first, then apply all; nothing is applied when one is wrong."""
+    client = client_of(arguments)
+    documents = [document for path in arguments.filename for document in read(path)]
+    faulty = False
+    for dry_run in (True, False):
+        if faulty or (arguments.dry_run and not dry_run):
+            break
+        for document in documents:
+            kind = kind_of(document)
+            document.manifest["metadata"].setdefault("namespace", arguments.namespace)
+            try:
+                applied = client.apply(kind, document.manifest, dry_run=dry_run)
+            except InvalidResource as error:
+                faulty = True
+                for fault in error.causes:
+                    print(document.where(fault), file=sys.stderr)
+                continue
+            if not dry_run or arguments.dry_run:
+                suffix = " (dry run)" if dry_run else ""
+                print(f"{kind.singular}/{document.manifest['metadata']['name']} {applied.verb}{suffix}")
+    if faulty:
+        print("error: nothing was applied. Mend the lines above and apply again", file=sys.stderr)
+        return InvalidResource.exit_code
+    return 0
+
+
+def kind_of(document: Document) -> Kind:
+    """Return the kind of a document; raises UnknownKind with its place."""
+    kind = find_kind(document.manifest["kind"])
+    if kind is None or kind.api_version != document.manifest["apiVersion"]:
+        what = f"{document.manifest['apiVersion']} {document.manifest['kind']}"
+        raise UnknownKind(
+            f"{document.path}:{document.node.start_mark.line + 1}: {what} is not a kind that headrace knows"
+        )
+    return kind

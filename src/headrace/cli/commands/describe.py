@@ -1,0 +1,81 @@
+"""`headrace describe`: one resource, why it is as it is, and what happened to it."""
+
+from __future__ import annotations
+
+import argparse
+
+from headrace.api.kinds import KINDS
+from headrace.api.vocabulary import MODEL_LABEL
+from headrace.cli import output
+from headrace.cli.client import ApiClient
+from headrace.cli.targets import add_namespace, add_target, client_of, target_of
+
+LAST_EVENTS = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_target(parser)
+    add_namespace(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Describe it."""
+    client = client_of(arguments)
+    target = target_of(arguments.target)
+    obj = client.get(target.kind, arguments.namespace, target.name)
+    metadata, status = obj["metadata"], obj.get("status", {})
+    print(f"Name:       {metadata['name']}")
+    print(f"Namespace:  {metadata['namespace']}")
+    print(f"Kind:       {obj['kind']} ({obj['apiVersion']})")
+    print(f"Age:        {output.age(metadata.get('creationTimestamp'))}")
+    print("\nSpec:")
+    print(_indented(output.dump(obj.get("spec", {}), "yaml")))
+    rest = {key: value for key, value in status.items() if key != "conditions"}
+    if rest:
+        print("\nStatus:")
+        print(_indented(output.dump(rest, "yaml")))
+    if status.get("conditions"):
+        print("\nConditions:")
+        print(_indented("\n".join(output.table(_CONDITION_COLUMNS, status["conditions"]))))
+    if target.kind.kind == "ModelDeployment":
+        _describe_pods(client, arguments.namespace, metadata["name"])
+    _describe_events(client, arguments.namespace, obj)
+    return 0
+
+
+_CONDITION_COLUMNS = [
+    output.Column("TYPE", lambda c: str(c["type"])),
+    output.Column("STATUS", lambda c: str(c["status"])),
+    output.Column("REASON", lambda c: str(c["reason"])),
+    output.Column("SINCE", lambda c: output.age(c.get("lastTransitionTime"))),
+    output.Column("MESSAGE", lambda c: str(c["message"])),
+]
+
+
+def _describe_pods(client: ApiClient, namespace: str, model: str) -> None:
+    pods = [
+        pod
+        for pod in client.get(KINDS["Pod"], namespace)["items"]
+        if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == model
+    ]
+    print("\nPods:")
+    columns = output.columns_of(KINDS["Pod"], wide=True, all_namespaces=False)
+    print(_indented("\n".join(output.table(columns, pods)) if pods else "none"))
+
+
+def _describe_events(client: ApiClient, namespace: str, obj: output.Object) -> None:
+    events = [
+        event
+        for event in client.get(KINDS["Event"], namespace)["items"]
+        if event.get("involvedObject", {}).get("name") == obj["metadata"]["name"]
+        and event["involvedObject"].get("kind") == obj["kind"]
+    ]
+    events.sort(key=lambda event: str(event.get("lastTimestamp")))
+    print("\nEvents:")
+    columns = output.columns_of(KINDS["Event"], wide=False, all_namespaces=False)
+    print(_indented("\n".join(output.table(columns, events[-LAST_EVENTS:])) if events else "none"))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,57 @@
+"""`headrace logs`: what a model's pod prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from headrace.api.kinds import KINDS
+from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LABEL
+from headrace.cli.client import ApiClient
+from headrace.cli.targets import add_namespace, client_of, target_of
+from headrace.errors import NotFound
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("target", nargs="+", metavar="NAME", help="a ModelDeployment, or pod/NAME")
+    add_namespace(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
+    parser.add_argument("-p", "--previous", action="store_true", help="of the container's last life")
+    parser.add_argument("--tail", type=int, metavar="LINES", help="only the last lines")
+    parser.add_argument("--fetch", action="store_true", help="of the child that fetches the model")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the log."""
+    client = client_of(arguments)
+    target = target_of(arguments.target)
+    assert target.name is not None
+    if target.kind.kind == "Pod":
+        pod = target.name
+    else:
+        component = COMPONENT_FETCH if arguments.fetch else COMPONENT_RUNTIME
+        pod = newest_pod(client, arguments.namespace, target.name, component)
+    chunks = client.logs(
+        arguments.namespace, pod, follow=arguments.follow, tail=arguments.tail, previous=arguments.previous
+    )
+    for chunk in chunks:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def newest_pod(client: ApiClient, namespace: str, model: str, component: str) -> str:
+    """Return the name of the model's newest pod of that component."""
+    pods = [
+        pod
+        for pod in client.get(KINDS["Pod"], namespace)["items"]
+        if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == model
+        and pod["metadata"]["labels"].get(COMPONENT_LABEL) == component
+    ]
+    if not pods:
+        raise NotFound(
+            f"{model} has no {component} pod now",
+            hint=f"A model at zero has none: `headrace describe mdep/{model}` tells what happened",
+        )
+    return str(max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])["metadata"]["name"])

@@ -1,0 +1,73 @@
+"""What commands share: which instance, which namespace, and names as kubectl takes them (`mdep/smollm2`, `pods x`)."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from headrace.api.kinds import KINDS, Kind
+from headrace.cli.client import ApiClient
+from headrace.errors import HeadraceError
+from headrace.local.home import InstanceHome
+
+
+class UnknownKind(HeadraceError):
+    """No such kind of resource."""
+
+    reason = "UnknownKind"
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A kind, and one object of it when a name was given."""
+
+    kind: Kind
+    name: str | None
+
+
+def client_of(arguments: argparse.Namespace) -> ApiClient:
+    """Return the client of the instance that the arguments name."""
+    return ApiClient(InstanceHome.of(arguments.instance).socket)
+
+
+def add_namespace(parser: argparse.ArgumentParser) -> None:
+    """Add `-n/--namespace`."""
+    parser.add_argument("-n", "--namespace", default="default", help="namespace (default: default)")
+
+
+def add_target(parser: argparse.ArgumentParser, *, name_required: bool = True) -> None:
+    """Add the words that name a kind and an object."""
+    parser.add_argument(
+        "target",
+        nargs="+",
+        metavar="KIND/NAME" if name_required else "KIND[/NAME]",
+        help="e.g. mdep/smollm2 or `mdep smollm2`",
+    )
+
+
+def target_of(words: list[str], *, name_required: bool = True) -> Target:
+    """Return the target of `KIND/NAME`, `KIND NAME`, or a lone NAME, which means a ModelDeployment."""
+    if len(words) > 2:  # noqa: PLR2004 - a kind and a name
+        raise UnknownKind(f"too many names: {' '.join(words)}", hint="Give one KIND/NAME")
+    kind_word, _, name = words[0].partition("/")
+    if len(words) == 2:  # noqa: PLR2004 - as above
+        name = words[1]
+    kind = find_kind(kind_word)
+    if kind is None and name_required and not name:
+        return Target(KINDS["ModelDeployment"], kind_word)
+    if kind is None:
+        known = ", ".join(known.plural for known in KINDS.values())
+        raise UnknownKind(f"there is no kind of resource called {kind_word!r}", hint=f"There are: {known}")
+    if name_required and not name:
+        raise UnknownKind(f"which of the {kind.plural}?", hint=f"Give a name: {kind.singular}/NAME")
+    return Target(kind, name or None)
+
+
+def find_kind(word: str) -> Kind | None:
+    """Return the kind that a word means: its name, plural, singular or short name, in any case."""
+    word = word.lower()
+    for kind in KINDS.values():
+        if word in (kind.kind.lower(), kind.plural, kind.singular, *kind.short_names):
+            return kind
+    return None
