@@ -97,10 +97,7 @@ def structural(schema: Schema) -> Schema:
 
 def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
     node = _inlined(node, definitions)
-    result: Schema = {key: value for key, value in node.items() if key not in _DROPPED and not key.startswith("max")}
-    for limit in ("maxLength", "maxItems", "maximum"):
-        if limit in node:
-            result[limit] = node[limit]
+    result: Schema = {key: value for key, value in node.items() if key not in _DROPPED}
     if "const" in result:
         result["enum"] = [result.pop("const")]
     if isinstance(node.get("additionalProperties"), dict):
@@ -116,8 +113,6 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
         result.setdefault("x-kubernetes-list-type", "atomic")
     if result.get("default", 0) is None:
         del result["default"]
-    if result.get("required") == []:
-        del result["required"]
     return result
 
 

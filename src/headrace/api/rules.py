@@ -1,8 +1,8 @@
 """Rules between fields, each written once as CEL (for the API server) and once in Python (for everybody else).
 
 `headrace.api.crds` puts the CEL half into the CRD; `headrace.api.validation` runs the Python half; a property test
-holds that they agree. Standard CEL only: what an old API server or another evaluator lacks (isURL, split, `.?`, quantities)
-stays out.
+holds that they agree. Standard CEL only: what an old API server or another evaluator lacks (isURL, split, `.?`,
+quantities) stays out.
 """
 
 from __future__ import annotations

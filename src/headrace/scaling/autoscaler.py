@@ -1,13 +1,13 @@
 """When to add and remove replicas of a ModelDeployment.
 
-The rule is Knative's KPA on LLM signals. Two windows average the same metric: the *stable* window (60 s) decides in calm;
-the *panic* window (6 s) takes over when it asks for at least twice the ready replicas, and while it rules, and for one
-stable window after, the number never shrinks. Pure: time and signals come in as arguments, a decision goes out.
+The rule is Knative's KPA on LLM signals. Two windows average the same metric: the *stable* window (60 s) decides in
+calm; the *panic* window (6 s) takes over when it asks for at least twice the ready replicas, and while it rules, and
+for one stable window after, the number never shrinks. Pure: time and signals come in as arguments, a decision goes out.
 
-    desired = ceil(load / target per replica)         clamped to [ready / 2, ready * 1000], then to [min, max]
+    desired = ceil(load / target per replica)   clamped to [ready / 2, ready * 1000], then to [min, max]
 
-Load is in units of one replica's work. For Concurrency it is requests (held and running) over the target; for QueueDelay
-it is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas.
+Load is in units of one replica's work. For Concurrency it is requests (held and running) over the target; for
+QueueDelay it is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas.
 
 From zero: one held request is enough, at once. To zero: only after `idle_timeout_seconds` without any request, counted
 from the last one seen; a rule that has just (re)started counts from its start, so it never drops what it does not know.

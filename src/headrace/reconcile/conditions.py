@@ -1,0 +1,87 @@
+"""The conditions of a ModelDeployment: always all of them, each with its generation and a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.world import Event, Manifest
+
+Status = Literal["True", "False", "Unknown"]
+MAX_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What holds (or not), why, and in words for a person."""
+
+    type: str
+    status: Status
+    reason: str
+    message: str
+
+
+WARNINGS = frozenset(
+    {
+        v.INVALID_SPEC,
+        v.NAME_TAKEN,
+        v.SOURCE_NOT_ALLOWED,
+        v.SOURCE_UNREACHABLE,
+        v.DIGEST_MISMATCH,
+        v.NO_SPACE,
+        v.FETCH_FAILED,
+        v.CRASH_LOOP,
+        v.OOM_KILLED,
+        v.UNSCHEDULABLE,
+        v.IMAGE_PULL_FAILED,
+        v.STARTUP_DEADLINE_EXCEEDED,
+        v.NO_CAPACITY_FOR_SURGE,
+    }
+)
+"""Reasons whose appearance is a Warning event."""
+_ANNOUNCED = frozenset({v.ACCEPTED, v.MODEL_CACHED, v.WORKLOADS_READY})
+"""Conditions whose new reason makes an event; the others follow from them."""
+_NEWS = frozenset({v.CACHED, v.RUNNING})
+"""Reasons whose appearance is worth a Normal event."""
+
+
+def timestamp(wall: float) -> str:
+    """Return a Unix time as Kubernetes writes it."""
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rendered(conditions: Iterable[Condition], before: list[Manifest], generation: int, wall: float) -> list[Manifest]:
+    """Return the conditions as they are written; the time of the last transition is kept while the status is."""
+    old = {condition["type"]: condition for condition in before}
+    result = []
+    for condition in conditions:
+        previous = old.get(condition.type, {})
+        same = previous.get("status") == condition.status
+        result.append(
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message[:MAX_MESSAGE],
+                "observedGeneration": generation,
+                "lastTransitionTime": previous["lastTransitionTime"] if same else timestamp(wall),
+            }
+        )
+    return result
+
+
+def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Event]:
+    """Return the events of reasons that are new since `before`."""
+    old = {condition["type"]: condition["reason"] for condition in before}
+    result = []
+    for condition in conditions:
+        if condition.type not in _ANNOUNCED or old.get(condition.type) == condition.reason:
+            continue
+        if condition.reason in WARNINGS:
+            result.append(Event("Warning", condition.reason, condition.message))
+        elif condition.reason in _NEWS:
+            result.append(Event("Normal", condition.reason, condition.message))
+    return result

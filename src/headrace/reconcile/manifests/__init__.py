@@ -1,0 +1,1 @@
+"""The children as Kubernetes objects, one module per kind."""

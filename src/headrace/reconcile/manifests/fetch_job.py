@@ -1,0 +1,43 @@
+"""The Job that brings a source's file into the model directory."""
+
+from __future__ import annotations
+
+from headrace.api.validation import ModelDeployment
+from headrace.api.vocabulary import COMPONENT_FETCH
+from headrace.reconcile.manifests.common import RESTRICTED, environment_of, labels, metadata, pod_basics
+from headrace.reconcile.revision import source_hash
+from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
+
+BACKOFF_LIMIT = 1_000_000
+"""A source that fails is tried for as long as it is wanted; the kubelet's back-off (10 s to 5 min) paces it."""
+
+
+def fetch_job(resource: ModelDeployment, settings: Settings) -> Child:
+    """Return the fetch Job. Its template depends on the source alone, since a Job's template may never change."""
+    source = resource.spec.model.source
+    pod_labels = labels(resource, COMPONENT_FETCH)
+    arguments = [source.uri, "--directory", settings.models_directory]
+    if source.digest is not None:
+        arguments += ["--digest", source.digest]
+    if settings.allow_loopback_sources:
+        arguments += ["--allow-loopback"]
+    container: Manifest = {
+        "name": "fetch",
+        "image": settings.fetch_image,
+        "command": ["headrace-fetch"],
+        "args": arguments,
+        "env": environment_of(resource, settings),
+        "securityContext": RESTRICTED,
+    }
+    pod = pod_basics(settings, container, read_only_models=False)
+    pod["restartPolicy"] = "OnFailure"
+    manifest: Manifest = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(resource, f"{resource.name}-fetch-{source_hash(resource)}", pod_labels),
+        "spec": {
+            "backoffLimit": BACKOFF_LIMIT,
+            "template": {"metadata": {"labels": pod_labels}, "spec": pod},
+        },
+    }
+    return Child(ChildKey.of(manifest), manifest)

@@ -1,0 +1,104 @@
+"""Is the model's file there, and is it the right one? Read off the fetch Job and its pods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from headrace.api import vocabulary as v
+from headrace.api.validation import ModelDeployment
+from headrace.reconcile.conditions import Condition
+from headrace.reconcile.pods import component_of, last_termination
+from headrace.reconcile.world import ChildKey, Manifest, Observed, Signals
+from headrace.sources.location import redacted
+
+_FETCH_REASONS = frozenset({v.SOURCE_UNREACHABLE, v.SOURCE_NOT_ALLOWED, v.DIGEST_MISMATCH, v.NO_SPACE, v.FETCH_FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The condition ModelCached, and what is known of the file (`status.source`)."""
+
+    condition: Condition
+    recorded: Manifest | None
+
+    @property
+    def cached(self) -> bool:
+        """Whether a runtime may be started on the file."""
+        return self.condition.status == "True"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the file cannot be had for now."""
+        return self.condition.reason in _FETCH_REASONS
+
+
+def observe_source(
+    resource: ModelDeployment, before: Manifest, job: ChildKey, observed: Observed, signals: Signals
+) -> SourceState:
+    """Return the state of the resource's source; `before` is the present status."""
+    recorded = before.get("source")
+    uri = redacted(resource.spec.model.source.uri)
+    if recorded is not None and recorded.get("uri") != uri:
+        recorded = None
+    manifest = observed.children.get(job)
+    if manifest is None:
+        return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
+    report = _report(job.name, observed)
+    if manifest.get("status", {}).get("succeeded"):
+        return _fetched(resource, uri, recorded, report)
+    if report.get("reason"):
+        return SourceState(_condition("False", report["reason"], report["message"]), recorded)
+    return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded)
+
+
+def _fetched(resource: ModelDeployment, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:
+    if "digest" not in report:
+        # The finished pod is gone (a cluster cleans up): what it said is in the status.
+        if recorded is None:
+            return SourceState(_condition("False", v.FETCH_FAILED, "the fetch ended without saying what it got"), None)
+        return SourceState(_condition("True", v.CACHED, f"{uri} is cached"), recorded)
+    if recorded is not None and resource.spec.model.source.digest is None and recorded["digest"] != report["digest"]:
+        message = (
+            f"{uri} now has {report['digest']}, but {recorded['digest']} was recorded at the first fetch. "
+            "Restore the file, or accept the new one by setting spec.model.source.digest"
+        )
+        return SourceState(_condition("False", v.DIGEST_MISMATCH, message), recorded)
+    found = {"uri": uri, "digest": report["digest"], "path": report["path"], "bytes": report["bytes"]}
+    return SourceState(_condition("True", v.CACHED, f"{uri} is cached and verified: {report['digest'][:19]}…"), found)
+
+
+def _report(job: str, observed: Observed) -> Manifest:
+    """Return what the newest fetch pod said when it last ended: a result, a failure, or nothing."""
+    pods = [
+        pod
+        for pod in observed.pods
+        if component_of(pod) == v.COMPONENT_FETCH and pod["metadata"]["name"].startswith(job)
+    ]
+    if not pods:
+        return {}
+    ended = last_termination(max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))))
+    if ended is None:
+        return {}
+    try:
+        said: Manifest = json.loads(ended.get("message") or "")
+    except ValueError:
+        said = {}
+    if ended.get("exitCode") == 0:
+        return said
+    if said.get("reason") in _FETCH_REASONS:
+        return {"reason": said["reason"], "message": str(said.get("message", said["reason"]))}
+    why = f"the fetch ended with exit code {ended.get('exitCode')} ({ended.get('reason', 'Error')})"
+    return {"reason": v.FETCH_FAILED, "message": f"{why}. See its log"}
+
+
+def _progress(uri: str, signals: Signals) -> str:
+    progress = signals.fetch
+    if progress is None or progress.uri != uri or progress.percent is None:
+        return f"fetching {uri}"
+    return f"fetching {uri}: {progress.percent}%"
+
+
+def _condition(status: str, reason: str, message: str) -> Condition:
+    assert status in ("True", "False", "Unknown")
+    return Condition(v.MODEL_CACHED, status, reason, message)  # type: ignore[arg-type]  # narrowed just above

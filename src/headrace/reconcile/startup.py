@@ -1,0 +1,65 @@
+"""The startup deadline: how long a pod may take without getting anywhere.
+
+A pod that reports a new stage or a higher percentage is getting somewhere, and the count starts anew. A revision whose
+pod exceeds the deadline is given up: its pods go, the cause stays visible for a pause, and then it may try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.pods import Failure, RuntimePod
+
+PAUSE_SECONDS = 60.0
+"""Between giving a revision up and trying again: long enough to be read, short enough to heal by itself."""
+
+Mark = tuple[str, int]
+"""How far a pod is: stage, percent. Restarts are no progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartupWatch:
+    """What is remembered of starting pods, on the monotonic clock."""
+
+    since: Mapping[str, tuple[Mark, float]] = field(default_factory=dict)
+    """By pod: how far it was, and since when."""
+    given_up: str | None = None
+    """The revision that exceeded its deadline."""
+    why: Failure | None = None
+    until: float = 0.0
+
+    def failure(self, revision: str) -> Failure | None:
+        """Return why the revision was given up, while the pause lasts and until it gets further."""
+        return self.why if self.given_up == revision else None
+
+    def may_start(self, revision: str, now: float) -> bool:
+        """Whether the revision may have pods now."""
+        return self.given_up != revision or now >= self.until
+
+
+def watch_startup(
+    watch: StartupWatch, revision: str, pods: tuple[RuntimePod, ...], now: float, deadline_seconds: float
+) -> StartupWatch:
+    """Return what to remember after a look at the pods."""
+    starting = [pod for pod in pods if pod.revision == revision and not pod.serving]
+    if any(pod.revision == revision and pod.serving for pod in pods):
+        watch = StartupWatch()
+    since = {pod.name: _since(watch, pod, now) for pod in starting}
+    overdue = next((pod for pod in starting if now - since[pod.name][1] > deadline_seconds), None)
+    if overdue is None:
+        given_up = watch.given_up if watch.given_up == revision else None
+        return StartupWatch(since, given_up, watch.why if given_up else None, watch.until)
+    stage = since[overdue.name][0][0] or "starting its process"
+    message = f"the runtime was not ready after {deadline_seconds:.0f} s without progress (stage: {stage})"
+    hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
+    failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, f"{message}. {hint}")
+    return StartupWatch({}, revision, failure, now + PAUSE_SECONDS)
+
+
+def _since(watch: StartupWatch, pod: RuntimePod, now: float) -> tuple[Mark, float]:
+    report = pod.report
+    mark = ("", 0) if report is None else (report.stage, report.percent or 0)
+    known = watch.since.get(pod.name)
+    return known if known is not None and known[0] == mark else (mark, now)
