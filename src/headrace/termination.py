@@ -1,0 +1,21 @@
+"""The last words of a child: one short text that its pod's status quotes (Kubernetes' termination message)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from headrace import environment
+
+DEFAULT_PATH = "/dev/termination-log"
+MAX_BYTES = 4096
+"""What a kubelet reads."""
+
+
+def write_termination_message(text: str) -> None:
+    """Leave the text for the pod's status. Without a place to leave it (a terminal, say) nothing happens."""
+    path = Path(os.environ.get(environment.TERMINATION_MESSAGE_PATH, DEFAULT_PATH))
+    with contextlib.suppress(OSError), path.open("r+b" if path.exists() else "xb") as file:
+        file.truncate()
+        file.write(text.encode()[:MAX_BYTES])
