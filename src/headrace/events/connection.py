@@ -1,13 +1,19 @@
-"""Connecting to NATS the way every component of ours does: forever, quickly, and never in anybody's way."""
+"""Connecting to NATS the way every component of ours does: forever, quickly, and never in anybody's way.
+
+A broker that is away is normal: it is restarted, moved, upgraded. So a client of ours waits for it for as long as it
+lives, and whoever publishes meanwhile drops what it says: messages carry state, so what counts is said again at the
+return (`on_reconnect`), and a buffer would only deliver yesterday's state first.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-import nats
 import nats.errors
 from nats.aio.client import Client
+from nats.protocol.parser import PERMISSIONS_ERR
+from typing_extensions import override
 
 from headrace.events.messages import Message
 
@@ -16,8 +22,28 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.1
 """The broker is near, and held requests wait for its return; a refused connection costs nothing."""
 CONNECT_SECONDS = 2
+PING_SECONDS = 5
+"""How often the broker is asked whether it is there. Two unanswered pings: the connection is given up and made anew,
+so a broker whose machine vanished is missed for 15 s (nats-py's default: 6 minutes)."""
 PENDING_BYTES = 1024 * 1024
-"""Bound of what is buffered while the broker is away; messages carry state, so dropping old ones loses nothing."""
+"""Bound of what waits for the socket while the broker is slow."""
+FLUSH_SECONDS = 1.0
+"""How long a publisher waits when that bound is reached."""
+
+
+class _PersistentClient(Client):
+    """A client that no error of the broker closes for good.
+
+    nats-py closes a client for ever on most `-ERR` lines (credentials revoked, too many connections). All of these
+    heal: the broker gets its new configuration a moment later. So they are a lost connection like any other.
+    """
+
+    @override
+    async def _process_err(self, err_msg: str) -> None:
+        if PERMISSIONS_ERR in f"nats: {err_msg}":
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
 
 
 async def connect(
@@ -26,48 +52,62 @@ async def connect(
     name: str,
     user: str | None = None,
     password: str | None = None,
-    on_reconnect: Callable[[], Awaitable[None]] | None = None,
+    on_reconnect: Callable[[], None] | None = None,
 ) -> Client:
-    """Return a client that is connected, or is trying to and will be for as long as it lives.
+    """Return a connected client, however long the broker takes to appear; cancel to give up.
 
-    `on_reconnect` runs after each return of the broker: what it holds of us may be old, so say it again.
+    The client then reconnects for as long as it lives. `on_reconnect` is called after each return of the broker: what
+    it knows of us may be old, so say it again. A change of the connection's state is logged once. Whoever connected
+    closes it (`await client.close()`), which logs nothing.
     """
+    client = _PersistentClient()
+    waiting = False
 
     async def disconnected() -> None:
-        log.warning("NATS is away; reconnecting")
+        if not client.is_closed:
+            log.warning("NATS at %s is away; reconnecting", url)
 
     async def reconnected() -> None:
-        log.info("NATS is back")
+        log.info("NATS at %s is back", url)
         if on_reconnect is not None:
-            await on_reconnect()
+            on_reconnect()
 
     async def failed(error: Exception) -> None:
-        log.debug("NATS: %s", error or type(error).__name__)
+        nonlocal waiting
+        if PERMISSIONS_ERR in str(error):
+            log.error("NATS: %s", error)
+        elif not client.is_connected and client.stats["reconnects"] == 0 and not waiting:
+            waiting = True
+            log.warning("NATS at %s is not there (%s); waiting", url, error or type(error).__name__)
+        else:
+            log.debug("NATS: %s", error or type(error).__name__)
 
-    return await nats.connect(
+    await client.connect(
         url,
         name=name,
         user=user,
         password=password,
         allow_reconnect=True,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_SECONDS,
+        reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # annotated int, used as seconds in asyncio.sleep
         connect_timeout=CONNECT_SECONDS,
+        ping_interval=PING_SECONDS,
         pending_size=PENDING_BYTES,
-        inbox_prefix=f"_INBOX_{name.replace('.', '-')}",
+        flush_timeout=FLUSH_SECONDS,
         disconnected_cb=disconnected,
         reconnected_cb=reconnected,
         error_cb=failed,
     )
+    return client
 
 
-async def publish(client: Client, subject: str, message: Message) -> bool:
+async def publish_quietly(client: Client, subject: str, message: Message) -> bool:
     """Publish when the broker is there; return whether it was. Never raises for a broker that is away."""
     if not client.is_connected:
         return False
     try:
         await client.publish(subject, message.encode())
-    except nats.errors.Error as error:
+    except (nats.errors.Error, OSError) as error:
         log.debug("not published on %s: %s", subject, error or type(error).__name__)
         return False
     return True
