@@ -1,0 +1,302 @@
+"""The asynchronous engine: a thread that steps the model, and queues between it and the event loop.
+
+Requests come in through an inbox, and what a step brought goes out in one wake-up of the event loop, however many
+requests it served. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headrace.errors import HeadraceError
+from headrace.events.messages import Load
+from headrace.serving.engine import ChatMessage, Delta, Sampling
+from headrace_llm.answer import Answer
+from headrace_llm.config import LlamaConfig
+from headrace_llm.errors import EngineDied, InvalidRequest, Saturated
+from headrace_llm.gguf import GGUFFile
+from headrace_llm.model import LlamaModel, Segment
+from headrace_llm.sampler import generator_of, sample
+from headrace_llm.scheduler import Chunk, Scheduler, Sequence
+from headrace_llm.tokenizer import ModelTokenizer
+
+log = logging.getLogger(__name__)
+
+TOKEN_BUDGET = 256
+"""Tokens per step. Prefill on two cores is as fast from 128 on; more would only make running answers wait longer."""
+QUEUE_PER_SLOT = 4
+"""Requests that may wait inside per running one: enough to never run dry, the rest waits in the gateway."""
+RATE_SMOOTHING = 0.2
+"""Weight of the newest step in the reported step time and rate."""
+
+Progress = Callable[[str, int | None], None]
+"""Called with a stage and a percentage while loading."""
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What the engine has done; written by its thread, read by metrics."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    step_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    tokens: list[int]
+    sampling: Sampling
+    sequence: Sequence
+    answer: Answer
+    generator: torch.Generator | None
+    outbox: asyncio.Queue[Delta | HeadraceError]
+
+
+class LLMEngine:
+    """Serves one model. Made by `load_model`; implements `headrace.serving.engine.TextEngine`."""
+
+    def __init__(
+        self, model: LlamaModel, tokenizer: ModelTokenizer, *, model_len: int, slots: int, threads: int
+    ) -> None:
+        self.model_len = model_len
+        self.capacity = slots * (1 + QUEUE_PER_SLOT)
+        self.counters = EngineCounters()
+        self.healthy = True
+        self._model = model
+        self._tokenizer = tokenizer
+        self._slots = slots
+        self._threads = threads
+        self._scheduler = Scheduler(slots, TOKEN_BUDGET)
+        self._requests: dict[Sequence, _Request] = {}
+        self._inbox: list[_Request] = []
+        self._cancelled: list[_Request] = []
+        self._wake = threading.Condition()
+        """Guards the inbox, the cancellations and `_stopping`."""
+        self._stopping = False
+        self._admitted = 0
+        """Requests that were taken and have not ended; changed on the event loop only."""
+        self._step_seconds = 0.0
+        self._rate = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @classmethod
+    def load_model(
+        cls, path: Path, *, max_model_len: int, max_concurrent: int, threads: int | None, progress: Progress
+    ) -> LLMEngine:
+        """Read the file and return an engine for it; takes a second or so, so call it in a thread.
+
+        Raises InvalidModel for a file that cannot be served.
+        """
+        threads = threads or len(os.sched_getaffinity(0))
+        torch.set_num_threads(threads)
+        progress("reading-model", None)
+        file = GGUFFile(path)
+        config = LlamaConfig.of(file)
+        model_len = min(max_model_len, config.context)
+        with ThreadPoolExecutor(1) as pool:
+            tokenizer = pool.submit(ModelTokenizer, file)
+            model = LlamaModel(
+                file,
+                config,
+                slots=max_concurrent,
+                model_len=model_len,
+                progress=lambda percent: progress("loading-weights", percent),
+            )
+            return cls(model, tokenizer.result(), model_len=model_len, slots=max_concurrent, threads=threads)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`."""
+        return self._tokenizer.encode(text)
+
+    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
+        """Return the token ids of a conversation, ready for the answer."""
+        return self._tokenizer.encode_chat(messages)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of token ids."""
+        return self._tokenizer.decode(ids)
+
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
+
+        Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied.
+        """
+        request = self._admit(prompt, sampling)
+        finished = False
+        try:
+            while not finished:
+                delta = await request.outbox.get()
+                if isinstance(delta, HeadraceError):
+                    finished = True
+                    raise delta
+                finished = delta.finish_reason is not None
+                yield delta
+        finally:
+            self._admitted -= 1
+            if not finished:
+                with self._wake:
+                    self._cancelled.append(request)
+                    self._wake.notify()
+
+    def load(self) -> Load:
+        """Return how busy the engine is."""
+        running = list(self._scheduler.running)
+        return Load(
+            queued=max(0, self._admitted - len(running)),
+            running=len(running),
+            kv_tokens_used=sum(sequence.computed for sequence in running),
+            kv_tokens_total=self._slots * self.model_len,
+            tokens_per_second=self._rate if running else 0.0,
+            step_milliseconds=self._step_seconds * 1000,
+        )
+
+    async def close(self) -> None:
+        """Stop the thread after its present step; requests that still run end with EngineDied."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _admit(self, prompt: list[int], sampling: Sampling) -> _Request:
+        if not self.healthy:
+            raise EngineDied("the engine has died", hint="The replica is being restarted")
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        if len(prompt) >= self.model_len:
+            raise InvalidRequest(
+                f"the prompt has {len(prompt)} tokens, and the model takes {self.model_len} with the answer",
+                param="messages",
+                hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
+            )
+        if self._admitted >= self.capacity:
+            raise Saturated(f"{self._admitted} requests are running or waiting, the most that this replica takes")
+        self._admitted += 1
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread.start()
+        request = _Request(
+            tokens=list(prompt),
+            sampling=sampling,
+            sequence=Sequence(length=len(prompt)),
+            answer=Answer(self._tokenizer, sampling),
+            generator=generator_of(sampling),
+            outbox=asyncio.Queue(),  # bounded by the answer's length
+        )
+        with self._wake:
+            self._inbox.append(request)
+            self._wake.notify()
+        return request
+
+    def _run(self) -> None:
+        """The engine thread."""
+        torch.set_num_threads(self._threads)  # a setting of each thread that calls
+        try:
+            while self._take_in():
+                self._step()
+        except Exception as error:
+            # Whatever it was, nobody else can answer the requests that wait; the process reports itself as dead.
+            log.exception("the engine died")
+            self._die(EngineDied(f"the engine died: {type(error).__name__}: {error}"))
+        else:
+            self._die(EngineDied("the engine is stopping"))
+
+    def _take_in(self) -> bool:
+        """Take new requests and cancellations; wait for work when there is none. False: stop."""
+        with self._wake:
+            while not (self._inbox or self._cancelled or self._requests or self._stopping):
+                self._wake.wait()
+            arrived, self._inbox = self._inbox, []
+            cancelled, self._cancelled = self._cancelled, []
+        for request in arrived:
+            self._requests[request.sequence] = request
+            self._scheduler.add(request.sequence)
+            self.counters.prompt_tokens += len(request.tokens)
+        for request in cancelled:
+            if self._requests.pop(request.sequence, None) is not None:
+                self._scheduler.remove(request.sequence)
+                self.counters.cancelled += 1
+        return not self._stopping
+
+    def _step(self) -> None:
+        chunks = self._scheduler.plan()
+        if not chunks:
+            return
+        started = time.perf_counter()
+        tokens: list[int] = []
+        wanted: list[int] = []
+        for chunk in chunks:
+            tokens += self._requests[chunk.sequence].tokens[chunk.start : chunk.start + chunk.count]
+            if chunk.samples:
+                wanted.append(len(tokens) - 1)
+        segments = [Segment(_slot(chunk.sequence), chunk.start, chunk.count) for chunk in chunks]
+        logits = self._model.step(tokens, segments, wanted)
+        sampling = [self._requests[chunk.sequence] for chunk in chunks if chunk.samples]
+        sampled = sample(logits, [(request.sampling, request.generator) for request in sampling])
+        self._deliver(
+            [(request, self._advance(request, token)) for request, token in zip(sampling, sampled, strict=True)]
+        )
+        self._measure(time.perf_counter() - started, chunks, len(sampled))
+
+    def _advance(self, request: _Request, token: int) -> Delta:
+        request.tokens.append(token)
+        request.sequence.length += 1
+        delta = request.answer.add(token, room=self.model_len - len(request.tokens))
+        if delta.finish_reason is not None:
+            del self._requests[request.sequence]
+            self._scheduler.remove(request.sequence)
+            self.counters.finished += 1
+        return delta
+
+    def _measure(self, seconds: float, chunks: list[Chunk], sampled: int) -> None:
+        self.counters.steps += 1
+        self.counters.step_tokens += sum(chunk.count for chunk in chunks)
+        self.counters.generated_tokens += sampled
+        self._step_seconds += RATE_SMOOTHING * (seconds - self._step_seconds)
+        self._rate += RATE_SMOOTHING * (sampled / seconds - self._rate)
+
+    def _deliver(self, results: list[tuple[_Request, Delta]]) -> None:
+        """Hand a step's results to the event loop in one wake-up."""
+
+        def put() -> None:
+            for request, delta in results:
+                request.outbox.put_nowait(delta)
+
+        self._on_loop(put)
+
+    def _die(self, error: EngineDied) -> None:
+        self.healthy = False
+        with self._wake:
+            orphans = [*self._requests.values(), *self._inbox]
+
+        def put() -> None:
+            for request in orphans:
+                request.outbox.put_nowait(error)
+
+        self._on_loop(put)
+
+    def _on_loop(self, callback: Callable[[], None]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            log.debug("the event loop is closed; nobody waits for this step any more")
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.slot is not None, "the scheduler plans only what has a slot"
+    return sequence.slot

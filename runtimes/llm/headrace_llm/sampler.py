@@ -1,0 +1,46 @@
+"""Choosing the next token of each row, in the order that is usual: temperature, top-k, top-p, draw.
+
+Each request draws from a generator of its own, so that what a seed gives does not depend on who else is in the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from headrace.serving.engine import Sampling
+
+
+def generator_of(sampling: Sampling) -> torch.Generator | None:
+    """Return the request's source of randomness; None when it needs none."""
+    if sampling.temperature == 0:
+        return None
+    generator = torch.Generator()
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(sampling.seed)
+    return generator
+
+
+def sample(logits: torch.Tensor, rows: list[tuple[Sampling, torch.Generator | None]]) -> list[int]:
+    """Return a token id per row. logits: [rows, vocabulary], float32."""
+    greedy: list[int] = logits.argmax(dim=-1).tolist()
+    return [
+        greedy[i] if generator is None else _draw(logits[i], sampling, generator)
+        for i, (sampling, generator) in enumerate(rows)
+    ]
+
+
+def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw from one row. logits: [vocabulary], float32."""
+    logits = logits / sampling.temperature
+    if sampling.top_k:
+        least = torch.topk(logits, min(sampling.top_k, logits.numel())).values[-1]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = torch.softmax(logits, dim=-1)
+    if sampling.top_p < 1.0:
+        ordered, order = probabilities.sort(descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        ordered[before >= sampling.top_p] = 0.0  # the most likely token always stays: nothing is before it
+        probabilities = torch.zeros_like(probabilities).scatter(0, order, ordered)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
