@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.protocol.parser import PERMISSIONS_ERR
 from typing_extensions import override
 
+from headrace.events import subjects
 from headrace.events.messages import Message
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ async def connect(
         connect_timeout=CONNECT_SECONDS,
         ping_interval=PING_SECONDS,
         pending_size=PENDING_BYTES,
+        inbox_prefix=subjects.inbox(user),
         flush_timeout=FLUSH_SECONDS,
         disconnected_cb=disconnected,
         reconnected_cb=reconnected,

@@ -48,3 +48,8 @@ ALL_ADMISSIONS = "headrace.admission.*.*.*"
 ALL_PROGRESS = "headrace.progress.*.*"
 ALL_PRESENCE = f"$KV.{GATEWAYS_BUCKET}.*"
 """A put into a bucket is a message on its subject: heard live, with no consumer that a broker's restart would lose."""
+
+
+def inbox(user: str | None) -> str:
+    """Return the prefix of a user's reply subjects: one for each, so that no role may listen to another's answers."""
+    return "_INBOX" if user is None else f"_INBOX.{user}"
