@@ -164,8 +164,9 @@ def status_schema() -> Schema:
         "description": "The last wake from zero, stage by stage.",
         "properties": {
             "startTime": {"type": "string", "format": "date-time", "description": "When it was asked for."},
-            "podMilliseconds": integer("Until the runtime spoke first."),
-            "readyMilliseconds": integer("Until a gateway routed to it."),
+            "queuedMilliseconds": integer("How long the oldest request had waited by then."),
+            "podMilliseconds": integer("From then until the runtime spoke first."),
+            "readyMilliseconds": integer("From then until a gateway routed to it."),
         },
     }
     return {

@@ -25,6 +25,8 @@ COMPONENT_FETCH = "fetch"
 API_KEY_LABEL = "headrace.dev/api-key"
 """On a Secret that is an API key; its data: `sha256` (hex digest of the key) and optionally `models` (comma-separated
 public names that the key may call)."""
+PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
+"""On a revision's Deployment: the public name that its pods serve, for as long as requests go to that revision."""
 ROUTABLE_GATE = "headrace.dev/routable"
 """Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
 FINALIZER = "headrace.dev/cleanup"

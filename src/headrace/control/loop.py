@@ -162,14 +162,13 @@ class ControlLoop:
 
     async def _carry_out(self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory]) -> None:
         """Children first: a wake waits for nothing else. Memory is kept only when all of it succeeded."""
-        if not outcome.untouched:
-            for child in outcome.children:
-                await self._world.apply(key, child)
-            self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
-            await self._world.set_routable(key, outcome.routable_pods)
-            wanted = {child.key for child in outcome.children}
-            for surplus in sorted(observed.children.keys() - wanted):
-                await self._world.delete(key, surplus)
+        for child in outcome.children:
+            await self._world.apply(key, child)
+        self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
+        await self._world.set_routable(key, outcome.routable_pods)
+        wanted = {child.key for child in outcome.children}
+        for surplus in sorted(observed.children.keys() - wanted):
+            await self._world.delete(key, surplus)
         await self._world.write_status(key, outcome.status)
         for event in outcome.events:
             await self._world.record(key, event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
-from headrace.api.model_deployment import ConcurrencyMetric, QueueDelayMetric, Scaling
+from headrace.api.model_deployment import ConcurrencyMetric, LLMRuntime, QueueDelayMetric, Scaling, Spec
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.conditions import Condition
 from headrace.reconcile.world import Signals
@@ -26,8 +26,9 @@ class Wanted:
     off: Unavailable | None = None
     """Set when requests must be refused rather than held."""
     scale: ScaleState | None = None
-    reason: Reason | None = None
-    """The autoscaler's, when it rules."""
+    """The autoscaler's memory, when it rules."""
+    scaled: str = ""
+    """What the autoscaler just changed and why; empty when it changed nothing."""
     seconds_to_idle: float | None = None
 
 
@@ -52,13 +53,13 @@ def wanted_replicas(
         if spec.replicas == 0:
             return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, f"the model {resource.public_name} is switched off"))
         return Wanted(spec.replicas, inactive)
-    sample = _sample(signals, ready)
-    decision = decide(_policy(spec.scaling), scale or start(existing, signals.now), sample, signals.now)
+    state = scale or start(existing, signals.now)
+    decision = decide(_policy(spec, spec.scaling), state, _sample(signals, ready), signals.now)
     return Wanted(
         replicas=decision.replicas,
-        condition=_active(spec.scaling, decision),
+        condition=_active(spec.scaling, decision, signals),
         scale=decision.state,
-        reason=decision.reason,
+        scaled=_change(state.replicas, decision),
         seconds_to_idle=decision.seconds_to_idle,
     )
 
@@ -69,11 +70,11 @@ def _sample(signals: Signals, ready: int) -> Sample:
         in_flight=sum(demand.in_flight for demand in signals.demand.values()),
         queue_delay_milliseconds=max((d.queue_delay_milliseconds for d in signals.demand.values()), default=0.0),
         ready_replicas=ready,
-        fresh=signals.connected,
+        fresh=signals.connected and bool(signals.gateways),
     )
 
 
-def _policy(scaling: Scaling) -> ScalePolicy:
+def _policy(spec: Spec, scaling: Scaling) -> ScalePolicy:
     metric = scaling.metric
     if metric.type == "Concurrency":
         target = float((metric.concurrency or ConcurrencyMetric()).target)
@@ -85,14 +86,25 @@ def _policy(scaling: Scaling) -> ScalePolicy:
         metric=metric.type,
         target=target,
         idle_timeout_seconds=float(scaling.idle_timeout_seconds),
+        replica_capacity=(spec.runtime.llm or LLMRuntime()).max_concurrent_requests,
     )
 
 
-def _active(scaling: Scaling, decision: Decision) -> Condition:
+def _change(before: int, decision: Decision) -> str:
+    if before == decision.replicas:
+        return ""
+    burst = f"capacity beyond a burst: {decision.burst_capacity} requests"
+    return f"from {before} to {decision.replicas} replicas: {decision.reason} ({burst})"
+
+
+def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:
+    """Its message names no figures that change with each request: a status is not a graph."""
     if decision.reason is Reason.STALE:
-        return Condition(v.SCALING_ACTIVE, "False", v.SIGNALS_STALE, "NATS is away: demand is unknown, nothing shrinks")
-    if decision.replicas >= scaling.max_replicas > scaling.min_replicas:
-        at_most = f"{decision.replicas} replicas, the most that spec.scaling.maxReplicas allows"
+        who = "no gateway is alive" if signals.connected else "NATS is away"
+        message = f"{who}: demand is unknown, so nothing shrinks and nothing is woken"
+        return Condition(v.SCALING_ACTIVE, "False", v.SIGNALS_STALE, message)
+    if decision.asked > scaling.max_replicas:
+        at_most = f"demand asks for more than the {decision.replicas} that spec.scaling.maxReplicas allows"
         return Condition(v.SCALING_ACTIVE, "True", v.AT_MAXIMUM, at_most)
     message = f"between {scaling.min_replicas} and {scaling.max_replicas} replicas, by {scaling.metric.type}"
     return Condition(v.SCALING_ACTIVE, "True", v.FOLLOWING_DEMAND, message)

@@ -1,15 +1,17 @@
-"""What a pod's status says, in the shapes that a kubelet (or the local cluster) writes."""
+"""What a pod's status says, in the shapes that a kubelet (or the local cluster) writes, beside what was heard of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.reconcile.world import Manifest, Signals
+from headrace.reconcile.world import Manifest, Observed, Signals
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})
+_ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,11 @@ class Failure:
     reason: str
     message: str
 
+    @property
+    def waiting(self) -> bool:
+        """Whether waiting is all that is needed: room may come, an autoscaler of nodes may make it."""
+        return self.reason == v.UNSCHEDULABLE
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimePod:
@@ -26,13 +33,32 @@ class RuntimePod:
 
     name: str
     revision: str
+    serving: bool
+    """It says that it is ready; of one that was not heard of yet, its readiness probe says so."""
     routable: bool
     """Every live gateway routes to it."""
-    serving: bool
-    """It says of itself that it is ready."""
     failure: Failure | None
     report: ReplicaReport | None
-    restarts: int
+
+
+def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, listening: bool) -> tuple[RuntimePod, ...]:
+    """Return the runtime pods that are to stay.
+
+    Args:
+        observed: what exists.
+        before: the resource's present status.
+        signals: what was heard.
+        listening: whether everybody had time to speak since the loop (re)started.
+    """
+    crash_looping = any(
+        condition["type"] == v.WORKLOADS_READY and condition["reason"] in _ENDED
+        for condition in before.get("conditions", [])
+    )
+    return tuple(
+        _runtime_pod(pod, signals, crash_looping=crash_looping, listening=listening)
+        for pod in observed.pods
+        if component_of(pod) == v.COMPONENT_RUNTIME and not pod["metadata"].get("deletionTimestamp")
+    )
 
 
 def component_of(pod: Manifest) -> str:
@@ -42,7 +68,7 @@ def component_of(pod: Manifest) -> str:
 
 def last_termination(pod: Manifest) -> Manifest | None:
     """Return how the pod's container last ended, or None while its first life lasts."""
-    for status in pod.get("status", {}).get("containerStatuses", []):
+    for status in _containers(pod):
         for state in (status.get("state", {}), status.get("lastState", {})):
             if "terminated" in state:
                 ended: Manifest = state["terminated"]
@@ -50,41 +76,39 @@ def last_termination(pod: Manifest) -> Manifest | None:
     return None
 
 
-def runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool) -> RuntimePod:
-    """Return the facts of a pod. `crash_looping`: the resource was in CrashLoop when last looked at."""
+def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listening: bool) -> RuntimePod:
     name = pod["metadata"]["name"]
     report = signals.replicas.get(name)
-    serving = report is not None and report.state is ReplicaState.READY
-    statuses = pod.get("status", {}).get("containerStatuses", [])
+    probed = any(container.get("ready", False) for container in _containers(pod))
+    serving = probed if report is None else report.state is ReplicaState.READY
+    admitted = bool(signals.gateways) and signals.gateways <= signals.admissions.get(name, frozenset())
+    # While nobody could be asked, what was true of a pod that still runs stays true.
+    unheard = not listening or not signals.connected or not signals.gateways
     return RuntimePod(
         name=name,
         revision=str(pod["metadata"]["labels"].get(v.REVISION_LABEL, "")),
-        routable=_routable(pod, serving=serving, signals=signals),
         serving=serving,
+        routable=serving and (admitted or (unheard and _gate(pod))),
         failure=None if serving else _failure(pod, crash_looping=crash_looping),
         report=report,
-        restarts=sum(int(status.get("restartCount", 0)) for status in statuses),
     )
 
 
-def _routable(pod: Manifest, *, serving: bool, signals: Signals) -> bool:
-    """Whether every live gateway routes to the pod. While nobody can be asked, what was true stays true."""
-    if not signals.connected or not signals.gateways:
-        gates = pod.get("status", {}).get("conditions", [])
-        return any(gate["type"] == v.ROUTABLE_GATE and gate["status"] == "True" for gate in gates)
-    return serving and signals.gateways <= signals.admissions.get(pod["metadata"]["name"], frozenset())
+def _containers(pod: Manifest) -> Iterator[Manifest]:
+    yield from pod.get("status", {}).get("containerStatuses", [])
+
+
+def _gate(pod: Manifest) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(gate["type"] == v.ROUTABLE_GATE and gate["status"] == "True" for gate in conditions)
 
 
 def _failure(pod: Manifest, *, crash_looping: bool) -> Failure | None:
-    status = pod.get("status", {})
-    for condition in status.get("conditions", []):
+    for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return Failure(v.UNSCHEDULABLE, str(condition.get("message") or "no node has room for the pod"))
-    for container in status.get("containerStatuses", []):
-        failure = _container_failure(pod, container, crash_looping=crash_looping)
-        if failure is not None:
-            return failure
-    return None
+    failures = (_container_failure(pod, container, crash_looping=crash_looping) for container in _containers(pod))
+    return next((failure for failure in failures if failure is not None), None)
 
 
 def _container_failure(pod: Manifest, container: Manifest, *, crash_looping: bool) -> Failure | None:

@@ -1,9 +1,10 @@
 """Which revision has how many replicas and what share of new requests.
 
 A surge: the new revision grows to the wanted number while the old one keeps serving all requests. When every live
-gateway routes to all of the new replicas the weight moves to them, and at the next look, when the gateways have seen
-that, the old revision goes (its pods drain). A new revision that never becomes ready leaves the old one serving. At
-zero, and where the old one has nothing that serves, the new one simply takes its place.
+gateway routes to all of the new replicas the weight moves to them; when the gateways have had time to see that, the old
+revision goes (its pods drain). A new revision that does not become ready leaves the old one serving for as long as it
+takes. At zero, and where the old one has nothing that serves, the new one simply takes its place, but never before its
+model's file is there: until then the old one is still what a request wakes.
 """
 
 from __future__ import annotations
@@ -15,34 +16,41 @@ from headrace.routes import RevisionWeight
 
 WHOLE = 100
 """Percent."""
-
-
-@dataclass(frozen=True, slots=True)
-class OldRevision:
-    """A revision that exists and is not the wanted one."""
-
-    name: str
-    replicas: int
+SETTLE_SECONDS = 1.0
+"""Time in which every gateway has seen a moved weight; one that has not still finds the old pods draining, not gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """What each revision should have."""
 
+    target: str
+    """The wanted revision."""
     replicas: dict[str, int]
     """By revision, the wanted one first; a revision not in it goes."""
-    weights: tuple[RevisionWeight, ...]
-    rolling: bool
+    serving: str
+    """The revision that new requests go to."""
+
+    @property
+    def weights(self) -> tuple[RevisionWeight, ...]:
+        """What the route says."""
+        return (RevisionWeight(revision=self.serving, weight_percent=WHOLE),)
+
+    @property
+    def rolling(self) -> bool:
+        """Whether an old revision is still needed."""
+        return len(self.replicas) > 1
 
 
 def plan(
     target: str,
     wanted: int,
     *,
-    olds: tuple[OldRevision, ...],
+    olds: tuple[str, ...],
     pods: tuple[RuntimePod, ...],
     weights_before: dict[str, int],
     can_start: bool,
+    settled: bool,
 ) -> Rollout:
     """Return the next step towards `wanted` replicas of revision `target`.
 
@@ -53,21 +61,23 @@ def plan(
         pods: the runtime pods of all revisions.
         weights_before: the route weights as last written, percent by revision.
         can_start: whether the wanted revision may have pods now (its file is there).
+        settled: whether the gateways have had time to see that the weight moved to the wanted revision.
     """
     startable = wanted if can_start else 0
-    serving = [old for old in olds if any(pod.revision == old.name and pod.routable for pod in pods)]
-    if not serving or wanted == 0:
-        return Rollout({target: startable}, _all_to(target), rolling=False)
+    # Not `routable`: an old revision must not go because a gateway has just (re)started and admits its pods anew.
+    needed = [old for old in olds if any(pod.revision == old and pod.serving for pod in pods)]
+    if can_start and wanted == 0:
+        needed = []
+    if not can_start and not needed:
+        needed = list(olds)
+    if not needed:
+        return Rollout(target, {target: startable}, target)
     # Of several old ones (a change during a rollout) the one that has the requests stays.
-    old = max(serving, key=lambda revision: weights_before.get(revision.name, 0))
-    replicas = {target: startable, old.name: max(old.replicas, 1)}
+    old = max(needed, key=lambda revision: weights_before.get(revision, 0))
     ready = sum(pod.revision == target and pod.routable for pod in pods)
-    if ready < wanted:
-        return Rollout(replicas, _all_to(old.name), rolling=True)
-    if weights_before.get(target) != WHOLE:
-        return Rollout(replicas, _all_to(target), rolling=True)
-    return Rollout({target: startable}, _all_to(target), rolling=False)
-
-
-def _all_to(revision: str) -> tuple[RevisionWeight, ...]:
-    return (RevisionWeight(revision=revision, weight_percent=WHOLE),)
+    took_over = weights_before.get(target) == WHOLE and ready > 0
+    if not took_over and not 0 < wanted <= ready:
+        return Rollout(target, {target: startable, old: wanted}, old)
+    if took_over and settled:
+        return Rollout(target, {target: startable}, target)
+    return Rollout(target, {target: startable, old: wanted}, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
@@ -13,6 +14,9 @@ from headrace.reconcile.world import ChildKey, Manifest, Observed, Signals
 from headrace.sources.location import redacted
 
 _FETCH_REASONS = frozenset({v.SOURCE_UNREACHABLE, v.SOURCE_NOT_ALLOWED, v.DIGEST_MISMATCH, v.NO_SPACE, v.FETCH_FAILED})
+
+RECOVERED_SECONDS = 10.0
+"""A new attempt that lives so long has connected, and the failure before it is history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +43,24 @@ def observe_source(
     """Return the state of the resource's source; `before` is the present status."""
     recorded = before.get("source")
     uri = redacted(resource.spec.model.source.uri)
-    if recorded is not None and recorded.get("uri") != uri:
+    digest = resource.spec.model.source.digest
+    if recorded is not None and (recorded.get("uri") != uri or digest not in (None, recorded.get("digest"))):
         recorded = None
     manifest = observed.children.get(job)
     if manifest is None:
         return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
-    report = _report(job.name, observed)
+    pod = _newest_pod(job.name, observed)
+    report = _report(pod)
     if manifest.get("status", {}).get("succeeded"):
         return _fetched(resource, uri, recorded, report)
-    if report.get("reason"):
+    if report.get("reason") and not _recovers(pod, signals):
         return SourceState(_condition("False", report["reason"], report["message"]), recorded)
     return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded)
 
 
 def _fetched(resource: ModelDeployment, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:
-    if "digest" not in report:
-        # The finished pod is gone (a cluster cleans up): what it said is in the status.
-        if recorded is None:
-            return SourceState(_condition("False", v.FETCH_FAILED, "the fetch ended without saying what it got"), None)
+    if not report.keys() >= {"digest", "path", "bytes"}:
+        # The finished pod is gone (a cluster cleans up): the Job vouches for the file, the status knows the rest.
         return SourceState(_condition("True", v.CACHED, f"{uri} is cached"), recorded)
     if recorded is not None and resource.spec.model.source.digest is None and recorded["digest"] != report["digest"]:
         message = (
@@ -68,28 +72,41 @@ def _fetched(resource: ModelDeployment, uri: str, recorded: Manifest | None, rep
     return SourceState(_condition("True", v.CACHED, f"{uri} is cached and verified: {report['digest'][:19]}…"), found)
 
 
-def _report(job: str, observed: Observed) -> Manifest:
-    """Return what the newest fetch pod said when it last ended: a result, a failure, or nothing."""
-    pods = [
+def _newest_pod(job: str, observed: Observed) -> Manifest | None:
+    pods = (
         pod
         for pod in observed.pods
         if component_of(pod) == v.COMPONENT_FETCH and pod["metadata"]["name"].startswith(job)
-    ]
-    if not pods:
-        return {}
-    ended = last_termination(max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))))
+    )
+    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+
+
+def _report(pod: Manifest | None) -> Manifest:
+    """Return what the fetch said when it last ended: a result, a failure, or nothing."""
+    ended = last_termination(pod) if pod is not None else None
     if ended is None:
         return {}
     try:
-        said: Manifest = json.loads(ended.get("message") or "")
+        said = json.loads(ended.get("message") or "")
     except ValueError:
+        said = None
+    if not isinstance(said, dict):
         said = {}
     if ended.get("exitCode") == 0:
         return said
     if said.get("reason") in _FETCH_REASONS:
-        return {"reason": said["reason"], "message": str(said.get("message", said["reason"]))}
-    why = f"the fetch ended with exit code {ended.get('exitCode')} ({ended.get('reason', 'Error')})"
+        return {"reason": said["reason"], "message": str(said.get("message") or said["reason"])}
+    why = f"the fetch ended with exit code {ended.get('exitCode')} ({ended.get('reason') or 'Error'})"
     return {"reason": v.FETCH_FAILED, "message": f"{why}. See its log"}
+
+
+def _recovers(pod: Manifest | None, signals: Signals) -> bool:
+    """Whether a fetch that failed before now runs for so long that it must be getting the file."""
+    for container in (pod or {}).get("status", {}).get("containerStatuses", []):
+        started = container.get("state", {}).get("running", {}).get("startedAt")
+        if started and signals.wall - datetime.fromisoformat(started).timestamp() >= RECOVERED_SECONDS:
+            return signals.fetch is not None and signals.fetch.received_bytes > 0
+    return False
 
 
 def _progress(uri: str, signals: Signals) -> str:

@@ -1,7 +1,8 @@
 """The startup deadline: how long a pod may take without getting anywhere.
 
-A pod that reports a new stage or a higher percentage is getting somewhere, and the count starts anew. A revision whose
-pod exceeds the deadline is given up: its pods go, the cause stays visible for a pause, and then it may try again.
+A pod that reports a new stage or another percentage is getting somewhere, and the count starts anew; one that waits for
+room on a node has not begun. A revision whose pod exceeds the deadline is given up: its pods go, requests are refused
+with the cause for a pause, and then it tries again. At zero everything is forgotten: the next wake is a fresh attempt.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def watch_startup(
     watch: StartupWatch, revision: str, pods: tuple[RuntimePod, ...], now: float, deadline_seconds: float
 ) -> StartupWatch:
     """Return what to remember after a look at the pods."""
-    starting = [pod for pod in pods if pod.revision == revision and not pod.serving]
+    starting = [pod for pod in pods if pod.revision == revision and not pod.serving and not _waits(pod)]
     if any(pod.revision == revision and pod.serving for pod in pods):
         watch = StartupWatch()
     since = {pod.name: _since(watch, pod, now) for pod in starting}
@@ -56,6 +57,10 @@ def watch_startup(
     hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
     failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, f"{message}. {hint}")
     return StartupWatch({}, revision, failure, now + PAUSE_SECONDS)
+
+
+def _waits(pod: RuntimePod) -> bool:
+    return pod.failure is not None and pod.failure.waiting
 
 
 def _since(watch: StartupWatch, pod: RuntimePod, now: float) -> tuple[Mark, float]:

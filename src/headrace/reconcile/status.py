@@ -1,63 +1,78 @@
-"""The conditions that follow from all the others: WorkloadsReady, Routable, Progressing, and Ready, their summary."""
+"""The status of an accepted resource: its seven conditions, and its figures.
+
+WorkloadsReady, Progressing and Ready speak of the *wanted* revision; Ready is their summary. While requests still go
+to an old revision, Ready is Unknown (RollingOut) rather than True, so that nobody who waits for a change is told too
+early; and False with the cause when the new one fails, although the old one serves on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from headrace.api import vocabulary as v
-from headrace.reconcile.conditions import Condition
-from headrace.reconcile.demand import Wanted
-from headrace.reconcile.pods import Failure, RuntimePod
-from headrace.reconcile.rollout import Rollout
-from headrace.reconcile.source import SourceState
-from headrace.reconcile.world import Signals
+from headrace.reconcile.conditions import Condition, Status, rendered
+from headrace.reconcile.findings import Findings
+from headrace.reconcile.wake import Wake, cold_start_status
+from headrace.reconcile.world import Manifest, Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What was found out about a resource whose spec is accepted."""
-
-    wanted: Wanted
-    source: SourceState
-    failure: Failure | None
-    pods: tuple[RuntimePod, ...]
-    rollout: Rollout
-    revision: str
-    signals: Signals
-
-    @property
-    def routable(self) -> int:
-        """Pods, of any revision, that every live gateway routes to."""
-        return sum(pod.routable for pod in self.pods)
-
-    @property
-    def routable_of_target(self) -> int:
-        """Pods of the wanted revision that every live gateway routes to."""
-        return sum(pod.routable and pod.revision == self.revision for pod in self.pods)
+def conditions(found: Findings) -> list[Condition]:
+    """Return all conditions, in the order of the vocabulary."""
+    accepted = Condition(v.ACCEPTED, "True", v.VALID, "the spec is valid and its names are free")
+    workloads, routable = _workloads_ready(found), _routable(found)
+    ready = _ready(found, workloads, routable)
+    scaling, progressing = found.wanted.condition, _progressing(found)
+    return [ready, accepted, found.source.condition, workloads, routable, scaling, progressing]
 
 
-def workloads_ready(found: Findings) -> Condition:
+def status(found: Findings, now: list[Condition], wake: Wake | None, settings: Settings) -> Manifest:
+    """Return the whole new status."""
+    weights = {weight.revision: weight.weight_percent for weight in found.rollout.weights}
+    result: Manifest = {
+        "observedGeneration": found.resource.generation,
+        "url": settings.gateway_url,
+        "replicas": len(found.pods),
+        "readyReplicas": sum(pod.routable for pod in found.pods),
+        "specReplicas": found.resource.spec.replicas,
+        "selector": f"{v.MODEL_LABEL}={found.resource.name},{v.COMPONENT_LABEL}={v.COMPONENT_RUNTIME}",
+        "revisions": [
+            {
+                "name": name,
+                "weightPercent": weights.get(name, 0),
+                "replicas": replicas,
+                "readyReplicas": found.routable(name),
+            }
+            for name, replicas in found.rollout.replicas.items()
+        ],
+        "conditions": rendered(now, found.before.get("conditions", []), found.resource.generation, found.signals.wall),
+    }
+    if found.source.recorded is not None:
+        result["source"] = found.source.recorded
+    cold_start = cold_start_status(wake) or found.before.get("lastColdStart")
+    if cold_start is not None:
+        result["lastColdStart"] = cold_start
+    return result
+
+
+def _workloads_ready(found: Findings) -> Condition:
     """Whether the wanted number of runtime pods of the wanted revision run."""
 
-    def said(status: bool, reason: str, message: str) -> Condition:  # noqa: FBT001 - a local shorthand
-        return Condition(v.WORKLOADS_READY, "True" if status else "False", reason, message)
+    def said(status: Status, reason: str, message: str) -> Condition:
+        return Condition(v.WORKLOADS_READY, status, reason, message)
 
-    wanted = found.wanted.replicas
-    if found.failure is not None:
-        return said(False, found.failure.reason, found.failure.message)
+    wanted, serving = found.wanted.replicas, found.serving(found.revision)
     if found.wanted.off is not None:
-        return said(False, found.wanted.off.reason, found.wanted.off.message)
+        return said("False", found.wanted.off.reason, found.wanted.off.message)
+    if found.failure is not None:
+        return said("False", found.failure.reason, found.failure.message)
     if wanted == 0:
-        return said(True, v.IDLE, "at zero: the next request wakes it")
-    if not found.source.cached and found.routable_of_target < wanted:
-        return said(False, v.WAITING_FOR_MODEL, f"waiting for the model's file: {found.source.condition.message}")
-    serving = sum(pod.serving and pod.revision == found.revision for pod in found.pods)
+        return said("False", v.IDLE, "at zero, because nobody asks")
     if serving >= wanted:
-        return said(True, v.RUNNING, f"{serving} of {wanted} replicas run")
-    return said(False, v.STARTING, f"{serving} of {wanted} replicas run{_stages(found)}")
+        return said("True", v.RUNNING, f"{wanted} of {wanted} replicas run")
+    if found.rollout.replicas[found.revision] == 0 and not found.source.cached:
+        return said("False", v.WAITING_FOR_MODEL, f"waiting for the model's file: {found.source.condition.message}")
+    return said("False", v.STARTING, f"{serving} of {wanted} replicas run{_stage(found)}")
 
 
-def _stages(found: Findings) -> str:
+def _stage(found: Findings) -> str:
     for pod in found.pods:
         if pod.report is not None and not pod.serving and pod.report.stage:
             percent = "" if pod.report.percent is None else f" {pod.report.percent}%"
@@ -65,45 +80,80 @@ def _stages(found: Findings) -> str:
     return ""
 
 
-def routable(found: Findings) -> Condition:
+def _routable(found: Findings) -> Condition:
     """Whether every live gateway routes to every pod that serves."""
     serving = sum(pod.serving for pod in found.pods)
-    if not found.pods or serving == 0:
-        return Condition(v.ROUTABLE, "False", v.NO_REPLICAS, "no replica serves")
-    if not found.signals.gateways:
-        return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is alive")
-    if found.routable < serving:
-        message = f"{found.routable} of {serving} serving replicas are admitted by every gateway"
-        return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
+    routable = sum(pod.routable for pod in found.pods)
     gateways = len(found.signals.gateways)
-    return Condition(v.ROUTABLE, "True", v.ADMITTED, f"{serving} replicas are admitted by {gateways} gateways")
+    if serving == 0:
+        return Condition(v.ROUTABLE, "False", v.NO_REPLICAS, "no replica serves")
+    if found.signals.connected and gateways == 0:
+        return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is alive")
+    if routable < serving:
+        message = f"{routable} of {serving} serving replicas are admitted by every gateway"
+        return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
+    return Condition(v.ROUTABLE, "True", v.ADMITTED, f"all {serving} replicas are admitted by {gateways} gateways")
 
 
-def progressing(found: Findings) -> Condition:
+def _progressing(found: Findings) -> Condition:
     """Whether a rollout is in motion."""
-    if found.rollout.rolling:
-        message = f"revision {found.revision}: {found.routable_of_target} of {found.wanted.replicas} replicas take over"
-        if found.failure is not None:
-            message = f"revision {found.revision} fails, the old one serves on: {found.failure.message}"
-        return Condition(v.PROGRESSING, "True", v.ROLLING_OUT, message)
-    return Condition(v.PROGRESSING, "False", v.STABLE, f"revision {found.revision} is the only one")
+
+    def said(status: Status, reason: str, message: str) -> Condition:
+        return Condition(v.PROGRESSING, status, reason, message)
+
+    new, old = found.revision, found.rollout.serving
+    if not found.rollout.rolling:
+        return said("False", v.STABLE, f"revision {new} is the only one")
+    if not found.taking_over:
+        return said("True", v.ROLLING_OUT, f"revision {new} has taken over; the old one is about to go")
+    cause = _cause(found)
+    if cause is None:
+        count = f"{found.routable(new)} of {found.wanted.replicas} replicas"
+        return said("True", v.ROLLING_OUT, f"revision {new} has {count} ready; revision {old} serves meanwhile")
+    if cause.reason == v.UNSCHEDULABLE:
+        message = f"no room for revision {new} beside revision {old}, which serves on: {cause.message}"
+        return said("False", v.NO_CAPACITY_FOR_SURGE, message)
+    return said("False", cause.reason, f"revision {new} does not start, revision {old} serves on: {cause.message}")
 
 
-def ready(found: Findings, workloads: Condition, admitted: Condition) -> Condition:
-    """The summary: True when requests are answered, or held and answered soon because the model is at zero."""
+def _cause(found: Findings) -> Condition | None:
+    """Return what keeps the wanted revision from starting, as a condition; None when it is only a matter of time."""
+    if found.failure is not None:
+        return Condition(v.WORKLOADS_READY, "False", found.failure.reason, found.failure.message)
+    return found.source.condition if found.source.failed else None
+
+
+def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condition:
+    """Return the summary: requests are answered, or held and answered soon because the model rests at zero."""
+
+    def said(status: Status, reason: str, message: str) -> Condition:
+        return Condition(v.READY, status, reason, message)
+
     if found.wanted.off is not None:
-        return Condition(v.READY, "False", found.wanted.off.reason, found.wanted.off.message)
+        return said("False", found.wanted.off.reason, found.wanted.off.message)
+    if found.taking_over:
+        serves_on = f"revision {found.rollout.serving} serves meanwhile"
+        cause = _cause(found)
+        if cause is not None:
+            return said("False", cause.reason, f"revision {found.revision}: {cause.message}; {serves_on}")
+        return said("Unknown", v.ROLLING_OUT, f"revision {found.revision} is on its way; {serves_on}")
     if found.wanted.replicas == 0:
-        if found.source.cached:
-            return Condition(v.READY, "True", v.IDLE, workloads.message)
-        return Condition(v.READY, found.source.condition.status, *_why(found.source.condition))
-    if admitted.status == "True" and found.routable > 0 and (workloads.status == "True" or found.rollout.rolling):
-        return Condition(v.READY, "True", v.RUNNING, f"{found.routable} replicas take requests")
-    if workloads.status != "True":
-        cause = found.source.condition if workloads.reason == v.WAITING_FOR_MODEL else workloads
-        return Condition(v.READY, "False", *_why(cause))
-    return Condition(v.READY, "False", *_why(admitted))
+        return _ready_at_zero(found)
+    for condition in (workloads, routable):
+        if condition.reason == v.WAITING_FOR_MODEL:
+            condition = found.source.condition  # noqa: PLW2901 - the cause behind the cause
+        if condition.status != "True":
+            return said(condition.status, condition.reason, condition.message)
+    return said("True", v.RUNNING, f"{found.routable(found.revision)} replicas take requests")
 
 
-def _why(condition: Condition) -> tuple[str, str]:
-    return condition.reason, condition.message
+def _ready_at_zero(found: Findings) -> Condition:
+    """At zero a model is ready when it could be woken: its file is there, and a gateway can ask for it."""
+    source, signals = found.source.condition, found.signals
+    if not found.source.cached:
+        return Condition(v.READY, source.status, source.reason, source.message)
+    if not signals.connected:
+        return Condition(v.READY, "False", v.SIGNALS_STALE, "NATS is away: a request cannot wake the model now")
+    if not signals.gateways:
+        return Condition(v.READY, "False", v.NO_GATEWAY, "no gateway is alive that could wake the model")
+    return Condition(v.READY, "True", v.IDLE, "at zero, because nobody asks; the next request wakes it")

@@ -131,5 +131,3 @@ class Outcome(Generic[M]):
     events: tuple[Event, ...] = ()
     routable_pods: frozenset[str] = frozenset()
     requeue_seconds: float | None = None
-    untouched: bool = False
-    """The spec was not accepted: children and route stay as they are, whatever they are; only the status is written."""

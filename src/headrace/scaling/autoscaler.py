@@ -1,16 +1,22 @@
 """When to add and remove replicas of a ModelDeployment.
 
-The rule is Knative's KPA on LLM signals. Two windows average the same metric: the *stable* window (60 s) decides in
-calm; the *panic* window (6 s) takes over when it asks for at least twice the ready replicas, and while it rules, and
-for one stable window after, the number never shrinks. Pure: time and signals come in as arguments, a decision goes out.
+The rule is Knative's KPA on LLM signals. Two windows average the same load: the *stable* window (60 s) decides in calm;
+the *panic* window (6 s) takes over when it asks for at least twice the ready replicas, and from then until a whole
+stable window has passed without such a burst the number never shrinks. Pure: time and signals come in as arguments, a
+decision goes out.
 
-    desired = ceil(load / target per replica)   clamped to [ready / 2, ready * 1000], then to [min, max]
+    desired = ceil(load)        clamped to [ready / 2, ready * 1000], then to [min, max]
 
-Load is in units of one replica's work. For Concurrency it is requests (held and running) over the target; for
-QueueDelay it is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas.
+Load is in replicas' worth of work. For Concurrency it is requests (held and running) over the target; for QueueDelay it
+is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas.
 
-From zero: one held request is enough, at once. To zero: only after `idle_timeout_seconds` without any request, counted
-from the last one seen; a rule that has just (re)started counts from its start, so it never drops what it does not know.
+Utilisation: Knative aims at 70 % of a *limit*. Our target is already an aim (`maxConcurrentRequests` is the limit, by
+default twice the target), so it is used as it stands; whoever wants more headroom writes a lower target.
+
+From zero: one held request is enough, at once. To zero: only after `idle_timeout_seconds` without any request, and
+then at once, whatever the windows say. A rule that has just (re)started, or that could not hear anybody for a while,
+does not know what went on: it counts activity from now and begins in panic, so that it may grow at once but shrinks
+only after a stable window of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ PANIC_THRESHOLD = 2.0
 MAX_SCALE_UP_RATE = 1000.0
 MAX_SCALE_DOWN_RATE = 2.0
 """At most to half in one decision: the requests of a removed replica must fit into the rest."""
+TARGET_BURST_CAPACITY = 211
+"""Requests that may arrive at once without being held, Knative's default; what `Decision.burst_capacity` is against."""
 
 
 class Reason(StrEnum):
@@ -39,6 +47,8 @@ class Reason(StrEnum):
     IDLE = "nobody asked for the idle timeout"
     STABLE = "average demand of the last minute"
     PANIC = "demand doubled within seconds"
+    MINIMUM = "never fewer than minReplicas"
+    HOLDING = "nothing shrinks until a minute has passed in calm"
     STALE = "signals are stale, so nothing shrinks"
 
 
@@ -52,6 +62,8 @@ class ScalePolicy:
     target: float
     """Concurrency: requests per replica. QueueDelay: milliseconds."""
     idle_timeout_seconds: float
+    replica_capacity: int
+    """Requests that one replica works on at the same time: its limit, where the target is the aim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,11 @@ class Sample:
     fresh: bool = True
     """False while the senders cannot be heard: silence then means nothing."""
 
+    @property
+    def requests(self) -> int:
+        """Requests held and running."""
+        return self.queued + self.in_flight
+
 
 @dataclass(frozen=True, slots=True)
 class ScaleState:
@@ -73,10 +90,10 @@ class ScaleState:
     replicas: int
     """The last decision."""
     last_demand: float
-    """When a request was last seen, or when the rule started."""
+    """When a request was last seen, or could have been missed."""
     window: Window = field(default_factory=Window)
     panic_since: float | None = None
-    """When the panic window last asked for more; None when calm."""
+    """When the panic window last asked for more, or nothing was known; None when calm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,45 +103,53 @@ class Decision:
     replicas: int
     reason: Reason
     state: ScaleState
+    asked: int
+    """What the demand asks for, before the resource's bounds."""
+    burst_capacity: int
+    """Requests that could arrive at once beyond the target burst before any is held; negative when some would be."""
     seconds_to_idle: float | None = None
-    """When to look again because the idle timeout could end; None while there is demand or nothing to remove."""
+    """When the idle timeout could end; None while there is demand, or at the minimum that idling leads to."""
 
 
 def start(replicas: int, now: float) -> ScaleState:
     """Return the state of a rule that starts now beside `replicas` existing ones: activity counts from now."""
-    return ScaleState(replicas=replicas, last_demand=now)
+    return ScaleState(replicas=replicas, last_demand=now, panic_since=now if replicas else None)
 
 
 def decide(policy: ScalePolicy, state: ScaleState, sample: Sample, now: float) -> Decision:
     """Return how many replicas there should be at `now` (monotonic seconds)."""
-    demanded = sample.queued + sample.in_flight > 0
-    if demanded or not sample.fresh:
-        state = replace(state, last_demand=now)
     if not sample.fresh:
-        return _decision(state, max(state.replicas, policy.min_replicas), Reason.STALE, policy)
+        # What was measured before the silence says nothing about the time after it.
+        blind = start(state.replicas, now)
+        return _decision(policy, blind, sample, max(state.replicas, policy.min_replicas), Reason.STALE)
+    if sample.requests:
+        state = replace(state, last_demand=now)
+    elif state.replicas == 0 or (policy.min_replicas == 0 and _idle_left(policy, state, now) <= 0):
+        rested = replace(state, window=Window(), panic_since=None)
+        return _decision(policy, rested, sample, 0, Reason.IDLE)
     load = _load(policy, sample)
     state = replace(state, window=state.window.with_sample(now, load, keep_seconds=STABLE_WINDOW_SECONDS))
-    idle_left = state.last_demand + policy.idle_timeout_seconds - now
-    if not demanded and idle_left <= 0:
-        idle = replace(state, window=Window(), panic_since=None)
-        return _decision(idle, policy.min_replicas, Reason.IDLE, policy)
-    if state.replicas == 0 and demanded:
-        return _decision(state, max(1, math.ceil(load)), Reason.WOKEN, policy)
+    if state.replicas == 0:
+        return _decision(policy, state, sample, max(1, math.ceil(load)), Reason.WOKEN)
     state, wanted, reason = _from_windows(state, sample, now)
     # The last replica goes by the idle timeout alone, whatever the averages say.
-    decision = _decision(state, max(wanted, min(state.replicas, 1)), reason, policy)
-    return replace(decision, seconds_to_idle=None if demanded or decision.replicas == 0 else idle_left)
+    decision = _decision(policy, state, sample, max(wanted, 1), reason)
+    if sample.requests or policy.min_replicas:
+        return decision
+    return replace(decision, seconds_to_idle=_idle_left(policy, state, now))
+
+
+def _idle_left(policy: ScalePolicy, state: ScaleState, now: float) -> float:
+    return state.last_demand + policy.idle_timeout_seconds - now
 
 
 def _load(policy: ScalePolicy, sample: Sample) -> float:
     """Return the demand in replicas' worth of work."""
     if policy.metric == "Concurrency":
-        return (sample.queued + sample.in_flight) / policy.target
-    if sample.queued + sample.in_flight == 0:
+        return sample.requests / policy.target
+    if sample.requests == 0:
         return 0.0
-    replicas = max(sample.ready_replicas, 1)
-    # Work in flight without any delay is what the present replicas just carry; it may shrink by the delay's slack only.
-    return replicas * sample.queue_delay_milliseconds / policy.target
+    return max(sample.ready_replicas, 1) * sample.queue_delay_milliseconds / policy.target
 
 
 def _from_windows(state: ScaleState, sample: Sample, now: float) -> tuple[ScaleState, int, Reason]:
@@ -133,19 +158,31 @@ def _from_windows(state: ScaleState, sample: Sample, now: float) -> tuple[ScaleS
     panic = _clamped(state.window.average(now, PANIC_WINDOW_SECONDS), ready)
     if panic >= PANIC_THRESHOLD * ready:
         state = replace(state, panic_since=now)
-    if state.panic_since is not None and now - state.panic_since > STABLE_WINDOW_SECONDS:
+    elif state.panic_since is not None and now - state.panic_since >= STABLE_WINDOW_SECONDS:
         state = replace(state, panic_since=None)
-    if state.panic_since is not None:
-        return state, max(state.replicas, stable, panic), Reason.PANIC
-    return state, stable, Reason.STABLE
+    if state.panic_since is None:
+        return state, stable, Reason.STABLE
+    wanted = max(stable, panic)
+    if wanted > state.replicas:
+        return state, wanted, Reason.PANIC
+    return state, state.replicas, Reason.HOLDING
 
 
-def _clamped(load: float | None, ready: int) -> int:
+def _clamped(load: float, ready: int) -> int:
     least = math.floor(ready / MAX_SCALE_DOWN_RATE)
     most = math.ceil(ready * MAX_SCALE_UP_RATE)
-    return min(max(math.ceil(load or 0.0), least), most)
+    return min(max(math.ceil(load), least), most)
 
 
-def _decision(state: ScaleState, wanted: int, reason: Reason, policy: ScalePolicy) -> Decision:
-    replicas = min(max(wanted, policy.min_replicas), policy.max_replicas)
-    return Decision(replicas, reason, replace(state, replicas=replicas))
+def _decision(policy: ScalePolicy, state: ScaleState, sample: Sample, asked: int, reason: Reason) -> Decision:
+    replicas = min(max(asked, policy.min_replicas), policy.max_replicas)
+    if asked < policy.min_replicas:
+        reason = Reason.MINIMUM
+    room = sample.ready_replicas * policy.replica_capacity - sample.requests
+    return Decision(
+        replicas=replicas,
+        reason=reason,
+        state=replace(state, replicas=replicas),
+        asked=asked,
+        burst_capacity=room - TARGET_BURST_CAPACITY,
+    )

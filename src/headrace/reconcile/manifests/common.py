@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from headrace import environment
 from headrace.api.validation import ModelDeployment
-from headrace.api.vocabulary import API_VERSION, COMPONENT_LABEL, MANAGED_BY, MODEL_LABEL
-from headrace.reconcile.world import Manifest, Settings
+from headrace.api.vocabulary import API_VERSION, COMPONENT_LABEL, GROUP, MANAGED_BY, MODEL_LABEL
+from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 
 MODELS_VOLUME = "models"
+HASH_LENGTH = 8
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -55,6 +58,29 @@ def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manife
         _from_secret(environment.NATS_USER, "user"),
         _from_secret(environment.NATS_PASSWORD, "password"),
     ]
+
+
+def short_hash(manifest: Manifest) -> str:
+    """Return eight hexadecimal digits that name what is in the manifest."""
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def as_it_is(observed: Manifest) -> Child:
+    """Return an observed child as it should stay: what was once applied, without what the world added to it.
+
+    For what the present spec cannot make anew: the revisions before it, and everything while it is not accepted.
+    """
+    metadata = observed["metadata"]
+    ours = {name: value for name, value in metadata.get("annotations", {}).items() if name.startswith(f"{GROUP}/")}
+    manifest = {
+        **{field: value for field, value in observed.items() if field != "status"},
+        "metadata": {
+            **{field: metadata[field] for field in ("name", "namespace", "labels", "ownerReferences")},
+            **({"annotations": ours} if ours else {}),
+        },
+    }
+    return Child(ChildKey.of(manifest), manifest)
 
 
 def pod_basics(settings: Settings, container: Manifest, *, read_only_models: bool) -> Manifest:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from headrace import environment
 from headrace.api.model_deployment import LLMRuntime
 from headrace.api.validation import ModelDeployment
-from headrace.api.vocabulary import COMPONENT_RUNTIME, REVISION_LABEL, ROUTABLE_GATE
-from headrace.reconcile.manifests.common import RESTRICTED, environment_of, labels, metadata, pod_basics
+from headrace.api.vocabulary import COMPONENT_RUNTIME, PUBLIC_NAME_ANNOTATION, REVISION_LABEL, ROUTABLE_GATE
+from headrace.reconcile.manifests.common import RESTRICTED, as_it_is, environment_of, labels, metadata, pod_basics
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 from headrace.sources.location import location
 
@@ -21,30 +21,28 @@ def deployment(resource: ModelDeployment, revision: str, replicas: int, settings
     manifest: Manifest = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(resource, f"{resource.name}-{revision}", pod_labels),
+        "metadata": {
+            **metadata(resource, f"{resource.name}-{revision}", pod_labels),
+            "annotations": {PUBLIC_NAME_ANNOTATION: resource.public_name},
+        },
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": pod_labels},
             # A revision's template never changes; the rollout between revisions is ours.
             "strategy": {"type": "Recreate"},
-            "template": {"metadata": {"labels": pod_labels}, "spec": _pod(resource, revision, settings)},
+            "template": {"metadata": {"labels": pod_labels}, "spec": pod_spec(resource, revision, settings)},
         },
     }
     return Child(ChildKey.of(manifest), manifest)
 
 
 def rescaled(observed: Manifest, replicas: int) -> Child:
-    """Return an old revision's Deployment with another number of replicas, its template as it was applied.
-
-    What the API server added to the observed object is left out: it is not ours to say.
-    """
-    metadata = {name: observed["metadata"][name] for name in ("name", "namespace", "labels", "ownerReferences")}
-    spec = {**observed["spec"], "replicas": replicas}
-    manifest: Manifest = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
-    return Child(ChildKey.of(manifest), manifest)
+    """Return an old revision's Deployment with another number of replicas, its template as it was applied."""
+    return as_it_is({**observed, "spec": {**observed["spec"], "replicas": replicas}})
 
 
-def _pod(resource: ModelDeployment, revision: str, settings: Settings) -> Manifest:
+def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Manifest:
+    """Return the spec of a runtime pod."""
     spec, template = resource.spec, resource.spec.template
     llm = spec.runtime.llm or LLMRuntime()
     path = f"{settings.models_directory}/{location(spec.model.source.uri, spec.model.source.digest)}"

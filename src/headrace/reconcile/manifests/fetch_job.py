@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import COMPONENT_FETCH
-from headrace.reconcile.manifests.common import RESTRICTED, environment_of, labels, metadata, pod_basics
-from headrace.reconcile.revision import source_hash
+from headrace.reconcile.manifests.common import (
+    RESTRICTED,
+    environment_of,
+    labels,
+    metadata,
+    pod_basics,
+    short_hash,
+)
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 
 BACKOFF_LIMIT = 1_000_000
@@ -13,7 +19,11 @@ BACKOFF_LIMIT = 1_000_000
 
 
 def fetch_job(resource: ModelDeployment, settings: Settings) -> Child:
-    """Return the fetch Job. Its template depends on the source alone, since a Job's template may never change."""
+    """Return the fetch Job. Its name holds a hash of its template, because a Job's template may never change.
+
+    When the source or the platform's settings change there is another Job; it finds a file that is there already in
+    milliseconds. The finished Job stays, as the evidence for ModelCached.
+    """
     source = resource.spec.model.source
     pod_labels = labels(resource, COMPONENT_FETCH)
     arguments = [source.uri, "--directory", settings.models_directory]
@@ -34,7 +44,7 @@ def fetch_job(resource: ModelDeployment, settings: Settings) -> Child:
     manifest: Manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(resource, f"{resource.name}-fetch-{source_hash(resource)}", pod_labels),
+        "metadata": metadata(resource, f"{resource.name}-fetch-{short_hash(pod)}", pod_labels),
         "spec": {
             "backoffLimit": BACKOFF_LIMIT,
             "template": {"metadata": {"labels": pod_labels}, "spec": pod},

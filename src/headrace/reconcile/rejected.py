@@ -1,0 +1,104 @@
+"""A spec that is not accepted: it changes nothing that runs, and it is said why.
+
+What earlier specs brought about stays exactly as it is, route included. Only where nothing runs do requests get the
+cause of the refusal as their answer.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.conditions import MAX_MESSAGE, Condition, events, rendered
+from headrace.reconcile.findings import deployments, weights
+from headrace.reconcile.manifests.common import as_it_is
+from headrace.reconcile.pods import RuntimePod
+from headrace.reconcile.route import FAILURE_RETRY_SECONDS, created
+from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
+from headrace.routes import RevisionWeight, Route, Unavailable
+
+M = TypeVar("M")
+
+LOOK_AGAIN_SECONDS = 5.0
+"""A taken name is given back, a gateway dies: neither is an event of this resource."""
+_NAME_LENGTH = 63
+"""Longer names cannot be in the route table; their owner reads the condition."""
+
+
+def rejected(
+    manifest: Manifest,
+    accepted: Condition,
+    observed: Observed,
+    pods: tuple[RuntimePod, ...],
+    signals: Signals,
+    memory: M,
+) -> Outcome[M]:
+    """Return the outcome for a resource whose condition Accepted is False."""
+    before = manifest.get("status", {})
+    old, generation = before.get("conditions", []), manifest["metadata"].get("generation", 1)
+    serving = _serving(observed, before)
+    conditions = _conditions(accepted, serving)
+    return Outcome(
+        children=tuple(as_it_is(child) for _, child in sorted(observed.children.items())),
+        status={
+            **before,
+            "observedGeneration": generation,
+            "replicas": len(pods),
+            "readyReplicas": sum(pod.routable for pod in pods),
+            "conditions": rendered(conditions, old, generation, signals.wall),
+        },
+        route=_route(manifest, accepted, observed, serving),
+        memory=memory,
+        events=tuple(events(conditions, old)),
+        routable_pods=frozenset(pod.name for pod in pods if pod.routable),
+        requeue_seconds=LOOK_AGAIN_SECONDS if serving or accepted.reason == v.NAME_TAKEN else None,
+    )
+
+
+def _serving(observed: Observed, before: Manifest) -> str | None:
+    """Return the revision that new requests go to, or None when nothing runs."""
+    running = [name for name, manifest in deployments(observed).items() if manifest["spec"].get("replicas", 0)]
+    return max(running, key=lambda name: weights(before).get(name, 0), default=None)
+
+
+def _conditions(accepted: Condition, serving: str | None) -> list[Condition]:
+    unknown = "not looked at, because the spec is not accepted"
+    if serving is not None:
+        unknown = f"{unknown}; revision {serving} stays as it is"
+    others = v.CONDITIONS[2:]
+    return [
+        Condition(v.READY, "False", accepted.reason, accepted.message),
+        accepted,
+        *(Condition(type_, "Unknown", v.PENDING, unknown) for type_ in others),
+    ]
+
+
+def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving: str | None) -> Route | None:
+    metadata = manifest["metadata"]
+    public_name = metadata["name"]
+    unavailable = None
+    if serving is not None:
+        annotations = deployments(observed)[serving]["metadata"].get("annotations", {})
+        public_name = annotations.get(v.PUBLIC_NAME_ANNOTATION, public_name)
+    else:
+        asked = _asked_name(manifest)
+        public_name = asked or public_name
+        message = accepted.message[:MAX_MESSAGE]
+        unavailable = Unavailable(reason=accepted.reason, message=message, retry_after_seconds=FAILURE_RETRY_SECONDS)
+    if public_name in observed.names_taken or len(metadata["name"]) > _NAME_LENGTH:
+        return None  # the name is somebody else's, and answered there
+    return Route(
+        namespace=metadata.get("namespace", "default"),
+        name=metadata["name"],
+        public_name=public_name,
+        created=created(manifest),
+        revisions=(RevisionWeight(revision=serving, weight_percent=100),) if serving is not None else (),
+        unavailable=unavailable,
+    )
+
+
+def _asked_name(manifest: Manifest) -> str | None:
+    """Return the public name that an unsound spec may hold."""
+    model = manifest["spec"].get("model") if isinstance(manifest.get("spec"), dict) else None
+    name = model.get("name") if isinstance(model, dict) else None
+    return name[:253] if isinstance(name, str) and name else None

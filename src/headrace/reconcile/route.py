@@ -1,0 +1,71 @@
+"""What the gateways are told: where requests go, or that they are held, or why they are refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from headrace.api.model_deployment import ColdStart
+from headrace.api.vocabulary import PUBLIC_NAME_ANNOTATION
+from headrace.reconcile.findings import Findings, deployments
+from headrace.reconcile.world import Manifest, Observed
+from headrace.routes import Route, Unavailable
+
+FAILURE_RETRY_SECONDS = 10
+"""What a client is told after a failure: the first back-off of a crashed or failed child."""
+
+
+def route(found: Findings, manifest: Manifest, observed: Observed) -> Route:
+    """Return the route of an accepted resource."""
+    resource = found.resource
+    scaling = resource.spec.scaling
+    cold_start = scaling.cold_start if scaling is not None else ColdStart()
+    return Route(
+        namespace=resource.namespace,
+        name=resource.name,
+        public_name=_public_name(found, observed),
+        created=created(manifest),
+        revisions=found.rollout.weights,
+        unavailable=_unavailable(found),
+        stage=_stage(found),
+        max_queued_requests=cold_start.max_queued_requests,
+        queue_timeout_seconds=cold_start.queue_timeout_seconds,
+    )
+
+
+def created(manifest: Manifest) -> int:
+    """Return the Unix time of the resource's creation, 0 when it is not known."""
+    stamp = manifest["metadata"].get("creationTimestamp")
+    return int(datetime.fromisoformat(stamp).timestamp()) if stamp else 0
+
+
+def _public_name(found: Findings, observed: Observed) -> str:
+    """A changed name is known to the gateways from when the pods that serve it take the requests."""
+    serving = deployments(observed).get(found.rollout.serving) if found.taking_over else None
+    annotations = serving["metadata"].get("annotations", {}) if serving is not None else {}
+    return str(annotations.get(PUBLIC_NAME_ANNOTATION, found.resource.public_name))
+
+
+def _unavailable(found: Findings) -> Unavailable | None:
+    """Requests are held while an answer can be expected, and refused with the cause when it cannot."""
+    if found.wanted.off is not None:
+        return found.wanted.off
+    if found.taking_over or found.serving(found.revision):
+        return None
+    failure, source = found.failure, found.source
+    if source.failed:
+        return Unavailable(
+            reason=source.condition.reason,
+            message=source.condition.message,
+            retry_after_seconds=FAILURE_RETRY_SECONDS,
+        )
+    if failure is not None and not failure.waiting:
+        return Unavailable(reason=failure.reason, message=failure.message, retry_after_seconds=FAILURE_RETRY_SECONDS)
+    return None
+
+
+def _stage(found: Findings) -> str:
+    if found.routable(found.rollout.serving):
+        return ""
+    if not found.taking_over and not found.source.cached:
+        return "fetching"
+    return "starting" if found.wanted.replicas else ""
