@@ -14,8 +14,12 @@ MAX_BYTES = 4096
 
 
 def write_termination_message(text: str) -> None:
-    """Leave the text for the pod's status. Without a place to leave it (a terminal, say) nothing happens."""
-    path = Path(os.environ.get(environment.TERMINATION_MESSAGE_PATH, DEFAULT_PATH))
-    with contextlib.suppress(OSError), path.open("r+b" if path.exists() else "xb") as file:
+    """Leave the text for the pod's status. Without a place to leave it (a terminal, say) nothing happens.
+
+    The default place is never made: a kubelet has put it there, or nobody would read it.
+    """
+    named = os.environ.get(environment.TERMINATION_MESSAGE_PATH)
+    path = Path(named or DEFAULT_PATH)
+    with contextlib.suppress(OSError), path.open("wb" if named else "r+b") as file:
         file.truncate()
-        file.write(text.encode()[:MAX_BYTES])
+        file.write(text.encode(errors="replace")[:MAX_BYTES].decode(errors="ignore").encode())

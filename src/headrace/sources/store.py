@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+import stat
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
-from headrace.errors import DigestMismatch, SourceUnreachable
+from headrace.errors import DigestMismatch, SourceNotAllowed, SourceUnreachable
 from headrace.sources.https import fetch_https
-from headrace.sources.location import location, redacted, scheme_of
+from headrace.sources.location import SCHEMES, location, redacted, scheme_of
 from headrace.sources.package import fetch_package
-from headrace.sources.transfer import Transfer, no_space, sha256
+from headrace.sources.transfer import Progress, Transfer, reason_of, sha256, write_failed
 
 NOTE = ".headrace.json"
+WAIT_SECONDS = 0.1
+"""How often a fetch that waits for another one looks how far that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,7 @@ class _Note:
 
 
 def fetch(
-    uri: str,
-    directory: Path,
-    *,
-    digest: str | None,
-    progress: Callable[[int, int | None], None],
-    allow_loopback: bool = False,
+    uri: str, directory: Path, *, digest: str | None, progress: Progress, allow_loopback: bool = False
 ) -> Fetched:
     """Bring the source's file into the model directory and verify it.
 
@@ -54,28 +54,30 @@ def fetch(
     Raises a `headrace.errors.SourceError`; trying again goes on where the last try was cut.
     """
     relative = location(uri, digest)
-    target = directory / relative
+    transfer = Transfer(directory / relative, progress)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        transfer.directory.mkdir(parents=True, exist_ok=True)
+        with _locked(transfer):
+            return _fetch(uri, transfer, relative, digest, allow_loopback=allow_loopback)
     except OSError as error:
-        raise no_space(error, directory) from error
-    with _locked(target.parent):
-        known = _noted(target)
-        if known is not None:
-            return Fetched(known.digest, relative, known.size)
-        transfer = Transfer(target, progress)
-        _bring(uri, transfer, allow_loopback=allow_loopback)
-        found = sha256(transfer.part)
-        wanted = digest or _first_digest(target)
-        if wanted is not None and found != wanted:
-            transfer.discard()
-            raise DigestMismatch(
-                f"{redacted(uri)} has {found}, but {wanted} is wanted",
-                hint="Repair the source, or set spec.model.source.digest to what it should be",
-            )
-        transfer.finish()
-        _write_note(target, uri, found)
-        return Fetched(found, relative, target.stat().st_size)
+        raise write_failed(error, transfer.directory) from error
+
+
+def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, allow_loopback: bool) -> Fetched:
+    note = _read_note(transfer.target)
+    if note is not None and _is_as_noted(transfer.target, note):
+        return Fetched(note.digest, relative, note.size)
+    _bring(uri, transfer, allow_loopback=allow_loopback)
+    wanted = digest or (note.digest if note is not None else None)
+    if wanted is not None and transfer.digest != wanted:
+        transfer.discard()
+        raise DigestMismatch(
+            f"{redacted(uri)} has {transfer.digest}, but {wanted} is wanted",
+            hint="Repair the source, or set spec.model.source.digest to what it should be",
+        )
+    transfer.finish()
+    note = _write_note(transfer.target, redacted(uri), transfer.digest)
+    return Fetched(note.digest, relative, note.size)
 
 
 def _bring(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
@@ -85,29 +87,48 @@ def _bring(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
         case "https":
             fetch_https(uri, transfer, allow_loopback=allow_loopback)
         case "file":
-            _copy_file(Path(uri.removeprefix("file://")), transfer)
+            _copy_file(uri, transfer)
         case other:
-            raise SourceUnreachable(f"unknown scheme {other}://", hint="Use package://, https:// or file://")
+            schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise SourceNotAllowed(f"unknown scheme {other}://", hint=f"Use one of {schemes}")
 
 
-def _copy_file(original: Path, transfer: Transfer) -> None:
+def _copy_file(uri: str, transfer: Transfer) -> None:
     """Copy, so that editing the original later cannot change what was verified."""
+    host, slash, path = redacted(uri).partition("://")[2].partition("/")
+    original = Path(slash + unquote(path))
+    if host or not path:
+        raise SourceUnreachable(f"{redacted(uri)} names no file of this machine", hint="Write file:///PATH")
     try:
-        with original.open("rb") as file:
-            transfer.begin(original.stat().st_size)
-            transfer.copy(file)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        status = original.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceUnreachable(f"{original} is not a regular file", hint="Check spec.model.source.uri")
+        file = original.open("rb")
+    except OSError as error:
         raise SourceUnreachable(
-            f"cannot read {original}: {error.strerror}", hint="Check spec.model.source.uri"
+            f"cannot read {original}: {reason_of(error)}", hint="Check spec.model.source.uri"
         ) from error
+    with file:
+        transfer.begin(status.st_size)
+        transfer.copy(file)
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One fetcher per source at a time; a second one waits and finds the file."""
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _locked(transfer: Transfer) -> Iterator[None]:
+    """One fetch per source at a time; a second one shows how far the first is, then finds the file."""
+    with (transfer.directory / ".lock").open("w") as lock:
+        while not _try_lock(lock.fileno()):
+            transfer.progress(transfer.received, None)
+            time.sleep(WAIT_SECONDS)
         yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_note(target: Path) -> _Note | None:
@@ -117,25 +138,24 @@ def _read_note(target: Path) -> _Note | None:
         return None
 
 
-def _noted(target: Path) -> _Note | None:
-    """Return the note if the file still is what was verified; a file that only moved is read again."""
-    note = _read_note(target)
-    if note is None or not target.exists():
-        return None
-    stat = target.stat()
-    if (stat.st_size, stat.st_ino, stat.st_mtime_ns) == (note.size, note.inode, note.mtime_ns):
-        return note
-    if sha256(target) == note.digest:
-        return note
-    return None
+def _is_as_noted(target: Path, note: _Note) -> bool:
+    """Whether the file still is what was verified; one that was only moved or touched is read once more."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return False
+    if (status.st_size, status.st_ino, status.st_mtime_ns) == (note.size, note.inode, note.mtime_ns):
+        return True
+    if sha256(target) != note.digest:
+        return False
+    _write_note(target, note.uri, note.digest)
+    return True
 
 
-def _first_digest(target: Path) -> str | None:
-    note = _read_note(target)
-    return note.digest if note is not None else None
-
-
-def _write_note(target: Path, uri: str, digest: str) -> None:
-    stat = target.stat()
-    note = _Note(redacted(uri), digest, stat.st_size, stat.st_ino, stat.st_mtime_ns)
-    (target.parent / NOTE).write_text(json.dumps(asdict(note)), encoding="utf-8")
+def _write_note(target: Path, uri: str, digest: str) -> _Note:
+    status = target.stat()
+    note = _Note(uri, digest, status.st_size, status.st_ino, status.st_mtime_ns)
+    fresh = target.with_name(f"{NOTE}.new")
+    fresh.write_text(json.dumps(asdict(note)), encoding="utf-8")
+    fresh.replace(target.with_name(NOTE))
+    return note
