@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ import torch
 
 from headrace.errors import HeadraceError
 from headrace.events.messages import Load
-from headrace.serving.engine import ChatMessage, Delta, Sampling
+from headrace.serving.engine import ChatMessage, Delta, EngineCounters, Sampling
+from headrace.serving.errors import EngineDied, InvalidRequest, Saturated
 from headrace_llm.answer import Answer
 from headrace_llm.config import LlamaConfig
-from headrace_llm.errors import EngineDied, InvalidRequest, Saturated
 from headrace_llm.gguf import GGUFFile
 from headrace_llm.model import LlamaModel, Segment
 from headrace_llm.sampler import generator_of, sample
@@ -41,18 +41,6 @@ RATE_SMOOTHING = 0.2
 
 Progress = Callable[[str, int | None], None]
 """Called with a stage and a percentage while loading."""
-
-
-@dataclass(slots=True)
-class EngineCounters:
-    """What the engine has done; written by its thread, read by metrics."""
-
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    steps: int = 0
-    step_tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +63,7 @@ class LLMEngine:
         self.capacity = slots * (1 + QUEUE_PER_SLOT)
         self.counters = EngineCounters()
         self.healthy = True
+        self.vocabulary = tokenizer.vocabulary
         self._model = model
         self._tokenizer = tokenizer
         self._slots = slots
@@ -130,7 +119,7 @@ class LLMEngine:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Delta]:
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
         Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied.

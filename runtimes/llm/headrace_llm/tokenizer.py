@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 
 from headrace.errors import InvalidModel
 from headrace.serving.engine import ChatMessage
-from headrace_llm.errors import InvalidRequest
+from headrace.serving.errors import InvalidRequest
 from headrace_llm.gguf import GGUFFile
 
 _CONTROL, _USER_DEFINED = 3, 4
@@ -41,6 +41,7 @@ class ModelTokenizer:
         if not isinstance(tokens, list) or not isinstance(merges, list):
             raise InvalidModel(f"{file.path.name} has no vocabulary or no merges", hint="Convert the model again")
         self._tokenizer = _bpe(tokens, merges, metadata.get("tokenizer.ggml.token_type", []), pre)
+        self.vocabulary = len(tokens)
         self.eos = int(metadata.get("tokenizer.ggml.eos_token_id", -1))
         bos = int(metadata.get("tokenizer.ggml.bos_token_id", -1))
         self._prefix = [bos] if metadata.get("tokenizer.ggml.add_bos_token") and bos >= 0 else []

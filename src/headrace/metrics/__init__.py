@@ -1,0 +1,1 @@
+"""Names of metrics that more than one component uses, in one place."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from headrace.events.messages import Load
+
+Progress = Callable[[str, int | None], None]
+"""Told a stage (kebab-case) and how many percent of it are done, from the thread that loads an engine."""
 
 
 class FinishReason(StrEnum):
@@ -40,6 +43,18 @@ class Delta:
     finish_reason: FinishReason | None = None
 
 
+@dataclass(slots=True)
+class EngineCounters:
+    """What an engine has done since its start; written by the engine, read by metrics."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    step_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One turn, as a chat template takes it."""
@@ -48,13 +63,29 @@ class ChatMessage:
     content: str
 
 
-class TextEngine(Protocol):
-    """An engine that turns tokens into text. All methods are called on the event loop and never block it."""
+class Engine(Protocol):
+    """What every engine has. All methods are called on the event loop and never block it."""
+
+    capacity: int
+    """Requests that it takes at once, running and queued."""
+    counters: EngineCounters
+    healthy: bool
+    """False when it can serve nothing any more and the process should be restarted."""
+
+    def load(self) -> Load:
+        """Return how busy the engine is now."""
+
+    async def close(self) -> None:
+        """Stop the engine and free what it holds."""
+
+
+class TextEngine(Engine, Protocol):
+    """An engine that turns tokens into text."""
 
     model_len: int
     """Longest prompt + completion, tokens."""
-    capacity: int
-    """Requests that it takes at once, running and queued."""
+    vocabulary: int
+    """Number of token ids."""
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens added."""
@@ -62,14 +93,11 @@ class TextEngine(Protocol):
     def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation through the model's chat template, ready for the answer."""
 
-    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Delta]:
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+
+    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason. Closing the iterator cancels within one step.
 
         Raises `headrace.errors.HeadraceError` subclasses: saturated (429), a prompt too long (400).
         """
-
-    def load(self) -> Load:
-        """Return how busy the engine is now."""
-
-    async def close(self) -> None:
-        """Stop the engine and free what it holds."""

@@ -1,0 +1,75 @@
+"""`headrace-llm serve PATH`: an OpenAI-compatible server for one model file. It stands alone; no cluster is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+MAX_PORT = 65535
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(argv)
+    from headrace_llm.server import LLMSettings, serve  # noqa: PLC0415 - `--help` does not wait for a server's imports
+
+    settings = LLMSettings(
+        path=options.path,
+        model=options.served_model_name or options.path.stem,
+        max_model_len=options.max_model_len,
+        max_concurrent_requests=options.max_concurrent_requests,
+        threads=options.threads,
+    )
+    return serve(settings, options.host, options.port, lambda: _greet(settings.model, options.host, options.port))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="headrace-llm", description="Serve a language model.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a GGUF file",
+        description="Serve a GGUF file of the Llama family with OpenAI's API, until Ctrl-C or SIGTERM.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    serve.add_argument("path", type=Path, help="the model's file")
+    serve.add_argument("--served-model-name", metavar="NAME", help="what clients ask for; None: the file's name")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0: any free one")
+    serve.add_argument(
+        "--max-model-len", type=_positive, default=2048, metavar="TOKENS", help="longest prompt and answer together"
+    )
+    serve.add_argument(
+        "--max-concurrent-requests", type=_positive, default=16, metavar="N", help="requests that get tokens at once"
+    )
+    serve.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads that compute; None: as many as usable cores"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_PORT}")
+    return number
+
+
+def _greet(model: str, host: str, port: int) -> None:
+    """Say in plain words what to try."""
+    url = f"http://{host}:{port}/v1"
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is a headrace?"}]})
+    print(f"{model} listens on {url}. Try:\n  curl {url}/chat/completions -d '{body}'", flush=True)  # noqa: T201 - it is said to a person
+
+
+if __name__ == "__main__":
+    sys.exit(main())

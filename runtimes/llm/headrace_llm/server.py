@@ -1,0 +1,51 @@
+"""The LLM server: our engine behind OpenAI's endpoints, in the shell that every runtime lives in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.serving.engine import Progress, TextEngine
+from headrace.serving.lifecycle import Runtime, run
+from headrace.serving.openai.endpoints import OpenAIEndpoints
+
+
+@dataclass(frozen=True, slots=True)
+class LLMSettings:
+    """What is served, and how much of it at once."""
+
+    path: Path
+    model: str
+    """The name that clients ask for."""
+    max_model_len: int
+    max_concurrent_requests: int
+    threads: int | None
+    """None: as many as there are usable cores."""
+
+
+def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], None]) -> int:
+    """Serve until told to stop; return the exit code."""
+
+    def load(progress: Progress) -> TextEngine:
+        from headrace_llm.gguf import GGUFFile  # noqa: PLC0415 - needs no torch: a broken file is known at once
+
+        GGUFFile(settings.path)
+        progress("loading-torch", None)
+        from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - torch takes a second: the server is up before it
+
+        return LLMEngine.load_model(
+            settings.path,
+            max_model_len=settings.max_model_len,
+            max_concurrent=settings.max_concurrent_requests,
+            threads=settings.threads,
+            progress=progress,
+        )
+
+    runtime: Runtime[TextEngine] = Runtime(
+        model=settings.model,
+        load=load,
+        handlers=lambda replica, metrics: OpenAIEndpoints(replica, settings.model, metrics).handlers(),
+        on_ready=on_ready,
+    )
+    return run(runtime, host, port)

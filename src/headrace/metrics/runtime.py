@@ -1,0 +1,40 @@
+"""Metrics of a runtime server. vLLM's names where the meaning is the same, so that its dashboards and tools work.
+
+All carry the label `model_name`. prometheus_client appends `_total` to counters.
+"""
+
+from __future__ import annotations
+
+MODEL_LABEL = "model_name"
+
+REQUESTS_RUNNING = "vllm:num_requests_running"
+"""Gauge: requests that get tokens."""
+REQUESTS_WAITING = "vllm:num_requests_waiting"
+"""Gauge: requests inside the engine that wait for a slot."""
+KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
+"""Gauge: share of the KV cache in use, 0 to 1 (the name is vLLM's)."""
+PROMPT_TOKENS = "vllm:prompt_tokens"
+"""Counter: tokens of the prompts that the engine took."""
+GENERATION_TOKENS = "vllm:generation_tokens"
+"""Counter: tokens that it generated."""
+REQUEST_SUCCESS = "vllm:request_success"
+"""Counter by `finished_reason`: answers that were complete."""
+TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"  # noqa: S105 - a token of text
+"""Histogram: from the request's arrival here to its first token."""
+REQUEST_LATENCY = "vllm:e2e_request_latency_seconds"
+"""Histogram: from the request's arrival here to the end of its answer."""
+
+STATE = "headrace_runtime_state"
+"""Gauge, 1 for the present `state` (Loading, Ready, Draining), 0 for the others."""
+READY_SECONDS = "headrace_runtime_ready_seconds"
+"""Gauge: from the start of the process to Ready; absent until then."""
+STEP_SECONDS = "headrace_runtime_step_seconds"
+"""Gauge: smoothed time of one step of the engine."""
+TOKENS_PER_SECOND = "headrace_runtime_tokens_per_second"
+"""Gauge: smoothed rate of generated tokens."""
+STEPS = "headrace_runtime_steps"
+"""Counter: steps of the engine."""
+STEP_TOKENS = "headrace_runtime_step_tokens"
+"""Counter: tokens computed in them, of prompts and answers. Over the steps: how well batching works."""
+CANCELLED = "headrace_runtime_requests_cancelled"
+"""Counter: requests that ended early: the client went away, or the grace period ended."""

@@ -1,0 +1,229 @@
+"""HTTP on the path of inference: one request, its bounded body, and an answer that may be a stream.
+
+Raw ASGI, because a stream's chunk passes here once per token and client: a framework's middleware would wrap each of
+them several times. Errors have OpenAI's shape wherever they happen: as an answer before the first byte, as an event
+inside a stream after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from headrace import headers
+from headrace.errors import HeadraceError
+from headrace.serving.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    MethodNotAllowed,
+    NoSuchPath,
+    RequestError,
+    Saturated,
+)
+from headrace.serving.replica import Work
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""A prompt of 128 k tokens is about half a megabyte of text, and JSON may double it. Much more than the model can take
+would only keep the event loop busy with counting its tokens."""
+BODY_SECONDS = 30.0
+"""A body of that size in this time is slower than any mobile network; without a bound a client could hold a
+connection for ever."""
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody gets this status; the access log shows it (nginx's habit)."""
+DONE = b"data: [DONE]\n\n"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+_SERVER_ERROR = 500
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx in front would collect tokens into pages
+)
+
+
+def error_body(error: HeadraceError) -> dict[str, Any]:
+    """Return an error in OpenAI's shape; `code` is the reason in snake_case."""
+    if error.http_status >= _SERVER_ERROR:
+        kind = "server_error"
+    elif error.http_status == Saturated.http_status:
+        kind = "rate_limit_error"
+    else:
+        kind = "invalid_request_error"
+    code = _WORD.sub("_", error.reason).lower()
+    param = error.param if isinstance(error, RequestError) else None
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._began = time.perf_counter()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
+        self.id = self._identify()
+        self.status = 0
+        """Of the answer; 0 until it starts."""
+        self.notes: dict[str, object] = {}
+        """What the access line says besides; never anything of the prompt."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the exchange has lasted."""
+        return time.perf_counter() - self._began
+
+    async def body(self) -> bytes:
+        """Return the whole body. Raises BodyTooLarge, BodyTooSlow, ClientGone."""
+        declared = self.headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            raise _too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    body += message.get("body", b"")
+                    if len(body) > MAX_BODY_BYTES:
+                        raise _too_large()
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+
+    @asynccontextmanager
+    async def watching(self, work: Work[Any]) -> AsyncIterator[None]:
+        """Stop the work as soon as the client goes away: nobody would read what it makes."""
+        watch = asyncio.create_task(self._watch(work))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+    async def respond(self, payload: Mapping[str, Any]) -> None:
+        """Answer with JSON."""
+        await self._respond(200, json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
+
+    async def respond_text(self, status: int, text: bytes, content_type: bytes = b"text/plain; charset=utf-8") -> None:
+        """Answer with text."""
+        await self._respond(status, text, content_type=content_type)
+
+    async def start_stream(self) -> None:
+        """Start an answer of server-sent events."""
+        await self._start(200, STREAM_HEADERS)
+
+    async def write(self, events: bytes) -> None:
+        """Send events of the stream. Waits while the client is slower than the engine."""
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def finish(self, events: bytes) -> None:
+        """Send the last events."""
+        await self._send({"type": "http.response.body", "body": events, "more_body": False})
+
+    async def fail(self, error: HeadraceError) -> None:
+        """Answer with an error, or end the stream with one."""
+        body = json.dumps(error_body(error)).encode()
+        self.notes["reason"] = error.reason
+        if self.status:
+            await self.finish(b"data: " + body + b"\n\n" + DONE)
+            return
+        extra = [(headers.REASON.encode(), error.reason.encode())]
+        if isinstance(error, RequestError) and error.retry_after_seconds is not None:
+            extra.append((b"retry-after", str(error.retry_after_seconds).encode()))
+        if isinstance(error, BodyTooLarge | BodyTooSlow):
+            extra.append((b"connection", b"close"))  # what is left of the body is not read
+        await self._respond(error.http_status, body, extra)
+
+    def log_access(self) -> None:
+        """Write the access line."""
+        notes = "".join(f" {name}={value}" for name, value in self.notes.items())
+        log.info("%s %s %d %.3fs id=%s%s", self._scope["method"], self.path, self.status, self.seconds, self.id, notes)
+
+    def _identify(self) -> str:
+        given = self.headers.get(headers.REQUEST_ID.encode(), b"").decode("latin-1")
+        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    async def _watch(self, work: Work[Any]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        work.stop(ClientGone())
+
+    async def _respond(
+        self,
+        status: int,
+        body: bytes,
+        extra: Iterable[tuple[bytes, bytes]] = (),
+        content_type: bytes = b"application/json",
+    ) -> None:
+        fields = ((b"content-type", content_type), (b"content-length", str(len(body)).encode()), *extra)
+        await self._start(status, fields)
+        await self.finish(body)
+
+    async def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        request_id = (headers.REQUEST_ID.encode(), self.id.encode())
+        await self._send({"type": "http.response.start", "status": status, "headers": [*fields, request_id]})
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Endpoints:
+    """The ASGI application: paths to handlers, and what goes wrong in them to answers.
+
+    `quiet` are the paths whose successes are not worth a line in the log: probes and scrapes come every second.
+    """
+
+    def __init__(self, handlers: Mapping[tuple[str, str], Handler], *, quiet: frozenset[str] = frozenset()) -> None:
+        self._handlers = handlers
+        self._paths = frozenset(path for _, path in handlers)
+        self._quiet = quiet
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._handler(scope["method"], exchange.path)(exchange)
+        except ClientGone:
+            exchange.status = CLIENT_CLOSED_REQUEST
+        except HeadraceError as error:
+            await exchange.fail(error)
+        except Exception as error:
+            log.exception("request %s failed", exchange.id)
+            await exchange.fail(HeadraceError(f"the server failed ({type(error).__name__}); its log says more"))
+        finally:
+            if exchange.path not in self._quiet:
+                exchange.log_access()
+
+    def _handler(self, method: str, path: str) -> Handler:
+        handler = self._handlers.get(("GET" if method == "HEAD" else method, path))
+        if handler is not None:
+            return handler
+        if path in self._paths:
+            raise MethodNotAllowed(f"{path} does not take {method}")
+        raise NoSuchPath(f"there is no {path[:200]} here", hint="GET /v1/models says what is served")
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", hint="Send a shorter prompt")

@@ -1,0 +1,256 @@
+"""The life of a runtime process: it listens and speaks before its engine is loaded, and drains before it stops.
+
+    listening, Loading ──▶ engine loaded, Ready ──SIGTERM──▶ Draining ──▶ refusing ──▶ the last answer sent, exit 0
+
+A draining replica goes on admitting until every gateway that routes to it has acknowledged that it no longer does, or
+five seconds have passed: a request that is under way must not meet a closed door. Then it refuses new work (503,
+reason Draining), finishes what runs within the pod's grace period, and ends the rest with an error instead of a cut
+connection. The same path serves scale-down, rollout, eviction and Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import uvloop
+
+from headrace import environment
+from headrace.errors import CannotStart, HeadraceError
+from headrace.serving.engine import Progress
+from headrace.serving.errors import Draining, EngineDied
+from headrace.serving.exchange import Endpoints, Handler
+from headrace.serving.http import embedded_server
+from headrace.serving.identity import Identity
+from headrace.serving.metrics import RuntimeMetrics
+from headrace.serving.probes import QUIET_PATHS, Probes
+from headrace.serving.replica import AnyEngine, Replica
+from headrace.serving.reporter import Reporter
+from headrace.termination import write_termination_message
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKLOG = 1024
+DEFAULT_GRACE_SECONDS = 30.0
+"""Kubernetes' default."""
+ACKNOWLEDGE_SECONDS = 5.0
+"""How long a draining replica waits for gateways to say that they have stopped sending (the runtime contract)."""
+FAREWELL_SECONDS = 1.0
+"""For errors to reach the clients of cut-off work."""
+ANNOUNCE_SECONDS = 0.05
+"""How long loading waits for the first report to be out. Loading imports for a second and holds the interpreter for
+long stretches of it: what is not said before is said late. A broker that is away does not delay it more than this."""
+ENGINE_CHECK_SECONDS = 0.5
+MAX_TERMINATION_CHARACTERS = 500
+INTERRUPTED = 130
+"""Exit code after a second Ctrl-C, as shells have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime(Generic[AnyEngine]):
+    """What is served, and how."""
+
+    model: str
+    """The public name."""
+    load: Callable[[Progress], AnyEngine]
+    """Loads the engine; called in a thread of its own. A HeadraceError it raises is the cause that people read."""
+    handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Mapping[tuple[str, str], Handler]]
+    on_ready: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Where and as whom."""
+
+    host: str
+    port: int
+    identity: Identity | None = None
+    """None: the server stands alone."""
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+    """From SIGTERM until the process is killed."""
+
+    @classmethod
+    def of(cls, host: str, port: int, variables: Mapping[str, str]) -> Serving:
+        """Return it with what the pod's environment says."""
+        given = variables.get(environment.GRACE_SECONDS, "")
+        try:
+            grace = float(given) if given else DEFAULT_GRACE_SECONDS
+        except ValueError:
+            raise CannotStart(f"{environment.GRACE_SECONDS} is {given!r}", hint="Set it to seconds") from None
+        return cls(host, port, Identity.of(variables), grace)
+
+    @property
+    def drain_seconds(self) -> float:
+        """What of the grace period work may use; the rest is for the farewell."""
+        return max(0.0, self.grace_seconds - min(2 * FAREWELL_SECONDS, self.grace_seconds / 5))
+
+
+def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
+    """Serve until told to stop; return the exit code. A failure leaves one line of cause for the pod's status."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        process = RuntimeProcess(runtime, Serving.of(host, port, os.environ))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(process.live())
+    except HeadraceError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is the explanation; a trace would bury it
+        cause, code = str(error), error.exit_code
+    except Exception as error:
+        log.exception("the server failed")
+        cause, code = f"{type(error).__name__}: {error}", HeadraceError.exit_code
+    else:
+        if process.loading:
+            # The thread that loads is inside a library's native code; an orderly end of the interpreter would pull
+            # Python from under it, and crash.
+            logging.shutdown()
+            os._exit(0)
+        return 0
+    write_termination_message(" ".join(cause.split())[:MAX_TERMINATION_CHARACTERS])
+    return code
+
+
+class RuntimeProcess(Generic[AnyEngine]):
+    """One process around one engine."""
+
+    def __init__(self, runtime: Runtime[AnyEngine], serving: Serving) -> None:
+        self.loading = False
+        """Whether the loading thread runs; it cannot be interrupted."""
+        self._runtime = runtime
+        self._serving = serving
+        self._replica: Replica[AnyEngine] = Replica()
+        self._reporter: Reporter | None = None
+        self._told_to_stop = asyncio.Event()
+
+    async def live(self) -> None:
+        """Return after the last answer. Raises what made the engine fail, or CannotStart when the address is taken."""
+        listener = _listen(self._serving.host, self._serving.port)
+        self._handle_signals()
+        metrics = RuntimeMetrics(self._replica, self._runtime.model)
+        handlers = {**Probes(self._replica, metrics).handlers(), **self._runtime.handlers(self._replica, metrics)}
+        server = embedded_server(Endpoints(handlers, quiet=QUIET_PATHS))
+        tasks = [asyncio.create_task(server.serve([listener]))]
+        if self._serving.identity is not None:
+            self._reporter = Reporter(self._serving.identity, listener.getsockname()[1], self._replica)
+            tasks.append(asyncio.create_task(self._reporter.run()))
+        tasks.append(asyncio.create_task(self._load_and_serve()))
+        try:
+            # The last one is meant to end first; when another does, it is by a fault that ends everything.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            server.should_exit = True
+            await asyncio.wait(tasks[:1], timeout=FAREWELL_SECONDS)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _load_and_serve(self) -> None:
+        if self._reporter is not None:
+            await self._reporter.announced(ANNOUNCE_SECONDS)
+        engine = await self._unless_told_to_stop(self._load())
+        if engine is None:
+            log.info("told to stop while loading")
+            return
+        try:
+            self._replica.loaded(engine)
+            log.info("%s is ready after %.2f s", self._runtime.model, self._replica.ready_seconds or 0.0)
+            self._runtime.on_ready()
+            await self._unless_told_to_stop(self._engine_death())
+            await self._drain()
+        finally:
+            await engine.close()
+
+    async def _load(self) -> AnyEngine:
+        """Load the engine in a thread of its own: daemonic, for a process that is told to stop does not wait for it."""
+        loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[AnyEngine] = loop.create_future()
+
+        def on_loop(call: Callable[..., None], *arguments: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process is leaving
+                loop.call_soon_threadsafe(call, *arguments)
+
+        def settle(engine: AnyEngine | None, error: Exception | None) -> None:
+            self.loading = False
+            if loaded.done():
+                return
+            if error is not None:
+                loaded.set_exception(error)
+            elif engine is not None:
+                loaded.set_result(engine)
+
+        def load() -> None:
+            try:
+                engine = self._runtime.load(lambda stage, percent: on_loop(self._replica.progress, stage, percent))
+            except Exception as error:  # noqa: BLE001 - carried to the event loop, whatever it is
+                on_loop(settle, None, error)
+            else:
+                on_loop(settle, engine, None)
+
+        self.loading = True
+        threading.Thread(target=load, name="load", daemon=True).start()
+        return await loaded
+
+    async def _engine_death(self) -> None:
+        """Raise EngineDied when the engine has died."""
+        while self._replica.alive:  # noqa: ASYNC110 - an engine dies in a thread of its own, without a loop to tell
+            await asyncio.sleep(ENGINE_CHECK_SECONDS)
+        await self._replica.idle(FAREWELL_SECONDS)  # the engine ends each of its requests with an error
+        raise EngineDied("the engine died while serving", hint="The log of this replica has the cause")
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        seconds = self._serving.drain_seconds
+        deadline = loop.time() + seconds
+        log.info("draining: %d requests are running, and may for %.0f s", self._replica.running, seconds)
+        self._replica.drain()
+        if self._reporter is not None and not await self._reporter.released(min(ACKNOWLEDGE_SECONDS, seconds)):
+            log.warning("not every gateway has acknowledged; going on without")
+        self._replica.refuse()
+        if not await self._replica.idle(deadline - loop.time()):
+            log.warning("the grace period ends: %d requests are cut off", self._replica.running)
+            self._replica.cut_off(Draining("the replica had to stop before the answer was complete"))
+            await self._replica.idle(FAREWELL_SECONDS)
+
+    async def _unless_told_to_stop(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what the work brings, or None when the process is told to stop before."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._told_to_stop.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            stopping.cancel()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def interrupted() -> None:
+            if self._told_to_stop.is_set():
+                log.warning("interrupted again: stopping at once")
+                os._exit(INTERRUPTED)
+            self._told_to_stop.set()
+
+        loop.add_signal_handler(signal.SIGTERM, self._told_to_stop.set)
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        hint = "Choose another --port" if error.errno == errno.EADDRINUSE else "Choose another --host"
+        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint) from error
