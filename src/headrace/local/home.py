@@ -1,0 +1,247 @@
+"""Where a local instance keeps what is its own, and how one learns whether it runs.
+
+    $HEADRACE_HOME (default ~/.local/share/headrace)
+      models/                 shared by every instance
+      instances/<name>/       one instance's, readable by its user alone
+        lock                  held by the supervisor for as long as it lives; holds its process id
+        headrace.sock         the API that the command line speaks to
+        instance.json         what a running instance says of itself; the last thing that a start writes
+        life.json             who the supervisor is, so that the next one can tell leftovers from strangers
+        state.sqlite  nats/  gateway/  logs/
+
+The lock is the truth about "running": the kernel frees it however the supervisor ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.errors import CannotStart, HeadraceError, NotRunning
+
+HOME_VARIABLE = "HEADRACE_HOME"
+MAX_SOCKET_PATH_BYTES = 107
+"""Linux: sun_path has 108 bytes, the last of which ends the string."""
+LOCK_SECONDS = 0.5
+"""How long a start waits for the lock: somebody who asks whether an instance runs holds it for microseconds."""
+STOP_SECONDS = 90.0
+"""A stop is bounded well below this by the instance itself: see `headrace.local.instance`."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+_PRIVATE_DIRECTORY = 0o700
+_PRIVATE_FILE = 0o600
+
+
+class InvalidName(HeadraceError):
+    """An instance's name is part of a path: lower-case letters, digits and dashes."""
+
+    reason = "InvalidName"
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHome:
+    """The paths of one instance. Making one touches no disk."""
+
+    root: Path
+    name: str
+
+    @classmethod
+    def of(cls, name: str, root: Path | None = None) -> InstanceHome:
+        """Return the home of the instance of that name, under HEADRACE_HOME unless a root is given."""
+        if not _NAME.fullmatch(name):
+            raise InvalidName(
+                f"{name!r} cannot name an instance", hint="Use up to 40 lower-case letters, digits and dashes"
+            )
+        if root is None:
+            root = Path(os.environ.get(HOME_VARIABLE) or "~/.local/share/headrace").expanduser()
+        return cls(root.absolute(), name)
+
+    @property
+    def directory(self) -> Path:
+        """The instance's own directory."""
+        return self.root / "instances" / self.name
+
+    @property
+    def models(self) -> Path:
+        """The model directory, shared by every instance of this home."""
+        return self.root / "models"
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket of the API."""
+        return self.directory / "headrace.sock"
+
+    @property
+    def record(self) -> Path:
+        """What a running instance says of itself: `Record`."""
+        return self.directory / "instance.json"
+
+    @property
+    def life(self) -> Path:
+        """Who the supervisor of the newest life is or was: see `headrace.local.leftovers`."""
+        return self.directory / "life.json"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the supervisor keeps locked."""
+        return self.directory / "lock"
+
+    @property
+    def state(self) -> Path:
+        """The objects of the local cluster."""
+        return self.directory / "state.sqlite"
+
+    @property
+    def nats(self) -> Path:
+        """The NATS server's configuration and store."""
+        return self.directory / "nats"
+
+    @property
+    def gateway(self) -> Path:
+        """The gateway's copy of what it knows."""
+        return self.directory / "gateway"
+
+    @property
+    def logs(self) -> Path:
+        """What the platform's own processes print."""
+        return self.directory / "logs"
+
+    def is_running(self) -> bool:
+        """Whether a supervisor holds the lock."""
+        try:
+            with self.lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def make(self) -> None:
+        """Make the directories, for this user alone. Raises CannotStart where that is not possible."""
+        length = len(os.fsencode(self.socket))
+        if length > MAX_SOCKET_PATH_BYTES:
+            raise CannotStart(
+                f"the path {self.socket} is {length - MAX_SOCKET_PATH_BYTES} bytes too long for a Unix socket",
+                hint=f"Set {HOME_VARIABLE} to a shorter directory",
+            )
+        try:
+            for directory in (self.root, self.models, self.directory.parent):
+                directory.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+            for directory in (self.directory, self.nats, self.gateway, self.logs):
+                directory.mkdir(mode=_PRIVATE_DIRECTORY, exist_ok=True)
+                if directory.stat().st_uid != os.geteuid():
+                    raise CannotStart(f"{directory} belongs to another user", hint=f"Set {HOME_VARIABLE} to your own")
+                directory.chmod(_PRIVATE_DIRECTORY)
+        except OSError as error:
+            raise CannotStart(
+                f"cannot make {error.filename}: {error.strerror}", hint=f"Set {HOME_VARIABLE} to a directory of yours"
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the instance's lock. Raises CannotStart when another supervisor does."""
+        with self.lock.open("a+b") as file:
+            self._take(file.fileno())
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+            file.flush()
+            yield
+
+    def _take(self, fd: int) -> None:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    continue
+                option = "" if self.name == "default" else f" --instance {self.name}"
+                raise CannotStart(
+                    f"the instance {self.name!r} is already running{self._endpoint()}",
+                    hint=f"Use it (`headrace get mdep{option}`), stop it (`headrace down{option}`), "
+                    "or start another one with --instance NAME",
+                ) from error
+            else:
+                return
+
+    def _endpoint(self) -> str:
+        with contextlib.suppress(NotRunning):
+            return f" at {Record.read(self).endpoint}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a running instance says of itself; there only while everything of it is up."""
+
+    instance: str
+    pid: int
+    version: str
+    endpoint: str
+    started: str
+    home: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the API and the file have it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def write(self, home: InstanceHome) -> None:
+        """Write it for `headrace up --detach` and whoever looks for the endpoint."""
+        write_private(home.record, json.dumps(self.as_json(), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, home: InstanceHome) -> Record:
+        """Return what the instance wrote; raises NotRunning when it has not come up."""
+        try:
+            return cls(**json.loads(home.record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise NotRunning(f"the instance {home.name!r} is not up", hint="Start it with `headrace up`") from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file at once by one that only this user may read."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE_FILE)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        os.fchmod(fd, _PRIVATE_FILE)
+        file.write(text)
+    temporary.replace(path)
+
+
+def wait_stopped(home: InstanceHome, timeout_seconds: float = STOP_SECONDS) -> None:
+    """Return when the instance's supervisor is gone. Raises HeadraceError when it is not after the timeout."""
+    deadline = time.monotonic() + timeout_seconds
+    while home.is_running():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise HeadraceError(
+                f"the instance {home.name!r} did not stop within {timeout_seconds:.0f} s",
+                hint=f"Look into {home.logs}; kill -9 of its process leaves nothing behind",
+            )
+        _wait_for_exit(home.lock, left)
+
+
+def _wait_for_exit(lock: Path, seconds: float) -> None:
+    """Wait for the death of the process that the lock names, which the kernel tells by its pidfd."""
+    try:
+        fd = os.pidfd_open(int(lock.read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        time.sleep(0.01)  # dying, or not yet written: the lock tells the next time
+        return
+    try:
+        waiting = select.poll()
+        waiting.register(fd, select.POLLIN)
+        waiting.poll(seconds * 1000)
+    finally:
+        os.close(fd)
