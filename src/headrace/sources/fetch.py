@@ -34,8 +34,8 @@ PUBLISH_SECONDS = 0.25
 PRINT_SECONDS = 2.0
 LAST_WORD_SECONDS = 0.5
 """How long the end waits for the publisher to say the final figure."""
-MAX_MESSAGE = 1000
-"""Characters of a failure's cause; the whole report must fit a termination message."""
+MAX_MESSAGE = 600
+"""Characters of a failure's cause: as JSON, each may need 6 bytes of a termination message's 4096."""
 MAX_URI = 2048
 
 
@@ -48,7 +48,7 @@ class _Progress:
 
     def __call__(self, received: int, total: int | None) -> None:
         self.now = FetchProgress(uri=self.now.uri, received_bytes=received, total_bytes=total)
-        if time.monotonic() - self._printed >= PRINT_SECONDS:
+        if received and time.monotonic() - self._printed >= PRINT_SECONDS:
             self._printed = time.monotonic()
             percent = "" if self.now.percent is None else f" ({self.now.percent}%)"
             print(f"{received / 1e6:.1f} MB{percent}", flush=True)  # noqa: T201 - this is the log of the fetch

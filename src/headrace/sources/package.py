@@ -164,6 +164,7 @@ def _extract(parts: PackageUri, wheel: Path, transfer: Transfer) -> None:
             info = _member(archive, parts, wheel.name)
             transfer.begin(info.file_size)
             with archive.open(info) as member:
+                assert isinstance(member, zipfile.ZipExtFile)
                 transfer.copy(member, quiet=True)
     except _DAMAGED as error:
         raise SourceUnreachable(

@@ -33,8 +33,8 @@ class Interrupted(SourceUnreachable):
 class Readable(Protocol):
     """What bytes are copied from."""
 
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none at the end."""
+    def read1(self, size: int, /) -> bytes:
+        """Return up to `size` bytes as soon as there are any, none at the end."""
 
 
 class Transfer:
@@ -89,13 +89,13 @@ class Transfer:
             with self.part.open("ab") as file:
                 while chunk := _read(source, received):
                     file.write(chunk)
+                    file.flush()  # what was received is kept, however the fetch ends
                     digest.update(chunk)
                     received += len(chunk)
                     if received > MAX_BYTES:
                         raise SourceUnreachable(f"the source sends more than {MAX_BYTES} bytes")
                     if not quiet:
                         self.progress(received, self._total)
-                file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             if error.errno in _FULL:
@@ -130,7 +130,7 @@ class Transfer:
 def _read(source: Readable, received: int) -> bytes:
     """Read; what fails here is the source's fault, not the disk's."""
     try:
-        return source.read(CHUNK_BYTES)
+        return source.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise Interrupted(
             f"the source was cut off after {received} bytes: {reason_of(error)}", hint="It is tried again"

