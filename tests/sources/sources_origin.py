@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content[held:])
 
     @override
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
@@ -196,7 +196,7 @@ class _Proxy(BaseHTTPRequestHandler):
                     ends[end].sendall(data)
 
     @override
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 

@@ -162,7 +162,7 @@ class _SlowIndex(SimpleHTTPRequestHandler):
             self.wfile.write(rest)
 
     @override
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
