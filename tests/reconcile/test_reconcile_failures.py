@@ -1,0 +1,155 @@
+"""Pods that do not work: the same cause in the conditions, in the events and in what requests are told."""
+
+from __future__ import annotations
+
+import pytest
+from reconcile.reconcile_world import World, serving_world, set_condition
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.startup import PAUSE_SECONDS
+
+
+def woken(**spec: object) -> tuple[World, str]:
+    """A world at zero that a request has just woken."""
+    world = serving_world(**({"scaling": {"idleTimeoutSeconds": 100}} | spec))
+    world.ask(queued=1)
+    world.look()
+    world.ask()
+    (pod,) = world.runtimes()
+    return world, pod
+
+
+def test_crash_loop_when_the_runtime_said_why_then_it_is_quoted_everywhere() -> None:
+    world, pod = woken()
+    world.crash(pod, "the file is not a GGUF model. Check spec.model.source", code=14)
+    outcome = world.look()
+    assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
+    assert world.says(v.READY) == ("False", v.CRASH_LOOP)
+    assert world.refused() == v.CRASH_LOOP
+    assert outcome.route is not None
+    assert outcome.route.unavailable is not None
+    assert outcome.route.unavailable.message == world.condition(v.READY)["message"]
+    assert "exit code 14" in outcome.route.unavailable.message
+    assert "not a GGUF model" in outcome.route.unavailable.message
+    (warning,) = [event for event in world.events if event.reason == v.CRASH_LOOP]
+    assert (warning.type, "not a GGUF model" in warning.message) == ("Warning", True)
+
+
+def test_crash_loop_when_it_runs_again_for_a_moment_then_that_is_no_recovery() -> None:
+    world, pod = woken()
+    world.crash(pod, "cut")
+    world.look()
+    world.load(pod)
+    world.look()
+    assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
+    assert len([event for event in world.events if event.reason == v.CRASH_LOOP]) == 1
+
+
+def test_crash_loop_when_it_serves_after_all_then_everything_heals() -> None:
+    world, pod = woken()
+    world.crash(pod, "cut")
+    world.look()
+    world.serve(pod)
+    world.look()
+    assert world.says(v.READY) == ("True", v.RUNNING)
+    assert world.refused() is None
+
+
+def test_crash_loop_when_the_idle_timeout_passes_then_at_zero_the_next_request_tries_anew() -> None:
+    world, pod = woken()
+    world.crash(pod, "cut")
+    world.pass_time(101)
+    assert world.runtimes() == []
+    assert world.says(v.READY) == ("True", v.IDLE)
+    assert world.refused() is None
+
+
+def test_crash_of_one_when_others_serve_then_requests_go_on() -> None:
+    world = serving_world(replicas=2)
+    world.crash(world.runtimes()[0], "lost")
+    world.look()
+    assert world.says(v.READY) == ("False", v.CRASH_LOOP)
+    assert world.refused() is None
+
+
+def test_oom_when_the_kernel_killed_it_then_the_limit_is_blamed() -> None:
+    world, pod = woken()
+    world.crash(pod, "", code=137, reason="OOMKilled")
+    world.look()
+    assert world.says(v.READY) == ("False", v.OOM_KILLED)
+    assert world.refused() == v.OOM_KILLED
+
+
+@pytest.mark.parametrize("waiting", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+def test_image_when_it_cannot_be_had_then_image_pull_failed(waiting: str) -> None:
+    world, pod = woken()
+    world.container(pod, {"waiting": {"reason": waiting, "message": "manifest unknown"}})
+    world.look()
+    assert world.says(v.READY) == ("False", v.IMAGE_PULL_FAILED)
+    assert world.refused() == v.IMAGE_PULL_FAILED
+
+
+def test_container_when_it_cannot_be_created_then_the_cause_is_told() -> None:
+    world, pod = woken()
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "headrace-nats" not found'}
+    world.container(pod, {"waiting": waiting})
+    world.look()
+    assert 'secret "headrace-nats" not found' in world.condition(v.READY)["message"]
+
+
+def test_unschedulable_when_no_node_has_room_then_requests_are_held_because_room_may_come() -> None:
+    world, pod = woken(rollout={"startupDeadlineSeconds": 5})
+    set_condition(world.pods[pod], "PodScheduled", "False", "0/3 nodes are available")
+    world.pass_time(30)
+    assert world.says(v.READY) == ("False", v.UNSCHEDULABLE)
+    assert world.refused() is None
+    assert world.runtimes() == [pod]
+
+
+def test_deadline_when_a_pod_gets_nowhere_then_it_is_given_up_and_requests_are_refused() -> None:
+    world, pod = woken(rollout={"startupDeadlineSeconds": 10})
+    world.load(pod, "warming-up")
+    world.pass_time(12)
+    assert world.says(v.WORKLOADS_READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
+    assert world.refused() == v.STARTUP_DEADLINE_EXCEEDED
+    assert "warming-up" in world.condition(v.READY)["message"]
+    assert world.runtimes() == []
+
+
+def test_deadline_when_the_pod_makes_progress_then_it_is_extended() -> None:
+    world, pod = woken(rollout={"startupDeadlineSeconds": 10})
+    for percent in range(0, 100, 10):
+        world.load(pod, percent=percent)
+        world.pass_time(9)
+    assert world.runtimes() == [pod]
+    assert world.says(v.WORKLOADS_READY) == ("False", v.STARTING)
+
+
+def test_deadline_when_exceeded_then_after_a_pause_it_tries_again_and_may_heal() -> None:
+    world, pod = woken(replicas=1, scaling=None, rollout={"startupDeadlineSeconds": 10})
+    world.load(pod)
+    world.pass_time(12)
+    world.pass_time(PAUSE_SECONDS)
+    (again,) = world.runtimes()
+    assert world.refused() == v.STARTUP_DEADLINE_EXCEEDED
+    world.serve(again)
+    world.look()
+    assert world.says(v.READY) == ("True", v.RUNNING)
+    assert world.refused() is None
+
+
+def test_deadline_when_exceeded_and_idle_then_the_next_request_tries_anew() -> None:
+    world, pod = woken(rollout={"startupDeadlineSeconds": 80})
+    world.load(pod)
+    world.pass_time(101)
+    assert world.refused() is None
+    assert world.says(v.READY) == ("True", v.IDLE)
+
+
+def test_pod_that_is_being_deleted_when_looked_at_then_it_counts_for_nothing() -> None:
+    world = serving_world(replicas=1)
+    (pod,) = world.runtimes()
+    world.pods[pod]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    outcome = world.decide()
+    assert outcome.routable_pods == frozenset()
+    assert outcome.status["replicas"] == 0

@@ -1,0 +1,228 @@
+"""What holds of the rule whatever the world does: a hypothesis state machine that breaks things, then lets them heal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, set_condition
+
+from headrace.api import vocabulary as v
+from headrace.events.messages import FetchProgress
+from headrace.reconcile.model_deployment import Memory
+from headrace.reconcile.world import Manifest, Outcome
+
+SPECS: dict[str, list[Any]] = {
+    "replicas": [0, 1, 2, 3],
+    "scaling": [
+        None,
+        {"maxReplicas": 3, "idleTimeoutSeconds": 5},
+        {"minReplicas": 1, "maxReplicas": 2},
+        {"maxReplicas": 4, "metric": {"type": "QueueDelay", "queueDelay": {"targetMilliseconds": 100}}},
+        {"minReplicas": 3, "maxReplicas": 1},  # invalid
+    ],
+    "suspend": [None, True],
+    "runtime": [None, {"type": "LLM", "llm": {"maxModelLen": 4096}}],
+    "rollout": [None, {"startupDeadlineSeconds": 3}, {"drainTimeoutSeconds": 5}],
+    "model": [
+        {"source": {"uri": SOURCE}},
+        {"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}},
+        {"source": {"uri": SOURCE, "digest": DIGEST}},
+        {"name": "taken", "source": {"uri": SOURCE}},
+        {"source": {"uri": "gopher://nowhere/x"}},  # invalid
+    ],
+}
+changes = st.sampled_from([(name, value) for name, values in SPECS.items() for value in values])
+picks = st.integers(0, 7)
+FETCH_WORDS = ["", "Killed", json.dumps({"reason": v.NO_SPACE, "message": "full"}), '{"reason": 3}', "[1]"]
+
+
+class Faults(RuleBasedStateMachine):
+    """One resource in a world that does its worst."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(names_taken=frozenset({"taken"}))
+        self.outcome: Outcome[Memory] | None = None
+
+    @initialize(spec=st.fixed_dictionaries({name: st.sampled_from(values) for name, values in SPECS.items()}))
+    def first(self, spec: dict[str, Any]) -> None:
+        self.world.manifest = resource(**{name: value for name, value in spec.items() if value is not None})
+
+    # -- what may happen -------------------------------------------------------------------------------------
+
+    @rule()
+    def look(self) -> None:
+        self.outcome = self.world.look()
+
+    @rule(seconds=st.floats(0.01, 90))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+        self.outcome = self.world.look()
+
+    @rule()
+    def look_again(self) -> None:
+        """Once it has seen what it made, a look that follows at once finds nothing to do, and has nothing to say."""
+        self.world.look()
+        first = self.world.look()
+        again = self.outcome = self.world.decide()
+        assert (again.children, again.status, again.route) == (first.children, first.status, first.route)
+        assert (again.events, again.routable_pods) == ((), first.routable_pods)
+
+    @rule(change=changes)
+    def spec_changes(self, change: tuple[str, Any]) -> None:
+        self.world.apply(**{change[0]: change[1]})
+        self.outcome = self.world.look()
+
+    @rule(queued=st.integers(0, 60), in_flight=st.integers(0, 60), waited=st.floats(0, 1000))
+    def demand_changes(self, queued: int, in_flight: int, waited: float) -> None:
+        self.world.ask(queued, in_flight, waited)
+
+    @rule()
+    def fetch_ends_well(self) -> None:
+        self.world.fetch()
+
+    @rule(word=st.sampled_from(FETCH_WORDS))
+    def fetch_fails(self, word: str) -> None:
+        if self.world.fetch_pod() is not None:
+            self.world.fetch_fails(word)
+
+    @rule(received=st.integers(0, 100))
+    def fetch_progresses(self, received: int) -> None:
+        self.world.progress = FetchProgress(uri=SOURCE, received_bytes=received, total_bytes=100)
+
+    @precondition(lambda self: self.world.runtimes())
+    @rule(
+        pick=picks,
+        fate=st.sampled_from(["serve", "unadmitted", "load", "crash", "oom", "no room", "no image", "deleted", "killed"]),
+    )
+    def pod_meets_its_fate(self, pick: int, fate: str) -> None:
+        world = self.world
+        pod = world.runtimes()[pick % len(world.runtimes())]
+        match fate:
+            case "serve" | "unadmitted":
+                world.serve(pod, admitted=fate == "serve")
+            case "load":
+                world.load(pod, percent=pick * 10)
+            case "crash":
+                world.crash(pod, "cut. Fetch it again")
+            case "oom":
+                world.crash(pod, "", code=137, reason="OOMKilled")
+            case "no room":
+                set_condition(world.pods[pod], "PodScheduled", "False", "0/1 nodes are available")
+            case "no image":
+                world.container(pod, {"waiting": {"reason": "ErrImagePull"}})
+            case "deleted":
+                world.pods[pod]["metadata"]["deletionTimestamp"] = world.stamp()
+            case _:
+                world.pods.pop(pod)
+                world.reports.pop(pod, None)
+                world.admissions.pop(pod, None)
+
+    @rule()
+    def messages_are_lost(self) -> None:
+        self.world.reports, self.world.admissions, self.world.demand = {}, {}, {}
+
+    @rule(connected=st.booleans())
+    def nats_comes_and_goes(self, connected: bool) -> None:  # noqa: FBT001 - hypothesis passes by name
+        self.world.connected = connected
+
+    @rule(gateways=st.sampled_from([frozenset(), frozenset({"gw-1"}), frozenset({"gw-2"}), frozenset({"gw-1", "gw-2"})]))
+    def gateways_come_and_go(self, gateways: frozenset[str]) -> None:
+        self.world.gateways = gateways
+        self.world.demand = {gateway: demand for gateway, demand in self.world.demand.items() if gateway in gateways}
+
+    @rule()
+    def loop_restarts(self) -> None:
+        self.world.restart_loop()
+        self.outcome = self.world.look()
+
+    @precondition(lambda self: self.world.children)
+    @rule(pick=picks)
+    def somebody_deletes_a_child(self, pick: int) -> None:
+        del self.world.children[sorted(self.world.children)[pick % len(self.world.children)]]
+
+    # -- what holds always -----------------------------------------------------------------------------------
+
+    @invariant()
+    def outcome_is_sound(self) -> None:
+        if self.outcome is not None:
+            assert_sound(self.world.manifest, self.outcome)
+
+    def teardown(self) -> None:
+        """Once the faults stop, the world comes to the rest that the spec asks for."""
+        world = self.world
+        world.connected, world.gateways, world.demand = True, frozenset({"gw-1"}), {}
+        world.names_taken = frozenset()
+        for pod in list(world.pods.values()):
+            if "deletionTimestamp" in pod["metadata"]:
+                world.pods.pop(pod["metadata"]["name"])
+            pod["status"]["conditions"] = [c for c in pod["status"]["conditions"] if c["type"] != "PodScheduled"]
+        world.calm()  # a pause after a given-up start may have to end
+        outcome = world.calm()
+        assert_sound(world.manifest, outcome)
+        assert_at_rest(world, outcome)
+
+
+def assert_sound(manifest: Manifest, outcome: Outcome[Memory]) -> None:
+    generation = manifest["metadata"]["generation"]
+    conditions = outcome.status["conditions"]
+    assert tuple(condition["type"] for condition in conditions) == v.CONDITIONS
+    for condition in conditions:
+        assert condition["observedGeneration"] == generation
+        assert condition["message"]
+        assert condition["status"] in ("True", "False", "Unknown")
+        assert condition["reason"].isalnum()
+        assert condition["lastTransitionTime"]
+    for child in outcome.children:
+        assert list(owners(child.manifest)) == [manifest["metadata"]["uid"]]
+        assert child.key.namespace == manifest["metadata"]["namespace"]
+    assert_shares(manifest, outcome)
+
+
+def assert_shares(manifest: Manifest, outcome: Outcome[Memory]) -> None:
+    accepted = next(c for c in outcome.status["conditions"] if c["type"] == v.ACCEPTED)["status"] == "True"
+    replicas = [c.manifest["spec"]["replicas"] for c in outcome.children if c.key.kind == "Deployment"]
+    if outcome.route is not None:
+        shares = [weight.weight_percent for weight in outcome.route.revisions]
+        assert sum(shares) in ((100,) if accepted else (0, 100))
+        assert len([share for share in shares if share]) <= 1
+    if accepted:
+        assert len(replicas) in (1, 2)  # two only while one takes over from the other
+        if manifest["spec"].get("suspend"):
+            assert sum(replicas) == 0
+
+
+def owners(manifest: Manifest) -> Iterator[str]:
+    for owner in manifest["metadata"]["ownerReferences"]:
+        assert owner["controller"] is True
+        yield owner["uid"]
+
+
+def assert_at_rest(world: World, outcome: Outcome[Memory]) -> None:
+    spec = world.manifest["spec"]
+    if world.says(v.ACCEPTED)[0] != "True":
+        return
+    assert outcome.events == ()
+    assert world.says(v.PROGRESSING) == ("False", v.STABLE)
+    assert len(world.revisions()) == 1
+    (replicas,) = world.revisions().values()
+    if spec.get("suspend"):
+        assert replicas == 0
+    elif "scaling" not in spec:
+        assert replicas == spec.get("replicas", 1)
+    else:
+        assert spec["scaling"].get("minReplicas", 0) <= replicas <= spec["scaling"]["maxReplicas"]
+    assert len(world.runtimes()) == replicas
+    off = spec.get("suspend") or ("scaling" not in spec and replicas == 0)
+    assert world.says(v.READY)[0] == ("False" if off else "True")
+
+
+TestFaults = Faults.TestCase
+TestFaults.settings = settings(
+    max_examples=80, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,170 @@
+"""The model's file: fetched before anything runs, its digest recorded, its failures named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, serving_world
+
+from headrace.api import vocabulary as v
+from headrace.events.messages import FetchProgress
+from headrace.reconcile.world import Manifest
+
+OTHER = "sha256:" + "cd" * 32
+
+
+def started(**spec: Any) -> World:
+    """A world whose fetch has begun."""
+    world = World(manifest=resource(**spec))
+    world.look()
+    world.look()
+    return world
+
+
+def job(world: World) -> Manifest:
+    return next(child for key, child in world.children.items() if key.kind == "Job")
+
+
+def test_fetch_when_the_resource_is_new_then_one_job_and_no_replica_before_it_ends() -> None:
+    world = started(replicas=1)
+    assert world.fetch_pod() is not None
+    assert list(world.revisions().values()) == [0]
+    assert world.says(v.MODEL_CACHED) == ("False", v.FETCHING)
+    assert world.says(v.WORKLOADS_READY) == ("False", v.WAITING_FOR_MODEL)
+    assert world.says(v.READY) == ("False", v.FETCHING)
+
+
+def test_fetch_when_under_way_then_the_percent_and_the_stage_are_told() -> None:
+    world = started(replicas=1)
+    world.progress = FetchProgress(uri=SOURCE, received_bytes=41, total_bytes=100)
+    outcome = world.look()
+    assert "41%" in world.condition(v.MODEL_CACHED)["message"]
+    assert outcome.route is not None
+    assert (outcome.route.stage, outcome.route.unavailable) == ("fetching", None)
+
+
+def test_fetch_when_done_then_the_file_is_recorded_and_replicas_start_at_once() -> None:
+    world = started(replicas=1)
+    world.fetch()
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+    assert world.manifest["status"]["source"] == {
+        "uri": SOURCE,
+        "digest": DIGEST,
+        "path": "0123/SmolLM2.gguf",
+        "bytes": 144_811_360,
+    }
+    assert list(world.revisions().values()) == [1]
+
+
+def test_fetch_when_its_finished_pod_is_cleaned_up_then_the_record_in_the_status_holds() -> None:
+    world = serving_world(replicas=1)
+    del world.pods[world.fetch_pod() or ""]
+    world.restart_loop()
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+    assert world.manifest["status"]["source"]["digest"] == DIGEST
+
+
+@pytest.mark.parametrize(
+    "reason", [v.SOURCE_UNREACHABLE, v.DIGEST_MISMATCH, v.NO_SPACE, v.SOURCE_NOT_ALLOWED, v.FETCH_FAILED]
+)
+def test_fetch_when_it_fails_then_its_reason_is_everybodys_reason(reason: str) -> None:
+    world = started(replicas=1)
+    world.fetch_fails(json.dumps({"reason": reason, "message": "it went so and so"}))
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", reason)
+    assert world.says(v.READY) == ("False", reason)
+    assert world.refused() == reason
+    assert [event.type for event in world.events if event.reason == reason] == ["Warning"]
+
+
+@pytest.mark.parametrize("message", ["", "Killed", "[]", '{"reason": "Sulking"}'])
+def test_fetch_when_it_dies_without_a_word_then_fetch_failed(message: str) -> None:
+    world = started(replicas=1)
+    world.fetch_fails(message, code=137)
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.FETCH_FAILED)
+    assert "exit code 137" in world.condition(v.MODEL_CACHED)["message"]
+
+
+def test_fetch_when_a_later_attempt_succeeds_then_everything_heals() -> None:
+    world = started(replicas=1)
+    world.fetch_fails(json.dumps({"reason": v.SOURCE_UNREACHABLE, "message": "refused"}))
+    world.look()
+    world.calm()
+    assert world.says(v.READY) == ("True", v.RUNNING)
+    assert world.refused() is None
+
+
+def test_fetch_when_a_later_attempt_has_run_for_a_while_then_requests_are_held_again() -> None:
+    world = started(replicas=1)
+    world.fetch_fails(json.dumps({"reason": v.SOURCE_UNREACHABLE, "message": "refused"}))
+    world.look()
+    world.container(world.fetch_pod() or "", {"running": {"startedAt": world.stamp()}})
+    world.progress = FetchProgress(uri=SOURCE, received_bytes=5, total_bytes=100)
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.SOURCE_UNREACHABLE)
+    world.pass_time(11)
+    assert world.says(v.MODEL_CACHED) == ("False", v.FETCHING)
+    assert world.refused() is None
+
+
+def test_fetch_when_it_fails_for_good_then_the_job_retries_for_ever() -> None:
+    template = job(started())["spec"]
+    assert template["backoffLimit"] >= 1_000_000
+    assert template["template"]["spec"]["restartPolicy"] == "OnFailure"
+
+
+def test_digest_when_given_then_the_fetch_must_find_it() -> None:
+    world = started(model={"source": {"uri": SOURCE, "digest": DIGEST}})
+    (container,) = job(world)["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["headrace-fetch"]
+    assert container["args"] == [SOURCE, "--directory", "/models", "--digest", DIGEST]
+
+
+def test_digest_when_recorded_and_the_file_changes_then_it_is_named_and_what_serves_goes_on() -> None:
+    world = serving_world(replicas=1)
+    world.fetch(OTHER)
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.DIGEST_MISMATCH)
+    assert world.manifest["status"]["source"]["digest"] == DIGEST
+    assert list(world.revisions().values()) == [1]
+    assert world.refused() is None
+
+
+def test_digest_when_recorded_and_the_file_changed_at_zero_then_a_wake_is_refused() -> None:
+    world = serving_world(scaling={})
+    world.fetch(OTHER)
+    world.ask(queued=1)
+    world.look()
+    assert list(world.revisions().values()) == [0]
+    assert world.refused() == v.DIGEST_MISMATCH
+
+
+def test_source_when_it_changes_then_the_old_record_is_dropped_and_another_job_made() -> None:
+    world = serving_world(replicas=0)
+    before = job(world)["metadata"]["name"]
+    world.apply(model={"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}})
+    world.look()
+    assert "source" not in world.manifest["status"]
+    assert job(world)["metadata"]["name"] != before
+
+
+def test_job_when_finished_then_it_stays_as_the_evidence() -> None:
+    world = serving_world(replicas=1)
+    world.pass_time(100)
+    assert job(world)["status"] == {"succeeded": 1}
+
+
+def test_job_when_the_platforms_settings_change_then_another_name_because_a_template_is_immutable() -> None:
+    world = serving_world(replicas=1)
+    before = job(world)["metadata"]["name"]
+    world.settings = type(world.settings)(
+        gateway_url=world.settings.gateway_url, nats_url="nats://127.0.0.1:9", models_directory="/models"
+    )
+    world.look()
+    assert job(world)["metadata"]["name"] != before
+    assert list(world.revisions().values()) == [1]
