@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("path", type=Path, help="the model's file")
     serve.add_argument("--served-model-name", metavar="NAME", help="what clients ask for; None: the file's name")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on; 0: any free one")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on")
     serve.add_argument(
         "--max-model-len", type=_positive, default=2048, metavar="TOKENS", help="longest prompt and answer together"
     )
@@ -59,8 +59,8 @@ def _positive(text: str) -> int:
 
 def _port(text: str) -> int:
     number = int(text)
-    if not 0 <= number <= MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_PORT}")
+    if not 1 <= number <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {MAX_PORT}")
     return number
 
 

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """A prompt of 128 k tokens is about half a megabyte of text, and JSON may double it. Much more than the model can take
 would only keep the event loop busy with counting its tokens."""
+MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
+"""A body that is too large is read up to here and thrown away: a client that is still sending when its connection is
+closed sees a reset instead of the answer that explains it."""
 BODY_SECONDS = 30.0
 """A body of that size in this time is slower than any mobile network; without a bound a client could hold a
 connection for ever."""
@@ -90,23 +93,22 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Return the whole body. Raises BodyTooLarge, BodyTooSlow, ClientGone."""
-        declared = self.headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise _too_large()
-        body = bytearray()
+        body, received, more = bytearray(), 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while True:
+                while more and received <= MAX_DISCARDED_BYTES:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
-                    body += message.get("body", b"")
-                    if len(body) > MAX_BODY_BYTES:
-                        raise _too_large()
-                    if not message.get("more_body", False):
-                        return bytes(body)
+                    received += len(message["body"])
+                    if received <= MAX_BODY_BYTES:
+                        body += message["body"]
+                    more = message["more_body"]
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+        if received > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", hint="Send a shorter prompt")
+        return bytes(body)
 
     @asynccontextmanager
     async def watching(self, work: Work[Any]) -> AsyncIterator[None]:
@@ -223,7 +225,3 @@ class Endpoints:
         if path in self._paths:
             raise MethodNotAllowed(f"{path} does not take {method}")
         raise NoSuchPath(f"there is no {path[:200]} here", hint="GET /v1/models says what is served")
-
-
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", hint="Send a shorter prompt")

@@ -31,6 +31,8 @@ def embedded_server(app: ASGIApp) -> EmbeddedServer:
             log_config=None,
             log_level="warning",
             access_log=False,
+            http="httptools",
+            ws="none",
             lifespan="off",
             server_header=False,
             date_header=False,

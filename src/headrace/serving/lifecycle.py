@@ -253,4 +253,5 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         hint = "Choose another --port" if error.errno == errno.EADDRINUSE else "Choose another --host"
-        raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint) from error
+        cause = (error.strerror or str(error)).partition(" (while")[0]  # the standard library repeats the address
+        raise CannotStart(f"cannot listen on {host}:{port}: {cause}", hint=hint) from error

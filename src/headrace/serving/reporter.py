@@ -114,8 +114,11 @@ class Reporter:
             return
         if admission.started != self._replica.started:
             return  # meant for the process before us in this pod
+        if self._gateways.get(admission.gateway) is admission.state:
+            return
         if admission.gateway in self._gateways or len(self._gateways) < MAX_GATEWAYS:
             self._gateways[admission.gateway] = admission.state
+            log.info("gateway %s has acknowledged %s", admission.gateway, admission.state.value)
         self._admission_heard.set()
 
 

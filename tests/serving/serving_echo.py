@@ -1,0 +1,125 @@
+"""A server of the real shell around an engine that says the prompt again, a character per step, for as long as asked.
+
+Run as a process of its own (`EchoSettings.arguments`), because signals, exit codes and termination messages are what is
+tested. Stands in for a model, which is not the shell's; the LLM server's tests use the real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+from headrace.errors import InvalidModel
+from headrace.events.messages import Load
+from headrace.serving.engine import ChatMessage, Delta, EngineCounters, FinishReason, Progress, Sampling, TextEngine
+from headrace.serving.errors import EngineDied, Saturated
+from headrace.serving.lifecycle import Runtime, run
+from headrace.serving.openai.endpoints import OpenAIEndpoints
+
+MODEL = "echo"
+MODEL_LEN = 4096
+CAPACITY = 8
+DIE = "die"
+"""A prompt that kills the engine."""
+
+
+class EchoEngine:
+    """Tokens are bytes."""
+
+    def __init__(self, step_seconds: float) -> None:
+        self.capacity = CAPACITY
+        self.counters = EngineCounters()
+        self.healthy = True
+        self.model_len = MODEL_LEN
+        self.vocabulary = 256
+        self._step_seconds = step_seconds
+        self._running = 0
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
+        return self.encode("|".join(f"{message.role}:{message.content}" for message in messages))
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        if self._running >= self.capacity:
+            raise Saturated("the echo is full")
+        if self.decode(prompt).endswith(DIE):
+            self.healthy = False
+            raise EngineDied("the echo has died")
+        self._running += 1
+        self.counters.prompt_tokens += len(prompt)
+        last = FinishReason.LENGTH
+        try:
+            for number, token in enumerate(islice(cycle(prompt), sampling.max_tokens), start=1):
+                await asyncio.sleep(self._step_seconds)
+                self.counters.steps += 1
+                self.counters.generated_tokens += 1
+                yield Delta(chr(token), (token,), last if number == sampling.max_tokens else None)
+            self.counters.finished += 1
+        except GeneratorExit:
+            self.counters.cancelled += 1
+            raise
+        finally:
+            self._running -= 1
+
+    def load(self) -> Load:
+        return Load(running=self._running)
+
+    async def close(self) -> None:
+        self.healthy = False
+
+
+@dataclass(frozen=True, slots=True)
+class EchoSettings:
+    port: int
+    step_seconds: float = 0.0
+    gate: Path | None = None
+    """Loading waits until this file is there."""
+    failure: str = ""
+    """`invalid` or `unexpected`: how loading ends."""
+
+    def arguments(self) -> list[str]:
+        arguments = [sys.executable, __file__, f"--port={self.port}", f"--step-seconds={self.step_seconds}"]
+        if self.gate is not None:
+            arguments.append(f"--gate={self.gate}")
+        return [*arguments, f"--failure={self.failure}"]
+
+    def load(self, progress: Progress) -> TextEngine:
+        progress("loading-weights", 41)
+        while self.gate is not None and not self.gate.exists():
+            time.sleep(0.01)
+        if self.failure == "invalid":
+            raise InvalidModel("the file is cut", hint="Fetch it again")
+        if self.failure == "unexpected":
+            raise ValueError("something\nelse")
+        return EchoEngine(self.step_seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--step-seconds", type=float, required=True)
+    parser.add_argument("--gate", type=Path)
+    parser.add_argument("--failure", required=True)
+    settings = EchoSettings(**vars(parser.parse_args()))
+    runtime: Runtime[TextEngine] = Runtime(
+        model=MODEL,
+        load=settings.load,
+        handlers=lambda replica, metrics: OpenAIEndpoints(replica, MODEL, metrics).handlers(),
+        on_ready=lambda: None,
+    )
+    return run(runtime, "127.0.0.1", settings.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

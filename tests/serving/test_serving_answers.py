@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from headrace.serving.engine import Delta, FinishReason
+from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
+from headrace.serving.openai.requests import StreamOptions
+
+NASTY = 'a"b\\c\n\t\x00é漢🦀</script>\u2028'
+DELTAS = (Delta("Hel", (1,)), Delta("", (2,)), Delta(NASTY, (3, 4), FinishReason.STOP))
+
+
+def streamed(shape: Shape, options: StreamOptions | None = None) -> list[Any]:
+    answer = Answer(shape, "the model", 7, options)
+    raw = answer.open() + b"".join(answer.chunk(delta) for delta in DELTAS) + answer.close()
+    *events, end, rest = raw.decode().split("\n\n")
+    assert (end, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def test_chat_stream_then_it_has_a_role_the_text_and_a_reason() -> None:
+    chunks = streamed(CHAT)
+
+    assert [chunk["choices"] for chunk in chunks] == [
+        [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": NASTY}, "finish_reason": None}],
+        [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+    ]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    assert chunks[0]["id"].startswith("chatcmpl-")
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_text_stream_then_it_has_the_text_and_a_reason() -> None:
+    chunks = streamed(TEXT)
+
+    assert [(chunk["choices"][0]["text"], chunk["choices"][0]["finish_reason"]) for chunk in chunks] == [
+        ("Hel", None),
+        (NASTY, None),
+        ("", "stop"),
+    ]
+
+
+def test_stream_with_usage_then_only_the_last_chunk_has_it_and_no_choice() -> None:
+    *chunks, last = streamed(CHAT, StreamOptions(include_usage=True))
+
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+
+
+def test_stream_with_continuous_usage_then_each_chunk_counts_its_tokens() -> None:
+    chunks = streamed(CHAT, StreamOptions(include_usage=True, continuous_usage_stats=True))
+
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "choice"),
+    [
+        (CHAT, {"message": {"role": "assistant", "content": "Hel" + NASTY, "refusal": None}}),
+        (TEXT, {"text": "Hel" + NASTY}),
+    ],
+)
+def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape, choice: dict[str, Any]) -> None:
+    answer = Answer(shape, "the model", 7, None)
+    for delta in DELTAS:
+        answer.add(delta)
+
+    whole = answer.whole()
+
+    assert whole["choices"] == [{"index": 0, **choice, "logprobs": None, "finish_reason": FinishReason.STOP}]
+    assert whole["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+    assert (whole["object"], whole["model"]) == (shape.whole, "the model")
