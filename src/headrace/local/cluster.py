@@ -1,0 +1,338 @@
+"""The local cluster: a world (`headrace.control.world`) whose pods are processes of this machine.
+
+The user's objects are kept on disk; what headrace makes of them lives in memory and is made again at the next start, so
+conditions start as Unknown and are observed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from headrace.api import vocabulary as v
+from headrace.api.validation import ModelDeployment, validate_update, with_defaults
+from headrace.control.world import Changed
+from headrace.errors import NotFound, UnsupportedKind
+from headrace.local.index import Change, ObjectIndex, ObjectKey
+from headrace.local.logs import read_log
+from headrace.local.pods import Backoff
+from headrace.local.store import Store
+from headrace.local.workloads import (
+    PodSet,
+    check_workload,
+    reconcile_deployment,
+    reconcile_job,
+    write_deployment_status,
+    write_job_status,
+)
+from headrace.reconcile.conditions import Condition, rendered, timestamp
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.routes import KeyGrant
+
+CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
+SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
+"""Policy has no meaning where every pod is a process of one user."""
+_KEPT_OF_STATUS = ("source", "revisions", "specReplicas", "lastColdStart")
+"""Of a stored status: what was recorded, not what was observed."""
+
+
+class LocalCluster:
+    """Made and used in one event loop. `start` reads what was kept; `stop` ends every pod."""
+
+    def __init__(self, database: Path, logs: Path, backoff: Backoff | None = None) -> None:
+        self.index = ObjectIndex()
+        self._database = database
+        self._logs = logs
+        self._store: Store | None = None
+        self._pods = PodSet(self.index, logs, backoff or Backoff())
+        self._changed: list[Changed] = []
+        self._stopping = False
+        self.index.listen(self._on_change)
+
+    async def start(self) -> None:
+        """Read what was kept."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._store = Store(self._database)
+        for manifest in self._store.objects():
+            self.index.put(_unobserved(manifest) if manifest["kind"] == "ModelDeployment" else manifest)
+        for event in self._store.events():
+            self.index.put(event)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End every pod: each gets its grace period, but none more than this."""
+        self._stopping = True
+        pods = self._pods.all()
+        for pod in pods:
+            pod.terminate()
+        going = [asyncio.create_task(pod.gone()) for pod in pods]
+        if going:
+            _, late = await asyncio.wait(going, timeout=grace_seconds)
+            if late:
+                self.kill()
+                await asyncio.wait(late)
+        if self._store is not None:
+            self._store.close()
+
+    def kill(self) -> None:
+        """End every pod's process at once."""
+        for pod in self._pods.all():
+            pod.kill()
+
+    # -- the user's objects ---------------------------------------------------------------------------------
+
+    def apply_object(self, manifest: Manifest, *, dry_run: bool = False) -> tuple[Manifest, Manifest | None]:
+        """Keep an object of the user; return it as it is now, and as it was before (None: it is new).
+
+        Raises InvalidResource when it breaks its schema or a rule.
+        """
+        before = self.index.get(ObjectKey.of(manifest))
+        wanted = {name: value for name, value in manifest.items() if name != "status"}
+        if manifest["kind"] == "ModelDeployment":
+            if before is None:
+                ModelDeployment.parse(manifest)
+            else:
+                validate_update(before, manifest)
+            wanted = with_defaults(wanted)
+        merged = _merged(wanted, before)
+        if dry_run or merged == before:
+            return merged, before
+        assert self._store is not None
+        self._store.put(merged)
+        return self.index.put(merged), before
+
+    def delete_object(self, key: ObjectKey) -> None:
+        """Forget an object of the user; its children go when the loop has seen it."""
+        if self.index.get(key) is None:
+            raise NotFound(f"{key.kind} {key.name} does not exist in namespace {key.namespace}")
+        assert self._store is not None
+        self._store.remove(key)
+        self.index.remove(key)
+
+    def provide_secret(self, namespace: str, name: str, data: Mapping[str, str]) -> None:
+        """Put a Secret of the platform's own into a namespace; it is not kept."""
+        encoded = {field: base64.b64encode(value.encode()).decode() for field, value in data.items()}
+        metadata = {"name": name, "namespace": namespace, "labels": {v.MANAGED_BY: "headrace"}}
+        manifest: Manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded}
+        self.index.put(_merged(manifest, self.index.get(ObjectKey.of(manifest))))
+
+    def logs(
+        self, namespace: str, pod: str, *, follow: bool, tail_lines: int | None, previous: bool
+    ) -> AsyncIterator[bytes]:
+        """Yield what a pod printed. Raises NotFound for a pod that there is not."""
+        found = self._pods.get(ObjectKey("Pod", namespace, pod))
+        if found is None:
+            raise NotFound(f"pod {pod} does not exist in namespace {namespace}")
+        path = found.previous_log if previous else found.log
+        return read_log(path, tail_lines=tail_lines, follow=follow)
+
+    # -- World -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, changed: Changed) -> None:
+        """Call `changed` after every change from now on."""
+        self._changed.append(changed)
+
+    def keys(self) -> list[ResourceKey]:
+        """Return every ModelDeployment there is."""
+        return [_resource_key(manifest) for manifest in self.index.list("ModelDeployment")]
+
+    def resource(self, key: ResourceKey) -> Manifest | None:
+        """Return the ModelDeployment."""
+        return self.index.get(ObjectKey("ModelDeployment", key.namespace, key.name))
+
+    def observe(self, key: ResourceKey) -> Observed:
+        """Return the children and pods of the resource."""
+        children = {
+            ChildKey.of(manifest): manifest
+            for kind in sorted(CARRIED_OUT)
+            for manifest in self.index.list(kind, key.namespace)
+            if _belongs(manifest, key) and manifest["metadata"].get("ownerReferences")
+        }
+        pods = tuple(manifest for manifest in self.index.list("Pod", key.namespace) if _belongs(manifest, key))
+        return Observed(children, pods, self._names_taken(key))
+
+    def api_keys(self) -> Mapping[str, KeyGrant]:
+        """Return what each API key opens."""
+        grants = {}
+        for secret in self.index.list("Secret"):
+            if v.API_KEY_LABEL in secret["metadata"].get("labels", {}):
+                data = {name: base64.b64decode(value).decode() for name, value in secret.get("data", {}).items()}
+                models = tuple(name.strip() for name in data.get("models", "").split(",") if name.strip())
+                metadata = secret["metadata"]
+                grant = KeyGrant(namespace=metadata["namespace"], name=metadata["name"], models=models)
+                grants[data.get("sha256", "")] = grant
+        grants.pop("", None)
+        return grants
+
+    async def apply(self, owner: ResourceKey, child: Child) -> None:
+        """Make the child be as described."""
+        del owner
+        kind = child.key.kind
+        if kind in SKIPPED or self._stopping:
+            return
+        if kind not in CARRIED_OUT:
+            raise UnsupportedKind(
+                f"the local cluster cannot carry out a {kind}", hint="Use a Kubernetes cluster for it"
+            )
+        before = self.index.get(ObjectKey.of(child.manifest))
+        merged = _merged(child.manifest, before)
+        if merged == before:
+            return
+        if kind in ("Deployment", "Job"):
+            check_workload(merged)
+        stored = self.index.put(merged)
+        if kind == "Deployment":
+            reconcile_deployment(stored, self._pods, self.index)
+        elif kind == "Job":
+            reconcile_job(stored, self._pods, self.index)
+
+    async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
+        """Delete the child; its pods get their grace period."""
+        del owner
+        key = ObjectKey(child.kind, child.namespace, child.name)
+        for pod in self._pods.of(key):
+            pod.terminate()
+        self.index.remove(key)
+
+    async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
+        """Set the readiness gate of the resource's pods."""
+        for manifest in self.index.list("Pod", owner.namespace):
+            pod = self._pods.get(ObjectKey.of(manifest))
+            if pod is not None and _belongs(manifest, owner):
+                pod.set_gate(manifest["metadata"]["name"] in pods)
+
+    async def write_status(self, key: ResourceKey, status: Manifest) -> None:
+        """Write the status of the resource."""
+        resource = self.resource(key)
+        if resource is None or resource.get("status") == status or self._stopping:
+            return
+        stored = self.index.put({**resource, "status": status})
+        assert self._store is not None
+        self._store.put(stored)
+
+    async def record(self, key: ResourceKey, event: Event) -> None:
+        """Record an event; a repeated one is counted."""
+        resource = self.resource(key)
+        if resource is None or self._stopping:
+            return
+        name = f"{key.name}.{_digest(event)}"
+        before = self.index.get(ObjectKey("Event", key.namespace, name))
+        now = timestamp(time.time())
+        manifest: Manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": key.namespace, "creationTimestamp": now},
+            "involvedObject": {
+                "apiVersion": v.API_VERSION,
+                "kind": "ModelDeployment",
+                "namespace": key.namespace,
+                "name": key.name,
+                "uid": resource["metadata"]["uid"],
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message,
+            "count": 1 if before is None else before["count"] + 1,
+            "firstTimestamp": now if before is None else before["firstTimestamp"],
+            "lastTimestamp": now,
+            "source": {"component": "headrace"},
+        }
+        assert self._store is not None
+        for old in self._store.put_event(manifest):
+            self.index.remove(ObjectKey("Event", key.namespace, old))
+        self.index.put(manifest)
+
+    def _names_taken(self, key: ResourceKey) -> frozenset[str]:
+        """Return the public names that older resources of the namespace have."""
+        mine = self.resource(key)
+        if mine is None:
+            return frozenset()
+        return frozenset(
+            other["spec"]["model"].get("name") or other["metadata"]["name"]
+            for other in self.index.list("ModelDeployment", key.namespace)
+            if _seniority(other) < _seniority(mine)
+        )
+
+    def _on_change(self, change: Change) -> None:
+        kind, metadata = change.object["kind"], change.object["metadata"]
+        if kind == "Pod":
+            self._on_pod_change(change)
+        if kind == "ModelDeployment":
+            for manifest in self.index.list(kind, metadata["namespace"]):
+                self._tell(_resource_key(manifest))  # a name may have become free
+            if change.type == "DELETED":
+                self._tell(_resource_key(change.object))
+        elif kind == "Secret" and v.API_KEY_LABEL in metadata.get("labels", {}):
+            self._tell(None)
+        elif (model := metadata.get("labels", {}).get(v.MODEL_LABEL)) is not None:
+            self._tell(ResourceKey(metadata["namespace"], model))
+
+    def _on_pod_change(self, change: Change) -> None:
+        reference = change.object["metadata"]["ownerReferences"][0]
+        owner = ObjectKey(reference["kind"], change.object["metadata"]["namespace"], reference["name"])
+        if change.type == "DELETED":
+            self._pods.forget(ObjectKey.of(change.object))
+        if owner.kind == "Deployment":
+            write_deployment_status(owner, self._pods, self.index)
+        else:
+            write_job_status(owner, self._pods, self.index)
+
+    def _tell(self, key: ResourceKey | None) -> None:
+        for changed in self._changed:
+            changed(key)
+
+
+def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
+    """Return the wanted object with what a server adds: uid, time, and a generation that counts changes of the spec."""
+    metadata: dict[str, Any] = {
+        name: value
+        for name, value in wanted["metadata"].items()
+        if name in ("name", "namespace", "labels", "annotations", "ownerReferences")
+    }
+    if before is None:
+        added = {"uid": secrets.token_hex(16), "creationTimestamp": timestamp(time.time()), "generation": 1}
+        return {**wanted, "metadata": {**metadata, **added}}
+    known = before["metadata"]
+    changed = wanted.get("spec") != before.get("spec")
+    added = {
+        "uid": known["uid"],
+        "creationTimestamp": known["creationTimestamp"],
+        "generation": known["generation"] + changed,
+        "resourceVersion": known["resourceVersion"],
+    }
+    merged = {**wanted, "metadata": {**metadata, **added}}
+    if "status" in before:
+        merged["status"] = before["status"]
+    return merged
+
+
+def _unobserved(resource: Manifest) -> Manifest:
+    """Return a stored resource as nobody has looked at it yet: what was recorded stays, conditions are Unknown."""
+    kept = {name: resource["status"][name] for name in _KEPT_OF_STATUS if name in resource.get("status", {})}
+    unknown = [
+        Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in v.CONDITIONS
+    ]
+    generation = resource["metadata"]["generation"]
+    return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}
+
+
+def _resource_key(manifest: Manifest) -> ResourceKey:
+    return ResourceKey(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+def _belongs(manifest: Manifest, key: ResourceKey) -> bool:
+    return bool(manifest["metadata"].get("labels", {}).get(v.MODEL_LABEL) == key.name)
+
+
+def _seniority(manifest: Manifest) -> tuple[str, str]:
+    return manifest["metadata"]["creationTimestamp"], manifest["metadata"]["name"]
+
+
+def _digest(event: Event) -> str:
+    """Return a name for equal events."""
+    return hashlib.sha256(f"{event.type}{event.reason}{event.message}".encode()).hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""Every object of the local cluster, in memory, with watches: what an API server is to controllers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from headrace.reconcile.world import Manifest
+
+MAX_BEHIND = 1000
+"""Changes that a watcher may be behind; then it is cut off, as an API server does, and may start anew."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Names an object. The kinds of the local cluster are distinct without their groups."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ObjectKey:
+        """Return the key of an object."""
+        return cls(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one object."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED"]
+    object: Manifest
+
+
+class ObjectIndex:
+    """Objects are replaced, never changed in place: whoever holds one holds a snapshot."""
+
+    def __init__(self) -> None:
+        self._objects: dict[ObjectKey, Manifest] = {}
+        self._versions = itertools.count(1)
+        self._watchers: set[asyncio.Queue[Change | None]] = set()
+        self._listeners: list[Callable[[Change], None]] = []
+
+    def listen(self, listener: Callable[[Change], None]) -> None:
+        """Call the listener after every change, at once."""
+        self._listeners.append(listener)
+
+    def get(self, key: ObjectKey) -> Manifest | None:
+        """Return an object."""
+        return self._objects.get(key)
+
+    def list(self, kind: str, namespace: str | None = None) -> list[Manifest]:
+        """Return the objects of a kind, by namespace and name."""
+        return [
+            self._objects[key]
+            for key in sorted(self._objects)
+            if key.kind == kind and (namespace is None or key.namespace == namespace)
+        ]
+
+    def put(self, manifest: Manifest) -> Manifest:
+        """Add or replace an object and return it as it is now; an equal one changes nothing."""
+        key = ObjectKey.of(manifest)
+        before = self._objects.get(key)
+        version = "" if before is None else before["metadata"].get("resourceVersion", "")
+        same = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
+        if before is not None and same == before:
+            return before
+        stored = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(next(self._versions))}}
+        self._objects[key] = stored
+        self._tell(Change("ADDED" if before is None else "MODIFIED", stored))
+        return stored
+
+    def remove(self, key: ObjectKey) -> None:
+        """Remove an object; nothing happens when it is gone."""
+        gone = self._objects.pop(key, None)
+        if gone is not None:
+            self._tell(Change("DELETED", gone))
+
+    async def watch(self, kind: str, namespace: str | None = None) -> AsyncIterator[Change]:
+        """Yield what is there (as ADDED), then every change; ends when the watcher is too far behind."""
+        queue: asyncio.Queue[Change | None] = asyncio.Queue(MAX_BEHIND + 1)
+        present = self.list(kind, namespace)
+        self._watchers.add(queue)
+        try:
+            for manifest in present:
+                yield Change("ADDED", manifest)
+            while (change := await queue.get()) is not None:
+                metadata = change.object["metadata"]
+                if change.object["kind"] == kind and namespace in (None, metadata["namespace"]):
+                    yield change
+        finally:
+            self._watchers.discard(queue)
+
+    def _tell(self, change: Change) -> None:
+        for listener in self._listeners:
+            listener(change)
+        for queue in list(self._watchers):
+            if queue.qsize() < MAX_BEHIND:
+                queue.put_nowait(change)
+            else:
+                self._watchers.discard(queue)
+                queue.put_nowait(None)
