@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from typing_extensions import override
+
 from headrace.api.kinds import Kind
 from headrace.errors import FieldError, HeadraceError, InvalidResource, NotFound, NotRunning
 
@@ -25,6 +27,7 @@ class _UnixConnection(http.client.HTTPConnection):
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
+    @override
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)

@@ -48,6 +48,8 @@ def read(path: str) -> list[Document]:
         raise InvalidFile(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB and no resource file")
     try:
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        if not nodes:
+            raise InvalidFile(f"{path} has no resource in it")
         return [_document(path, node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -65,9 +67,9 @@ def _document(path: str, node: yaml.Node) -> Document:
     line = node.start_mark.line + 1
     loader = yaml.SafeLoader("")
     try:
-        manifest = loader.construct_document(node)  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+        manifest = loader.construct_document(node)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # as above
+        loader.dispose()
     if not isinstance(manifest, dict):
         raise InvalidFile(f"{path}:{line}: a resource is a mapping with apiVersion, kind, metadata and spec")
     for field in ("apiVersion", "kind"):

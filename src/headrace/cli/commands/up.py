@@ -1,0 +1,144 @@
+"""`headrace up`: an instance on this machine, with the resources of some files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from headrace.cli import output
+from headrace.cli.client import ApiClient
+from headrace.cli.commands.apply import kind_of
+from headrace.cli.live import LiveView
+from headrace.cli.manifests import Document, read
+from headrace.errors import CannotStart, InvalidResource, NotRunning
+from headrace.local.home import InstanceHome, Record
+
+DETACH_SECONDS = 60.0
+POLL_SECONDS = 0.02
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("-f", "--filename", action="append", default=[], metavar="FILE", help="apply this file")
+    parser.add_argument("-n", "--namespace", default="default", help="for resources that name none")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the gateway (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port of the gateway (default: 8080, or the next free one)")
+    parser.add_argument("--detach", action="store_true", help="go on in the background; stop with `headrace down`")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the instance until Ctrl-C, or start it in the background."""
+    documents = [document for path in arguments.filename for document in read(path)]
+    for document in documents:
+        document.manifest["metadata"].setdefault("namespace", arguments.namespace)
+    _check(documents)
+    home = InstanceHome.of(arguments.instance)
+    if arguments.detach:
+        return _detach(home, arguments)
+    home.make()
+    logging.basicConfig(
+        filename=home.logs / "headrace.log",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # The instance's imports take half a second, which no other command should wait for.
+    from headrace.local import instance  # noqa: PLC0415 - see above
+
+    options = instance.InstanceOptions(
+        home=home,
+        manifests=tuple(document.manifest for document in documents),
+        host=arguments.host,
+        port=arguments.port,
+    )
+    return instance.run(options, _Narrator(home, documents))
+
+
+def _check(documents: list[Document]) -> None:
+    """Refuse what is wrong before anything is started, with file and line."""
+    from headrace.api.validation import ModelDeployment  # noqa: PLC0415 - pydantic; see run
+
+    faulty = False
+    for document in documents:
+        if kind_of(document).kind != "ModelDeployment":
+            continue
+        try:
+            ModelDeployment.parse(document.manifest)
+        except InvalidResource as error:
+            faulty = True
+            for fault in error.causes:
+                print(document.where(fault), file=sys.stderr)
+    if faulty:
+        raise InvalidResource("nothing was started", causes=(), hint="Mend the lines above and try again")
+
+
+class _Narrator:
+    """Tells a person what the instance does."""
+
+    def __init__(self, home: InstanceHome, documents: list[Document]) -> None:
+        self._home = home
+        self._documents = documents
+        self._began = time.monotonic()
+        self._live = LiveView(ApiClient(home.socket))
+
+    def __call__(self, stage: str, detail: str) -> None:
+        if stage == "ready":
+            self._greet(detail)
+            self._live.start()
+            return
+        if stage == "stopping":
+            self._live.pause()
+        print(f"{stage}: {detail}", flush=True)
+
+    def _greet(self, endpoint: str) -> None:
+        print(f"ready in {time.monotonic() - self._began:.1f} s: {endpoint}/v1  (logs: {self._home.logs})")
+        names = [_public_name(document.manifest) for document in self._documents if _is_model(document.manifest)]
+        option = "" if self._home.name == "default" else f" --instance {self._home.name}"
+        if names:
+            body = f'{{"model": "{names[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+            print(f"try:  headrace chat{option} {names[0]}")
+            print(f"      curl {endpoint}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+        else:
+            print(f"next: headrace apply{option} -f FILE")
+        print("stop: Ctrl-C\n" if output.is_terminal() else "stop: SIGINT or `headrace down`", flush=True)
+
+
+def _is_model(manifest: dict[str, Any]) -> bool:
+    return bool(manifest["kind"] == "ModelDeployment")
+
+
+def _public_name(manifest: dict[str, Any]) -> str:
+    return str(manifest["spec"]["model"].get("name") or manifest["metadata"]["name"])
+
+
+def _detach(home: InstanceHome, arguments: argparse.Namespace) -> int:
+    """Start ourselves again in a session of its own, and wait until that instance is up."""
+    home.make()
+    log = home.logs / "up.log"
+    command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", home.name]
+    command += ["--namespace", arguments.namespace, "--host", arguments.host]
+    command += [] if arguments.port is None else ["--port", str(arguments.port)]
+    for path in arguments.filename:
+        command += ["--filename", path if path == "-" else os.path.realpath(path)]
+    with log.open("wb") as out:
+        background = subprocess.Popen(command, stdin=sys.stdin, stdout=out, stderr=out, start_new_session=True)
+    deadline = time.monotonic() + DETACH_SECONDS
+    while time.monotonic() < deadline:
+        if background.poll() is not None:
+            said = log.read_text(encoding="utf-8", errors="replace").strip()
+            raise CannotStart(said.removeprefix("error: ") or f"the instance ended with code {background.returncode}")
+        try:
+            record = Record.read(home)
+        except NotRunning:
+            time.sleep(POLL_SECONDS)
+            continue
+        if record.pid == background.pid:
+            print(f"the instance {home.name!r} is up: {record.endpoint}/v1")
+            print("next: headrace get mdep; stop it with `headrace down`")
+            return 0
+        time.sleep(POLL_SECONDS)
+    raise CannotStart(f"the instance did not come up within {DETACH_SECONDS:.0f} s", hint=f"Look into {log}")

@@ -1,0 +1,72 @@
+"""The live view of `headrace up`: a table that is redrawn for a person, plain lines for a file."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from headrace.api.kinds import KINDS
+from headrace.cli import output
+from headrace.cli.client import ApiClient
+from headrace.errors import HeadraceError
+
+RETRY_SECONDS = 0.5
+
+
+class LiveView:
+    """Follows the instance's ModelDeployments in a thread of its own, as any client would, until the process ends."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self._objects: dict[str, output.Object] = {}
+        self._drawn = 0
+        self._said: dict[str, str] = {}
+        self._paused = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
+
+    def start(self) -> None:
+        """Begin to show."""
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Show nothing any more: something else is being printed."""
+        self._paused.set()
+
+    def _follow(self) -> None:
+        while not self._paused.is_set():
+            try:
+                for change in self._client.watch(KINDS["ModelDeployment"], None):
+                    self._show(change["type"], change["object"])
+            except (HeadraceError, OSError, ValueError):
+                time.sleep(RETRY_SECONDS)  # it is stopping, or we were too slow for the watch
+
+    def _show(self, change: str, obj: output.Object) -> None:
+        metadata = obj["metadata"]
+        key = f"{metadata['namespace']}/{metadata['name']}"
+        if change == "DELETED":
+            self._objects.pop(key, None)
+        else:
+            self._objects[key] = obj
+        if self._paused.is_set():
+            return
+        if output.is_terminal():
+            self._redraw()
+        else:
+            self._say(key, change, obj)
+
+    def _redraw(self) -> None:
+        columns = output.columns_of(KINDS["ModelDeployment"], wide=True, all_namespaces=False)
+        columns = [column for column in columns if column.title not in ("URL", "RUNTIME")]
+        lines = output.table(columns, (self._objects[key] for key in sorted(self._objects)))
+        up = f"\033[{self._drawn}A\033[J" if self._drawn else ""
+        sys.stdout.write(up + "\n".join(lines) + "\n")
+        sys.stdout.flush()
+        self._drawn = len(lines)
+
+    def _say(self, key: str, change: str, obj: output.Object) -> None:
+        ready = output.condition(obj, "Ready")
+        text = "deleted" if change == "DELETED" else f"{ready.get('reason', 'Pending')}: {ready.get('message', '')}"
+        if self._said.get(key) != text:
+            self._said[key] = text
+            print(f"{key}  {text}", flush=True)
