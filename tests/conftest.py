@@ -1,0 +1,23 @@
+"""What tests of several rooms need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headrace.sources.store import fetch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The example's model, in the model directory of this machine's instances, where it is found next time."""
+    manifest = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())
+    home = Path(os.environ.get("HEADRACE_HOME") or Path.home() / ".local/share/headrace")
+    source = manifest["spec"]["model"]["source"]
+    fetched = fetch(source["uri"], home / "models", digest=source.get("digest"), progress=lambda *_: None)
+    return home / "models" / fetched.path

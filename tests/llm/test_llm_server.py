@@ -1,0 +1,251 @@
+"""The real server with the real model, asked by the real `openai` SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+from headrace.errors import InvalidModel
+
+MODEL = "smollm2-135m-instruct"
+MODEL_LEN = 512
+START_SECONDS = 120
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+EXECUTABLE = shutil.which("headrace-llm", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+class LLMServer:
+    """One `headrace-llm serve`."""
+
+    def __init__(self, path: Path, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self._log = log
+        assert EXECUTABLE is not None
+        arguments = [EXECUTABLE, "serve", str(path), "--served-model-name", MODEL, "--port", str(self.port)]
+        arguments += ["--max-model-len", str(MODEL_LEN), "--max-concurrent-requests", "4"]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(arguments, stdout=output, stderr=output)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log
+            try:
+                urllib.request.urlopen(f"{self.url}/health/ready", timeout=5).close()
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+            else:
+                return
+        pytest.fail(f"not ready within {START_SECONDS} s\n{self.log}")
+
+    def running(self) -> float:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLMServer]:
+    server = LLMServer(smollm2_path, tmp_path_factory.mktemp("llm") / "log")
+    server.ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def client(server: LLMServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def test_chat_then_it_answers_the_question(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=24, temperature=0)
+
+    choice = answer.choices[0]
+    assert "Paris" in (choice.message.content or "")
+    assert choice.finish_reason in ("stop", "length")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert 0 < answer.usage.completion_tokens <= 24
+
+
+def test_stream_then_it_is_the_same_as_the_whole_answer(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=16, temperature=0)
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=QUESTION,
+            max_tokens=16,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_completion_when_it_meets_a_stop_then_it_ends_before_it(client: openai.OpenAI) -> None:
+    prompt = "One, two, three, four,"
+    free = client.completions.create(model=MODEL, prompt=prompt, max_tokens=12, temperature=0)
+    word = free.choices[0].text.split(",")[1]
+    stopped = client.completions.create(model=MODEL, prompt=prompt, max_tokens=12, temperature=0, stop=word)
+
+    assert stopped.choices[0].text == free.choices[0].text.partition(word)[0]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_completion_when_it_is_seeded_then_it_is_repeatable(client: openai.OpenAI) -> None:
+    texts = {
+        client.completions.create(model=MODEL, prompt="Once", max_tokens=8, temperature=1, seed=5).choices[0].text
+        for _ in range(2)
+    }
+
+    assert len(texts) == 1
+
+
+def test_models_then_the_served_one_is_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == "headrace"
+
+
+def test_error_when_the_model_is_another_then_the_sdk_raises_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.chat.completions.create(model="gpt-9", messages=QUESTION)
+
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+
+
+def test_error_when_an_option_is_not_supported_then_the_sdk_raises_bad_request(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, n=2)
+
+    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "n")
+
+
+def test_error_when_the_prompt_is_too_long_then_it_says_by_how_much(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="takes 512 tokens") as raised:
+        client.completions.create(model=MODEL, prompt="word " * MODEL_LEN, max_tokens=1)
+
+    assert raised.value.code == "context_length_exceeded"
+
+
+def test_requests_when_there_are_many_then_each_gets_its_own_answer(server: LLMServer) -> None:
+    async def ask_all() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            answers = await asyncio.gather(
+                *(
+                    client.completions.create(
+                        model=MODEL, prompt=f"The capital of {country} is", max_tokens=4, temperature=0
+                    )
+                    for country in ("France", "Italy", "Japan", "France", "Italy", "Japan")
+                )
+            )
+        return [answer.choices[0].text for answer in answers]
+
+    texts = asyncio.run(ask_all())
+
+    assert texts[:3] == texts[3:]
+    assert len(set(texts)) == 3
+
+
+def test_client_when_it_goes_away_then_its_slot_is_free_again(server: LLMServer, client: openai.OpenAI) -> None:
+    stream = client.completions.create(
+        model=MODEL, prompt="Tell me", max_tokens=500, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    assert server.running() == 1
+
+    stream.close()
+
+    deadline = time.monotonic() + 10
+    while server.running():
+        assert time.monotonic() < deadline, "the engine still generates for nobody"
+
+
+def test_sigterm_when_a_stream_runs_then_it_ends_whole_and_the_server_exits_0(
+    smollm2_path: Path, tmp_path: Path
+) -> None:
+    server = LLMServer(smollm2_path, tmp_path / "log")
+    try:
+        server.ready()
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        stream = iter(
+            client.completions.create(
+                model=MODEL, prompt="Tell me", max_tokens=40, stream=True, extra_body={"ignore_eos": True}
+            )
+        )
+        next(stream)
+        server.process.terminate()
+        *_, last = stream
+
+        assert last.choices[0].finish_reason == "length"
+        assert server.process.wait(timeout=20) == 0
+        assert f"http://127.0.0.1:{server.port}/v1" in server.log  # what to try was said
+    finally:
+        server.stop()
+
+
+def test_file_when_it_is_no_model_then_the_cause_is_said_and_the_exit_code_is_its_own(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"not a model")
+    message = tmp_path / "termination"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert EXECUTABLE is not None
+
+    ended = subprocess.run(
+        [EXECUTABLE, "serve", str(broken), "--port", str(port)],
+        env={**os.environ, "HEADRACE_TERMINATION_MESSAGE_PATH": str(message)},
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+
+    assert ended.returncode == InvalidModel.exit_code
+    assert "broken.gguf" in message.read_text()
+    assert "\n" not in message.read_text()
+
+
+def test_help_then_it_answers_without_loading_a_library() -> None:
+    trace = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "headrace_llm.main", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stderr
+
+    loaded = {line.rpartition("|")[2].strip() for line in trace.splitlines()}
+    assert "argparse" in loaded
+    assert not loaded & {"torch", "pydantic", "uvicorn", "nats", "asyncio"}
