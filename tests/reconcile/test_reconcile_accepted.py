@@ -85,13 +85,17 @@ def test_refused_spec_when_replicas_run_then_they_serve_on_over_a_restart_too(re
 def test_refused_spec_when_the_server_added_fields_to_children_then_they_are_not_claimed() -> None:
     world = serving_world(replicas=1)
     for child in world.children.values():
-        child["metadata"] |= {"resourceVersion": "7", "managedFields": [{}], "creationTimestamp": "2026-01-01T00:00:00Z"}
+        child["metadata"] |= {
+            "resourceVersion": "7",
+            "managedFields": [{}],
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        }
         child["metadata"].setdefault("annotations", {})["deployment.kubernetes.io/revision"] = "1"
     world.apply(**BROKEN)
-    for child in world.decide().children:
-        assert child.manifest["metadata"].keys() <= {"name", "namespace", "labels", "ownerReferences", "annotations"}
-        assert "status" not in child.manifest
-        assert "deployment.kubernetes.io/revision" not in child.manifest["metadata"].get("annotations", {})
+    for kept in world.decide().children:
+        assert kept.manifest["metadata"].keys() <= {"name", "namespace", "labels", "ownerReferences", "annotations"}
+        assert "status" not in kept.manifest
+        assert "deployment.kubernetes.io/revision" not in kept.manifest["metadata"].get("annotations", {})
 
 
 def test_source_when_its_scheme_is_not_allowed_here_then_source_not_allowed() -> None:

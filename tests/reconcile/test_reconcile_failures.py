@@ -146,6 +146,25 @@ def test_deadline_when_exceeded_and_idle_then_the_next_request_tries_anew() -> N
     assert world.says(v.READY) == ("True", v.IDLE)
 
 
+def test_deadline_when_others_serve_then_it_is_told_and_nothing_is_taken_down() -> None:
+    world = serving_world(replicas=1, rollout={"startupDeadlineSeconds": 10})
+    world.apply(replicas=2)
+    world.pass_time(30)
+    assert world.says(v.WORKLOADS_READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
+    assert len(world.runtimes()) == 2
+    assert world.refused() is None
+
+
+def test_message_when_it_is_endless_then_it_is_cut_to_what_an_api_takes() -> None:
+    world, pod = woken()
+    world.crash(pod, "x" * 10_000)
+    outcome = world.look()
+    assert len(world.condition(v.READY)["message"]) == 1024
+    assert outcome.route is not None
+    assert outcome.route.unavailable is not None
+    assert len(outcome.route.unavailable.message) == 1024
+
+
 def test_pod_that_is_being_deleted_when_looked_at_then_it_counts_for_nothing() -> None:
     world = serving_world(replicas=1)
     (pod,) = world.runtimes()

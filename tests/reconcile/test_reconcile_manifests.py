@@ -32,7 +32,10 @@ def test_deployment_when_made_then_one_per_revision_recreated_never_rolled() -> 
     (revision,) = world.revisions()
     assert manifest["metadata"]["name"] == f"smol-{revision}"
     assert manifest["spec"]["strategy"] == {"type": "Recreate"}
-    assert manifest["spec"]["selector"]["matchLabels"].items() <= manifest["spec"]["template"]["metadata"]["labels"].items()
+    assert (
+        manifest["spec"]["selector"]["matchLabels"].items()
+        <= manifest["spec"]["template"]["metadata"]["labels"].items()
+    )
     assert manifest["spec"]["template"]["metadata"]["labels"][v.REVISION_LABEL] == revision
 
 

@@ -1,4 +1,4 @@
-"""What holds of the rule whatever the world does: a hypothesis state machine that breaks things, then lets them heal."""
+"""What holds of the rule whatever the world does: a state machine that breaks things, then lets them heal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, set_condition
+from typing_extensions import override
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import FetchProgress
@@ -98,7 +99,9 @@ class Faults(RuleBasedStateMachine):
     @precondition(lambda self: self.world.runtimes())
     @rule(
         pick=picks,
-        fate=st.sampled_from(["serve", "unadmitted", "load", "crash", "oom", "no room", "no image", "deleted", "killed"]),
+        fate=st.sampled_from(
+            ["serve", "unadmitted", "load", "crash", "oom", "no room", "no image", "deleted", "killed"]
+        ),
     )
     def pod_meets_its_fate(self, pick: int, fate: str) -> None:
         world = self.world
@@ -109,7 +112,7 @@ class Faults(RuleBasedStateMachine):
             case "load":
                 world.load(pod, percent=pick * 10)
             case "crash":
-                world.crash(pod, "cut. Fetch it again")
+                world.crash(pod, "cut. Fetch it again. " * 100)
             case "oom":
                 world.crash(pod, "", code=137, reason="OOMKilled")
             case "no room":
@@ -131,7 +134,9 @@ class Faults(RuleBasedStateMachine):
     def nats_comes_and_goes(self, connected: bool) -> None:  # noqa: FBT001 - hypothesis passes by name
         self.world.connected = connected
 
-    @rule(gateways=st.sampled_from([frozenset(), frozenset({"gw-1"}), frozenset({"gw-2"}), frozenset({"gw-1", "gw-2"})]))
+    @rule(
+        gateways=st.sampled_from([frozenset(), frozenset({"gw-1"}), frozenset({"gw-2"}), frozenset({"gw-1", "gw-2"})])
+    )
     def gateways_come_and_go(self, gateways: frozenset[str]) -> None:
         self.world.gateways = gateways
         self.world.demand = {gateway: demand for gateway, demand in self.world.demand.items() if gateway in gateways}
@@ -153,6 +158,7 @@ class Faults(RuleBasedStateMachine):
         if self.outcome is not None:
             assert_sound(self.world.manifest, self.outcome)
 
+    @override
     def teardown(self) -> None:
         """Once the faults stop, the world comes to the rest that the spec asks for."""
         world = self.world

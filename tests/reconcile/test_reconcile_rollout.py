@@ -139,6 +139,29 @@ def test_rollout_when_the_old_one_never_served_then_the_new_one_replaces_it_at_o
     assert world.revisions() == {new: 1}
 
 
+def test_rollout_when_the_old_one_loses_its_pod_meanwhile_then_it_gets_another() -> None:
+    world = serving_world(replicas=1)
+    old, new = changed(world)
+    del world.pods[world.runtimes(old)[0]]
+    world.look()
+    assert world.revisions() == {new: 1, old: 1}
+    assert len(world.runtimes(old)) == 1
+
+
+def test_rollout_when_both_revisions_fail_then_both_stay_because_either_may_heal() -> None:
+    world = serving_world(replicas=1)
+    old, new = changed(world)
+    world.crash(world.runtimes(new)[0], "cut")
+    world.look()
+    world.crash(world.runtimes(old)[0], "lost")
+    world.pass_time(30)
+    assert world.revisions() == {new: 1, old: 1}
+    assert world.refused() == v.CRASH_LOOP
+    world.serve(world.runtimes(old)[0])
+    world.look()
+    assert world.weights() == {old: 100}
+
+
 def test_rollout_when_at_zero_then_the_new_one_simply_takes_the_place() -> None:
     world = serving_world(scaling={})
     _, new = changed(world)

@@ -168,10 +168,10 @@ def test_queue_delay_when_nobody_asks_then_an_old_delay_counts_for_nothing() -> 
     assert decide(policy, steady(1), asked(ready=1, delay=60_000.0), 1000.0).replicas == 1
 
 
-def test_samples_when_many_fall_into_one_second_then_they_weigh_as_one() -> None:
+def test_samples_when_many_fall_into_one_second_then_they_weigh_as_its_peak() -> None:
     state = steady(1)
     for moment in range(100):
-        state = decide(POLICY, state, asked(in_flight=8, ready=1), 1000.0 + moment / 200).state
+        state = decide(POLICY, state, asked(in_flight=moment % 9, ready=1), 1000.0 + moment / 200).state
     for second in range(1, 4):
         decision = decide(POLICY, state, asked(in_flight=0, queued=0, ready=1), 1000.0 + second)
         state = decision.state

@@ -48,6 +48,11 @@ _NEWS = frozenset({v.CACHED, v.RUNNING})
 """Reasons whose appearance is worth a Normal event."""
 
 
+def clipped(message: str) -> str:
+    """Return the message, cut to what a condition, an event and a route may hold."""
+    return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
+
+
 def timestamp(wall: float) -> str:
     """Return a Unix time as Kubernetes writes it."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -65,7 +70,7 @@ def rendered(conditions: Iterable[Condition], before: list[Manifest], generation
                 "type": condition.type,
                 "status": condition.status,
                 "reason": condition.reason,
-                "message": condition.message[:MAX_MESSAGE],
+                "message": clipped(condition.message),
                 "observedGeneration": generation,
                 "lastTransitionTime": previous["lastTransitionTime"] if same else timestamp(wall),
             }
@@ -81,7 +86,7 @@ def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Even
         if condition.type not in _ANNOUNCED or old.get(condition.type) == condition.reason:
             continue
         if condition.reason in WARNINGS:
-            result.append(Event("Warning", condition.reason, condition.message))
+            result.append(Event("Warning", condition.reason, clipped(condition.message)))
         elif condition.reason in _NEWS:
-            result.append(Event("Normal", condition.reason, condition.message))
+            result.append(Event("Normal", condition.reason, clipped(condition.message)))
     return result

@@ -31,8 +31,7 @@ class Findings:
     @property
     def failure(self) -> Failure | None:
         """Why the wanted revision does not start."""
-        failing = (pod.failure for pod in self.pods if pod.revision == self.revision and pod.failure is not None)
-        return self.startup.failure(self.revision) or next(failing, None)
+        return why_failing(self.revision, self.pods, self.startup)
 
     @property
     def revision(self) -> str:
@@ -64,7 +63,18 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
 
 def existing_replicas(observed: Observed) -> int:
     """Return how many replicas the Deployments ask for now; during a rollout two revisions have the same number."""
-    return max((int(found["spec"].get("replicas", 0)) for found in deployments(observed).values()), default=0)
+    return max(map(replicas_of, deployments(observed).values()), default=0)
+
+
+def replicas_of(deployment: Manifest) -> int:
+    """Return how many replicas a Deployment asks for."""
+    return int(deployment["spec"].get("replicas", 0))
+
+
+def why_failing(revision: str, pods: tuple[RuntimePod, ...], startup: StartupWatch) -> Failure | None:
+    """Return why a revision does not start: it was given up, or a pod of it fails."""
+    failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)
+    return startup.failure(revision) or next(failing, None)
 
 
 def weights(status: Manifest) -> dict[str, int]:

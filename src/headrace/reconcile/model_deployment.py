@@ -15,7 +15,7 @@ from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
 from headrace.reconcile.conditions import Condition, events
 from headrace.reconcile.demand import wanted_replicas
-from headrace.reconcile.findings import Findings, deployments, existing_replicas, weights
+from headrace.reconcile.findings import Findings, deployments, existing_replicas, replicas_of, weights, why_failing
 from headrace.reconcile.manifests.deployment import deployment, rescaled
 from headrace.reconcile.manifests.fetch_job import fetch_job
 from headrace.reconcile.manifests.service import service
@@ -151,10 +151,11 @@ def _found(
     rollout = plan(
         revision,
         wanted.replicas,
-        olds=tuple(name for name in deployments(observed) if name != revision),
+        olds={name: replicas_of(found) for name, found in deployments(observed).items() if name != revision},
         pods=pods,
         weights_before=weights(before),
         can_start=has_file and startup.may_start(revision, signals.now),
+        fails=why_failing(revision, pods, startup) is not None,
         settled=memory.moved is not None and signals.now - memory.moved >= SETTLE_SECONDS,
     )
     return Findings(resource, before, signals, source, wanted, pods, rollout, startup)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TypeVar
 
 from headrace.api import vocabulary as v
-from headrace.reconcile.conditions import MAX_MESSAGE, Condition, events, rendered
+from headrace.reconcile.conditions import Condition, events, rendered
 from headrace.reconcile.findings import deployments, weights
 from headrace.reconcile.manifests.common import as_it_is
 from headrace.reconcile.pods import RuntimePod
-from headrace.reconcile.route import FAILURE_RETRY_SECONDS, created
+from headrace.reconcile.route import created, refusal
 from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
-from headrace.routes import RevisionWeight, Route, Unavailable
+from headrace.routes import RevisionWeight, Route
 
 M = TypeVar("M")
 
@@ -81,10 +81,8 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
         annotations = deployments(observed)[serving]["metadata"].get("annotations", {})
         public_name = annotations.get(v.PUBLIC_NAME_ANNOTATION, public_name)
     else:
-        asked = _asked_name(manifest)
-        public_name = asked or public_name
-        message = accepted.message[:MAX_MESSAGE]
-        unavailable = Unavailable(reason=accepted.reason, message=message, retry_after_seconds=FAILURE_RETRY_SECONDS)
+        public_name = _asked_name(manifest) or public_name
+        unavailable = refusal(accepted.reason, accepted.message)
     if public_name in observed.names_taken or len(metadata["name"]) > _NAME_LENGTH:
         return None  # the name is somebody else's, and answered there
     return Route(

@@ -6,7 +6,9 @@ from datetime import datetime
 
 from headrace.api.model_deployment import ColdStart
 from headrace.api.vocabulary import PUBLIC_NAME_ANNOTATION
+from headrace.reconcile.conditions import clipped
 from headrace.reconcile.findings import Findings, deployments
+from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed
 from headrace.routes import Route, Unavailable
 
@@ -32,6 +34,11 @@ def route(found: Findings, manifest: Manifest, observed: Observed) -> Route:
     )
 
 
+def refusal(reason: str, message: str) -> Unavailable:
+    """Return the answer to requests while something fails."""
+    return Unavailable(reason=reason, message=clipped(message), retry_after_seconds=FAILURE_RETRY_SECONDS)
+
+
 def created(manifest: Manifest) -> int:
     """Return the Unix time of the resource's creation, 0 when it is not known."""
     stamp = manifest["metadata"].get("creationTimestamp")
@@ -49,17 +56,14 @@ def _unavailable(found: Findings) -> Unavailable | None:
     """Requests are held while an answer can be expected, and refused with the cause when it cannot."""
     if found.wanted.off is not None:
         return found.wanted.off
-    if found.taking_over or found.serving(found.revision):
+    if found.taking_over and not only_fails(found.rollout.serving, found.pods):
         return None
-    failure, source = found.failure, found.source
-    if source.failed:
-        return Unavailable(
-            reason=source.condition.reason,
-            message=source.condition.message,
-            retry_after_seconds=FAILURE_RETRY_SECONDS,
-        )
-    if failure is not None and not failure.waiting:
-        return Unavailable(reason=failure.reason, message=failure.message, retry_after_seconds=FAILURE_RETRY_SECONDS)
+    if found.serving(found.revision):
+        return None
+    if found.source.failed:
+        return refusal(found.source.condition.reason, found.source.condition.message)
+    if found.failure is not None and not found.failure.waiting:
+        return refusal(found.failure.reason, found.failure.message)
     return None
 
 

@@ -1,14 +1,15 @@
 """The startup deadline: how long a pod may take without getting anywhere.
 
 A pod that reports a new stage or another percentage is getting somewhere, and the count starts anew; one that waits for
-room on a node has not begun. A revision whose pod exceeds the deadline is given up: its pods go, requests are refused
-with the cause for a pause, and then it tries again. At zero everything is forgotten: the next wake is a fresh attempt.
+room on a node has not begun. When a pod exceeds the deadline and no other of its revision serves, the revision is given
+up: its pods go, requests are refused with the cause, and after a pause it tries again. At zero everything is forgotten:
+the next wake is a fresh attempt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.pods import Failure, RuntimePod
@@ -44,18 +45,21 @@ def watch_startup(
     watch: StartupWatch, revision: str, pods: tuple[RuntimePod, ...], now: float, deadline_seconds: float
 ) -> StartupWatch:
     """Return what to remember after a look at the pods."""
-    starting = [pod for pod in pods if pod.revision == revision and not pod.serving and not _waits(pod)]
-    if any(pod.revision == revision and pod.serving for pod in pods):
-        watch = StartupWatch()
+    mine = [pod for pod in pods if pod.revision == revision]
+    starting = [pod for pod in mine if not pod.serving and not _waits(pod)]
+    serves = any(pod.serving for pod in mine)
     since = {pod.name: _since(watch, pod, now) for pod in starting}
     overdue = next((pod for pod in starting if now - since[pod.name][1] > deadline_seconds), None)
     if overdue is None:
-        given_up = watch.given_up if watch.given_up == revision else None
-        return StartupWatch(since, given_up, watch.why if given_up else None, watch.until)
+        if serves or watch.given_up != revision:
+            return StartupWatch(since)
+        return replace(watch, since=since)
     stage = since[overdue.name][0][0] or "starting its process"
     message = f"the runtime was not ready after {deadline_seconds:.0f} s without progress (stage: {stage})"
     hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
     failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, f"{message}. {hint}")
+    if serves:
+        return StartupWatch(since, revision, failure, now)  # told, but what serves is not taken down for it
     return StartupWatch({}, revision, failure, now + PAUSE_SECONDS)
 
 

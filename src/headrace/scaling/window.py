@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What was measured in one second of the monotonic clock."""
+    """One second of the monotonic clock, at its peak.
+
+    The peak, where Knative takes the mean: looks are driven by events here, and how often somebody looked within a
+    second must not change what it weighs. Looking twice decides the same.
+    """
 
     second: int
-    total: float
-    count: int
-
-    @property
-    def mean(self) -> float:
-        """The second's value, however often it was sampled: a burst of looks weighs no more than a single one."""
-        return self.total / self.count
+    peak: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +29,16 @@ class Window:
         second = math.floor(now)
         kept = [bucket for bucket in self.buckets if bucket.second > second - keep_seconds]
         if kept and kept[-1].second == second:
-            last = kept.pop()
-            kept.append(replace(last, total=last.total + value, count=last.count + 1))
-        else:
-            kept.append(Bucket(second, value, 1))
+            value = max(value, kept.pop().peak)
+        kept.append(Bucket(second, value))
         return Window(tuple(kept))
 
     def average(self, now: float, seconds: int) -> float:
-        """Return the mean of the sampled seconds among the last `seconds`; 0.0 without any.
+        """Return the mean of the sampled seconds' peaks among the last `seconds`; 0.0 without any.
 
         Seconds without a sample are left out rather than counted as zero: nobody looks while nothing happens, and a
         burst after a long rest must count in full.
         """
         oldest = math.floor(now) - seconds
-        means = [bucket.mean for bucket in self.buckets if bucket.second > oldest]
-        return sum(means) / len(means) if means else 0.0
+        peaks = [bucket.peak for bucket in self.buckets if bucket.second > oldest]
+        return sum(peaks) / len(peaks) if peaks else 0.0
