@@ -54,8 +54,11 @@ class Life:
         home.life.unlink(missing_ok=True)
 
 
-def end_leftovers(home: InstanceHome) -> int:
-    """End what the instance's last life left, if it did not end well; return how many processes that were."""
+def end_processes(home: InstanceHome) -> int:
+    """End every process, but this one, of the life that the home names; return how many there were.
+
+    At a start that is the last life, if it did not end well; in a life, it is this one.
+    """
     try:
         life = Life(**json.loads(home.life.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -10,6 +10,7 @@ which the broker delivers that bucket's entries. A runtime, which executes a ten
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ LOG_FILES = 2
 MAX_CONNECTIONS = 4096
 """Gateways and loops, and two connections for each replica."""
 
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""A DNS label: what may name a namespace."""
 RECONCILER = "reconciler"
 GATEWAY = "gateway"
 
@@ -91,6 +94,8 @@ def gateway_permissions() -> Permissions:
 
 def runtime_permissions(namespace: str) -> Permissions:
     """Return what the runtimes and fetch children of a namespace may do: speak of themselves."""
+    if not LABEL.fullmatch(namespace):
+        raise ValueError(f"{namespace!r} is no namespace: as part of a subject it could open others")
     return Permissions(
         publish=(subjects.replica(namespace, "*", "*"), subjects.progress(namespace, "*")),
         subscribe=(subjects.admission(namespace, "*", "*"), subjects.SOLICIT),

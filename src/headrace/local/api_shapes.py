@@ -1,0 +1,104 @@
+"""What the instance's API says, in Kubernetes' shapes: lists, failures, redacted secrets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from headrace.api.kinds import KINDS, Kind
+from headrace.errors import HeadraceError, InvalidResource
+from headrace.reconcile.world import Manifest
+
+REDACTED = "<redacted>"
+"""In place of every value of a Secret: what is written is never read back through the API."""
+
+_BY_PATH = {(kind.api_version, kind.plural): kind for kind in KINDS.values()}
+
+
+class BadRequest(HeadraceError):
+    """The request itself makes no sense to the API."""
+
+    http_status = 400
+    reason = "BadRequest"
+
+
+class TooLarge(BadRequest):
+    """The body is larger than any resource."""
+
+    http_status = 413
+    reason = "RequestEntityTooLarge"
+
+
+class UnsupportedMediaType(BadRequest):
+    """The body is of a kind that this verb does not take."""
+
+    http_status = 415
+    reason = "UnsupportedMediaType"
+
+
+class ReadOnly(HeadraceError):
+    """Objects of this kind are made by headrace and only read."""
+
+    http_status = 405
+    reason = "MethodNotAllowed"
+    exit_code = 2
+
+
+def kind_at(api_version: str, plural: str) -> Kind | None:
+    """Return the kind that a path names."""
+    return _BY_PATH.get((api_version, plural))
+
+
+def shown(manifest: Manifest) -> Manifest:
+    """Return an object as the API shows it: the values of a Secret are left out, their names stay."""
+    if manifest["kind"] != "Secret":
+        return manifest
+    redacted = {name: value for name, value in manifest.items() if name not in ("data", "stringData")}
+    redacted["data"] = dict.fromkeys((*(manifest.get("data") or {}), *(manifest.get("stringData") or {})), REDACTED)
+    return redacted
+
+
+def list_of(kind: Kind, manifests: Iterable[Manifest]) -> Manifest:
+    """Return a Kubernetes list."""
+    return {
+        "apiVersion": kind.api_version,
+        "kind": f"{kind.kind}List",
+        "metadata": {},
+        "items": [shown(manifest) for manifest in manifests],
+    }
+
+
+def scale_of(manifest: Manifest) -> Manifest:
+    """Return the `/scale` view of an object."""
+    status = manifest.get("status", {})
+    return {
+        "apiVersion": "autoscaling/v1",
+        "kind": "Scale",
+        "metadata": {name: manifest["metadata"][name] for name in ("name", "namespace")},
+        "spec": {"replicas": manifest["spec"].get("replicas", 1)},
+        "status": {"replicas": status.get("replicas", 0), "selector": status.get("selector", "")},
+    }
+
+
+def failure(error: HeadraceError) -> Manifest:
+    """Return a Kubernetes `Status` for an error, each fault of a resource with its field."""
+    details: dict[str, Any] = {}
+    if isinstance(error, InvalidResource):
+        details["causes"] = [
+            {"reason": "FieldValueInvalid", "field": cause.field, "message": cause.message} for cause in error.causes
+        ]
+    return status("Failure", error.http_status, str(error), reason=error.reason, details=details)
+
+
+def status(outcome: str, code: int, message: str, *, reason: str = "", details: Manifest | None = None) -> Manifest:
+    """Return a Kubernetes `Status`."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Status",
+        "metadata": {},
+        "status": outcome,
+        "message": message,
+        "reason": reason,
+        "details": details or {},
+        "code": code,
+    }
