@@ -55,6 +55,24 @@ class Memory:
     """When the route's weight moved to the wanted revision, while an old one waits for the gateways to see it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one call was given, and the pods as they were read."""
+
+    manifest: Manifest
+    observed: Observed
+    signals: Signals
+    settings: Settings
+    memory: Memory
+    pods: tuple[RuntimePod, ...]
+
+    @property
+    def before(self) -> Manifest:
+        """The status as it is."""
+        status: Manifest = self.manifest.get("status", {})
+        return status
+
+
 def reconcile(
     manifest: Manifest, observed: Observed, signals: Signals, settings: Settings, memory: Memory | None
 ) -> Outcome[Memory]:
@@ -64,15 +82,18 @@ def reconcile(
     pods = runtime_pods(observed, manifest.get("status", {}), signals, listening=listening)
     try:
         resource = _parsed(manifest, memory)
-    except InvalidResource as error:
-        faults = "; ".join(str(cause) for cause in error.causes)
-        refusal: Condition | None = Condition(v.ACCEPTED, "False", v.INVALID_SPEC, faults)
-    else:
-        refusal = _refusal(resource, observed, settings)
-        if refusal is None:
-            return _accepted(resource, manifest, observed, pods, signals, settings, memory)
-    assert refusal is not None
-    return rejected(manifest, refusal, observed, pods, signals, memory)
+        _check(resource, observed, settings)
+    except _Refused as refused:
+        return rejected(manifest, refused.condition, observed, pods, signals, memory)
+    return _accepted(resource, _Look(manifest, observed, signals, settings, memory, pods))
+
+
+class _Refused(Exception):
+    """The spec is not accepted; `condition` says why."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.condition = Condition(v.ACCEPTED, "False", reason, message)
 
 
 def _parsed(manifest: Manifest, memory: Memory) -> ModelDeployment:
@@ -80,39 +101,34 @@ def _parsed(manifest: Manifest, memory: Memory) -> ModelDeployment:
     known, metadata = memory.accepted, manifest["metadata"]
     if known is not None and (known.uid, known.generation) == (metadata.get("uid"), metadata.get("generation")):
         return known
-    return ModelDeployment.parse(manifest)
+    try:
+        return ModelDeployment.parse(manifest)
+    except InvalidResource as error:
+        raise _Refused(v.INVALID_SPEC, "; ".join(str(cause) for cause in error.causes)) from error
 
 
-def _refusal(resource: ModelDeployment, observed: Observed, settings: Settings) -> Condition | None:
+def _check(resource: ModelDeployment, observed: Observed, settings: Settings) -> None:
     scheme = scheme_of(resource.spec.model.source.uri)
     if scheme not in settings.allowed_schemes:
         allowed = ", ".join(sorted(settings.allowed_schemes))
         message = f"spec.model.source.uri: the scheme {scheme}:// is not allowed here; allowed: {allowed}"
-        return Condition(v.ACCEPTED, "False", v.SOURCE_NOT_ALLOWED, message)
+        raise _Refused(v.SOURCE_NOT_ALLOWED, message)
     if resource.public_name in observed.names_taken:
         message = f"an older ModelDeployment of the namespace serves the name {resource.public_name}"
-        return Condition(v.ACCEPTED, "False", v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
-    return None
+        raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
 
 
-def _accepted(
-    resource: ModelDeployment,
-    manifest: Manifest,
-    observed: Observed,
-    pods: tuple[RuntimePod, ...],
-    signals: Signals,
-    settings: Settings,
-    memory: Memory,
-) -> Outcome[Memory]:
-    before, fetch = manifest.get("status", {}), fetch_job(resource, settings)
-    source = observe_source(resource, before, fetch.key, observed, signals)
-    found = _found(resource, before, observed, pods, source, signals, settings, memory)
-    wake = watch_wake(memory.wake, existing_replicas(observed), sum(found.rollout.replicas.values()), pods, signals)
+def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
+    observed, signals, settings, memory = look.observed, look.signals, look.settings, look.memory
+    fetch = fetch_job(resource, settings)
+    found = _found(resource, observe_source(resource, look.before, fetch.key, observed, signals), look)
+    replicas = sum(found.rollout.replicas.values())
+    wake = watch_wake(memory.wake, existing_replicas(observed), replicas, look.pods, signals)
     now = conditions(found)
     return Outcome(
         children=(*_deployments(found, observed, settings), fetch, service(resource)),
         status=status(found, now, wake, settings),
-        route=route(found, manifest, observed),
+        route=route(found, look.manifest, observed),
         memory=Memory(
             since=memory.since,
             accepted=resource,
@@ -121,31 +137,22 @@ def _accepted(
             wake=wake,
             moved=_moved(found.rollout, memory, signals),
         ),
-        events=(*events(now, before.get("conditions", [])), *_events(found)),
-        routable_pods=frozenset(pod.name for pod in pods if pod.routable),
+        events=(*events(now, look.before.get("conditions", [])), *_events(found)),
+        routable_pods=frozenset(pod.name for pod in look.pods if pod.routable),
         requeue_seconds=_requeue(found, now[0]),
     )
 
 
-def _found(
-    resource: ModelDeployment,
-    before: Manifest,
-    observed: Observed,
-    pods: tuple[RuntimePod, ...],
-    source: SourceState,
-    signals: Signals,
-    settings: Settings,
-    memory: Memory,
-) -> Findings:
+def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findings:
     """Decide how many replicas of which revision there should be."""
-    revision = revision_of(resource, settings)
-    wanted = wanted_replicas(
-        resource, existing_replicas(observed), _taking_requests(pods, before), signals, memory.scale
-    )
-    deadline = resource.spec.rollout.startup_deadline_seconds
-    startup = (
-        watch_startup(memory.startup, revision, pods, signals.now, deadline) if wanted.replicas else StartupWatch()
-    )
+    observed, pods, now, memory = look.observed, look.pods, look.signals.now, look.memory
+    revision = revision_of(resource, look.settings)
+    taking = _taking_requests(pods, look.before)
+    wanted = wanted_replicas(resource, existing_replicas(observed), taking, look.signals, memory.scale)
+    startup = StartupWatch()
+    if wanted.replicas:
+        deadline = resource.spec.rollout.startup_deadline_seconds
+        startup = watch_startup(memory.startup, revision, pods, now, deadline)
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
     rollout = plan(
@@ -153,12 +160,12 @@ def _found(
         wanted.replicas,
         olds={name: replicas_of(found) for name, found in deployments(observed).items() if name != revision},
         pods=pods,
-        weights_before=weights(before),
-        can_start=has_file and startup.may_start(revision, signals.now),
+        weights_before=weights(look.before),
+        can_start=has_file and startup.may_start(revision, now),
         fails=why_failing(revision, pods, startup) is not None,
-        settled=memory.moved is not None and signals.now - memory.moved >= SETTLE_SECONDS,
+        settled=memory.moved is not None and now - memory.moved >= SETTLE_SECONDS,
     )
-    return Findings(resource, before, signals, source, wanted, pods, rollout, startup)
+    return Findings(resource, look.before, look.signals, source, wanted, pods, rollout, startup)
 
 
 def _taking_requests(pods: tuple[RuntimePod, ...], before: Manifest) -> int:
