@@ -117,6 +117,18 @@ def test_wake_when_it_ended_then_last_cold_start_tells_its_stages() -> None:
     assert world.manifest["status"]["lastColdStart"] == cold_start
 
 
+def test_wake_when_the_world_is_slow_to_show_the_deployment_then_its_time_still_counts_from_the_request() -> None:
+    world = serving_world(**SCALED)
+    world.ask(queued=1)
+    for _ in range(3):
+        world.memory = world.decide().memory
+        world.now += 1
+    world.look()
+    world.serve(world.runtimes()[0])
+    world.look()
+    assert world.manifest["status"]["lastColdStart"]["readyMilliseconds"] == 3000
+
+
 def test_ready_when_a_gateway_has_not_admitted_the_pod_then_it_waits_for_it() -> None:
     world = serving_world(replicas=1)
     world.gateways = frozenset({"gw-1", "gw-2"})

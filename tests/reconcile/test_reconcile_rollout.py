@@ -59,8 +59,10 @@ def test_rollout_when_all_of_the_new_are_admitted_then_the_weight_moves_and_the_
         world.serve(pod)
     world.look()
     assert world.weights() == {new: 100}
-    assert world.revisions() == {new: 2, old: 2}
     assert world.says(v.READY) == ("True", v.RUNNING)
+    world.now += 0.5
+    world.look()
+    assert world.revisions() == {new: 2, old: 2}
 
 
 def test_rollout_when_the_gateways_had_time_to_see_it_then_the_old_goes() -> None:
@@ -256,3 +258,16 @@ def test_revision_when_nats_moves_then_it_stays() -> None:
     world.settings = replace(world.settings, nats_url="nats://127.0.0.1:1")
     world.look()
     assert the_revision(world) == before
+
+
+def test_rollout_when_both_revisions_are_ready_then_the_autoscaler_counts_the_one_that_has_the_requests() -> None:
+    metric = {"type": "QueueDelay", "queueDelay": {"targetMilliseconds": 100}}
+    world = serving_world(scaling={"minReplicas": 1, "maxReplicas": 9, "metric": metric})
+    _, new = changed(world)
+    world.serve(world.runtimes(new)[0])
+    world.look()
+    world.now += 0.5
+    world.ask(queued=1, waited=200)
+    outcome = world.look()
+    assert outcome.memory.scale is not None
+    assert outcome.memory.scale.window.buckets[-1].peak == 2

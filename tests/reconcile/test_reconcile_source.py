@@ -144,6 +144,17 @@ def test_digest_when_recorded_and_the_file_changed_at_zero_then_a_wake_is_refuse
     assert world.refused() == v.DIGEST_MISMATCH
 
 
+def test_digest_when_another_is_given_than_was_recorded_then_the_record_is_dropped() -> None:
+    world = serving_world(replicas=0)
+    world.apply(model={"source": {"uri": SOURCE, "digest": OTHER}})
+    world.look()
+    assert "source" not in world.manifest["status"]
+    world.look()
+    world.fetch(OTHER)
+    world.look()
+    assert world.manifest["status"]["source"]["digest"] == OTHER
+
+
 def test_source_when_it_changes_then_the_old_record_is_dropped_and_another_job_made() -> None:
     world = serving_world(replicas=0)
     before = job(world)["metadata"]["name"]
