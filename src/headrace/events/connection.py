@@ -62,7 +62,7 @@ async def connect(
     closes it (`await client.close()`), which logs nothing.
     """
     client = _PersistentClient()
-    waiting = False
+    arrived = waiting = False
 
     async def disconnected() -> None:
         if not client.is_closed:
@@ -77,7 +77,7 @@ async def connect(
         nonlocal waiting
         if PERMISSIONS_ERR in str(error):
             log.error("NATS: %s", error)
-        elif not client.is_connected and client.stats["reconnects"] == 0 and not waiting:
+        elif not (arrived or waiting):
             waiting = True
             log.warning("NATS at %s is not there (%s); waiting", url, error or type(error).__name__)
         else:
@@ -100,6 +100,9 @@ async def connect(
         reconnected_cb=reconnected,
         error_cb=failed,
     )
+    arrived = True
+    if waiting:
+        log.info("NATS at %s is there", url)
     return client
 
 

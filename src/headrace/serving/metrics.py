@@ -75,7 +75,7 @@ class _ReplicaCollector(Collector):
             state.add_metric((self._model, each.value), float(each is replica.standing.state))
         yield state
         if replica.ready_seconds is not None:
-            yield self._gauge(names.READY_SECONDS, "From process start to Ready.", replica.ready_seconds)
+            yield self._gauge(names.READY_SECONDS, "From the server's first moment to Ready.", replica.ready_seconds)
         yield self._gauge(names.REQUESTS_RUNNING, "Requests that get tokens.", load.running)
         yield self._gauge(names.REQUESTS_WAITING, "Requests that wait for a slot.", load.queued)
         usage = load.kv_tokens_used / max(load.kv_tokens_total, 1)

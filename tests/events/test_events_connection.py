@@ -1,0 +1,173 @@
+"""Against a real nats-server that comes, goes, and changes its mind about who may log in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from headrace.events.connection import connect, publish_quietly
+from headrace.events.messages import FetchProgress
+
+MESSAGE = FetchProgress(uri="https://example.org/model", received_bytes=1)
+SUBJECT = "headrace.progress.default.model"
+DEADLINE_SECONDS = 10.0
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+class Server:
+    """A nats-server with one user."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._configuration = directory / "nats.conf"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.password("secret")
+
+    def password(self, password: str) -> None:
+        users = f'[{{user: "runtime", password: "{password}", permissions: {{publish: "headrace.>"}}}}]'
+        self._configuration.write_text(f"listen: 127.0.0.1:{self.port}\nauthorization: {{users: {users}}}\n")
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def start(self) -> None:
+        binary = shutil.which("nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        assert binary is not None
+        self._process = subprocess.Popen([binary, "-c", str(self._configuration)], stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+async def connected(server: Server, on_reconnect: Callable[[], None] | None = None) -> Client:
+    return await connect(server.url, name="test", user="runtime", password="secret", on_reconnect=on_reconnect)
+
+
+async def test_connect_when_the_server_is_away_then_waits_for_it(server: Server) -> None:
+    connecting = asyncio.create_task(connected(server))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(connecting), 0.3)
+
+    server.start()
+    client = await asyncio.wait_for(connecting, DEADLINE_SECONDS)
+
+    assert client.is_connected
+    await client.close()
+
+
+async def test_connect_when_it_is_cancelled_then_it_gives_up(server: Server) -> None:
+    connecting = asyncio.create_task(connected(server))
+    await asyncio.sleep(0)
+    connecting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+
+
+async def test_client_when_the_server_returns_then_it_is_back_soon_and_says_so(server: Server) -> None:
+    server.start()
+    returns: list[float] = []
+    client = await connected(server, lambda: returns.append(time.monotonic()))
+
+    server.kill()
+    await until(lambda: not client.is_connected, "the loss is seen")
+    server.start()
+    await until(lambda: bool(returns), "the return is told")
+
+    assert client.is_connected
+    await client.close()
+
+
+async def test_publish_when_the_server_is_away_then_it_is_dropped_not_delivered_late(server: Server) -> None:
+    server.start()
+    client = await connected(server)
+    heard: list[bytes] = []
+
+    async def hear(msg: Msg) -> None:
+        heard.append(msg.data)
+
+    await client.subscribe(SUBJECT, cb=hear)
+    server.kill()
+    await until(lambda: not client.is_connected, "the loss is seen")
+    assert not await publish_quietly(client, SUBJECT, MESSAGE)
+    server.start()
+    await until(lambda: client.is_connected, "the return")
+
+    assert await publish_quietly(client, SUBJECT, FetchProgress(uri="later", received_bytes=2))
+    await until(lambda: bool(heard), "a message")
+    assert [FetchProgress.decode(data).uri for data in heard] == ["later"]
+    await client.close()
+
+
+async def test_client_when_its_login_is_revoked_for_a_while_then_it_is_back_after(server: Server) -> None:
+    server.start()
+    client = await connected(server)
+
+    server.password("changed")
+    await until(lambda: not client.is_connected, "the revocation is seen")
+    server.password("secret")
+
+    await until(lambda: client.is_connected, "the return")
+    assert not client.is_closed
+    await client.close()
+
+
+async def test_publish_when_it_is_not_permitted_then_the_client_stays_and_the_log_says_it(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    client = await connected(server)
+
+    await publish_quietly(client, "elsewhere", MESSAGE)
+
+    await until(lambda: "permissions violation" in caplog.text, "the refusal is logged")
+    assert client.is_connected
+    await client.close()
+
+
+async def test_log_then_each_change_of_state_is_one_line_and_closing_none(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "headrace.events.connection")
+    connecting = asyncio.create_task(connected(server))
+    await until(lambda: "waiting" in caplog.text, "the waiting")
+    server.start()
+    client = await connecting
+    server.kill()
+    await until(lambda: not client.is_connected, "the loss is seen")
+    server.start()
+    await until(lambda: "is back" in caplog.text, "the return")
+    await client.close()
+
+    words = [record.getMessage().removeprefix(f"NATS at {server.url} ") for record in caplog.records]
+    assert [word.split(" (")[0] for word in words] == ["is not there", "is there", "is away; reconnecting", "is back"]

@@ -1,0 +1,93 @@
+"""What only shows when the server's two ends are in hand: raw ASGI messages in, raw messages out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from headrace.serving import exchange
+from headrace.serving.errors import Draining
+from headrace.serving.exchange import Endpoints, Exchange
+
+Message = MutableMapping[str, Any]
+
+
+async def asked(handler: exchange.Handler, *incoming: Message) -> list[Message]:
+    """Return what the application sends when these messages come in, and then nothing more."""
+    arriving, sent = iter(incoming), list[Message]()
+
+    async def receive() -> Message:
+        for message in arriving:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/x", "headers": []}
+    await Endpoints({("POST", "/x"): handler})(scope, receive, send)
+    return sent
+
+
+async def read_it(exchange: Exchange) -> None:
+    await exchange.respond({"bytes": len(await exchange.body())})
+
+
+def piece(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_body_in_pieces_then_it_is_whole() -> None:
+    _, answer = await asked(read_it, piece(b"ab", more=True), piece(b"c", more=False))
+
+    assert answer["body"] == b'{"bytes":3}'
+
+
+async def test_body_when_it_stops_coming_then_the_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.02)
+
+    start, answer = await asked(read_it, piece(b"ab", more=True))
+
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+    assert json.loads(answer["body"])["error"]["code"] == "request_timeout"
+
+
+async def test_client_when_it_goes_away_within_its_body_then_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    sent = await asked(read_it, piece(b"ab", more=True), {"type": "http.disconnect"})
+
+    assert sent == []
+    assert "POST /x 499" in caplog.text
+
+
+async def test_handler_when_it_fails_unexpectedly_then_the_client_sees_its_kind_only() -> None:
+    async def fail(_: Exchange) -> None:
+        raise ValueError("the prompt was: secret")
+
+    start, answer = await asked(fail)
+
+    error = json.loads(answer["body"])["error"]
+    assert (start["status"], error["type"], error["code"]) == (500, "server_error", "internal_error")
+    assert "ValueError" in error["message"]
+    assert "secret" not in error["message"]
+
+
+async def test_handler_when_it_fails_in_a_stream_then_the_stream_ends_with_the_error() -> None:
+    async def fail(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        await exchange.write(b"data: {}\n\n")
+        raise Draining("the end")
+
+    *_, last = await asked(fail)
+
+    event, end, rest = last["body"].decode().split("\n\n")
+    assert json.loads(event.removeprefix("data: "))["error"]["code"] == "draining"
+    assert (end, rest, last["more_body"]) == ("data: [DONE]", "", False)
