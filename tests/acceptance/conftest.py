@@ -1,0 +1,26 @@
+"""One instance for the tests that leave it as they found it; tests that break things start their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from acceptance.acceptance_instance import Instance, model
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path) -> Iterator[Instance]:
+    """An instance with the model `smol`, one replica, always there."""
+    home = tmp_path_factory.mktemp("h")
+    running = Instance(home).start()
+    running.apply(model(smollm2_path))
+    running.headrace("wait", "mdep/smol", "--timeout", "90s")
+    yield running
+    assert running.stop() == 0, running.said()
+
+
+@pytest.fixture
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a short path: a Unix socket lies in it."""
+    return tmp_path_factory.mktemp("o")
