@@ -1,0 +1,45 @@
+"""How benches print: stages in words, and each bar as one line that a machine can read."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from pathlib import Path
+
+
+def environment() -> None:
+    """Print what was measured on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    cores = len(os.sched_getaffinity(0))
+    print(f"environment: {model}, {cores} cores, Linux {platform.release()}, Python {platform.python_version()}")
+    print(f"load before: {os.getloadavg()[0]:.2f}")
+
+
+def bar(name: str, value: float, goal: float, unit: str, *, at_least: bool = False) -> None:
+    """Print a bar: met when the value is at most (or at least) the goal."""
+    met = value >= goal if at_least else value <= goal
+    print(
+        f"bar {name} {value:.3g}{unit} {'>=' if at_least else '<='}{goal:g}{unit} {'ok' if met else 'short'}",
+        flush=True,
+    )
+
+
+def spread(name: str, values: list[float], unit: str) -> None:
+    """Print how a measurement scattered."""
+    ordered = sorted(values)
+    low, middle, high = ordered[0], statistics.median(ordered), percentile(ordered, 95)
+    print(f"{name}: n={len(ordered)} min={low:.3g}{unit} p50={middle:.3g}{unit} p95={high:.3g}{unit}", flush=True)
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Return the nearest-rank percentile."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered) + 0.5) - 1))]
