@@ -1,0 +1,127 @@
+"""Greedy tokens are those of transformers on the same weights, whatever the batch and however a prompt is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+from llm_runtime.llm_reference import PROMPTS, reference_model
+from transformers import LlamaForCausalLM
+
+from headrace.serving.engine import FinishReason, Sampling
+from headrace_llm import engine as engine_module
+from headrace_llm.config import LlamaConfig
+from headrace_llm.engine import LLMEngine
+from headrace_llm.gguf import GGUFFile
+from headrace_llm.model import LlamaModel, Segment
+
+NEW_TOKENS = 24
+GREEDY = Sampling(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+
+
+def load(path: Path, slots: int = 8, model_len: int = 512) -> LLMEngine:
+    return LLMEngine.load_model(
+        path, max_model_len=model_len, max_concurrent=slots, threads=2, progress=lambda *_: None
+    )
+
+
+@pytest.fixture
+async def engine(smollm2_path: Path) -> AsyncIterator[LLMEngine]:
+    loaded = load(smollm2_path)
+    yield loaded
+    await loaded.close()
+
+
+@pytest.fixture(scope="module")
+def reference(smollm2_path: Path) -> LlamaForCausalLM:
+    torch.set_num_threads(2)
+    return reference_model(smollm2_path)
+
+
+async def tokens_of(engine: LLMEngine, prompt: list[int], sampling: Sampling = GREEDY) -> list[int]:
+    return [token async for delta in engine.generate(prompt, sampling) for token in delta.token_ids]
+
+
+async def test_greedy_tokens_when_fifty_prompts_share_the_batch_then_they_are_transformers(
+    engine: LLMEngine, reference: LlamaForCausalLM
+) -> None:
+    """Each of our tokens is the reference's most likely one after everything before it: so its greedy run is ours."""
+    assert len(PROMPTS) >= 50
+    order = random.Random(0).sample(PROMPTS, len(PROMPTS))
+    prompts = [engine.encode(prompt) for prompt in order]
+    answers: list[list[int]] = []
+    for first in range(0, len(prompts), 32):  # the engine's queue is bounded
+        answers += await asyncio.gather(*(tokens_of(engine, prompt) for prompt in prompts[first : first + 32]))
+    assert engine.counters.step_tokens > engine.counters.steps * 2, "the requests did not share steps"
+    different = []
+    for text, prompt, answer in zip(order, prompts, answers, strict=True):
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt + answer])).logits[0]
+        wanted = logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
+        if wanted != answer:
+            different.append((text, wanted, answer))
+    assert different == []
+
+
+async def test_greedy_tokens_when_a_prompt_is_cut_into_chunks_then_nothing_changes(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load(smollm2_path)
+    prompt = whole.encode("To be, or not to be, that is the question. " * 12)
+    monkeypatch.setattr(engine_module, "TOKEN_BUDGET", 7)
+    chunked = load(smollm2_path)
+    try:
+        assert await tokens_of(whole, prompt) == await tokens_of(chunked, prompt)
+        assert chunked.counters.steps > len(prompt) // 7
+    finally:
+        await whole.close()
+        await chunked.close()
+
+
+def test_logits_when_computed_in_one_step_then_they_are_close_to_the_reference(
+    smollm2_path: Path, reference: LlamaForCausalLM
+) -> None:
+    file = GGUFFile(smollm2_path)
+    model = LlamaModel(file, LlamaConfig.of(file), slots=1, model_len=64, progress=lambda _: None)
+    tokens = list(range(1000, 1040))
+    ours = model.step(tokens, [Segment(0, 0, len(tokens))], list(range(len(tokens))))
+    with torch.inference_mode():
+        theirs = reference(torch.tensor([tokens])).logits[0]
+    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
+
+
+async def test_seeded_answer_when_the_batch_is_crowded_then_it_is_the_same(engine: LLMEngine) -> None:
+    prompt = engine.encode("Once upon a time")
+    sampling = Sampling(max_tokens=16, temperature=0.8, top_p=0.9, seed=7, ignore_eos=True)
+    alone = await tokens_of(engine, prompt, sampling)
+    crowd = [tokens_of(engine, engine.encode(text), Sampling(max_tokens=16)) for text in PROMPTS[:6]]
+    crowded, *_ = await asyncio.gather(tokens_of(engine, prompt, sampling), *crowd)
+    assert alone == crowded
+
+
+async def test_stop_string_when_it_spans_tokens_then_nothing_of_it_is_told(engine: LLMEngine) -> None:
+    prompt = engine.encode("Count: one, two, three,")
+    whole = "".join([d.text async for d in engine.generate(prompt, GREEDY)])
+    stop = whole[5:11]
+    sampling = Sampling(max_tokens=NEW_TOKENS, temperature=0, stop=(stop,), ignore_eos=True)
+    deltas = [delta async for delta in engine.generate(prompt, sampling)]
+    assert "".join(delta.text for delta in deltas) == whole[: whole.find(stop)]
+    assert deltas[-1].finish_reason is FinishReason.STOP
+
+
+async def test_request_when_its_client_goes_then_its_slot_is_free_at_once(smollm2_path: Path) -> None:
+    engine = load(smollm2_path, slots=1)
+    try:
+        answer = engine.generate(engine.encode("Once"), Sampling(max_tokens=400, temperature=0, ignore_eos=True))
+        await anext(answer)
+        await answer.aclose()
+        after = await asyncio.wait_for(tokens_of(engine, engine.encode("Twice")), timeout=30)
+        assert len(after) == NEW_TOKENS
+        assert engine.counters.cancelled == 1
+        assert engine.counters.generated_tokens < 100
+    finally:
+        await engine.close()

@@ -1,0 +1,96 @@
+"""The GGUF reader agrees with the `gguf` library, and a broken file is an InvalidModel and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf.quants import dequantize, quantize
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.errors import InvalidModel
+from headrace_llm.config import LlamaConfig
+from headrace_llm.gguf import GGUFFile
+from headrace_llm.quant import dequantised
+
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+
+
+def written(path: Path) -> Path:
+    """Write a small file with a tensor of each encoding."""
+    values = np.random.default_rng(0).standard_normal((8, 64), dtype=np.float32)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "bé", "🙂"])
+    writer.add_array("numbers", [1, 2, 3])
+    for name in TYPES:
+        kind = gguf.GGMLQuantizationType[name]
+        data = values if name == "F32" else quantize(values, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("gguf") / "small.gguf")
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_tensor_when_read_then_it_is_what_the_library_reads(small: Path, name: str) -> None:
+    ours = GGUFFile(small)
+    theirs = next(tensor for tensor in gguf.GGUFReader(str(small)).tensors if tensor.name == name)
+    expected = torch.from_numpy(dequantize(theirs.data, theirs.tensor_type).reshape(8, 64).astype(np.float32))
+    assert torch.equal(dequantised(ours, ours.tensors[name]), expected)
+
+
+def test_metadata_when_read_then_text_and_numbers_are_there(small: Path) -> None:
+    metadata = GGUFFile(small).metadata
+    assert metadata["tokenizer.ggml.tokens"] == ["a", "bé", "🙂"]
+    assert metadata["numbers"] == [1, 2, 3]
+    assert metadata["llama.context_length"] == 128
+
+
+def test_real_model_when_read_then_every_tensor_is_the_library_s(smollm2_path: Path) -> None:
+    ours = GGUFFile(smollm2_path)
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(str(smollm2_path)).tensors}
+    assert ours.tensors.keys() == theirs.keys()
+    for name in ("blk.0.attn_q.weight", "blk.29.ffn_down.weight", "output_norm.weight"):
+        expected = torch.from_numpy(dequantize(theirs[name].data, theirs[name].tensor_type))
+        assert torch.equal(dequantised(ours, ours.tensors[name]), expected.reshape(ours.tensors[name].shape))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_file_when_bytes_are_broken_or_cut_then_it_is_read_or_invalid(
+    small: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """No broken file does anything else than raise InvalidModel."""
+    raw = bytearray(small.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.just(len(raw)), st.integers(0, len(raw))))
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(raw[:cut])
+    try:
+        file = GGUFFile(broken)
+        for tensor in file.tensors.values():
+            assert dequantised(file, tensor).shape == tensor.shape
+        LlamaConfig.of(file)
+    except InvalidModel:
+        return
+
+
+def test_real_model_when_cut_then_the_error_says_so(tmp_path: Path, smollm2_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    with smollm2_path.open("rb") as file:
+        cut.write_bytes(file.read(5_000_000))
+    with pytest.raises(InvalidModel, match="it was cut"):
+        GGUFFile(cut)

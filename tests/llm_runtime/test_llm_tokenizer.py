@@ -1,0 +1,67 @@
+"""Tokens are those of transformers' own reading of the file; streamed text is the whole text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llm_runtime.llm_reference import PROMPTS
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from headrace.serving.engine import ChatMessage
+from headrace_llm.gguf import GGUFFile
+from headrace_llm.tokenizer import ModelTokenizer
+
+TEXTS = (*PROMPTS, "<|im_start|>user\nhi<|im_end|>", "0123 4567", "  spaces   and\ttabs ", "e\u0301 é", "👩‍👩‍👧‍👦")
+
+
+@pytest.fixture(scope="module")
+def ours(smollm2_path: Path) -> ModelTokenizer:
+    return ModelTokenizer(GGUFFile(smollm2_path))
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2_path: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(str(smollm2_path.parent), gguf_file=smollm2_path.name)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_when_encoded_then_the_ids_are_transformers(
+    ours: ModelTokenizer, theirs: PreTrainedTokenizerBase, text: str
+) -> None:
+    assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+def test_conversation_when_rendered_then_the_ids_are_transformers(
+    ours: ModelTokenizer, theirs: PreTrainedTokenizerBase
+) -> None:
+    turns = [
+        {"role": "user", "content": "Hi!"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Why?"},
+    ]
+    expected = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert ours.encode_chat([ChatMessage(**turn) for turn in turns]) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=st.lists(st.integers(0, 49151), max_size=40))
+def test_stream_when_its_pieces_are_joined_then_it_is_the_whole_text(ids: list[int]) -> None:
+    """Whatever tokens come, the pieces are together what decoding all of them gives."""
+    tokenizer = _tokenizer()
+    stream = tokenizer.stream()
+    assert "".join(stream.step(token) for token in ids) + stream.finish() == tokenizer.decode(ids)
+
+
+_LOADED: list[ModelTokenizer] = []
+
+
+def _tokenizer() -> ModelTokenizer:
+    return _LOADED[0]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _load(ours: ModelTokenizer) -> None:
+    _LOADED.append(ours)  # hypothesis runs a test many times, and takes no fixtures of a module gladly
