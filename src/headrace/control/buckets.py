@@ -90,7 +90,7 @@ class BucketWriter:
 
     async def run(self) -> None:
         """Write differences until cancelled."""
-        jetstream = self._client.jetstream(timeout=2)
+        jetstream, task = self._client.jetstream(timeout=2), asyncio.current_task()
         bucket: KeyValue | None = None
         while True:
             audit = False
@@ -108,6 +108,8 @@ class BucketWriter:
                     await self._compare_all(bucket)
                 await self._write_dirty(bucket)
             except (nats.errors.Error, TimeoutError, OSError) as error:
+                if task is not None and task.cancelling():
+                    raise asyncio.CancelledError from error  # nats-py makes a timeout of a cancellation
                 log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
                 bucket = None
                 self._compare = True
