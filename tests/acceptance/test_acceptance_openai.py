@@ -11,9 +11,10 @@ import openai
 import pytest
 import yaml
 from acceptance.acceptance_instance import BIN, Instance
+from openai.types.chat import ChatCompletionMessageParam
 
 pytestmark = pytest.mark.acceptance
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def client(instance: Instance) -> openai.OpenAI:
 
 
 def test_chat_when_asked_then_the_model_knows_paris(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)  # type: ignore[arg-type]  # plain dicts are what users write
+    answer = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
@@ -30,10 +31,10 @@ def test_chat_when_asked_then_the_model_knows_paris(client: openai.OpenAI) -> No
 
 
 def test_stream_when_asked_then_its_text_is_that_of_the_whole_answer(client: openai.OpenAI) -> None:
-    whole = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)  # type: ignore[arg-type]  # as above
+    whole = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)
     stream = client.chat.completions.create(
         model="smol",
-        messages=QUESTION,  # type: ignore[arg-type]  # as above
+        messages=QUESTION,
         temperature=0,
         max_tokens=20,
         stream=True,
@@ -62,13 +63,13 @@ def test_models_when_listed_then_the_public_name_is_there(client: openai.OpenAI)
 
 def test_request_when_the_model_is_unknown_then_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        client.chat.completions.create(model="nobody", messages=QUESTION)  # type: ignore[arg-type]  # as above
+        client.chat.completions.create(model="nobody", messages=QUESTION)
     assert "nobody" in caught.value.message
 
 
 def test_request_when_an_option_is_unsupported_then_bad_request_names_it(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="smol", messages=QUESTION, n=2)  # type: ignore[arg-type]  # as above
+        client.chat.completions.create(model="smol", messages=QUESTION, n=2)
     assert caught.value.param == "n"
 
 

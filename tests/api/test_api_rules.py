@@ -6,6 +6,7 @@ from typing import Any
 
 import celpy
 import pytest
+from celpy.adapter import json_to_cel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ def test_rule_when_both_halves_judge_a_value_then_they_agree(rule: Rule, data: s
     values = VALUES[rule.path, rule.field]
     value = data.draw(values)
     old = data.draw(values) if rule.transition else None
-    variables = {"self": celpy.json_to_cel(value)}
+    variables = {"self": json_to_cel(value)}
     if old is not None:
-        variables["oldSelf"] = celpy.json_to_cel(old)
+        variables["oldSelf"] = json_to_cel(old)
     assert bool(PROGRAMS[rule].evaluate(variables)) == rule.check(value, old)

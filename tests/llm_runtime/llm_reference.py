@@ -49,7 +49,7 @@ PROMPTS = (
 )
 
 
-def reference_model(path: Path) -> LlamaForCausalLM:
+def reference_model(path: Path) -> Any:
     """Return transformers' model, float32, on the weights of the file."""
     reader = gguf.GGUFReader(str(path))
     weights = {
@@ -63,21 +63,22 @@ def reference_model(path: Path) -> LlamaForCausalLM:
         return reader.fields[f"llama.{name}"].contents()
 
     heads, kv_heads = field("attention.head_count"), field("attention.head_count_kv")
-    config = LlamaConfig(
-        vocab_size=weights["token_embd.weight"].shape[0],
-        hidden_size=field("embedding_length"),
-        intermediate_size=field("feed_forward_length"),
-        num_hidden_layers=field("block_count"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        rms_norm_eps=field("attention.layer_norm_rms_epsilon"),
-        rope_theta=field("rope.freq_base"),
-        rope_parameters={"rope_type": "default", "rope_theta": field("rope.freq_base")},
-        max_position_embeddings=field("context_length"),
-        tie_word_embeddings=True,
-        attn_implementation="eager",
-    )
-    model = LlamaForCausalLM(config).float().eval()
+    settings: dict[str, Any] = {
+        "vocab_size": weights["token_embd.weight"].shape[0],
+        "hidden_size": field("embedding_length"),
+        "intermediate_size": field("feed_forward_length"),
+        "num_hidden_layers": field("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": field("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": field("rope.freq_base")},
+        "max_position_embeddings": field("context_length"),
+        "tie_word_embeddings": True,
+        "attn_implementation": "eager",
+    }
+    config = LlamaConfig(**settings)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.float32).eval()
     state = {
         "model.embed_tokens.weight": weights["token_embd.weight"],
         "model.norm.weight": weights["output_norm.weight"],

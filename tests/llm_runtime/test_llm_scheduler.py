@@ -63,6 +63,8 @@ def test_scheduler_when_anything_comes_and_goes_then_its_invariants_hold(
                     assert chunk.start == before.get(id(chunk.sequence), 0)
                     if chunk.samples:
                         chunk.sequence.length += 1
+            case _:
+                pass
         taken = [sequence.slot for sequence in scheduler.running]
         assert len(set(taken)) == len(taken) <= slots
         assert all(sequence.slot is None for sequence in scheduler.waiting)
