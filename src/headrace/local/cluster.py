@@ -29,7 +29,6 @@ from headrace.local.workloads import (
     reconcile_deployment,
     reconcile_job,
     write_deployment_status,
-    write_job_status,
 )
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
@@ -43,7 +42,10 @@ _KEPT_OF_STATUS = ("source", "revisions", "specReplicas", "lastColdStart")
 
 
 class LocalCluster:
-    """Made and used in one event loop. `start` reads what was kept; `stop` ends every pod."""
+    """Made and used in one event loop. `start` reads what was kept; `stop` ends every pod.
+
+    `logs` is a directory for the pods' logs alone: what a killed life left in it is removed.
+    """
 
     def __init__(self, database: Path, logs: Path, backoff: Backoff | None = None) -> None:
         self.index = ObjectIndex()
@@ -58,6 +60,8 @@ class LocalCluster:
     async def start(self) -> None:
         """Read what was kept."""
         self._logs.mkdir(parents=True, exist_ok=True)
+        for left in self._logs.iterdir():
+            left.unlink()
         self._store = Store(self._database)
         for manifest in self._store.objects():
             self.index.put(_unobserved(manifest) if manifest["kind"] == "ModelDeployment" else manifest)
@@ -185,19 +189,19 @@ class LocalCluster:
             return
         if kind in ("Deployment", "Job"):
             check_workload(merged)
-        stored = self.index.put(merged)
+        key = ObjectKey.of(self.index.put(merged))
         if kind == "Deployment":
-            reconcile_deployment(stored, self._pods, self.index)
+            reconcile_deployment(key, self._pods, self.index)
         elif kind == "Job":
-            reconcile_job(stored, self._pods, self.index)
+            reconcile_job(key, self._pods, self.index)
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period."""
         del owner
         key = ObjectKey(child.kind, child.namespace, child.name)
+        self.index.remove(key)
         for pod in self._pods.of(key):
             pod.terminate()
-        self.index.remove(key)
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate of the resource's pods."""
@@ -213,7 +217,7 @@ class LocalCluster:
             return
         stored = self.index.put({**resource, "status": status})
         assert self._store is not None
-        self._store.put(stored)
+        self._store.put_status(stored)
 
     async def record(self, key: ResourceKey, event: Event) -> None:
         """Record an event; a repeated one is counted."""
@@ -244,43 +248,57 @@ class LocalCluster:
         }
         assert self._store is not None
         for old in self._store.put_event(manifest):
-            self.index.remove(ObjectKey("Event", key.namespace, old))
+            self.index.remove(old)
         self.index.put(manifest)
 
     def _names_taken(self, key: ResourceKey) -> frozenset[str]:
-        """Return the public names that older resources of the namespace have."""
+        """Return the public names that older resources of the namespace hold."""
         mine = self.resource(key)
         if mine is None:
             return frozenset()
-        return frozenset(
-            other["spec"]["model"].get("name") or other["metadata"]["name"]
-            for other in self.index.list("ModelDeployment", key.namespace)
-            if _seniority(other) < _seniority(mine)
+        older = (
+            other for other in self.index.list("ModelDeployment", key.namespace) if _seniority(other) < _seniority(mine)
         )
+        return frozenset(name for other in older if (name := _held_name(other)) is not None)
 
     def _on_change(self, change: Change) -> None:
         kind, metadata = change.object["kind"], change.object["metadata"]
+        if kind == "ModelDeployment":
+            self._tell(_resource_key(change.object))
+            self._tell_siblings(change)
+            return
         if kind == "Pod":
             self._on_pod_change(change)
-        if kind == "ModelDeployment":
-            for manifest in self.index.list(kind, metadata["namespace"]):
-                self._tell(_resource_key(manifest))  # a name may have become free
-            if change.type == "DELETED":
-                self._tell(_resource_key(change.object))
-        elif kind == "Secret" and v.API_KEY_LABEL in metadata.get("labels", {}):
+        elif kind in ("Secret", "ConfigMap"):
+            for pod in self._pods.all():
+                if pod.key.namespace == metadata["namespace"]:
+                    pod.look_again()
+        if kind == "Secret" and _is_api_key(change):
             self._tell(None)
-        elif (model := metadata.get("labels", {}).get(v.MODEL_LABEL)) is not None:
+        if (model := metadata.get("labels", {}).get(v.MODEL_LABEL)) is not None:
             self._tell(ResourceKey(metadata["namespace"], model))
+
+    def _tell_siblings(self, change: Change) -> None:
+        """Look at the other resources of the namespace too, when a name was taken or given back."""
+        before = _held_name(change.before) if change.before is not None else None
+        after = _held_name(change.object) if change.type != "DELETED" else None
+        if before != after:
+            for manifest in self.index.list("ModelDeployment", change.object["metadata"]["namespace"]):
+                self._tell(_resource_key(manifest))
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
         owner = ObjectKey(reference["kind"], change.object["metadata"]["namespace"], reference["name"])
         if change.type == "DELETED":
             self._pods.forget(ObjectKey.of(change.object))
-        if owner.kind == "Deployment":
-            write_deployment_status(owner, self._pods, self.index)
+        if self._stopping:
+            return
+        if owner.kind == "Job":
+            reconcile_job(owner, self._pods, self.index)
+        elif change.type == "DELETED":
+            reconcile_deployment(owner, self._pods, self.index)
         else:
-            write_job_status(owner, self._pods, self.index)
+            write_deployment_status(owner, self._pods, self.index)
 
     def _tell(self, key: ResourceKey | None) -> None:
         for changed in self._changed:
@@ -331,6 +349,27 @@ def _belongs(manifest: Manifest, key: ResourceKey) -> bool:
 
 def _seniority(manifest: Manifest) -> tuple[str, str]:
     return manifest["metadata"]["creationTimestamp"], manifest["metadata"]["name"]
+
+
+def _held_name(manifest: Manifest) -> str | None:
+    """Return the public name that a resource takes from younger ones; None when it is refused for its own faults.
+
+    One that is refused for its name keeps its place in the queue for it.
+    """
+    for condition in manifest.get("status", {}).get("conditions", []):
+        refused = condition["type"] == v.ACCEPTED and condition["status"] == "False"
+        if refused and condition["reason"] != v.NAME_TAKEN:
+            return None
+    return str(manifest["spec"]["model"].get("name") or manifest["metadata"]["name"])
+
+
+def _is_api_key(change: Change) -> bool:
+    """Whether the Secret is, or was until now, an API key."""
+    return any(
+        v.API_KEY_LABEL in manifest["metadata"].get("labels", {})
+        for manifest in (change.object, change.before)
+        if manifest is not None
+    )
 
 
 def _digest(event: Event) -> str:

@@ -34,13 +34,16 @@ class Change:
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     object: Manifest
+    before: Manifest | None = None
+    """The object until then; None when it is new."""
 
 
 class ObjectIndex:
     """Objects are replaced, never changed in place: whoever holds one holds a snapshot."""
 
     def __init__(self) -> None:
-        self._objects: dict[ObjectKey, Manifest] = {}
+        self._kinds: dict[str, dict[ObjectKey, Manifest]] = {}
+        """By kind, so that a look at a few Deployments does not wade through a thousand events."""
         self._versions = itertools.count(1)
         self._watchers: set[asyncio.Queue[Change | None]] = set()
         self._listeners: list[Callable[[Change], None]] = []
@@ -51,34 +54,31 @@ class ObjectIndex:
 
     def get(self, key: ObjectKey) -> Manifest | None:
         """Return an object."""
-        return self._objects.get(key)
+        return self._kinds.get(key.kind, {}).get(key)
 
     def list(self, kind: str, namespace: str | None = None) -> list[Manifest]:
         """Return the objects of a kind, by namespace and name."""
-        return [
-            self._objects[key]
-            for key in sorted(self._objects)
-            if key.kind == kind and (namespace is None or key.namespace == namespace)
-        ]
+        objects = self._kinds.get(kind, {})
+        return [objects[key] for key in sorted(key for key in objects if namespace in (None, key.namespace))]
 
     def put(self, manifest: Manifest) -> Manifest:
         """Add or replace an object and return it as it is now; an equal one changes nothing."""
         key = ObjectKey.of(manifest)
-        before = self._objects.get(key)
+        before = self.get(key)
         version = "" if before is None else before["metadata"].get("resourceVersion", "")
         same = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
         if before is not None and same == before:
             return before
         stored = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(next(self._versions))}}
-        self._objects[key] = stored
-        self._tell(Change("ADDED" if before is None else "MODIFIED", stored))
+        self._kinds.setdefault(key.kind, {})[key] = stored
+        self._tell(Change("ADDED" if before is None else "MODIFIED", stored, before))
         return stored
 
     def remove(self, key: ObjectKey) -> None:
         """Remove an object; nothing happens when it is gone."""
-        gone = self._objects.pop(key, None)
+        gone = self._kinds.get(key.kind, {}).pop(key, None)
         if gone is not None:
-            self._tell(Change("DELETED", gone))
+            self._tell(Change("DELETED", gone, gone))
 
     async def watch(self, kind: str, namespace: str | None = None) -> AsyncIterator[Change]:
         """Yield what is there (as ADDED), then every change; ends when the watcher is too far behind."""

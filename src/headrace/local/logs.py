@@ -20,9 +20,10 @@ async def read_log(path: Path, *, tail_lines: int | None, follow: bool) -> Async
         return
     with file:
         while True:
+            ended = not follow or _replaced(path, file)
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
-            if not follow or _replaced(path, file):
+            if ended:  # looked up before the last read, so that the last words are not missed
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 

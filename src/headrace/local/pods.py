@@ -1,7 +1,8 @@
 """A pod as a process: what a kubelet does with it, on this machine.
 
 One pod is one container is one process, with an address of its own in 127.0.0.0/8, so that ports of the same number
-never collide. Its status is written in the shapes of Kubernetes, since the rules above read nothing else.
+never collide. It is started, probed, restarted with a growing delay and ended with grace as a kubelet would, and its
+status is written in the shapes of Kubernetes, since the rules above read nothing else.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
 from headrace.local.index import ObjectIndex, ObjectKey
-from headrace.local.probes import Probe
+from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.process import Process, spawn
 from headrace.local.template import ConfigError, Launch, launch_of
 from headrace.reconcile.conditions import timestamp
@@ -27,6 +28,9 @@ from headrace.reconcile.world import Manifest
 from headrace.termination import MAX_BYTES
 
 DEFAULT_GRACE_SECONDS = 30.0
+ON_FAILURE = "OnFailure"
+"""The restart policy of a Job's pods; a Deployment's have Always."""
+_NOT_CONFIGURED = "CreateContainerConfigError"
 MAX_LOG_BYTES = 32 * 1024 * 1024
 """Of one container's log; a longer one begins anew."""
 TRIM_SECONDS = 10.0
@@ -55,6 +59,8 @@ class _Container:
     state: Manifest = field(default_factory=lambda: {"waiting": {"reason": "ContainerCreating"}})
     last_state: Manifest = field(default_factory=dict)
     restarts: int = 0
+    started: bool = False
+    """Whether the startup probe, if there is one, has succeeded."""
     ready: bool = False
 
 
@@ -63,6 +69,8 @@ class LocalPod:
 
     def __init__(self, manifest: Manifest, index: ObjectIndex, logs: Path, address: str, backoff: Backoff) -> None:
         self.key = ObjectKey.of(manifest)
+        owner = manifest["metadata"]["ownerReferences"][0]
+        self.owner = ObjectKey(owner["kind"], self.key.namespace, owner["name"])
         self._index = index
         self._manifest = {**manifest, "metadata": {**manifest["metadata"], "creationTimestamp": timestamp(time.time())}}
         self._address = address
@@ -75,7 +83,10 @@ class LocalPod:
         self._phase = "Pending"
         self._started = timestamp(time.time())
         self._gate = False
+        self._conditions: dict[str, Manifest] = {}
         self._terminating = asyncio.Event()
+        self._stirred = asyncio.Event()
+        """Something happened that a running container, or the wait for its next start, may have to end for."""
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -91,9 +102,25 @@ class LocalPod:
         return self._terminating.is_set()
 
     @property
+    def spec(self) -> Manifest:
+        """What it was made of."""
+        spec: Manifest = self._manifest["spec"]
+        return spec
+
+    @property
+    def phase(self) -> str:
+        """Pending, Running, or Succeeded."""
+        return self._phase
+
+    @property
+    def restarts(self) -> int:
+        """How often its container was started again."""
+        return self._container.restarts
+
+    @property
     def ready(self) -> bool:
-        """Whether its container is, whatever the gates say."""
-        return self._container.ready
+        """Whether its container is, and every gate."""
+        return self._container.ready and all(self._gates().values())
 
     def set_gate(self, routable: bool) -> None:  # noqa: FBT001 - it is the value of the gate
         """Set the readiness gate."""
@@ -108,7 +135,13 @@ class LocalPod:
             deletion = {"deletionTimestamp": timestamp(time.time()), "deletionGracePeriodSeconds": int(grace)}
             self._manifest["metadata"] = {**self._manifest["metadata"], **deletion}
             self._terminating.set()
+            self._stirred.set()
             self._write()
+
+    def look_again(self) -> None:
+        """A ConfigMap or Secret came or changed; start now, if the container waits for one."""
+        if self._container.state.get("waiting", {}).get("reason") == _NOT_CONFIGURED:
+            self._stirred.set()
 
     async def gone(self) -> None:
         """Return when nothing of it is left."""
@@ -125,14 +158,16 @@ class LocalPod:
         delay: float | None = None
         while True:
             began = time.monotonic()
-            code = await self._watch() if started else None
-            if self._terminating.is_set():
-                break
-            if started and self._finished(code):
-                await self._terminating.wait()
-                break
+            if started:
+                code = await self._watch()
+                if self.terminating:
+                    break
+                if self._finished(code):
+                    await self._terminating.wait()
+                    break
             delay = self._backoff.after(delay if started else delay or 0.0, time.monotonic() - began)
-            if await self._told_to_go_within(delay, crashed=started):
+            await self._pause(delay, crashed=started)
+            if self.terminating:
                 break
             self._container.restarts += started
             started = self._launch()
@@ -141,19 +176,22 @@ class LocalPod:
 
     def _launch(self) -> bool:
         """Start the process; return whether there is one now."""
+        self._stirred.clear()
+        container = self.spec["containers"][0]
         try:
             launch = launch_of(self._described(), self._lookup)
             self._process = self._spawn(launch)
         except ConfigError as error:
-            self._waiting("CreateContainerConfigError", str(error))
+            self._waiting(_NOT_CONFIGURED, str(error))
             return False
-        except OSError as error:
-            command = self._manifest["spec"]["containers"][0]["command"][0]
-            self._waiting("CreateContainerError", f"cannot execute {command}: {error.strerror}")
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in a word or a variable
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self._waiting("CreateContainerError", f"cannot execute {container['command'][0]}: {why}")
             return False
         self._phase = "Running"
         self._container.state = {"running": {"startedAt": timestamp(time.time())}}
-        self._container.ready = "readinessProbe" not in self._manifest["spec"]["containers"][0]
+        self._container.started = STARTUP not in container
+        self._container.ready = self._container.started and READINESS not in container
         return True
 
     def _spawn(self, launch: Launch) -> Process:
@@ -164,70 +202,75 @@ class LocalPod:
         return spawn(launch.command, variables, self.log)
 
     async def _watch(self) -> int:
-        """Probe the process until it has ended; end it when it is told to go or its liveness fails."""
+        """Probe the process until it has ended; end it with grace when it is told to go or its liveness fails."""
         assert self._process is not None
-        process, began = self._process, timestamp(time.time())
-        probes = self._start_probes()
-        told = asyncio.create_task(self._terminating.wait())
-        ending = asyncio.create_task(process.wait())
-        await asyncio.wait((told, ending), return_when=asyncio.FIRST_COMPLETED)
-        for task in (*probes, told):
+        process, began = self._process, self._container.state["running"]["startedAt"]
+        probing = asyncio.create_task(self._probe())
+        ended, stirred = asyncio.create_task(process.wait()), asyncio.create_task(self._stirred.wait())
+        await asyncio.wait((ended, stirred), return_when=asyncio.FIRST_COMPLETED)
+        for task in (probing, stirred):
             task.cancel()
-        if not ending.done():
-            await process.stop(self._grace())
-        code = await ending
+        code = await process.stop(self._grace())
+        await asyncio.wait((probing, ended, stirred))
         self._process = None
-        self._container.ready = False
+        self._container.started = self._container.ready = False
         self._container.state = {"terminated": self._terminated(code, began)}
         self._write()
         return code
 
-    def _start_probes(self) -> list[asyncio.Task[None]]:
-        container = self._manifest["spec"]["containers"][0]
-        ports = container.get("ports", [])
-        tasks = [asyncio.create_task(self._trim_log())]
-        if "readinessProbe" in container:
-            readiness = Probe.of(container["readinessProbe"], ports)
-            tasks.append(asyncio.create_task(readiness.watch(self._address, self._on_readiness)))
-        if "livenessProbe" in container:
-            liveness = Probe.of(container["livenessProbe"], ports)
-            tasks.append(asyncio.create_task(liveness.watch(self._address, self._on_liveness)))
-        return tasks
+    async def _probe(self) -> None:
+        """Carry out the probes, the others once the startup probe has succeeded, and bound the log."""
+        container = self.spec["containers"][0]
+        probes = {name: Probe.of(container[name], container.get("ports", [])) for name in PROBES if name in container}
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._trim_log())
+            if STARTUP in probes:
+                started = asyncio.Event()
+                starting = tasks.create_task(probes[STARTUP].watch(self._address, self._or_end(started.set)))
+                await started.wait()
+                starting.cancel()
+                self._container.started = True
+                self._on_readiness(READINESS not in probes)
+            if READINESS in probes:
+                tasks.create_task(probes[READINESS].watch(self._address, self._on_readiness))
+            if LIVENESS in probes:
+                tasks.create_task(probes[LIVENESS].watch(self._address, self._or_end(lambda: None)))
 
     def _on_readiness(self, answer: bool) -> None:  # noqa: FBT001 - a probe's answer
         self._container.ready = answer
         self._write()
 
-    def _on_liveness(self, answer: bool) -> None:  # noqa: FBT001 - a probe's answer
-        if not answer and self._process is not None:
-            self._process.signal(signal.SIGKILL)
+    def _or_end(self, good: Callable[[], None]) -> Callable[[bool], None]:
+        """Return what to do at a probe's answer: the good thing, or end the container."""
+        return lambda answer: good() if answer else self._stirred.set()
 
     async def _trim_log(self) -> None:
         """Bound the log. The process appends, so it goes on at the beginning of the emptied file."""
         while True:
             await asyncio.sleep(TRIM_SECONDS)
-            if self.log.stat().st_size > MAX_LOG_BYTES:
-                os.truncate(self.log, 0)
+            with contextlib.suppress(OSError):  # somebody removed it
+                if self.log.stat().st_size > MAX_LOG_BYTES:
+                    os.truncate(self.log, 0)
 
-    def _finished(self, code: int | None) -> bool:
+    def _finished(self, code: int) -> bool:
         """Whether the restart policy leaves it at this end."""
-        policy = self._manifest["spec"].get("restartPolicy", "Always")
-        if policy == "Always" or (policy == "OnFailure" and code != 0):
+        if code != 0 or self.spec.get("restartPolicy") != ON_FAILURE:
             return False
-        self._phase = "Succeeded" if code == 0 else "Failed"
+        self._phase = "Succeeded"
         self._write()
         return True
 
-    async def _told_to_go_within(self, delay: float, *, crashed: bool) -> bool:
+    async def _pause(self, delay: float, *, crashed: bool) -> None:
+        """Wait before the next start, or until something happens."""
         if crashed:
             self._container.last_state = self._container.state
+            self._stirred.clear()  # what ended the container is past
         if delay > 0:
             if crashed:
                 self._waiting("CrashLoopBackOff", f"back-off {delay:.0f}s restarting the container")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
-                    await self._terminating.wait()
-        return self._terminating.is_set()
+                    await self._stirred.wait()
 
     def _waiting(self, reason: str, message: str) -> None:
         self._container.ready = False
@@ -250,7 +293,12 @@ class LocalPod:
         return terminated
 
     def _grace(self) -> float:
-        return float(self._manifest["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS))
+        return float(self.spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS))
+
+    def _gates(self) -> dict[str, bool]:
+        """Return the readiness gates; one that nobody here sets stays closed."""
+        gates = (gate["conditionType"] for gate in self.spec.get("readinessGates", []))
+        return {gate: self._gate and gate == ROUTABLE_GATE for gate in gates}
 
     def _lookup(self, kind: str, name: str) -> Manifest | None:
         return self._index.get(ObjectKey(kind, self.key.namespace, name))
@@ -260,25 +308,24 @@ class LocalPod:
 
     def _write(self) -> None:
         container = self._container
-        gates = [gate["conditionType"] for gate in self._manifest["spec"].get("readinessGates", [])]
-        passed = container.ready and (self._gate or ROUTABLE_GATE not in gates)
-        conditions = [
-            _condition("PodScheduled", holds=True),
-            _condition("Initialized", holds=True),
-            *(_condition(gate, holds=self._gate) for gate in gates),
-            _condition("ContainersReady", holds=container.ready),
-            _condition("Ready", holds=passed),
-        ]
+        conditions = {
+            "PodScheduled": True,
+            "Initialized": True,
+            **self._gates(),
+            "ContainersReady": container.ready,
+            "Ready": self.ready,
+        }
         status: dict[str, Any] = {
             "phase": self._phase,
             "podIP": self._address,
             "startTime": self._started,
-            "conditions": conditions,
+            "conditions": [self._condition(type_, holds=holds) for type_, holds in conditions.items()],
             "containerStatuses": [
                 {
-                    "name": self._manifest["spec"]["containers"][0]["name"],
+                    "name": self.spec["containers"][0]["name"],
                     "state": container.state,
                     "lastState": container.last_state,
+                    "started": container.started,
                     "ready": container.ready,
                     "restartCount": container.restarts,
                 }
@@ -286,36 +333,17 @@ class LocalPod:
         }
         self._index.put({**self._manifest, "status": status})
 
+    def _condition(self, type_: str, *, holds: bool) -> Manifest:
+        before, status = self._conditions.get(type_), str(holds)
+        if before is None or before["status"] != status:
+            self._conditions[type_] = {
+                "type": type_,
+                "status": status,
+                "lastTransitionTime": timestamp(time.time()),
+            }
+        return self._conditions[type_]
+
     def _clean_up(self) -> None:
         for path in (self.log, self.previous_log, self._last_words):
             path.unlink(missing_ok=True)
         self._index.remove(self.key)
-
-
-def _condition(type_: str, *, holds: bool) -> Manifest:
-    return {"type": type_, "status": "True" if holds else "False"}
-
-
-class Addresses:
-    """Loopback addresses for pods: one each, from a range that starts at a random place of the instance."""
-
-    def __init__(self, start: int) -> None:
-        self._next = start
-
-    def take(self, ports: list[int]) -> str:
-        """Return an address on which nobody listens on these ports."""
-        while True:
-            self._next += 1
-            address = f"127.{64 + (self._next >> 16) % 128}.{(self._next >> 8) % 256}.{self._next % 254 + 1}"
-            if all(_free(address, port) for port in ports):
-                return address
-
-
-def _free(address: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-        return True

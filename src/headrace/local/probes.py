@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headrace.errors import UnsupportedKind
 from headrace.reconcile.world import Manifest
 
+STARTUP, READINESS, LIVENESS = "startupProbe", "readinessProbe", "livenessProbe"
+PROBES = (STARTUP, READINESS, LIVENESS)
+"""Their fields in a container."""
+_TIMES = frozenset({"initialDelaySeconds", "periodSeconds", "timeoutSeconds", "successThreshold", "failureThreshold"})
+_TARGETS = {"httpGet": frozenset({"path", "port"}), "tcpSocket": frozenset({"port"})}
 _LARGEST_STATUS_LINE = 1024
 _OK = range(200, 400)
 
@@ -27,12 +33,22 @@ class Probe:
 
     @classmethod
     def of(cls, manifest: Manifest, ports: list[Manifest]) -> Probe:
-        """Return the probe of a container with these ports."""
-        target = manifest.get("httpGet") or manifest["tcpSocket"]
+        """Return the probe of a container with these ports. Raises UnsupportedKind for one that is not made here."""
+        kind = "httpGet" if "httpGet" in manifest else "tcpSocket"
+        target = manifest.get(kind, {})
+        unknown = (manifest.keys() - _TIMES - {kind}) | (target.keys() - _TARGETS[kind])
+        if unknown or not target:
+            raise UnsupportedKind(
+                f"a probe with {', '.join(sorted(unknown)) or 'no handler'} cannot be made on this machine",
+                hint="Use httpGet with path and port, or tcpSocket with port",
+            )
         named = {port.get("name"): port["containerPort"] for port in ports}
+        port = named.get(target["port"], target["port"])
+        if not isinstance(port, int):
+            raise UnsupportedKind(f"the container of a probe has no port named {port}", hint="Name one of its ports")
         return cls(
-            path=target.get("path", "/") if "httpGet" in manifest else None,
-            port=int(named.get(target["port"], target["port"])),
+            path=target.get("path", "/") if kind == "httpGet" else None,
+            port=port,
             initial_delay=manifest.get("initialDelaySeconds", 0),
             period=manifest.get("periodSeconds", 10),
             timeout=manifest.get("timeoutSeconds", 1),
@@ -63,7 +79,7 @@ class Probe:
                     return self.path is None or await self._get(host, reader, writer)
                 finally:
                     writer.close()
-        except (OSError, TimeoutError, ValueError, IndexError, asyncio.IncompleteReadError):
+        except (OSError, ValueError, IndexError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             return False
 
     async def _get(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

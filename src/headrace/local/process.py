@@ -59,8 +59,8 @@ class Process:
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._kill_group()  # what it left behind, while its unreaped id can name no other group
         self.code = self._popen.wait()
-        self._kill_group()  # what it left behind
         os.close(self._pidfd)
         self._ended.set()
 

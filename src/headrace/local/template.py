@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import UnsupportedKind
+from headrace.local.probes import PROBES, Probe
 from headrace.reconcile.world import Manifest
 
 Lookup = Callable[[str, str], Manifest | None]
@@ -32,19 +33,17 @@ _POD_SKIPPED = frozenset(
 """Where and under which guard a pod runs: on one machine, as its user."""
 _CONTAINER_FIELDS = frozenset(
     {
-        *("name", "command", "args", "env", "envFrom", "ports", "workingDir", "terminationMessagePath"),
-        *("readinessProbe", "livenessProbe", "startupProbe"),
+        *("name", "command", "args", "env", "envFrom", "ports"),
+        *PROBES,
     }
 )
-_CONTAINER_SKIPPED = frozenset(
-    {"image", "imagePullPolicy", "resources", "securityContext", "terminationMessagePolicy", "stdin", "tty"}
-)
+_CONTAINER_SKIPPED = frozenset({"image", "imagePullPolicy", "resources", "securityContext", "stdin", "tty"})
 _INHERITED = re.compile(
     r"HOME|USER|LANG|LC_.*|TZ|TMPDIR|PIP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy)"
     r"|OMP_.*|MKL_.*|OPENBLAS_.*|NVPL_.*|CUDA_.*|LD_LIBRARY_PATH|HEADRACE_LIFE|XDG_.*"
 )
 """What a child gets of our own environment: what describes the machine, and nothing else of the user's."""
-_REFERENCE = re.compile(r"\$(?:\$|\(([A-Za-z_.-][A-Za-z0-9_.-]*)\))")
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 class ConfigError(Exception):
@@ -61,16 +60,20 @@ class Launch:
 
 def check_pod_spec(spec: Manifest) -> None:
     """Raise UnsupportedKind for a pod that a process on this machine could not be."""
-    _check_fields(spec, _POD_FIELDS | _POD_SKIPPED, "spec.template.spec")
+    check_fields(spec, _POD_FIELDS | _POD_SKIPPED, "spec.template.spec")
     containers = spec.get("containers", [])
     if len(containers) != 1:
         raise UnsupportedKind(f"a pod of {len(containers)} containers cannot run here", hint="Local pods have one")
-    _check_fields(containers[0], _CONTAINER_FIELDS | _CONTAINER_SKIPPED, "spec.template.spec.containers[0]")
+    check_fields(containers[0], _CONTAINER_FIELDS | _CONTAINER_SKIPPED, "spec.template.spec.containers[0]")
     if not containers[0].get("command"):
         raise UnsupportedKind("a container without a command cannot run here", hint="Images are not used locally")
+    for name in PROBES:
+        if name in containers[0]:
+            Probe.of(containers[0][name], containers[0].get("ports", []))
 
 
-def _check_fields(part: Manifest, known: frozenset[str], path: str) -> None:
+def check_fields(part: Manifest, known: frozenset[str], path: str) -> None:
+    """Raise UnsupportedKind for a field that is not known: it would not be obeyed."""
     for field in part:
         if field not in known:
             raise UnsupportedKind(f"{path}.{field} cannot be carried out on this machine", hint="Use a cluster for it")

@@ -1,14 +1,29 @@
-"""Deployments and Jobs: the controllers that make pods and count them."""
+"""Deployments and Jobs: the controllers that make pods and count them.
+
+Each looks at what is there and does what is missing, whatever it was that happened.
+"""
 
 from __future__ import annotations
 
 import secrets
 from pathlib import Path
 
+from headrace.errors import UnsupportedKind
+from headrace.local.addresses import Addresses
 from headrace.local.index import ObjectIndex, ObjectKey
-from headrace.local.pods import Addresses, Backoff, LocalPod
-from headrace.local.template import check_pod_spec
+from headrace.local.pods import ON_FAILURE, Backoff, LocalPod
+from headrace.local.template import check_fields, check_pod_spec
 from headrace.reconcile.world import Manifest
+
+DEFAULT_BACKOFF_LIMIT = 6
+"""Kubernetes' own: restarts after which a Job has failed."""
+_FIELDS = {
+    "Deployment": frozenset(
+        {"replicas", "selector", "template", "strategy", "revisionHistoryLimit", "progressDeadlineSeconds"}
+    ),
+    "Job": frozenset({"template", "backoffLimit"}),
+}
+_RESTART_POLICY = {"Deployment": "Always", "Job": ON_FAILURE}
 
 
 class PodSet:
@@ -53,8 +68,8 @@ class PodSet:
         return pod
 
     def of(self, owner: ObjectKey) -> list[LocalPod]:
-        """Return the owner's pods that are not going, oldest first."""
-        return [pod for pod in self._pods.values() if not pod.terminating and self._owner(pod) == owner]
+        """Return the owner's pods, oldest first, going ones too."""
+        return [pod for pod in self._pods.values() if pod.owner == owner]
 
     def all(self) -> list[LocalPod]:
         """Return every pod, going ones too."""
@@ -68,46 +83,59 @@ class PodSet:
         """Note that a pod is gone."""
         self._pods.pop(key, None)
 
-    def _owner(self, pod: LocalPod) -> ObjectKey | None:
-        manifest = self._index.get(pod.key)
-        if manifest is None:
-            return None
-        reference = manifest["metadata"]["ownerReferences"][0]
-        return ObjectKey(reference["kind"], pod.key.namespace, reference["name"])
-
 
 def check_workload(manifest: Manifest) -> None:
-    """Raise UnsupportedKind for a workload whose pods could not run here."""
-    check_pod_spec(manifest["spec"]["template"]["spec"])
+    """Raise UnsupportedKind for a workload that would not be carried out here as it is meant."""
+    kind, spec = manifest["kind"], manifest["spec"]
+    check_fields(spec, _FIELDS[kind], "spec")
+    pod = spec["template"]["spec"]
+    check_pod_spec(pod)
+    if pod.get("restartPolicy", "Always") != _RESTART_POLICY[kind]:
+        raise UnsupportedKind(
+            f"the pods of a {kind} have the restartPolicy {_RESTART_POLICY[kind]} on this machine", hint="Set it"
+        )
+    if kind == "Deployment" and spec.get("strategy", {}).get("type") != "Recreate":
+        raise UnsupportedKind("a Deployment's strategy on this machine is Recreate", hint="Set spec.strategy.type")
 
 
-def reconcile_deployment(deployment: Manifest, pods: PodSet, index: ObjectIndex) -> None:
-    """Make as many pods as are wanted, and write the status. A pod that is not ready goes first, then the newest."""
-    key = ObjectKey.of(deployment)
-    wanted = int(deployment["spec"].get("replicas", 1))
-    present = pods.of(key)
+def reconcile_deployment(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
+    """Make as many pods as are wanted, and write the status. A pod that is not ready goes first, then the newest.
+
+    Pods of another template go before new ones come, as the strategy Recreate says.
+    """
+    deployment = index.get(key)
+    if deployment is None:
+        return
     template = deployment["spec"]["template"]["spec"]
-    for pod in [pod for pod in present if _spec_of(pod, index) != template]:
-        pod.terminate()  # strategy Recreate
-        present.remove(pod)
+    wanted = int(deployment["spec"].get("replicas", 1))
+    every = pods.of(key)
+    present = [pod for pod in every if pod.spec == template and not pod.terminating]
+    old = [pod for pod in every if pod.spec != template]
     present.reverse()  # the newest first, and sorting keeps that order among equals
     surplus = sorted(present, key=lambda pod: pod.ready)[: max(len(present) - wanted, 0)]
-    for pod in surplus:
+    for pod in (*old, *surplus):
         pod.terminate()
-    for _ in range(wanted - len(present)):
-        pods.make(deployment)
+    if not old:
+        for _ in range(wanted - len(present)):
+            pods.make(deployment)
     write_deployment_status(key, pods, index)
 
 
 def write_deployment_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
-    """Write what a deployment controller would say of the pods that there are."""
+    """Count the pods; that alone is called for in the midst of making or ending them."""
     deployment = index.get(key)
     if deployment is None:
         return
-    present = pods.of(key)
-    ready = sum(_is_ready(pod, index) for pod in present)
+    present = [pod for pod in pods.of(key) if not pod.terminating]
+    ready = sum(pod.ready for pod in present)
     wanted = int(deployment["spec"].get("replicas", 1))
-    available = {"type": "Available", "status": "True" if ready >= wanted else "False", "reason": "MinimumReplicas"}
+    enough = ready >= wanted
+    available = {
+        "type": "Available",
+        "status": str(enough),
+        "reason": "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
+        "message": f"{ready} of {wanted} replicas are ready",
+    }
     status = {
         "observedGeneration": deployment["metadata"]["generation"],
         "replicas": len(present),
@@ -115,42 +143,31 @@ def write_deployment_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) ->
         "readyReplicas": ready,
         "availableReplicas": ready,
         "unavailableReplicas": max(wanted - ready, 0),
-        "conditions": [{**available, "message": f"{ready} of {wanted} replicas are ready"}],
+        "conditions": [available],
     }
     index.put({**deployment, "status": status})
 
 
-def reconcile_job(job: Manifest, pods: PodSet, index: ObjectIndex) -> None:
-    """Make the job's one pod, and write the status when it has ended."""
-    key = ObjectKey.of(job)
-    if job.get("status", {}).get("conditions"):
-        return
-    present = pods.of(key)
-    if not present:
-        pods.make(job)
-    write_job_status(key, pods, index)
-
-
-def write_job_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
-    """Write what a job controller would say of its pod."""
+def reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
+    """Make the job's one pod, and write the status; a job that has ended stays as it is, and its pod as evidence."""
     job = index.get(key)
-    if job is None:
+    if job is None or job.get("status", {}).get("conditions"):
         return
-    phases = [(index.get(pod.key) or {}).get("status", {}).get("phase") for pod in pods.of(key)]
-    if "Succeeded" in phases:
-        status = {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
-    elif "Failed" in phases:
-        status = {"failed": 1, "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+    present = [pod for pod in pods.of(key) if not pod.terminating]
+    limit = int(job["spec"].get("backoffLimit", DEFAULT_BACKOFF_LIMIT))
+    status: Manifest
+    if any(pod.phase == "Succeeded" for pod in present):
+        done = {"type": "Complete", "status": "True", "reason": "CompletionsReached", "message": "its pod succeeded"}
+        status = {"succeeded": 1, "conditions": [done]}
+    elif any(pod.restarts >= max(limit, 1) for pod in present):
+        message = f"its container was started again {max(limit, 1)} times"
+        gave_up = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": message}
+        status = {"failed": 1, "conditions": [gave_up]}
     else:
-        status = {"active": len(phases)}
+        status = {"active": 1}
     index.put({**job, "status": status})
-
-
-def _spec_of(pod: LocalPod, index: ObjectIndex) -> Manifest:
-    manifest = index.get(pod.key)
-    return manifest["spec"] if manifest is not None else {}
-
-
-def _is_ready(pod: LocalPod, index: ObjectIndex) -> bool:
-    conditions = (index.get(pod.key) or {}).get("status", {}).get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    if "failed" in status:
+        for pod in present:
+            pod.terminate()
+    if "active" in status and not present:
+        pods.make(job)

@@ -1,0 +1,76 @@
+"""What survives a crash."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.errors import CannotStart
+from headrace.local import store as store_module
+from headrace.local.index import ObjectKey
+from headrace.local.store import Store
+
+WRITER = """
+import json, sys, pathlib
+from headrace.local.store import Store
+store = Store(pathlib.Path(sys.argv[1]))
+store.put({"kind": "ConfigMap", "metadata": {"namespace": "default", "name": "a"}, "data": {"x": "1"}})
+print("acknowledged", flush=True)
+sys.stdin.read()
+"""
+
+
+def config(name: str, x: str, namespace: str = "default") -> dict[str, Any]:
+    return {"kind": "ConfigMap", "metadata": {"namespace": namespace, "name": name}, "data": {"x": x}}
+
+
+def event(name: str, last: str, namespace: str = "default") -> dict[str, Any]:
+    return {"kind": "Event", "metadata": {"namespace": namespace, "name": name}, "lastTimestamp": last}
+
+
+def test_store_when_opened_again_has_every_object_as_last_put(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.sqlite")
+    store.put(config("a", "1"))
+    store.put(config("b", "1"))
+    store.put_status(config("a", "2"))
+    store.remove(ObjectKey("ConfigMap", "default", "b"))
+    store.close()
+    assert Store(tmp_path / "state.sqlite").objects() == [config("a", "2")]
+
+
+def test_store_when_its_process_is_killed_has_what_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"acknowledged\n"
+        writer.send_signal(signal.SIGKILL)
+    assert Store(path).objects() == [config("a", "1")]
+
+
+def test_store_when_there_are_too_many_events_forgets_the_oldest_and_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_EVENTS", 2)
+    store = Store(tmp_path / "state.sqlite")
+    forgotten = [store.put_event(event(name, f"2026-01-0{day}")) for day, name in enumerate("abc", 1)]
+    assert forgotten == [[], [], [ObjectKey("Event", "default", "a")]]
+    assert [found["metadata"]["name"] for found in store.events()] == ["b", "c"]
+
+
+def test_store_when_events_of_two_namespaces_share_a_name_keeps_both(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.sqlite")
+    store.put_event(event("a", "2026-01-01", "one"))
+    store.put_event(event("a", "2026-01-02", "two"))
+    assert [found["metadata"]["namespace"] for found in store.events()] == ["one", "two"]
+
+
+def test_store_when_the_file_is_not_a_database_cannot_start_and_names_it(tmp_path: Path) -> None:
+    (tmp_path / "state.sqlite").write_text("hello " * 1000)
+    with pytest.raises(CannotStart, match=r"state\.sqlite"):
+        Store(tmp_path / "state.sqlite")

@@ -1,0 +1,172 @@
+"""From a container to a command line, as Kubernetes does it."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.errors import UnsupportedKind
+from headrace.local.template import ConfigError, Launch, check_pod_spec, expanded, launch_of
+from headrace.reconcile.world import Manifest
+
+OBJECTS: dict[tuple[str, str], Manifest] = {
+    ("Secret", "login"): {"data": {"user": base64.b64encode(b"ann").decode()}},
+    ("ConfigMap", "colours"): {"data": {"SKY": "blue", "GRASS": "green"}},
+    ("ConfigMap", "empty"): {"data": None},
+}
+
+
+def pod(**container: Any) -> Manifest:
+    return {
+        "metadata": {"name": "pod-1", "namespace": "default", "uid": "u", "labels": {"app.x/y": "z"}},
+        "spec": {"containers": [{"name": "main", "command": ["run"], **container}]},
+        "status": {"podIP": "127.64.0.1"},
+    }
+
+
+def launched(**container: Any) -> Launch:
+    return launch_of(pod(**container), lambda kind, name: OBJECTS.get((kind, name)))
+
+
+def from_ref(kind: str, **reference: Any) -> Manifest:
+    return {"name": "V", "valueFrom": {kind: reference}}
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("plain", "plain"),
+        ("$(A)", "1"),
+        ("a$(A)b$(B)c", "a1b2c"),
+        ("$(UNKNOWN)", "$(UNKNOWN)"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$$$$(A)", "$$(A)"),
+        ("$A", "$A"),
+        ("$(A", "$(A"),
+        ("$()", "$()"),
+        ("$", "$"),
+        ("$$", "$"),
+        ("$(A B)", "$(A B)"),
+        ("$($(A))", "$($(A))"),
+        ("`$(A)`; rm", "`1`; rm"),
+    ],
+)
+def test_expansion_when_given_a_text_does_as_kubernetes(text: str, result: str) -> None:
+    """The table of k8s.io/kubernetes/third_party/forked/golang/expansion, as far as it has one meaning."""
+    assert expanded(text, {"A": "1", "B": "2"}) == result
+
+
+def test_launch_when_command_and_args_refer_to_variables_expands_both() -> None:
+    launch = launched(command=["$(A)"], args=["--b", "$(B)"], env=[{"name": "A", "value": "1"}, {"name": "B"}])
+    assert launch.command == ["1", "--b", ""]
+
+
+def test_launch_when_a_variable_refers_to_an_earlier_one_expands_it_and_not_a_later_one() -> None:
+    env = [{"name": "B", "value": "$(A)"}, {"name": "A", "value": "1"}, {"name": "C", "value": "$(A)"}]
+    variables = launched(env=env).variables
+    assert (variables["B"], variables["C"]) == ("$(A)", "1")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metadata.name", "pod-1"),
+        ("metadata.namespace", "default"),
+        ("metadata.uid", "u"),
+        ("metadata.labels['app.x/y']", "z"),
+        ("metadata.annotations['none']", ""),
+        ("status.podIP", "127.64.0.1"),
+    ],
+)
+def test_launch_when_a_variable_is_from_a_field_has_the_pods_own_value(path: str, value: str) -> None:
+    assert launched(env=[from_ref("fieldRef", fieldPath=path)]).variables["V"] == value
+
+
+def test_launch_when_a_variable_is_from_a_secret_or_config_map_has_its_value() -> None:
+    assert launched(env=[from_ref("secretKeyRef", name="login", key="user")]).variables["V"] == "ann"
+    assert launched(env=[from_ref("configMapKeyRef", name="colours", key="SKY")]).variables["V"] == "blue"
+
+
+def test_launch_when_all_of_a_config_map_is_taken_lets_single_variables_win() -> None:
+    sources = [{"configMapRef": {"name": "colours"}, "prefix": "C_"}, {"configMapRef": {"name": "colours"}}]
+    variables = launched(envFrom=sources, env=[{"name": "SKY", "value": "grey, not $(C_SKY)"}]).variables
+    assert (variables["SKY"], variables["GRASS"]) == ("grey, not blue", "green")
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"env": [from_ref("secretKeyRef", name="none", key="user")]},
+        {"env": [from_ref("secretKeyRef", name="login", key="none")]},
+        {"env": [from_ref("configMapKeyRef", name="empty", key="none")]},
+        {"env": [from_ref("fieldRef", fieldPath="spec.none")]},
+        {"env": [from_ref("resourceFieldRef", resource="limits.cpu")]},
+        {"envFrom": [{"secretRef": {"name": "none"}}]},
+    ],
+)
+def test_launch_when_a_reference_leads_nowhere_is_a_config_error(container: Manifest) -> None:
+    with pytest.raises(ConfigError):
+        launched(**container)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"env": [from_ref("secretKeyRef", name="none", key="user", optional=True)]},
+        {"env": [from_ref("configMapKeyRef", name="colours", key="none", optional=True)]},
+        {"envFrom": [{"configMapRef": {"name": "none", "optional": True}}]},
+    ],
+)
+def test_launch_when_an_optional_reference_leads_nowhere_leaves_the_variable_out(container: Manifest) -> None:
+    assert "V" not in launched(**container).variables
+
+
+def test_launch_when_made_inherits_what_describes_the_machine_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "HTTPS_PROXY",
+        "no_proxy",
+        "OMP_NUM_THREADS",
+        "PIP_INDEX_URL",
+        "LANG",
+        "AWS_SECRET_ACCESS_KEY",
+        "EDITOR",
+    ):
+        monkeypatch.setenv(name, "x")
+    variables = launched().variables
+    assert variables.keys() >= {"HTTPS_PROXY", "no_proxy", "OMP_NUM_THREADS", "PIP_INDEX_URL", "LANG", "HOME"}
+    assert not variables.keys() & {"AWS_SECRET_ACCESS_KEY", "EDITOR"}
+    assert variables["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
+    spec = pod(image="x", resources={"limits": {"cpu": "1"}}, securityContext={"runAsNonRoot": True})["spec"]
+    check_pod_spec({**spec, "nodeSelector": {"a": "b"}, "automountServiceAccountToken": False, "tolerations": []})
+
+
+@pytest.mark.parametrize(
+    ("named", "spec"),
+    [
+        ("volumes", {"containers": [{"command": ["a"]}], "volumes": []}),
+        ("initContainers", {"containers": [{"command": ["a"]}], "initContainers": []}),
+        ("2 containers", {"containers": [{"command": ["a"]}, {"command": ["b"]}]}),
+        ("without a command", {"containers": [{"image": "a"}]}),
+        (r"containers\[0\]\.volumeMounts", {"containers": [{"command": ["a"], "volumeMounts": []}]}),
+        ("workingDir", {"containers": [{"command": ["a"], "workingDir": "/"}]}),
+        ("lifecycle", {"containers": [{"command": ["a"], "lifecycle": {}}]}),
+        ("exec", {"containers": [{"command": ["a"], "livenessProbe": {"exec": {"command": ["b"]}}}]}),
+        (
+            "httpHeaders",
+            {"containers": [{"command": ["a"], "readinessProbe": {"httpGet": {"port": 1, "httpHeaders": []}}}]},
+        ),
+        ("no handler", {"containers": [{"command": ["a"], "readinessProbe": {"periodSeconds": 1}}]}),
+        ("port named http", {"containers": [{"command": ["a"], "startupProbe": {"tcpSocket": {"port": "http"}}}]}),
+    ],
+)
+def test_pod_spec_when_something_would_not_be_carried_out_is_refused_by_name(named: str, spec: Manifest) -> None:
+    with pytest.raises(UnsupportedKind, match=named):
+        check_pod_spec(spec)
