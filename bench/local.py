@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 from bars import bar, environment, percentile, spread
+from typing_extensions import override
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,7 @@ class Wake(threading.Thread):
         self.sent = self.first_token = 0.0
         self.stages: list[str] = []
 
+    @override
     def run(self) -> None:
         """Ask."""
         question = {"role": "user", "content": "What is the capital of France?"}
