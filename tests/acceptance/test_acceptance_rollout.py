@@ -1,0 +1,81 @@
+"""A changed spec is rolled out without a lost request, and back; keys open a namespace; the example works."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from acceptance.acceptance_instance import Instance, model, until
+from acceptance.test_acceptance_faults import Traffic
+
+pytestmark = pytest.mark.acceptance
+ROOT = Path(__file__).parents[2]
+
+
+def revisions(instance: Instance) -> list[str]:
+    return [item["name"] for item in instance.get("mdep", "smol")["status"]["revisions"]]
+
+
+def test_rollout_when_the_spec_changes_under_traffic_then_no_request_fails_and_back_again(
+    instance: Instance, smollm2_path: Path
+) -> None:
+    before = revisions(instance)
+    with Traffic(instance).running() as traffic:
+        changed = model(smollm2_path, runtime={"llm": {"maxModelLen": 256, "maxConcurrentRequests": 4}})
+        instance.apply(changed)
+        until(lambda: len(now := revisions(instance)) == 1 and now != before, "the new revision has taken over")
+        instance.apply(model(smollm2_path))
+        until(lambda: revisions(instance) == before, "the old revision has taken over again")
+    assert traffic.errors == []
+    assert set(traffic.statuses) == {200}
+
+
+def status_of(instance: Instance, key: str | None) -> tuple[int, str]:
+    endpoint = urlsplit(instance.url)
+    connection = http.client.HTTPConnection(endpoint.hostname or "", endpoint.port, timeout=30)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    connection.request("GET", "/v1/models", headers=headers)
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def test_key_when_created_then_it_is_needed_and_opens_its_namespace_and_can_be_revoked(own_home: Path) -> None:
+    instance = Instance(own_home).start()
+    try:
+        assert status_of(instance, None)[0] == 200
+        key = instance.headrace("keys", "create", "app").splitlines()[0]
+        until(lambda: status_of(instance, None)[0] == 401, "a key is needed now")
+        assert status_of(instance, key)[0] == 200
+        assert status_of(instance, "hr-wrong")[0] == 401
+        secret = instance.headrace("get", "secrets", "-o", "json")
+        assert key not in secret
+        instance.headrace("keys", "create", "other")
+        instance.headrace("keys", "revoke", "app")
+        until(lambda: status_of(instance, key)[0] == 401, "the revoked key opens nothing")
+    finally:
+        assert instance.stop() == 0, instance.said()
+
+
+def test_example_when_brought_up_then_a_request_is_answered_from_zero(own_home: Path) -> None:
+    """What the README tells a new user to do, but for the shared model directory: nothing is fetched twice."""
+    models = Path(os.environ.get("HEADRACE_HOME") or Path.home() / ".local/share/headrace") / "models"
+    (own_home / "models").symlink_to(models)
+    instance = Instance(own_home, files=[ROOT / "examples/smollm2.yaml"]).start()
+    try:
+        endpoint = urlsplit(instance.url)
+        connection = http.client.HTTPConnection(endpoint.hostname or "", endpoint.port, timeout=60)
+        question = {"role": "user", "content": "What is the capital of France?"}
+        body = {"model": "smollm2-135m-instruct", "messages": [question], "temperature": 0, "max_tokens": 20}
+        began = time.monotonic()
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        print(f"answered from zero in {time.monotonic() - began:.2f} s")
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert "smollm2" in instance.said()
+    finally:
+        assert instance.stop() == 0, instance.said()
