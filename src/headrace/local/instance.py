@@ -121,6 +121,7 @@ class _Instance:
             try:
                 await self._come_up(tasks)
                 await self._stop.wait()
+                self._on_event("stopping", "running requests may finish; Ctrl-C again to cut them off")
             finally:
                 await self._go_down()
         self._on_event("stopped", "resources and models stay for the next `headrace up`")
@@ -154,13 +155,13 @@ class _Instance:
         for manifest in self._options.manifests:
             self._objects.apply(manifest)
         await self._wait_for_gateway(gateway_heard)
-        self._record().write(self._home)
-        self._on_event("ready", self._endpoint)
+        if not self._stop.is_set():
+            self._record().write(self._home)
+            self._on_event("ready", self._endpoint)
 
     async def _go_down(self) -> None:
         """End everything that was started, as far as it was."""
         self._home.record.unlink(missing_ok=True)
-        self._on_event("stopping", "running requests may finish; Ctrl-C again to cut them off")
         self._listener.close()
         if self._reconciling is not None:
             self._reconciling.cancel()  # from here on nothing is started any more
@@ -176,13 +177,13 @@ class _Instance:
 
     async def _wait_for_gateway(self, heard: asyncio.Event) -> None:
         """Return when a gateway has written its presence. A gateway that ends while an instance starts is a fault."""
-        waits = [asyncio.create_task(event.wait()) for event in (heard, self._gateway.ended)]
+        waits = [asyncio.create_task(event.wait()) for event in (heard, self._gateway.ended, self._stop)]
         try:
             await asyncio.wait(waits, timeout=GATEWAY_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        if not heard.is_set():
+        if not heard.is_set() and not self._stop.is_set():
             what = "ended at once" if self._gateway.ended.is_set() else f"was not up in {GATEWAY_START_SECONDS:.0f} s"
             raise CannotStart(f"the gateway {what}", hint=f"Its log tells why: {self._home.logs / GATEWAY_LOG}")
 
