@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +109,6 @@ def test_gateway_when_killed_then_it_serves_again_within_two_seconds_and_no_repl
     replica = only(faulty.runtime_pids())
     gateway = only(faulty.pids("headrace-gateway"))
     os.kill(gateway, signal.SIGKILL)
-    killed = time.monotonic()
     body: dict[str, object] = {"model": "smol", "prompt": "one two", "max_tokens": 1}
 
     def served() -> bool:
@@ -119,7 +117,6 @@ def test_gateway_when_killed_then_it_serves_again_within_two_seconds_and_no_repl
         return False
 
     until(served, "the gateway serves again")
-    print(f"the gateway served again after {time.monotonic() - killed:.2f} s")  # judged by the bench, not here
     assert faulty.runtime_pids() == [replica]
 
 
@@ -165,10 +162,10 @@ def test_instance_when_stopped_then_nothing_of_it_is_left(own_home: Path, smollm
     instance.apply(model(smollm2_path))
     instance.headrace("wait", "mdep/smol", "--timeout", "90s")
     processes = instance.processes()
-    shared = set(os.listdir("/dev/shm"))
+    shared = set(Path("/dev/shm").iterdir())
     assert instance.stop() == 0, instance.said()
     assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert set(Path("/dev/shm").iterdir()) <= shared
     assert not (instance.directory / "headrace.sock").exists()
 
 
