@@ -107,13 +107,18 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
         result["properties"] = {name: _convert(child, definitions) for name, child in node["properties"].items()}
         for name, child in node["properties"].items():
             if name not in node.get("required", ()) and "$ref" in child:
-                result["properties"][name]["default"] = {}  # lets the server reach the defaults of its fields
+                result["properties"][name]["default"] = _defaults(result["properties"][name])
     if "items" in node:
         result["items"] = _convert(node["items"], definitions)
         result.setdefault("x-kubernetes-list-type", "atomic")
     if result.get("default", 0) is None:
         del result["default"]
     return result
+
+
+def _defaults(schema: Schema) -> Schema:
+    """Return the defaults of an object's fields. An API server judges a default by the rules before it completes it."""
+    return {name: child["default"] for name, child in schema["properties"].items() if "default" in child}
 
 
 def _inlined(node: Schema, definitions: dict[str, Schema]) -> Schema:
