@@ -268,6 +268,14 @@ async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tm
         assert ResourceKey("default", "b") in changes
 
 
+async def test_name_when_a_younger_resource_comes_asks_for_no_look_at_the_older(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        cluster.apply_object(model("a"))
+        changes = heard(cluster)
+        cluster.apply_object(model("b", model=_called("a")))
+        assert changes == [ResourceKey("default", "b")]
+
+
 async def test_status_when_written_asks_for_a_look_at_that_resource_alone(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))

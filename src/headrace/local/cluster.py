@@ -279,12 +279,13 @@ class LocalCluster:
             self._tell(ResourceKey(metadata["namespace"], model))
 
     def _tell_siblings(self, change: Change) -> None:
-        """Look at the other resources of the namespace too, when a name was taken or given back."""
+        """Look at the younger resources of the namespace too, when a name was taken or given back."""
         before = _held_name(change.before) if change.before is not None else None
         after = _held_name(change.object) if change.type != "DELETED" else None
         if before != after:
             for manifest in self.index.list("ModelDeployment", change.object["metadata"]["namespace"]):
-                self._tell(_resource_key(manifest))
+                if _seniority(change.object) < _seniority(manifest):
+                    self._tell(_resource_key(manifest))
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
