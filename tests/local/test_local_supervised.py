@@ -101,7 +101,7 @@ async def test_supervised_when_stopped_is_not_started_again(tmp_path: Path) -> N
 async def test_supervised_when_it_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     start = Starts(STUBBORN, tmp_path / "log")
     async with running(start) as supervised, asyncio.timeout(SECONDS):
-        while "deaf" not in (tmp_path / "log").read_text():  # noqa: ASYNC110 - another process writes the file
+        while "deaf" not in (tmp_path / "log").read_text():
             await asyncio.sleep(0.01)
         await supervised.stop(0.1)
 
@@ -120,9 +120,7 @@ async def test_supervised_when_stopped_between_two_starts_ends(tmp_path: Path) -
             await start.again.wait()
 
 
-@pytest.mark.parametrize(
-    ("exits", "seconds"), [(0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (50, 5)], ids=str
-)
+@pytest.mark.parametrize(("exits", "seconds"), [(0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (50, 5)], ids=str)
 def test_backoff_when_it_keeps_ending_grows_by_a_second(exits: int, seconds: float, tmp_path: Path) -> None:
     supervised = Supervised("test", Starts(SLEEPER, tmp_path / "log"))
     supervised._exits.extend([100.0] * exits)

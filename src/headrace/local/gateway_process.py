@@ -25,6 +25,10 @@ PORTS_TRIED = 100
 BACKLOG = 1024
 """Connections that wait while the gateway is restarted (the kernel caps it at net.core.somaxconn)."""
 ANONYMOUS_NAMESPACE = "default"
+GRACE_SECONDS = 30.0
+"""Time for running requests to finish at the end: as Kubernetes gives a pod."""
+STOP_SECONDS = GRACE_SECONDS + 2.0
+"""At the end of the grace it cuts off what still runs, by an error to each client; one that does not end is killed."""
 
 
 def listen(host: str, port: int | None) -> socket.socket:
@@ -62,17 +66,17 @@ def gateway(listener: socket.socket, state: Path, log: Path, nats_url: str, cred
     """
     program = find_program("headrace-gateway", hint="Install it: pip install 'headrace[gateway]'")
     command = [program, "--fd", str(listener.fileno()), "--state-directory", str(state)]
+    command += ["--grace-seconds", str(GRACE_SECONDS)]
     if ip_address(listener.getsockname()[0]).is_loopback:
         command += ["--anonymous-namespace", ANONYMOUS_NAMESPACE]
-    variables = {
-        **os.environ,
+    login = {
         environment.NATS_URL: nats_url,
         environment.NATS_USER: credentials.user,
         environment.NATS_PASSWORD: credentials.password,
     }
 
     async def start() -> Process:
-        return spawn(command, variables, log, pass_fds=(listener.fileno(),))
+        return spawn(command, {**os.environ, **login}, log, pass_fds=(listener.fileno(),))
 
     return Supervised("gateway", start)
 

@@ -33,11 +33,12 @@ from headrace.events.connection import connect
 from headrace.local.api import Api
 from headrace.local.api_server import ApiServer
 from headrace.local.cluster import LocalCluster
-from headrace.local.gateway_process import endpoint_of, gateway, listen
+from headrace.local.gateway_process import STOP_SECONDS, endpoint_of, gateway, listen
 from headrace.local.home import InstanceHome, Record
 from headrace.local.leftovers import LIFE_VARIABLE, Life, end_processes
 from headrace.local.nats_server import NatsServer
 from headrace.local.objects import Objects
+from headrace.local.pods import MAX_LOG_BYTES, TRIM_SECONDS
 from headrace.reconcile.world import Manifest, Settings
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,6 @@ log = logging.getLogger(__name__)
 GATEWAY_LOG = "gateway.log"
 GATEWAY_START_SECONDS = 20.0
 """It takes half a second; a laptop that is busy with a model takes more."""
-GATEWAY_GRACE_SECONDS = 30.0
-"""Time for running requests to finish at the end."""
 PODS_GRACE_SECONDS = 20.0
 """Nothing is running on the pods by then: this bounds what they have to put away."""
 NATS_GRACE_SECONDS = 5.0
@@ -106,21 +105,31 @@ class _Instance:
         )
         self._cluster = LocalCluster(self._home.state, self._home.logs / "pods")
         self._objects = Objects(self._cluster, self._admit)
+        self._record = Record(
+            instance=self._home.name,
+            pid=os.getpid(),
+            version=version("headrace"),
+            endpoint=self._endpoint,
+            started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            home=str(self._home.directory),
+        )
         self._streams_end = asyncio.Event()
         self._api = ApiServer(
-            Api(self._objects, self._record(), self._streams_end, self._stop.set).app(), self._home.socket
+            Api(self._objects, self._record, self._streams_end, self._stop.set).app(), self._home.socket
         )
         self._client: Client | None = None
         self._loop: ControlLoop | None = None
-        self._reconciling: asyncio.Task[None] | None = None
+        self._own_tasks: list[asyncio.Task[None]] = []
 
     async def live(self) -> int:
         """Come up, wait to be told to stop, and go down; return the exit code."""
         self._handle_signals()
         async with asyncio.TaskGroup() as tasks:
             try:
-                await self._come_up(tasks)
+                starting = tasks.create_task(self._come_up(tasks))
                 await self._stop.wait()
+                starting.cancel()
+                await asyncio.wait((starting,))
                 self._on_event("stopping", "running requests may finish; Ctrl-C again to cut them off")
             finally:
                 await self._go_down()
@@ -128,6 +137,7 @@ class _Instance:
         return 0
 
     async def _come_up(self, tasks: asyncio.TaskGroup) -> None:
+        self._home.record.unlink(missing_ok=True)  # of a life that was killed
         ended = end_processes(self._home)
         if ended:
             self._on_event("clean-up", f"ended {ended} processes that a killed instance had left")
@@ -147,7 +157,7 @@ class _Instance:
         for namespace in self._objects.namespaces():
             self._admit(namespace)
         self._loop = ControlLoop(self._cluster, self._client, self._settings())
-        self._reconciling = tasks.create_task(self._loop.run())
+        self._own_tasks += [tasks.create_task(self._loop.run()), tasks.create_task(self._trim_logs())]
         listening = asyncio.Event()
         tasks.create_task(self._api.run(listening))
         await listening.wait()
@@ -155,17 +165,16 @@ class _Instance:
         for manifest in self._options.manifests:
             self._objects.apply(manifest)
         await self._wait_for_gateway(gateway_heard)
-        if not self._stop.is_set():
-            self._record().write(self._home)
-            self._on_event("ready", self._endpoint)
+        self._record.write(self._home)
+        self._on_event("ready", self._endpoint)
 
     async def _go_down(self) -> None:
         """End everything that was started, as far as it was."""
         self._home.record.unlink(missing_ok=True)
         self._listener.close()
-        if self._reconciling is not None:
-            self._reconciling.cancel()  # from here on nothing is started any more
-        await self._gateway.stop(GATEWAY_GRACE_SECONDS)
+        for task in self._own_tasks:
+            task.cancel()  # from here on nothing is started any more
+        await self._gateway.stop(STOP_SECONDS)
         await self._cluster.stop(PODS_GRACE_SECONDS)
         self._streams_end.set()
         self._api.stop()
@@ -177,15 +186,23 @@ class _Instance:
 
     async def _wait_for_gateway(self, heard: asyncio.Event) -> None:
         """Return when a gateway has written its presence. A gateway that ends while an instance starts is a fault."""
-        waits = [asyncio.create_task(event.wait()) for event in (heard, self._gateway.ended, self._stop)]
+        waits = [asyncio.create_task(event.wait()) for event in (heard, self._gateway.ended)]
         try:
             await asyncio.wait(waits, timeout=GATEWAY_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        if not heard.is_set() and not self._stop.is_set():
+        if not heard.is_set():
             what = "ended at once" if self._gateway.ended.is_set() else f"was not up in {GATEWAY_START_SECONDS:.0f} s"
             raise CannotStart(f"the gateway {what}", hint=f"Its log tells why: {self._home.logs / GATEWAY_LOG}")
+
+    async def _trim_logs(self) -> None:
+        """Bound what the platform's own processes print. They append, so each goes on at the beginning of its file."""
+        while True:
+            await asyncio.sleep(TRIM_SECONDS)
+            for path in self._home.logs.glob("*.log"):
+                if path.stat().st_size > MAX_LOG_BYTES:
+                    os.truncate(path, 0)
 
     def _admit(self, namespace: str) -> None:
         """Let the runtimes of a namespace log in to NATS: they find their login in a Secret, as in a cluster."""
@@ -198,16 +215,6 @@ class _Instance:
             nats_url=self._nats.url,
             models_directory=str(self._home.models),
             allow_loopback_sources=self._options.allow_loopback_sources,
-        )
-
-    def _record(self) -> Record:
-        return Record(
-            instance=self._home.name,
-            pid=os.getpid(),
-            version=version("headrace"),
-            endpoint=self._endpoint,
-            started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            home=str(self._home.directory),
         )
 
     def _reconnected(self) -> None:
