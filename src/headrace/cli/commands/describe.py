@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 _CONDITION_COLUMNS = [
     output.Column("TYPE", lambda c: str(c["type"])),
     output.Column("STATUS", lambda c: str(c["status"])),
-    output.Column("REASON", lambda c: str(c["reason"])),
+    output.Column("REASON", lambda c: str(c.get("reason", ""))),
     output.Column("SINCE", lambda c: output.age(c.get("lastTransitionTime"))),
-    output.Column("MESSAGE", lambda c: str(c["message"])),
+    output.Column("MESSAGE", lambda c: str(c.get("message", ""))),
 ]
 
 
