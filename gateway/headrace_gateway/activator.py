@@ -1,0 +1,115 @@
+"""The queue in front of a model without a free replica: bounded, first come first served, with a deadline for each.
+
+Whoever waits holds a `Ticket`. It ends in one of two ways: with a place at a replica, or with an error. In between it
+may be woken to tell its client how far the model is. Nobody polls: a place, a deadline and a stage are events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from headrace_gateway.model import Lease
+
+RELEASED_WINDOW_SECONDS = 1.0
+"""The longest wait of those released within it is reported as the queue's delay."""
+
+
+class Ticket:
+    """One waiting request."""
+
+    __slots__ = ("_queue", "_timer", "_waiter", "outcome", "since", "wants_stages")
+
+    def __init__(self, queue: HoldQueue, since: float, *, wants_stages: bool) -> None:
+        self.since = since
+        """Monotonic time at which the request first waited."""
+        self.wants_stages = wants_stages
+        self.outcome: Lease | HeadraceError | None = None
+        self._queue = queue
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that is done when there is an outcome, or a new stage for who wants stages."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self.outcome is not None:
+            self._waiter.set_result(None)
+        return self._waiter
+
+    def expire_at(self, deadline: float, error: Callable[[], HeadraceError]) -> None:
+        """End with that error at the deadline (monotonic, the loop's clock)."""
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire, error)
+
+    def settle(self, outcome: Lease | HeadraceError) -> None:
+        """End. The first outcome stays."""
+        assert self.outcome is None
+        self.outcome = outcome
+        if self._timer is not None:
+            self._timer.cancel()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the holder look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _expire(self, error: Callable[[], HeadraceError]) -> None:
+        if self.outcome is None:
+            self._queue.discard(self)
+            self.settle(error())
+
+
+class HoldQueue:
+    """The tickets of one model, in the order of arrival."""
+
+    def __init__(self) -> None:
+        self._tickets: deque[Ticket] = deque()
+        self._longest_wait = 0.0
+        self._released_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def add(self, ticket: Ticket, *, front: bool) -> None:
+        """Queue; in front stands who had a place already and lost it."""
+        if front:
+            self._tickets.appendleft(ticket)
+        else:
+            self._tickets.append(ticket)
+
+    def pop(self, now: float) -> Ticket:
+        """Take the first out, to be settled with a place."""
+        ticket = self._tickets.popleft()
+        wait = now - ticket.since
+        if now - self._released_at > RELEASED_WINDOW_SECONDS or wait > self._longest_wait:
+            self._longest_wait, self._released_at = wait, now
+        return ticket
+
+    def discard(self, ticket: Ticket) -> None:
+        """Take one out wherever it stands, if it is there."""
+        try:
+            self._tickets.remove(ticket)
+        except ValueError:
+            return
+
+    def fail(self, error: Callable[[], HeadraceError]) -> None:
+        """End all with an error."""
+        while self._tickets:
+            self._tickets.popleft().settle(error())
+
+    def stage_changed(self) -> None:
+        """Wake those who tell their client about stages."""
+        for ticket in self._tickets:
+            if ticket.wants_stages:
+                ticket.wake()
+
+    def delay_seconds(self, now: float) -> float:
+        """Return the age of the oldest, or the longest wait of those released in the last second."""
+        if self._tickets:
+            return max(0.0, now - self._tickets[0].since)
+        return self._longest_wait if now - self._released_at <= RELEASED_WINDOW_SECONDS else 0.0

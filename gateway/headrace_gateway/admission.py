@@ -1,0 +1,136 @@
+"""From a replica's word to requests on it: hear, probe once, route at once, acknowledge; and back when it drains.
+
+Nothing here waits for a pod to be Ready: the replica says so itself, and is believed after one answer on its port.
+Acknowledgements are said again while reports come in, so that a loop or a replica that missed one learns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace_gateway.model import ServedModel
+from headrace_gateway.outbox import Outbox
+from headrace_gateway.replica import Replica
+from headrace_gateway.table import Table
+from headrace_gateway.upstream.connection import UpstreamError
+from headrace_gateway.upstream.pool import Pool
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 2.0
+ACKNOWLEDGE_AGAIN_SECONDS = 2.0
+SUSPECT_SECONDS = 5.0
+"""Five missed reports: other replicas are preferred from now on."""
+FORGET_SECONDS = 60.0
+"""Silent for so long while NATS was there: the pod is gone. A replica that was only cut off reports again."""
+_OK = 200
+
+
+class Admissions:
+    """Decides which replicas requests are routed to. `tasks` owns the probes."""
+
+    def __init__(self, table: Table, outbox: Outbox, tasks: asyncio.TaskGroup) -> None:
+        self._table = table
+        self._outbox = outbox
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+
+    def heard(self, namespace: str, name: str, report: ReplicaReport) -> None:
+        """A replica has spoken."""
+        now = self._loop.time()
+        model = self._table.model(namespace, name)
+        replica = model.replicas.get(report.pod)
+        if replica is not None:
+            known = replica.report
+            if (report.started, report.sequence) <= (known.started, known.sequence):
+                return  # overtaken by a newer one
+            if (report.started, report.host, report.port) != (known.started, known.host, known.port):
+                replica = None
+        if replica is None:
+            replica = Replica(report, now)
+            self._table.add_replica(model, replica)
+        else:
+            replica.update(report, now)
+        match report.state:
+            case ReplicaState.LOADING:
+                model.queue.stage_changed()
+            case ReplicaState.READY if replica.admitted:
+                self._acknowledge(model, replica, report.state)
+            case ReplicaState.READY:
+                self.probe(model, replica)
+            case ReplicaState.DRAINING:
+                if replica.admitted:
+                    log.info("stopped routing to %s/%s: it drains", namespace, report.pod)
+                    replica.withdraw()
+                self._acknowledge(model, replica, report.state)
+
+    def probe(self, model: ServedModel, replica: Replica) -> None:
+        """Ask the replica once whether it is ready, and route to it at once if so."""
+        if not replica.probing:
+            replica.probing = True
+            self._tasks.create_task(self._probe(model, replica))
+
+    def probe_all(self) -> None:
+        """Probe every replica that is said to be ready and gets nothing: after a start, and while NATS is away."""
+        for model in self._table.models.values():
+            for replica in model.replicas.values():
+                if replica.report.state is ReplicaState.READY and not replica.admitted:
+                    self.probe(model, replica)
+
+    def acknowledge_again(self) -> None:
+        """Somebody may have missed what was said: acknowledge each replica anew at its next report."""
+        for model in self._table.models.values():
+            for replica in model.replicas.values():
+                replica.acknowledged = None
+
+    def judge_silence(self, listening_since: float) -> None:
+        """Suspect, and later forget, who was silent although NATS was there to hear him."""
+        now = self._loop.time()
+        for model in list(self._table.models.values()):
+            for replica in list(model.replicas.values()):
+                silence = now - max(replica.heard, listening_since)
+                replica.suspect = silence > SUSPECT_SECONDS
+                if silence > FORGET_SECONDS and not replica.in_flight:
+                    log.info("forgot %s/%s: silent for %.0f s", model.namespace, replica.pod, silence)
+                    self._table.remove_replica(model, replica)
+
+    async def _probe(self, model: ServedModel, replica: Replica) -> None:
+        try:
+            ready = await _is_ready(replica.pool)
+        finally:
+            replica.probing = False
+        still_meant = model.replicas.get(replica.pod) is replica and replica.report.state is ReplicaState.READY
+        if ready and still_meant and not replica.admitted:
+            replica.admitted = True
+            log.info(
+                "routing to %s/%s at %s:%d", model.namespace, replica.pod, replica.report.host, replica.report.port
+            )
+            model.pump()
+            self._acknowledge(model, replica, ReplicaState.READY)
+
+    def _acknowledge(self, model: ServedModel, replica: Replica, state: ReplicaState) -> None:
+        now = self._loop.time()
+        if replica.acknowledged is state and now - replica.acknowledged_at < ACKNOWLEDGE_AGAIN_SECONDS:
+            return
+        replica.acknowledged, replica.acknowledged_at = state, now
+        self._outbox.admission(model, replica.report, state)
+
+
+async def _is_ready(pool: Pool) -> bool:
+    """Return whether the replica answers its readiness probe with 200; the connection stays for the first request."""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            connection = await pool.connect()
+            try:
+                connection.send(b"GET /health/ready HTTP/1.1\r\nhost: replica\r\nuser-agent: headrace-gateway\r\n\r\n")
+                while not connection.complete:
+                    await connection.changed()
+                    connection.take()
+                return connection.head is not None and connection.head.status == _OK
+            finally:
+                pool.give_back(connection)
+    except (UpstreamError, TimeoutError) as error:
+        log.info("the probe failed: %s", error or "no answer in time")
+        return False

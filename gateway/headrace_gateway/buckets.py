@@ -1,0 +1,122 @@
+"""A bucket of the reconcile loop, mirrored into the table.
+
+Changes are heard live: a put into a bucket is a message on its subject, which needs no consumer that a restart of the
+broker would lose. The whole bucket is read at the start, after each reconnection, and now and then to heal what was
+missed. What was heard live while reading is newer than what was read.
+
+A bucket can be lost (a broker without its disk); the loop makes it anew and fills it. So an entry that is missing
+without a mark of its deletion is kept for a while, and a bucket that is missing as a whole changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+from nats.js.kv import KV_OP
+
+log = logging.getLogger(__name__)
+
+READ_AGAIN_SECONDS = 30.0
+RETRY_SECONDS = 0.2
+"""At the start clients wait for it."""
+REQUEST_SECONDS = 2.0
+MISSING_SECONDS = 20.0
+"""How long an entry that vanished without a trace is kept: a loop that rewrites a lost bucket is much quicker."""
+
+
+class BucketMirror:
+    """Mirrors one bucket; `read` is set after the first full reading.
+
+    Args:
+        bucket: its name.
+        apply: takes the value of a key; None: it was deleted.
+        known: names the keys that the table has.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        apply: Callable[[str, bytes | None], None],
+        known: Callable[[], Iterable[str]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.read = asyncio.Event()
+        self._bucket = bucket
+        self._prefix = f"$KV.{bucket}."
+        self._apply = apply
+        self._known = known
+        self._clock = clock
+        self._again = asyncio.Event()
+        self._heard_while_reading: set[str] | None = None
+        self._missing_since: dict[str, float] = {}
+
+    def read_again(self) -> None:
+        """Read the whole bucket soon: call it after a reconnection."""
+        self._again.set()
+
+    async def run(self, client: Client) -> None:
+        """Mirror until cancelled."""
+        await client.subscribe(f"{self._prefix}>", cb=self._on_change)
+        while True:
+            self._again.clear()
+            wait = READ_AGAIN_SECONDS
+            try:
+                await self._read_all(client)
+                self.read.set()
+            except NotFoundError:
+                log.debug("the bucket %s does not exist (yet)", self._bucket)
+                wait = RETRY_SECONDS
+            except (nats.errors.Error, TimeoutError, OSError) as error:
+                log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
+                wait = RETRY_SECONDS
+            try:
+                async with asyncio.timeout(wait):
+                    await self._again.wait()
+            except TimeoutError:
+                continue
+
+    async def _on_change(self, msg: Msg) -> None:
+        key = msg.subject.removeprefix(self._prefix)
+        if self._heard_while_reading is not None:
+            self._heard_while_reading.add(key)
+        self._apply(key, None if msg.headers and KV_OP in msg.headers else msg.data)
+
+    async def _read_all(self, client: Client) -> None:
+        heard = self._heard_while_reading = set()
+        try:
+            found = await self._entries(client)
+        finally:
+            self._heard_while_reading = None
+        for key, value in found.items():
+            if key not in heard:
+                self._apply(key, value)
+        self._drop_missing(set(self._known()) - found.keys() - heard)
+
+    async def _entries(self, client: Client) -> dict[str, bytes | None]:
+        """Return every key with its value, or None where its deletion is marked."""
+        bucket = await client.jetstream(timeout=REQUEST_SECONDS).key_value(self._bucket)
+        watcher = await bucket.watchall()
+        entries: dict[str, bytes | None] = {}
+        try:
+            while (entry := await watcher.updates(REQUEST_SECONDS)) is not None:  # type: ignore[no-untyped-call]  # nats-py
+                entries[entry.key] = None if entry.operation is not None else entry.value
+        finally:
+            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py
+        return entries
+
+    def _drop_missing(self, missing: set[str]) -> None:
+        now = self._clock()
+        self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
+        for key, since in list(self._missing_since.items()):
+            if now - since >= MISSING_SECONDS:
+                del self._missing_since[key]
+                self._apply(key, None)

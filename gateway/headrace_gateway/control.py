@@ -1,0 +1,176 @@
+"""Everything but inference: the list of models, health, metrics, and the documentation of the whole API.
+
+FastAPI is here for its schema; nothing on this side is on the way of a token.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from typing_extensions import override
+
+from headrace import headers
+from headrace.errors import HeadraceError
+from headrace.routes import Route
+from headrace.serving.errors import MethodNotAllowed, NoSuchPath, RequestError
+from headrace.serving.exchange import error_body
+from headrace_gateway.errors import InvalidApiKey
+from headrace_gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from headrace_gateway.table import Table
+
+_NOT_FOUND = 404
+
+
+class ModelCard(BaseModel):
+    """One model, in OpenAI's shape."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The models that the key opens."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ControlApp(FastAPI):
+    """FastAPI whose schema also has the paths that are served beside it."""
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        """Return the schema."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            schema["paths"] |= _INFERENCE_PATHS
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def control_app(table: Table, metrics: GatewayMetrics) -> ControlApp:
+    """Return the application."""
+    app = ControlApp(title="headrace gateway", version=version("headrace"), description=__doc__)
+
+    @app.get("/v1/models", tags=["models"])
+    async def list_models(request: Request) -> ModelList:
+        """List the models that the key opens, at zero or not."""
+        grant = table.authenticate(_authorization(request))
+        return ModelList(data=[_card(route) for route in table.visible(grant)])
+
+    @app.get("/v1/models/{name:path}", tags=["models"])
+    async def get_model(request: Request, name: str) -> ModelCard:
+        """Describe one model."""
+        route = table.find(table.authenticate(_authorization(request)), name).route
+        assert route is not None
+        return _card(route)
+
+    @app.get("/healthz", tags=["health"], response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """Answer 200 as long as the process serves."""
+        return "ok\n"
+
+    @app.get("/readyz", tags=["health"], response_class=PlainTextResponse)
+    async def readyz(response: Response) -> str:
+        """Answer 200 once routes and keys are known, from NATS or from disk."""
+        if not table.loaded:
+            response.status_code = 503
+            return "waiting for routes and keys\n"
+        return "ok\n"
+
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def exposition() -> Response:
+        """Return Prometheus metrics."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+    @app.exception_handler(HeadraceError)
+    async def explain(request: Request, error: HeadraceError) -> Response:
+        del request
+        return _error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def explain_http(request: Request, error: HTTPException) -> Response:
+        path = request.url.path[:200]
+        if error.status_code == _NOT_FOUND:
+            return _error_response(NoSuchPath(f"there is no {path} here", hint="GET /docs describes what there is"))
+        return _error_response(MethodNotAllowed(f"{path} does not take {request.method}"))
+
+    return app
+
+
+def _authorization(request: Request) -> bytes | None:
+    values = request.headers.getlist("authorization")
+    if len(values) > 1:
+        raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
+    return values[0].encode("latin-1") if values else None
+
+
+def _card(route: Route) -> ModelCard:
+    return ModelCard(id=route.public_name, created=route.created, owned_by=route.namespace)
+
+
+def _error_response(error: HeadraceError) -> Response:
+    fields = {headers.REASON: error.reason}
+    if isinstance(error, RequestError) and error.retry_after_seconds is not None:
+        fields["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, InvalidApiKey):
+        fields["www-authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), error.http_status, headers=fields)
+
+
+def _inference_path(summary: str, required: list[str], example: dict[str, Any]) -> dict[str, Any]:
+    error = {"content": {"application/json": {"schema": {"type": "object"}}}}
+    return {
+        "post": {
+            "tags": ["inference"],
+            "summary": summary,
+            "description": "Forwarded as it is to a replica of `model`, which is woken when it rests at zero. With "
+            '`"stream": true` the answer is a stream of server-sent events; while the model wakes, comments name the '
+            "stage (`: headrace stage=loading-weights 41%`).",
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": required,
+                            "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
+                            "additionalProperties": True,
+                        },
+                        "example": example,
+                    }
+                },
+            },
+            "responses": {
+                "200": {
+                    "description": "The model's answer",
+                    "content": {"application/json": {}, "text/event-stream": {}},
+                },
+                "400": {"description": "The body is not understood; `error.param` names the field", **error},
+                "401": {"description": "The API key opens nothing", **error},
+                "404": {"description": "No such model for this key", **error},
+                "413": {"description": "The body is too large", **error},
+                "429": {"description": "Too many requests wait already; see Retry-After", **error},
+                "503": {"description": "No replica in time, or not to be expected; see Retry-After", **error},
+            },
+        }
+    }
+
+
+_INFERENCE_PATHS = {
+    "/v1/chat/completions": _inference_path(
+        "Answer a conversation",
+        ["model", "messages"],
+        {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "Why is the sky blue?"}]},
+    ),
+    "/v1/completions": _inference_path(
+        "Complete a text", ["model", "prompt"], {"model": "smollm2-135m-instruct", "prompt": "Once upon a time"}
+    ),
+}

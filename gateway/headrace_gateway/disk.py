@@ -1,0 +1,119 @@
+"""The last known table on disk, so that a gateway that is restarted while NATS is away serves what runs.
+
+One JSON file, replaced as a whole. It holds digests of keys, never keys. What is read from it is believed until NATS
+says otherwise; replicas are probed before they get a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from headrace.events.messages import ReplicaReport
+from headrace.routes import KeyGrant, Route
+from headrace_gateway.replica import Replica
+from headrace_gateway.table import Table
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "gateway.json"
+WRITE_SECONDS = 0.5
+"""Shortest time between two writes: a rollout of many models is one file, not hundreds."""
+
+
+class KnownReplica(BaseModel):
+    """A replica and whose it is."""
+
+    namespace: str
+    name: str
+    report: ReplicaReport
+
+
+class Copy(BaseModel):
+    """The file."""
+
+    gateway: str
+    """The gateway's id: kept, so that a restarted gateway stands for what the one before has acknowledged."""
+    loaded: bool = False
+    routes: dict[str, Route] = {}
+    keys: dict[str, KeyGrant] = {}
+    replicas: list[KnownReplica] = []
+
+
+class DiskCopy:
+    """Keeps the file equal to the table. Without a directory it keeps nothing."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = directory / FILE_NAME if directory is not None else None
+        self._changed = asyncio.Event()
+        self._copy_found = self._read()
+        self.gateway = self._copy_found.gateway if self._copy_found is not None else f"gateway-{secrets.token_hex(4)}"
+
+    def load(self, table: Table) -> None:
+        """Fill the table with what is in the file, and write from now on what changes in it."""
+        copy, self._copy_found = self._copy_found, None
+        if copy is not None:
+            table.loaded = copy.loaded
+            for key, route in copy.routes.items():
+                table.set_route(key, route.encode())
+            for digest, grant in copy.keys.items():
+                table.set_key(digest, grant.encode())
+            now = asyncio.get_running_loop().time()
+            for known in copy.replicas:
+                table.add_replica(table.model(known.namespace, known.name), Replica(known.report, now))
+            log.info("read %d routes and %d replicas from %s", len(copy.routes), len(copy.replicas), self._path)
+        table.changed = self._changed.set
+        self._changed.set()
+
+    async def run(self, table: Table) -> None:
+        """Write until cancelled."""
+        if self._path is None:
+            return
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            text = self._copy(table).model_dump_json()
+            try:
+                await asyncio.to_thread(_replace, self._path, text)
+            except OSError as error:
+                log.warning("cannot write %s: %s; a restart without NATS would know less", self._path, error.strerror)
+            await asyncio.sleep(WRITE_SECONDS)
+
+    def _copy(self, table: Table) -> Copy:
+        replicas = [
+            KnownReplica(namespace=model.namespace, name=model.name, report=replica.report)
+            for model in table.models.values()
+            for replica in model.replicas.values()
+        ]
+        return Copy(
+            gateway=self.gateway,
+            loaded=table.loaded,
+            routes=table.routes(),
+            keys=table.grants(),
+            replicas=replicas,
+        )
+
+    def _read(self) -> Copy | None:
+        if self._path is None:
+            return None
+        try:
+            return Copy.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.warning("ignored %s: %s", self._path, type(error).__name__)
+            return None
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_suffix(".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    partial.replace(path)

@@ -1,0 +1,65 @@
+"""What the gateway answers when it does not pass a request on. The runtimes' own errors keep their shape and pass."""
+
+from __future__ import annotations
+
+from headrace import headers
+from headrace.api.vocabulary import STARTING
+from headrace.routes import Unavailable
+from headrace.serving.errors import RequestError
+
+
+class InvalidApiKey(RequestError):
+    """No key, or one that opens nothing."""
+
+    http_status = 401
+    reason = headers.INVALID_API_KEY
+
+
+class HeadTooLarge(RequestError):
+    """The request's headers are larger than any client of ours sends."""
+
+    http_status = 431
+    reason = "HeadTooLarge"
+
+
+class QueueTimeout(RequestError):
+    """Held until the deadline; no replica could take it."""
+
+    http_status = 503
+    reason = headers.QUEUE_TIMEOUT
+    retry_after_seconds = 5
+
+
+class ModelUnavailable(RequestError):
+    """The reconcile loop says that an answer cannot be expected, and why."""
+
+    http_status = 503
+
+    def __init__(self, model: str, unavailable: Unavailable) -> None:
+        super().__init__(f"{model} is not available: {unavailable.message.rstrip('.')}")
+        self.reason = unavailable.reason
+        self.retry_after_seconds = unavailable.retry_after_seconds
+
+
+class ReplicaLost(RequestError):
+    """The replica was lost and the request could not be tried elsewhere."""
+
+    http_status = 503
+    reason = headers.REPLICA_LOST
+    retry_after_seconds = 1
+
+
+class NoTableYet(RequestError):
+    """The gateway has just started for the first time, and NATS has not told it a route yet."""
+
+    http_status = 503
+    reason = STARTING
+    retry_after_seconds = 1
+
+
+class GatewayStopping(RequestError):
+    """The gateway's own grace period ends."""
+
+    http_status = 503
+    reason = headers.DRAINING
+    retry_after_seconds = 1

@@ -1,0 +1,202 @@
+"""A client's side of one request: its head, its bounded body, and what is written back to it.
+
+Raw ASGI, because a stream's chunk passes here once per token and client. Errors have OpenAI's shape wherever they
+happen: as an answer before the first byte, as an event inside a stream after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from time import perf_counter
+
+from starlette.types import Receive, Scope, Send
+
+from headrace import headers
+from headrace.errors import HeadraceError
+from headrace.serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, RequestError
+from headrace.serving.exchange import BODY_SECONDS, DONE, MAX_DISCARDED_BYTES, STREAM_HEADERS, error_body
+from headrace_gateway.errors import HeadTooLarge, InvalidApiKey
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Of all header lines: the largest cookies and tokens of the web stay below."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_FORWARDED = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", b"baggage"})
+"""What a replica gets of the client's headers. A list of what passes, not of what does not: the key, cookies, and
+whatever is invented to confuse two parsers stay here."""
+
+
+class Exchange:
+    """See the module."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.began = perf_counter()
+        self.path: str = scope["path"]
+        self.method: str = scope["method"]
+        self.status = 0
+        """Of the answer; 0 until its head is sent."""
+        self.reason = ""
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.first_byte_at: float | None = None
+        self.events = False
+        """Whether the answer is a stream of server-sent events."""
+        self.forwarded: list[tuple[bytes, bytes]] = []
+        self._receive = receive
+        self._send = send
+        self._authorization: list[bytes] = []
+        self._head_bytes = 0
+        self._declared_bytes = 0
+        self._gone: Exception | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        request_id = b""
+        for name, value in scope["headers"]:
+            self._head_bytes += len(name) + len(value)
+            if name in _FORWARDED:
+                self.forwarded.append((name, value))
+            elif name == b"authorization":
+                self._authorization.append(value)
+            elif name == b"x-request-id":
+                request_id = value
+            elif name == b"content-length":
+                self._declared_bytes = int(value)  # the server's parser has checked it
+        self.id = request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex.encode()
+
+    # -- what the client sends ---------------------------------------------------------------------------------------
+
+    def authorization(self) -> bytes | None:
+        """Return the Authorization header. Raises HeadTooLarge, InvalidApiKey."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise HeadTooLarge(f"the headers are larger than {MAX_HEAD_BYTES >> 10} KiB")
+        if len(self._authorization) > 1:
+            raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
+        return self._authorization[0] if self._authorization else None
+
+    async def body(self, limit: int) -> bytes:
+        """Return the whole body. Raises BodyTooLarge, BodyTooSlow, ClientGone.
+
+        One that is too large is read on for a while and thrown away: a client that is still sending when its
+        connection is closed sees a reset instead of the answer that explains it.
+        """
+        if self._declared_bytes > max(limit, MAX_DISCARDED_BYTES):
+            raise _too_large(limit)
+        pieces: list[bytes] = []
+        more = True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more and self.received_bytes <= max(limit, MAX_DISCARDED_BYTES):
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    piece: bytes = message["body"]
+                    self.received_bytes += len(piece)
+                    if self.received_bytes <= limit:
+                        pieces.append(piece)
+                    more = message["more_body"]
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+        if self.received_bytes > limit:
+            raise _too_large(limit)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # -- whether the client is still there -----------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """From now on `wait` raises ClientGone as soon as the client has gone. Ends with `close`."""
+        self._watch = asyncio.create_task(self._watch_client())
+
+    async def wait(self, change: asyncio.Future[None]) -> None:
+        """Wait for something of ours; raises what `abort` was called with, as soon as it is."""
+        if self._gone is not None:
+            raise self._gone
+        self._waiting = change
+        try:
+            await change
+        finally:
+            self._waiting = None
+
+    def abort(self, error: Exception) -> None:
+        """End the exchange with an error where it waits next. The first error stays."""
+        if self._gone is None:
+            self._gone = error
+            if self._waiting is not None and not self._waiting.done():
+                self._waiting.set_exception(error)
+
+    async def close(self) -> None:
+        """Stop watching the client."""
+        if self._watch is not None and not self._watch.done():
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+
+    async def _watch_client(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self.abort(ClientGone())
+
+    # -- what the client gets ----------------------------------------------------------------------------------------
+
+    async def start(self, status: int, fields: Headers) -> None:
+        """Send the head of the answer."""
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": [*fields, (_ID, self.id)]})
+
+    async def start_stream(self) -> None:
+        """Start an answer of server-sent events before there is a replica to give one."""
+        self.events = True
+        await self.start(200, STREAM_HEADERS)
+
+    def note_first_byte(self) -> None:
+        """The first byte of the model's answer is about to be sent (a comment of ours is none)."""
+        if self.first_byte_at is None:
+            self.first_byte_at = perf_counter()
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece of the body. Waits while the client is slower than the replica."""
+        self.sent_bytes += len(piece)
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def finish(self, piece: bytes = b"") -> None:
+        """Send the last piece."""
+        self.sent_bytes += len(piece)
+        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
+
+    async def fail(self, error: HeadraceError) -> None:
+        """Answer with an error, or end the stream with one. An answer of another kind stays incomplete, and so the
+        server closes its connection: nothing else tells the client that half an answer is none.
+        """
+        self.reason = error.reason
+        body = json.dumps(error_body(error)).encode()
+        if self.status:
+            if self.events:
+                await self.finish(b"data: " + body + b"\n\n" + DONE)
+            return
+        fields = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (_REASON, error.reason.encode()),
+        ]
+        if isinstance(error, RequestError) and error.retry_after_seconds is not None:
+            fields.append((b"retry-after", str(error.retry_after_seconds).encode()))
+        if isinstance(error, InvalidApiKey):
+            fields.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, BodyTooLarge | BodyTooSlow | HeadTooLarge):
+            fields.append((b"connection", b"close"))  # what is left of the request is not read
+        await self.start(error.http_status, fields)
+        await self.finish(body)
+
+
+_ID = headers.REQUEST_ID.encode()
+_REASON = headers.REASON.encode()
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes", hint="Send a shorter prompt")

@@ -1,0 +1,274 @@
+"""The path of a request: who asks, for which model, at which replica, and its bytes there and back.
+
+    authenticate ─▶ read the body ─▶ find the model ─▶ take a place, or wait for one ─▶ send ─▶ pass the answer on
+                                                          ▲                            │
+                                                          └────── turned away, lost ◀──┘
+
+Nothing of the body is looked at but `model` and `stream`; it is forwarded byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from time import perf_counter
+
+from pydantic_core import from_json
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from headrace import headers
+from headrace.api.vocabulary import STARTING
+from headrace.errors import HeadraceError
+from headrace.routes import KeyGrant
+from headrace.serving.errors import ClientGone, InvalidRequest, Saturated
+from headrace.serving.exchange import CLIENT_CLOSED_REQUEST
+from headrace_gateway.access import AccessLog
+from headrace_gateway.errors import GatewayStopping, NoTableYet, ReplicaLost
+from headrace_gateway.exchange import Exchange
+from headrace_gateway.holding import hold
+from headrace_gateway.metrics import GatewayMetrics, ModelMetrics
+from headrace_gateway.model import Lease, ServedModel
+from headrace_gateway.relay import relay
+from headrace_gateway.retries import MAX_ATTEMPTS, RetryBudget
+from headrace_gateway.table import Table
+from headrace_gateway.upstream.connection import ConnectFailed, Connection, ConnectionLost, Head, UpstreamError
+
+log = logging.getLogger(__name__)
+
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+MAX_BODIES_BYTES = 256 * 1024 * 1024
+"""Of all requests that are held or running: each body is kept for a retry until its answer has begun."""
+_TURNED_AWAY = frozenset({headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode()})
+_MAYBE_TURNED_AWAY = frozenset({429, 503})
+_REASON = headers.REASON.encode()
+
+
+class TurnedAway(Exception):
+    """The replica did not take the request; another one may."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Journey:
+    """One request on its way; what the access line and the metrics say of it."""
+
+    exchange: Exchange
+    grant: KeyGrant | None = None
+    model: ServedModel | None = None
+    stream: bool = False
+    body: bytes = b""
+    attempts: int = 0
+    pod: str = ""
+    queued_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    """For the replica: from the request's last byte to the head of the answer."""
+
+
+class Inference:
+    """The ASGI application: inference is served here, everything else by `control`."""
+
+    def __init__(
+        self, table: Table, control: ASGIApp, metrics: GatewayMetrics, access: AccessLog, max_body_bytes: int
+    ) -> None:
+        self._table = table
+        self._control = control
+        self._metrics = metrics
+        self._access = access
+        self._max_body_bytes = max_body_bytes
+        self._bodies_bytes = 0
+        self._budget = RetryBudget()
+        self._running: set[Exchange] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS:
+            await self._serve(Journey(Exchange(scope, receive, send)))
+        else:
+            await self._control(scope, receive, send)
+
+    def abort_all(self) -> None:
+        """The gateway's grace period ends: what still runs or waits ends with an error."""
+        for exchange in list(self._running):
+            exchange.abort(GatewayStopping("the gateway is stopping", hint="Send the request again"))
+
+    async def _serve(self, journey: Journey) -> None:
+        exchange = journey.exchange
+        self._running.add(exchange)
+        try:
+            await self._answer(journey)
+        except ClientGone:
+            exchange.status, exchange.reason = CLIENT_CLOSED_REQUEST, "ClientGone"
+        except HeadraceError as error:
+            await exchange.fail(error)
+        except Exception as error:
+            log.exception("request %s failed", exchange.id.decode())
+            await exchange.fail(HeadraceError(f"the gateway failed ({type(error).__name__}); its log says more"))
+        finally:
+            self._running.discard(exchange)
+            self._bodies_bytes -= len(journey.body)
+            await exchange.close()
+            self._record(journey)
+
+    async def _answer(self, journey: Journey) -> None:
+        exchange = journey.exchange
+        model = await self._arrive(journey)
+        exchange.watch()
+        lease = model.take()
+        while True:
+            if lease is None:
+                lease = await self._wait_for_place(journey, model)
+            journey.pod = lease.replica.pod
+            try:
+                await self._attempt(journey, model, lease)
+            except TurnedAway as refusal:
+                model.metrics.retries[refusal.reason] += 1
+                if refusal.reason == headers.SATURATED:
+                    model.pause(lease.replica)
+                else:
+                    lease.replica.withdraw()
+            except UpstreamError as error:
+                self._lost(journey, model, lease, error)
+            else:
+                return
+            finally:
+                model.release(lease)
+            lease = None
+
+    async def _arrive(self, journey: Journey) -> ServedModel:
+        """Return the model that is asked for by somebody who may."""
+        exchange, table = journey.exchange, self._table
+        authorization = exchange.authorization()
+        if not table.loaded:
+            raise NoTableYet("the gateway does not know any model yet", hint="Try again in a second")
+        grant = journey.grant = table.authenticate(authorization)
+        body = await exchange.body(self._max_body_bytes)
+        public_name, journey.stream = _read(body)
+        journey.model = table.find(grant, public_name)
+        if self._bodies_bytes + len(body) > MAX_BODIES_BYTES:
+            raise Saturated("the gateway holds as many bytes of requests as it takes", hint="Try again later")
+        self._bodies_bytes += len(body)
+        journey.body = body
+        self._budget.earn()
+        return journey.model
+
+    async def _wait_for_place(self, journey: Journey, model: ServedModel) -> Lease:
+        """Return a free place, at once or when there is one. Who had one before waits in front of who had none."""
+        been_away = journey.pod != ""
+        if been_away and (lease := model.take()) is not None:
+            return lease
+        began = perf_counter()
+        since = asyncio.get_running_loop().time() - journey.queued_seconds  # what it has waited before counts too
+        try:
+            return await hold(journey.exchange, model, since, front=been_away, stream=journey.stream)
+        finally:
+            journey.queued_seconds += perf_counter() - began
+
+    async def _attempt(self, journey: Journey, model: ServedModel, lease: Lease) -> None:
+        """Send the request to the replica and pass its answer on. Raises TurnedAway, UpstreamError."""
+        exchange, replica, pool = journey.exchange, lease.replica, lease.replica.pool
+        request = _request(exchange, replica.host_header, journey.body)
+        connection = pool.idle()
+        if connection is not None:
+            try:
+                await self._converse(journey, lease, connection, request)
+            except ConnectionLost as error:
+                if error.answered or exchange.sent_bytes:
+                    raise
+                # It was idle, and was closed just when it was used: no fault of the replica.
+                model.metrics.retries["stale-connection"] += 1
+            else:
+                return
+            finally:
+                pool.give_back(connection)
+        connection = await pool.connect()
+        try:
+            await self._converse(journey, lease, connection, request)
+        finally:
+            pool.give_back(connection)
+
+    async def _converse(self, journey: Journey, lease: Lease, connection: Connection, request: bytes) -> None:
+        exchange = journey.exchange
+        connection.send(request)
+        sent = perf_counter()
+        while connection.head is None:
+            await exchange.wait(connection.changed())
+        journey.waited_seconds = perf_counter() - sent
+        head = connection.head
+        if head.status in _MAYBE_TURNED_AWAY:
+            _raise_if_turned_away(head)
+        await relay(exchange, connection, head, f"{lease.replica.pod}/{lease.reason}".encode())
+
+    def _lost(self, journey: Journey, model: ServedModel, lease: Lease, error: UpstreamError) -> None:
+        """The replica is lost. Returns when the request may be tried again, else raises."""
+        replica = lease.replica
+        log.warning("lost %s/%s: %s", model.namespace, replica.pod, error)
+        if isinstance(error, ConnectFailed):
+            cause = "connect-failed"
+            replica.withdraw()
+        else:
+            cause = "connection-lost"
+            replica.suspect = True  # until it speaks again, others are preferred
+            journey.attempts += 1
+        seen = journey.exchange.first_byte_at is not None
+        if seen or journey.attempts >= MAX_ATTEMPTS or not self._budget.spend():
+            raise ReplicaLost(
+                f"the replica was lost before the answer was complete ({error})", hint="Send the request again"
+            ) from error
+        model.metrics.retries[cause] += 1
+
+    def _record(self, journey: Journey) -> None:
+        exchange, model = journey.exchange, journey.model
+        now = perf_counter()
+        metrics: ModelMetrics = model.metrics if model is not None else self._metrics.unknown
+        metrics.codes[exchange.status] += 1
+        metrics.received_bytes += exchange.received_bytes
+        metrics.sent_bytes += exchange.sent_bytes
+        first = exchange.first_byte_at
+        if journey.queued_seconds:
+            metrics.queued.observe(journey.queued_seconds)
+        if first is not None:
+            metrics.first_byte.observe(first - exchange.began)
+            metrics.added.observe(max(0.0, first - exchange.began - journey.queued_seconds - journey.waited_seconds))
+        grant = journey.grant
+        self._access.write(
+            f"request id={exchange.id.decode()} path={exchange.path} status={exchange.status}"
+            f" reason={exchange.reason or '-'} namespace={(grant and grant.namespace) or '-'}"
+            f" key={(grant and grant.name) or '-'} model={(model and model.name) or '-'} replica={journey.pod or '-'}"
+            f" received={exchange.received_bytes} sent={exchange.sent_bytes} queued={journey.queued_seconds:.4f}s"
+            f" first={f'{first - exchange.began:.4f}s' if first is not None else '-'}"
+            f" total={now - exchange.began:.4f}s"
+        )
+
+
+def _read(body: bytes) -> tuple[str, bool]:
+    """Return the model's public name, and whether a stream is asked for. Raises InvalidRequest."""
+    try:
+        request = from_json(body)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    name = request.get("model")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("`model` is missing or not a string", param="model", hint="GET /v1/models lists yours")
+    return name, request.get("stream") is True
+
+
+def _request(exchange: Exchange, host: str, body: bytes) -> bytes:
+    """Return the request as the replica gets it."""
+    head = f"POST {exchange.path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\nx-request-id: "
+    lines = [head.encode(), exchange.id]
+    for name, value in exchange.forwarded:
+        lines += (b"\r\n", name, b": ", value)
+    lines += (b"\r\n\r\n", body)
+    return b"".join(lines)
+
+
+def _raise_if_turned_away(head: Head) -> None:
+    reason = head.get(_REASON)
+    if reason in _TURNED_AWAY:
+        raise TurnedAway(reason.decode())

@@ -1,0 +1,169 @@
+"""The gateway's life on NATS: hear routes, keys, replicas and progress; say presence, demand and admissions.
+
+The broker may be away at any time, also at the start. Then the gateway serves what it knows, and at the broker's
+return everything is read and said again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.kv import KV_DEL, KV_OP
+from pydantic import ValidationError
+
+from headrace.events import subjects
+from headrace.events.connection import connect
+from headrace.events.messages import FetchProgress, ReplicaReport
+from headrace_gateway.admission import Admissions
+from headrace_gateway.buckets import BucketMirror
+from headrace_gateway.outbox import Outbox
+from headrace_gateway.settings import Settings
+from headrace_gateway.table import Table
+
+log = logging.getLogger(__name__)
+
+PRESENCE_SECONDS = 1.5
+"""Three chances within the time to live of 5 s."""
+TICK_SECONDS = 1.0
+FAREWELL_SECONDS = 1.0
+
+
+class Link:
+    """See the module."""
+
+    def __init__(self, settings: Settings, table: Table, outbox: Outbox, admissions: Admissions) -> None:
+        self.connected = False
+        self._settings = settings
+        self._table = table
+        self._outbox = outbox
+        self._admissions = admissions
+        self._started = time.time()
+        self._routes = BucketMirror(subjects.ROUTES_BUCKET, table.set_route, table.routes)
+        self._keys = BucketMirror(subjects.KEYS_BUCKET, table.set_key, table.grants)
+        self._returned = asyncio.Event()
+        self._listening_since = float("-inf")
+        self._client: Client | None = None
+
+    async def run(self) -> None:
+        """Live until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick_forever())
+            settings = self._settings
+            client = await connect(
+                settings.nats_url,
+                name=self._outbox.gateway,
+                user=settings.nats_user,
+                password=settings.nats_password,
+                on_reconnect=self._returned.set,
+            )
+            self._client = client
+            try:
+                await client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
+                await client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
+                await client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
+                async with asyncio.TaskGroup() as connected:
+                    for mirror in (self._routes, self._keys):
+                        connected.create_task(mirror.run(client))
+                    connected.create_task(self._outbox.run(client))
+                    connected.create_task(self._be_present(client))
+                    connected.create_task(self._greet_forever(client))
+                    connected.create_task(self._loaded())
+            finally:
+                await self._leave(client)
+
+    async def _loaded(self) -> None:
+        await self._routes.read.wait()
+        await self._keys.read.wait()
+        if not self._table.loaded:
+            self._table.loaded = True
+            self._table.changed()
+
+    async def _greet_forever(self, client: Client) -> None:
+        """At the start and at each return of the broker: everything is asked for and said again."""
+        while True:
+            self._returned.clear()
+            self._listening_since = asyncio.get_running_loop().time()
+            self._admissions.acknowledge_again()
+            self._routes.read_again()
+            self._keys.read_again()
+            await _say(client, subjects.SOLICIT)
+            await self._say_present(client)
+            for model in list(self._table.models.values()):
+                self._outbox.demand(model)
+            await self._returned.wait()
+
+    async def _be_present(self, client: Client) -> None:
+        while True:
+            await asyncio.sleep(PRESENCE_SECONDS)
+            await self._say_present(client)
+
+    async def _say_present(self, client: Client) -> None:
+        await _say(client, self._presence, str(self._started).encode())
+
+    async def _leave(self, client: Client) -> None:
+        """Take the presence back, so that nobody waits for this gateway."""
+        await _say(client, self._presence, headers={KV_OP: KV_DEL})
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await client.close()
+        except TimeoutError:
+            log.debug("NATS took no farewell")
+
+    @property
+    def _presence(self) -> str:
+        return f"$KV.{subjects.GATEWAYS_BUCKET}.{self._outbox.gateway}"
+
+    async def _tick_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self.connected = self._client is not None and self._client.is_connected
+            if self.connected:
+                self._admissions.judge_silence(self._listening_since)
+            else:
+                self._admissions.probe_all()  # who was lost by accident cannot say that he is back
+            for model in list(self._table.models.values()):
+                self._outbox.demand(model)
+                for replica in model.replicas.values():
+                    replica.pool.sweep(loop.time())
+                self._table.drop_if_gone(model)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _on_replica(self, msg: Msg) -> None:
+        _, _, namespace, name, _ = msg.subject.split(".")
+        try:
+            report = ReplicaReport.decode(msg.data)
+        except ValidationError as error:
+            log.warning("ignored a message on %s: %d faults", msg.subject, error.error_count())
+            return
+        self._admissions.heard(namespace, name, report)
+
+    async def _on_progress(self, msg: Msg) -> None:
+        _, _, namespace, name = msg.subject.split(".")
+        model = self._table.models.get((namespace, name))
+        if model is None:
+            return
+        try:
+            model.set_progress(FetchProgress.decode(msg.data))
+        except ValidationError as error:
+            log.warning("ignored a message on %s: %d faults", msg.subject, error.error_count())
+
+    async def _on_solicit(self, msg: Msg) -> None:
+        del msg
+        self._admissions.acknowledge_again()
+        for model in self._table.models.values():
+            self._outbox.demand(model)
+
+
+async def _say(client: Client, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    """Publish if the broker is there; what is said here is said again soon, or at its return."""
+    if not client.is_connected:
+        return
+    try:
+        await client.publish(subject, payload, headers=headers)
+    except (nats.errors.Error, OSError) as error:
+        log.debug("not published on %s: %s", subject, error or type(error).__name__)

@@ -1,0 +1,218 @@
+"""One model as this gateway serves it: its route, its replicas, and who waits for one of them.
+
+A request takes a free place (`take`), or waits (`hold`). A place becomes free by an event: a replica was admitted, a
+request ended, the weights changed. Each of them ends in `pump`, which gives places to those who wait, first come first
+served, and no more than there are: a replica that has just come up is not run down by the queue that waited for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.api.vocabulary import SCALED_TO_ZERO, SUSPENDED
+from headrace.errors import HeadraceError
+from headrace.events.messages import Demand, FetchProgress, ReplicaState
+from headrace.routes import Route
+from headrace.serving.errors import ModelNotFound, Saturated
+from headrace_gateway.activator import HoldQueue, Ticket
+from headrace_gateway.errors import ModelUnavailable, QueueTimeout
+from headrace_gateway.metrics import ModelMetrics
+from headrace_gateway.replica import Replica
+from headrace_gateway.routing import RevisionTurns, choose
+
+PAUSE_SECONDS = 0.1
+"""How long a replica that answered 429 is left alone: other gateways filled it, and it says when only by answering."""
+REFUSED_DEMAND_SECONDS = 2.0
+"""A request that was refused because the model crashes counts as demand for so long: two reports, so that none that is
+lost makes the loop give up."""
+WAITING = "waiting"
+"""The stage while nobody has said anything else."""
+_SWITCHED_OFF = frozenset({SCALED_TO_ZERO, SUSPENDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A place at a replica; whoever has it gives it back with `ServedModel.release`."""
+
+    replica: Replica
+    reason: str
+
+
+class ServedModel:
+    """See the module. `on_demand` is called when somebody waits who did not before: the loop should know at once."""
+
+    def __init__(self, namespace: str, name: str, on_demand: Callable[[ServedModel], None]) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.route: Route | None = None
+        self.replicas: dict[str, Replica] = {}
+        """By pod name."""
+        self.queue = HoldQueue()
+        self.metrics = ModelMetrics()
+        self.in_flight = 0
+        self.said_zero = True
+        """Whether the last demand that was published was zero."""
+        self._on_demand = on_demand
+        self._turns = RevisionTurns()
+        self._progress: FetchProgress | None = None
+        self._requests = 0
+        self._refused_at = float("-inf")
+        self._busy_seconds = 0.0
+        self._busy_since = 0.0
+        self._reported_at = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    # -- what the world says ---------------------------------------------------------------------------------------
+
+    def set_route(self, route: Route | None) -> None:
+        """The loop has written (or removed) the route."""
+        before, self.route = self.route, route
+        if route is None:
+            self.queue.fail(self._gone)
+            return
+        self._turns.keep_only(route.revisions)
+        unavailable = route.unavailable
+        if unavailable is not None:
+            self.queue.fail(lambda: ModelUnavailable(route.public_name, unavailable))
+        if before is None or before.stage != route.stage:
+            self.queue.stage_changed()
+        self.pump()
+
+    def set_progress(self, progress: FetchProgress) -> None:
+        """The fetch of its source has come further."""
+        self._progress = progress
+        self.queue.stage_changed()
+
+    def stage(self) -> str:
+        """Return how far the model is, e.g. `loading-weights 41%`, for people who wait."""
+        loading = [each.report for each in self.replicas.values() if each.report.state is ReplicaState.LOADING]
+        if loading:
+            furthest = max(loading, key=lambda report: (report.percent is not None, report.percent or 0))
+            return _percent(furthest.stage or "starting", furthest.percent)
+        stage = self.route.stage if self.route is not None else ""
+        if stage == "fetching" and self._progress is not None:
+            return _percent(stage, self._progress.percent)
+        return stage or WAITING
+
+    # -- places ------------------------------------------------------------------------------------------------------
+
+    def take(self) -> Lease | None:
+        """Return a free place; None when there is none, or others wait for one already, or the loop says no."""
+        if self.queue or (self.route is not None and self.route.unavailable is not None):
+            return None
+        return self._claim()
+
+    def release(self, lease: Lease) -> None:
+        """Give a place back."""
+        now = self._loop.time()
+        self._busy_seconds += self.in_flight * (now - self._busy_since)
+        self._busy_since = now
+        self.in_flight -= 1
+        lease.replica.in_flight -= 1
+        if self.queue:
+            self.pump()
+
+    def pause(self, replica: Replica) -> None:
+        """The replica is full, whatever we believe."""
+        replica.paused_until = self._loop.time() + PAUSE_SECONDS
+        self._loop.call_later(PAUSE_SECONDS, self.pump)
+
+    def hold(self, since: float, *, front: bool, wants_stages: bool) -> Ticket:
+        """Wait for a place. Raises Saturated when too many wait, ModelUnavailable when waiting is in vain."""
+        route = self.route
+        if route is None:
+            raise self._gone()
+        if route.unavailable is not None:
+            self._refuse(route)
+        if not front and len(self.queue) >= route.max_queued_requests:
+            raise Saturated(
+                f"{route.max_queued_requests} requests wait for {route.public_name} already ({self.stage()})",
+                hint="Try again later",
+            )
+        ticket = Ticket(self.queue, since, wants_stages=wants_stages)
+        ticket.expire_at(since + route.queue_timeout_seconds, lambda: self._too_late(route))
+        self.queue.add(ticket, front=front)
+        if len(self.queue) == 1:
+            self.metrics.wakes += 1
+            self._on_demand(self)
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """The one who waited has gone; a place that was just given to it is given back."""
+        if ticket.outcome is None:
+            self.queue.discard(ticket)
+            ticket.settle(self._gone())
+        elif isinstance(ticket.outcome, Lease):
+            self.release(ticket.outcome)
+
+    def pump(self) -> None:
+        """Give the free places to those who wait."""
+        while self.queue:
+            lease = self._claim()
+            if lease is None:
+                return
+            self.queue.pop(self._loop.time()).settle(lease)
+
+    # -- demand ------------------------------------------------------------------------------------------------------
+
+    def demand(self, gateway: str) -> Demand:
+        """Return the demand since the last call: requests in flight are averaged over that time.
+
+        Whatever was served in between counts as one at least: short requests between two looks are no idleness.
+        """
+        now = self._loop.time()
+        self._busy_seconds += self.in_flight * (now - self._busy_since)
+        average = self._busy_seconds / max(now - self._reported_at, 0.001)
+        in_flight = max(1, round(average)) if self._busy_seconds or self.in_flight else 0
+        self._busy_seconds, self._busy_since, self._reported_at = 0.0, now, now
+        refused = now - self._refused_at <= REFUSED_DEMAND_SECONDS
+        return Demand(
+            gateway=gateway,
+            queued=max(len(self.queue), int(refused)),
+            in_flight=in_flight,
+            queue_delay_milliseconds=self.queue.delay_seconds(now) * 1000,
+        )
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> Lease | None:
+        now = self._loop.time()
+        choice = choose(self.replicas.values(), self.route.revisions if self.route else (), self._turns, now)
+        if choice is None:
+            return None
+        self._requests += 1
+        choice.replica.last_used = self._requests
+        choice.replica.in_flight += 1
+        if self.said_zero and not self._busy_seconds and not self.in_flight:
+            self._reported_at = now  # the average begins with the work
+        self._busy_seconds += self.in_flight * (now - self._busy_since)
+        self._busy_since = now
+        self.in_flight += 1
+        return Lease(choice.replica, choice.reason)
+
+    def _refuse(self, route: Route) -> None:
+        """A model that crashes is healed by trying again, for which the loop wants demand; an off switch is not."""
+        assert route.unavailable is not None
+        if route.unavailable.reason not in _SWITCHED_OFF:
+            now = self._loop.time()
+            first = now - self._refused_at > REFUSED_DEMAND_SECONDS
+            self._refused_at = now
+            if first:
+                self._on_demand(self)
+        raise ModelUnavailable(route.public_name, route.unavailable)
+
+    def _too_late(self, route: Route) -> HeadraceError:
+        return QueueTimeout(
+            f"no replica of {route.public_name} could take the request within {route.queue_timeout_seconds} s"
+            f" (stage: {self.stage()})",
+            hint="Try again later",
+        )
+
+    def _gone(self) -> HeadraceError:
+        return ModelNotFound("the model is no longer served here", param="model")
+
+
+def _percent(stage: str, percent: int | None) -> str:
+    return stage if percent is None else f"{stage} {percent}%"

@@ -1,0 +1,73 @@
+"""Which replica takes a request: the revision by weight, then the least loaded of it. Pure.
+
+Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight, the richest pays the sum and
+goes. 90:10 gives one request in ten to the canary, evenly spread and without chance. A revision whose replicas are all
+busy or gone has no turn: its share goes to the others, rather than a request waiting beside a free replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headrace.routes import RevisionWeight
+from headrace_gateway.replica import Replica
+
+ONLY = "only-replica"
+LEAST_LOADED = "least-loaded"
+LAST_RESORT = "last-resort"
+"""Every free replica is silent; this one is tried all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A replica, and why it is this one (the word in `x-headrace-decision`)."""
+
+    replica: Replica
+    reason: str
+
+
+class RevisionTurns:
+    """Whose turn it is among the revisions of a model."""
+
+    def __init__(self) -> None:
+        self._credit: dict[str, int] = {}
+
+    def next(self, weights: Sequence[RevisionWeight]) -> str:
+        """Return the revision whose turn it is, of those given (at least one)."""
+        if len(weights) == 1:
+            return weights[0].revision
+        credit = {each.revision: self._credit.get(each.revision, 0) + each.weight_percent for each in weights}
+        chosen = max(credit, key=lambda revision: credit[revision])
+        credit[chosen] -= sum(each.weight_percent for each in weights)
+        self._credit |= credit
+        return chosen
+
+    def keep_only(self, weights: Iterable[RevisionWeight]) -> None:
+        """Forget revisions that have no weight any more."""
+        named = {each.revision for each in weights}
+        self._credit = {revision: credit for revision, credit in self._credit.items() if revision in named}
+
+
+def choose(
+    replicas: Iterable[Replica], weights: Sequence[RevisionWeight], turns: RevisionTurns, now: float
+) -> Choice | None:
+    """Return the replica for the next request, or None when none that may take it has a place.
+
+    Without weights every replica may take it: the loop names weights once something serves.
+    """
+    free = [replica for replica in replicas if replica.has_place(now)]
+    if weights and free:
+        present = {replica.report.revision for replica in free}
+        eligible = [each for each in weights if each.weight_percent > 0 and each.revision in present]
+        if not eligible:
+            return None
+        revision = turns.next(eligible)
+        free = [replica for replica in free if replica.report.revision == revision]
+    if not free:
+        return None
+    if len(free) == 1:
+        replica, reason = free[0], ONLY
+    else:
+        replica, reason = min(free, key=lambda each: (each.suspect, each.load, each.last_used)), LEAST_LOADED
+    return Choice(replica, LAST_RESORT if replica.suspect else reason)

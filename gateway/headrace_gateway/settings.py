@@ -1,0 +1,76 @@
+"""What an operator may set, each with its reason. Secrets come by environment only: a command line is public."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace import environment
+from headrace.serving.exchange import MAX_BODY_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The gateway's configuration."""
+
+    host: str
+    port: int
+    fd: int | None
+    """An inherited socket that listens already; its connections wait in the backlog while a gateway is restarted."""
+    nats_url: str
+    nats_user: str | None
+    nats_password: str | None = field(repr=False)
+    state_directory: Path | None
+    """Where the last known routes, keys and replicas are kept; None: a restart without NATS knows nothing."""
+    anonymous_namespace: str | None
+    """Namespace that is served without a key as long as no key exists at all; None: a key is always needed."""
+    grace_seconds: float
+    max_body_bytes: int
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
+        """Return what the command line and the environment say; exits with 2 and the usage on nonsense."""
+        parser = argparse.ArgumentParser(
+            prog="headrace-gateway", description="OpenAI-compatible gateway that wakes models at zero."
+        )
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+        parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any)")
+        parser.add_argument("--fd", type=int, help="take over this listening socket instead of --host and --port")
+        parser.add_argument(
+            "--nats-url",
+            default=variables.get(environment.NATS_URL, "nats://127.0.0.1:4222"),
+            help=f"the broker (default ${environment.NATS_URL}); user and password come from "
+            f"${environment.NATS_USER} and ${environment.NATS_PASSWORD}",
+        )
+        parser.add_argument("--state-directory", type=Path, help="where to keep the last known routes and replicas")
+        parser.add_argument(
+            "--anonymous-namespace", help="serve this namespace without a key for as long as there are no keys at all"
+        )
+        parser.add_argument(
+            "--grace-seconds",
+            type=float,
+            default=30.0,
+            help="after SIGTERM, how long running answers may take (default 30, as Kubernetes gives a pod)",
+        )
+        parser.add_argument(
+            "--max-body-bytes",
+            type=int,
+            default=MAX_BODY_BYTES,
+            help="largest request body; more is answered with 413 (default 4 MiB: the longest prompts are a tenth)",
+        )
+        given = parser.parse_args(arguments)
+        return cls(
+            host=given.host,
+            port=given.port,
+            fd=given.fd,
+            nats_url=given.nats_url,
+            nats_user=variables.get(environment.NATS_USER) or None,
+            nats_password=variables.get(environment.NATS_PASSWORD) or None,
+            state_directory=given.state_directory,
+            anonymous_namespace=given.anonymous_namespace,
+            grace_seconds=given.grace_seconds,
+            max_body_bytes=given.max_body_bytes,
+        )

@@ -1,0 +1,179 @@
+"""Everything the gateway knows, in memory: routes, keys, and the replicas that announced themselves.
+
+A request never waits for a look-up. The table changes only by events (`link`) and by what is read from disk at the
+start (`disk`); it forgets nothing by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from headrace.routes import KeyGrant, Route
+from headrace.serving.errors import ModelNotFound
+from headrace_gateway.errors import InvalidApiKey
+from headrace_gateway.model import ServedModel
+from headrace_gateway.replica import Replica
+
+log = logging.getLogger(__name__)
+
+Entry = TypeVar("Entry", Route, KeyGrant)
+
+_BEARER = b"bearer "
+MAX_KEY_BYTES = 512
+
+
+class Table:
+    """See the module. `changed` is called when something changed that is worth keeping on disk."""
+
+    def __init__(self, anonymous_namespace: str | None, on_demand: Callable[[ServedModel], None]) -> None:
+        self.models: dict[tuple[str, str], ServedModel] = {}
+        """By namespace and name of the ModelDeployment."""
+        self.loaded = False
+        """Whether routes and keys were read, from NATS or from disk: before that, nobody is told that he is unknown."""
+        self.changed: Callable[[], None] = lambda: None
+        self._anonymous = KeyGrant(namespace=anonymous_namespace, name="") if anonymous_namespace else None
+        self._on_demand = on_demand
+        self._grants: dict[str, KeyGrant] = {}
+        self._public: dict[tuple[str, str], ServedModel] = {}
+        self._addresses: dict[tuple[str, int], tuple[ServedModel, Replica]] = {}
+
+    # -- who asks, for what ----------------------------------------------------------------------------------------
+
+    def authenticate(self, authorization: bytes | None) -> KeyGrant:
+        """Return what the key opens. Raises InvalidApiKey.
+
+        The look-up is by digest: how long it takes says nothing about the keys there are.
+        """
+        if not self._grants and self._anonymous is not None:
+            return self._anonymous
+        if authorization is None:
+            raise InvalidApiKey("an API key is needed", hint="Send it as `Authorization: Bearer <key>`")
+        key = authorization[len(_BEARER) :].strip()
+        grant = None
+        if authorization[: len(_BEARER)].lower() == _BEARER and len(key) <= MAX_KEY_BYTES:
+            grant = self._grants.get(sha256(key).hexdigest())
+        if grant is None:
+            raise InvalidApiKey(
+                "the API key is not valid", hint="`headrace keys` lists keys by name; a lost one is replaced"
+            )
+        return grant
+
+    def find(self, grant: KeyGrant, public_name: str) -> ServedModel:
+        """Return the model. Raises ModelNotFound, also for one that the key does not open: it tells nobody about it."""
+        model = self._public.get((grant.namespace, public_name))
+        if model is None or (grant.models and public_name not in grant.models):
+            raise ModelNotFound(
+                f"the model {public_name[:200]!r} does not exist", param="model", hint="GET /v1/models lists yours"
+            )
+        return model
+
+    def visible(self, grant: KeyGrant) -> list[Route]:
+        """Return the routes that a key opens, by public name."""
+        routes = [
+            model.route
+            for (namespace, public_name), model in self._public.items()
+            if namespace == grant.namespace and (not grant.models or public_name in grant.models)
+        ]
+        return sorted((route for route in routes if route is not None), key=lambda route: route.public_name)
+
+    # -- what the loop writes --------------------------------------------------------------------------------------
+
+    def set_route(self, key: str, value: bytes | None) -> None:
+        """Take an entry of the bucket of routes; one that cannot be read is left as it was."""
+        namespace, _, name = key.partition(".")
+        if value is None:
+            model = self.models.get((namespace, name))
+            if model is None or model.route is None:
+                return
+            model.set_route(None)
+            self._index()
+            self.drop_if_gone(model)
+        else:
+            route = _decoded(Route, key, value)
+            if route is None or route.key != key:
+                return
+            model = self.model(namespace, name)
+            before = model.route
+            if before == route:
+                return
+            model.set_route(route)
+            if before is None or (before.public_name, before.created) != (route.public_name, route.created):
+                self._index()
+        self.changed()
+
+    def set_key(self, digest: str, value: bytes | None) -> None:
+        """Take an entry of the bucket of keys. One that cannot be read opens nothing."""
+        grant = _decoded(KeyGrant, "of a key", value) if value is not None else None
+        if grant == self._grants.get(digest):
+            return
+        if grant is None:
+            del self._grants[digest]
+        else:
+            self._grants[digest] = grant
+        self.changed()
+
+    def routes(self) -> dict[str, Route]:
+        """Return the routes by their key in the bucket."""
+        return {model.route.key: model.route for model in self.models.values() if model.route is not None}
+
+    def grants(self) -> dict[str, KeyGrant]:
+        """Return what each key's digest opens."""
+        return dict(self._grants)
+
+    # -- models and replicas ---------------------------------------------------------------------------------------
+
+    def model(self, namespace: str, name: str) -> ServedModel:
+        """Return the model, made when it was not known: replicas may be heard of before their route."""
+        model = self.models.get((namespace, name))
+        if model is None:
+            model = self.models[namespace, name] = ServedModel(namespace, name, self._on_demand)
+        return model
+
+    def add_replica(self, model: ServedModel, replica: Replica) -> None:
+        """Know a replica. Whoever had its address before is gone: a stale entry must not get another tenant's text."""
+        address = (replica.report.host, replica.report.port)
+        before = self._addresses.get(address)
+        if before is not None and before[1].report.started < replica.report.started:
+            self.remove_replica(*before)
+        previous = model.replicas.get(replica.pod)
+        if previous is not None:
+            self.remove_replica(model, previous)
+        model.replicas[replica.pod] = replica
+        self._addresses[address] = (model, replica)
+        self.changed()
+
+    def remove_replica(self, model: ServedModel, replica: Replica) -> None:
+        """Forget a replica; what still runs there goes on."""
+        replica.withdraw()
+        if model.replicas.get(replica.pod) is replica:
+            del model.replicas[replica.pod]
+        address = (replica.report.host, replica.report.port)
+        known = self._addresses.get(address)
+        if known is not None and known[1] is replica:
+            del self._addresses[address]
+        self.drop_if_gone(model)
+        self.changed()
+
+    def drop_if_gone(self, model: ServedModel) -> None:
+        """Forget a model that has neither route nor replicas nor work."""
+        if model.route is None and not model.replicas and not model.in_flight:
+            self.models.pop((model.namespace, model.name), None)
+
+    def _index(self) -> None:
+        """Of several with one public name the oldest has it, as the reconcile loop decides too."""
+        routed = [(model.route, model) for model in self.models.values() if model.route is not None]
+        routed.sort(key=lambda pair: (pair[0].created, pair[0].name), reverse=True)
+        self._public = {(route.namespace, route.public_name): model for route, model in routed}
+
+
+def _decoded(kind: type[Entry], what: str, value: bytes) -> Entry | None:
+    try:
+        return kind.decode(value)
+    except ValidationError as error:
+        log.warning("ignored the %s %s: %d faults", kind.__name__, what, error.error_count())
+        return None

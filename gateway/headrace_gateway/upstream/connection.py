@@ -1,0 +1,229 @@
+"""One keep-alive connection to a replica; it carries one exchange at a time.
+
+The body is never looked at: its pieces are handed on as the socket brings them, joined when several wait. A reader
+that is slower than the replica stops the socket at `PAUSE_BYTES`, so a stream costs bounded memory however long it is.
+
+Everything that can be waited for is waited for in one way: look (`head`, `take()`, `complete`), and when there is
+nothing yet, await `changed()` and look again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+from typing_extensions import override
+
+PAUSE_BYTES = 256 * 1024
+"""Received and not yet taken: reading stops here and goes on at a quarter of it."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Status line and headers, interim responses (1xx) included. More is not a replica's answer."""
+
+_NO_BODY = frozenset({204, 304})
+
+
+class UpstreamError(Exception):
+    """The exchange with a replica failed below HTTP; the message says how, in a few words."""
+
+
+class ConnectFailed(UpstreamError):
+    """No connection could be made: nothing was sent."""
+
+
+class ConnectionLost(UpstreamError):
+    """The connection ended, or carried something that is not HTTP, before the answer was complete.
+
+    `answered`: whether any byte of the answer had come.
+    """
+
+    def __init__(self, message: str, *, answered: bool) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers of an answer; names are in lower case."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first value of a header."""
+        for each, value in self.headers:
+            if each == name:
+                return value
+        return None
+
+
+class Connection(asyncio.Protocol):
+    """See the module. Made by `Pool`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.head: Head | None = None
+        self.complete = True
+        """Whether the answer has wholly arrived; what is not taken yet can still be taken."""
+        self.idle_since = 0.0
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: ConnectionLost | None = None
+        self._keep_alive = True
+        self._answered = False
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._until_close = False
+        self._chunks: list[bytes] = []
+        self._waiting_bytes = 0
+        self._paused = False
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent on it now."""
+        return (
+            self.complete
+            and self._keep_alive
+            and self._error is None
+            and not self._chunks
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    @property
+    def has_body(self) -> bool:
+        """Whether `take` would return something."""
+        return bool(self._chunks)
+
+    def send(self, request: bytes) -> None:
+        """Send a request, head and body. The answer to the one before must be complete."""
+        assert self.complete
+        assert self._transport is not None
+        self.head = None
+        self.complete = False
+        self._answered = False
+        self._head_bytes = 0
+        self._until_close = False
+        if not self._transport.is_closing():
+            self._transport.write(request)
+
+    def take(self) -> bytes:
+        """Return the bytes of the body that have come; empty when there are none now."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._waiting_bytes = 0
+        if self._paused:
+            self._paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+        return body
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that is done when there is more to look at. Raises ConnectionLost."""
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def abort(self) -> None:
+        """Close at once: whatever the replica still does for this exchange is for nobody."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------------
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self.complete:
+            self.abort()  # nobody asked: what follows could be taken for the answer to the next request
+            return
+        self._answered = True
+        if self.head is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail("the answer is not HTTP/1.1")
+            return
+        if self.head is None and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(f"the head of the answer is larger than {MAX_HEAD_BYTES >> 10} KiB")
+            return
+        if self._waiting_bytes > PAUSE_BYTES and not self._paused and not self.complete:
+            self._paused = True
+            assert self._transport is not None
+            self._transport.pause_reading()
+        self._wake()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.complete:
+            self._keep_alive = False
+        elif self._until_close and exc is None:
+            self.complete = True
+        elif self._error is None:
+            cause = str(exc) if exc is not None else "closed before the answer was complete"
+            self._error = ConnectionLost(cause, answered=self._answered)
+        self._transport = None
+        self._wake()
+
+    # -- httptools -------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A head begins; a second answer to one request is a fault."""
+        if self.complete:
+            self._keep_alive = False
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header line, or a trailer, which nobody asked for."""
+        if self.head is None:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is there; interim ones (1xx) are not the answer."""
+        status = self._parser.get_status_code()
+        if status < 200 or self.complete:  # noqa: PLR2004 - HTTP's classes
+            return
+        head = Head(status, tuple(self._headers))
+        self._keep_alive = self._parser.should_keep_alive()
+        framed = head.get(b"content-length") is not None or head.get(b"transfer-encoding") is not None
+        self._until_close = not framed and status not in _NO_BODY
+        self.head = head
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if not self.complete:
+            self._chunks.append(body)
+            self._waiting_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        """The answer has wholly arrived, unless it was an interim one."""
+        if self.head is not None:
+            self.complete = True
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _fail(self, message: str) -> None:
+        self._error = ConnectionLost(message, answered=True)
+        self.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if waiter.done():
+                return
+            if self._error is not None and not self._chunks:
+                waiter.set_exception(self._error)
+            else:
+                waiter.set_result(None)

@@ -1,0 +1,84 @@
+"""The connections to one replica.
+
+Their number needs no bound of its own: a replica is sent no more requests at once than its capacity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from headrace_gateway.upstream.connection import ConnectFailed, Connection
+
+CONNECT_SECONDS = 2.0
+"""A replica is in the same cluster or on the same machine; who does not answer by then has lost its machine."""
+IDLE_SECONDS = 50.0
+"""An idle connection is given up before the replica does so (75 s with ours, 60 s with most others)."""
+KEEP_ALIVE_IDLE_SECONDS = 10
+KEEP_ALIVE_INTERVAL_SECONDS = 5
+KEEP_ALIVE_PROBES = 3
+"""A generation may say nothing for minutes, so there is no time limit for the first byte. A machine that vanished is
+found by the kernel's probes instead: 10 s + 3 x 5 s."""
+
+
+class Pool:
+    """Keep-alive connections to one address."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    def idle(self) -> Connection | None:
+        """Return the connection that was used last, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable:
+                return connection
+        return None
+
+    async def connect(self) -> Connection:
+        """Return a new connection. Raises ConnectFailed."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                transport, connection = await loop.create_connection(lambda: Connection(loop), self._host, self._port)
+        except TimeoutError:
+            raise ConnectFailed(f"no connection to {self._host}:{self._port} within {CONNECT_SECONDS:.0f} s") from None
+        except OSError as error:
+            raise ConnectFailed(f"{self._host}:{self._port}: {error.strerror or error}") from error
+        _keep_alive(transport.get_extra_info("socket"))
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep the connection for the next request if it can carry one, else close it at once."""
+        if connection.reusable and not self._closed:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for too long."""
+        kept = []
+        for connection in self._idle:
+            if connection.reusable and now - connection.idle_since < IDLE_SECONDS:
+                kept.append(connection)
+            else:
+                connection.abort()
+        self._idle = kept
+
+    def close(self) -> None:
+        """Close what is idle now, and what comes back later."""
+        self._closed = True
+        for connection in self._idle:
+            connection.abort()
+        self._idle = []
+
+
+def _keep_alive(connected: socket.socket) -> None:
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)

@@ -1,0 +1,389 @@
+"""The world around a gateway: a real NATS server, somebody who writes routes as the loop does, and replicas.
+
+The gateway itself is a real process on an inherited socket, as the supervisor starts it. Replicas are raw servers in
+the test's own event loop, so that a test can let them answer, stall, break off or lie as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from gateway.gateway_client import get
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import KeyValueConfig
+from nats.js.kv import KeyValue
+
+from headrace.events import subjects
+from headrace.events.connection import connect
+from headrace.events.messages import Admission, Demand, Load, ReplicaReport, ReplicaState
+from headrace.routes import KeyGrant, RevisionWeight, Route, Unavailable
+
+DEADLINE_SECONDS = 20.0
+NAMESPACE = "default"
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """A real nats-server with JetStream, on one port for its whole life."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        binary = shutil.which("nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        assert binary is not None
+        command = [binary, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self._directory)]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def kill(self, *, lose_everything: bool = False) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if lose_everything:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Loop:
+    """Writes routes and keys as the reconcile loop does, and hears what gateways say."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.demands: list[Demand] = []
+        self.admissions: list[Admission] = []
+        self.present: list[str] = []
+        self.solicits = 0
+        self._broker = broker
+        self._buckets: dict[str, KeyValue] = {}
+
+    async def start(self) -> None:
+        self.client = await connect(self._broker.url, name="loop")
+        await self.client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
+        await self.client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
+        await self.client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
+        await self.client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
+        await self.make_buckets()
+
+    async def make_buckets(self) -> None:
+        jetstream = self.client.jetstream()
+        for bucket in (subjects.ROUTES_BUCKET, subjects.KEYS_BUCKET, subjects.GATEWAYS_BUCKET):
+            self._buckets[bucket] = await jetstream.create_key_value(KeyValueConfig(bucket=bucket, history=1))
+
+    async def stop(self) -> None:
+        await self.client.close()
+
+    async def route(
+        self,
+        name: str = "echo",
+        namespace: str = NAMESPACE,
+        *,
+        weights: dict[str, int] | None = None,
+        unavailable: Unavailable | None = None,
+        max_queued_requests: int = 1000,
+        queue_timeout_seconds: int = 30,
+        stage: str = "",
+    ) -> None:
+        revisions = tuple(RevisionWeight(revision=key, weight_percent=value) for key, value in (weights or {}).items())
+        route = Route(
+            namespace=namespace,
+            name=name,
+            public_name=name,
+            created=1,
+            revisions=revisions,
+            unavailable=unavailable,
+            stage=stage,
+            max_queued_requests=max_queued_requests,
+            queue_timeout_seconds=queue_timeout_seconds,
+        )
+        await self._buckets[subjects.ROUTES_BUCKET].put(route.key, route.encode())
+
+    async def remove_route(self, name: str = "echo", namespace: str = NAMESPACE) -> None:
+        await self._buckets[subjects.ROUTES_BUCKET].delete(f"{namespace}.{name}")
+
+    async def key(self, key: str, namespace: str = NAMESPACE, models: tuple[str, ...] = ()) -> None:
+        grant = KeyGrant(namespace=namespace, name=f"key-of-{namespace}", models=models)
+        await self._buckets[subjects.KEYS_BUCKET].put(sha256(key.encode()).hexdigest(), grant.encode())
+
+    async def remove_key(self, key: str) -> None:
+        await self._buckets[subjects.KEYS_BUCKET].delete(sha256(key.encode()).hexdigest())
+
+    async def hears_demand(self, queued: int, since: int = 0) -> Demand:
+        await until(lambda: any(demand.queued == queued for demand in self.demands[since:]), f"demand {queued}")
+        return next(demand for demand in self.demands[since:] if demand.queued == queued)
+
+    async def hears_admission(self, pod: str, state: ReplicaState, since: int = 0) -> None:
+        def heard() -> bool:
+            return any(each.pod == pod and each.state is state for each in self.admissions[since:])
+
+        await until(heard, f"{pod} acknowledged {state}, only {self.admissions[since:]}")
+
+    async def _on_demand(self, msg: Msg) -> None:
+        self.demands.append(Demand.decode(msg.data))
+
+    async def _on_admission(self, msg: Msg) -> None:
+        self.admissions.append(Admission.decode(msg.data))
+
+    async def _on_solicit(self, msg: Msg) -> None:
+        self.solicits += 1
+
+    async def _on_presence(self, msg: Msg) -> None:
+        gateway = msg.subject.rpartition(".")[2]
+        if msg.headers:
+            self.present = [each for each in self.present if each != gateway]
+        elif gateway not in self.present:
+            self.present.append(gateway)
+
+
+@dataclass
+class Received:
+    """A request as a replica got it."""
+
+    head: str
+    body: bytes
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @property
+    def path(self) -> str:
+        return self.head.split(" ", 2)[1]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        pairs = (line.partition(": ") for line in self.head.split("\r\n")[1:] if line)
+        return {name.lower(): value for name, _, value in pairs}
+
+    def say(self, raw: bytes) -> None:
+        self.writer.write(raw)
+
+    def answer(self, body: bytes, status: str = "200 OK", **headers: str) -> None:
+        fields = {"content-type": "application/json", "content-length": str(len(body))}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self.say(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + body)
+
+    def start_stream(self) -> None:
+        self.say(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+
+    def event(self, data: str) -> None:
+        self.chunk(f"data: {data}\n\n".encode())
+
+    def chunk(self, piece: bytes) -> None:
+        self.say(b"%x\r\n%s\r\n" % (len(piece), piece))
+
+    def end(self) -> None:
+        self.say(b"0\r\n\r\n")
+
+    def vanish(self) -> None:
+        """As if the process was killed."""
+        self.writer.transport.abort()
+
+    async def client_gone(self) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                assert not await self.reader.read(1)
+        except ConnectionError:
+            return
+
+
+Behaviour = Callable[[Received], Awaitable[None]]
+
+
+async def echo(request: Received) -> None:
+    """Answer with the request's body, or stream it word by word."""
+    asked = json.loads(request.body)
+    if asked.get("stream"):
+        request.start_stream()
+        for index in range(3):
+            request.event(json.dumps({"index": index}))
+        request.event("[DONE]")
+        request.end()
+    else:
+        request.answer(request.body)
+
+
+@dataclass
+class Replica:
+    """A server that announces itself; `behaviour` answers each inference request."""
+
+    pod: str
+    revision: str = "r1"
+    name: str = "echo"
+    namespace: str = NAMESPACE
+    capacity: int = 8
+    behaviour: Behaviour = echo
+    ready: bool = True
+    requests: list[Received] = field(default_factory=list)
+    connections: int = 0
+    started: float = field(default_factory=time.time)
+    port: int = 0
+
+    async def start(self, client: Client | None) -> Replica:
+        self._sequence = 0
+        self._client = client
+        self._state: ReplicaState | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        if client is not None:
+            await client.subscribe(subjects.SOLICIT, cb=self._solicited)
+        return self
+
+    async def report(
+        self, state: ReplicaState, stage: str = "", percent: int | None = None, load: Load | None = None
+    ) -> None:
+        self._state = state
+        self._sequence += 1
+        report = ReplicaReport(
+            pod=self.pod,
+            revision=self.revision,
+            host="127.0.0.1",
+            port=self.port,
+            started=self.started,
+            sequence=self._sequence,
+            state=state,
+            stage=stage,
+            percent=percent,
+            capacity=self.capacity,
+            load=load or Load(),
+        )
+        assert self._client is not None
+        await self._client.publish(subjects.replica(self.namespace, self.name, self.pod), report.encode())
+        await self._client.flush()
+
+    async def be_ready(self) -> None:
+        await self.report(ReplicaState.READY)
+
+    def drop_connections(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def stop(self) -> None:
+        """As kill -9 does: nobody listens any more, and every connection is cut."""
+        self._state = None
+        self._server.close()
+        self.drop_connections()
+
+    async def _solicited(self, msg: Msg) -> None:
+        if self._state is not None:
+            await self.report(self._state)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                request = Received(head, b"", reader, writer)
+                request.body = await reader.readexactly(int(request.headers.get("content-length", "0")))
+                if request.path == "/health/ready":
+                    request.answer(b"Ready\n", "200 OK" if self.ready else "503 Service Unavailable")
+                else:
+                    self.requests.append(request)
+                    await self.behaviour(request)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+
+class Gateway:
+    """The real process, on a socket that stays open between its lives."""
+
+    def __init__(self, broker: Broker, directory: Path, *arguments: str) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port = int(self.listener.getsockname()[1])
+        self.state = directory / "state"
+        self._log = directory / "gateway.log"
+        self._command = [
+            *(sys.executable, "-m", "headrace_gateway.main", "--fd", str(self.listener.fileno())),
+            *("--nats-url", broker.url, "--state-directory", str(self.state)),
+            *(arguments or ("--anonymous-namespace", NAMESPACE)),
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, pass_fds=(self.listener.fileno(),), env=os.environ
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    async def ready(self) -> None:
+        """Wait until it knows routes and keys."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while (await get(self.port, "/readyz")).status != 200:
+            assert time.monotonic() < deadline, self.log
+            await asyncio.sleep(0.01)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    async def terminate(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return await self.exit_code()
+
+    async def exit_code(self) -> int:
+        process = self.process
+        assert process is not None
+        await until(lambda: process.poll() is not None, f"the gateway exits\n{self.log}")
+        return int(process.returncode)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        self.listener.close()
+
+
+@dataclass
+class World:
+    broker: Broker
+    loop: Loop
+    gateway: Gateway
+    replicas: list[Replica] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return self.gateway.port
+
+    async def replica(self, pod: str = "echo-1", *, announce: bool = True, **fields: object) -> Replica:
+        """Start a replica; it is routed to when this returns."""
+        replica = await Replica(pod, **fields).start(self.loop.client)  # type: ignore[arg-type]  # named where called
+        self.replicas.append(replica)
+        if announce:
+            since = len(self.loop.admissions)
+            await replica.be_ready()
+            await self.loop.hears_admission(pod, ReplicaState.READY, since)
+        return replica
