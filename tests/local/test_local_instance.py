@@ -180,6 +180,20 @@ def test_up_when_interrupted_while_starting_then_nothing_of_it_is_left(start: Ca
     assert processes_of(life) == {}
 
 
+def test_up_when_interrupted_twice_then_it_waits_for_nobody(start: Callable[..., Up]) -> None:
+    up = start().wait_until_up()
+    life = json.loads(up.home.life.read_text())["id"]
+    os.kill(up.processes()["headrace-gateway"], signal.SIGSTOP)  # so that it cannot end by itself
+    up.process.send_signal(signal.SIGINT)
+    until(lambda: not up.home.record.exists(), "it is stopping")
+    began = time.monotonic()
+    up.process.send_signal(signal.SIGINT)
+    code, said = up.ended()
+    assert code == 0, said
+    assert time.monotonic() - began < 5.0
+    assert processes_of(life) == {}
+
+
 def test_up_when_it_runs_already_then_says_where(start: Callable[..., Up]) -> None:
     endpoint = start().wait_until_up().endpoint
     code, said = start().ended()
