@@ -236,7 +236,10 @@ async def test_readiness_when_the_probe_is_a_connection_follows_the_listener(tmp
 
 async def test_liveness_when_it_fails_ends_the_container_with_grace_and_starts_it_again(tmp_path: Path) -> None:
     (tmp_path / "live").touch()
-    probes = {name: probe("/live", failureThreshold=2) for name in ("livenessProbe", "readinessProbe")}
+    probes = {
+        "startupProbe": probe("/live", failureThreshold=1000),
+        "livenessProbe": probe("/live", failureThreshold=2),
+    }
     async with running(tmp_path, SLOW) as cluster:
         await cluster.apply(MODEL, deployment(server(tmp_path, **probes)))
         await until_pod(cluster, lambda status: status["ready"])

@@ -30,10 +30,10 @@ from headrace.termination import MAX_BYTES
 DEFAULT_GRACE_SECONDS = 30.0
 ON_FAILURE = "OnFailure"
 """The restart policy of a Job's pods; a Deployment's have Always."""
-_NOT_CONFIGURED = "CreateContainerConfigError"
 MAX_LOG_BYTES = 32 * 1024 * 1024
 """Of one container's log; a longer one begins anew."""
 TRIM_SECONDS = 10.0
+_NOT_CONFIGURED = "CreateContainerConfigError"
 
 
 @dataclass(frozen=True, slots=True)
