@@ -7,6 +7,8 @@ of a command can never disagree. `reason` is CamelCase and part of the API: it a
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 
 class HeadraceError(Exception):
     """Base of every failure that headrace explains to a person.
@@ -25,6 +27,7 @@ class HeadraceError(Exception):
         self.message = message
         self.hint = hint
 
+    @override
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
 

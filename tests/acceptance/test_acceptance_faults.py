@@ -100,7 +100,7 @@ def test_replica_when_killed_then_an_open_stream_ends_with_replica_lost(faulty: 
     response = connection.getresponse()
     assert response.readline().startswith(b"data: ")
     os.kill(only(faulty.runtime_pids()), signal.SIGKILL)
-    events = [line for line in response.read().split(b"\n") if line.startswith(b"data: ")]
+    events = [line for line in response.read().split(b"\n") if line.startswith(b"data: ") and b"[DONE]" not in line]
     assert json.loads(events[-1][6:])["error"]["code"] == "replica_lost"
 
 

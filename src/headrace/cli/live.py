@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -67,6 +68,7 @@ class LiveView:
     def _say(self, key: str, change: str, obj: output.Object) -> None:
         ready = output.condition(obj, "Ready")
         text = "deleted" if change == "DELETED" else f"{ready.get('reason', 'Pending')}: {ready.get('message', '')}"
-        if self._said.get(key) != text:
-            self._said[key] = text
+        step = re.sub(r"\d+%.*", "", text)  # a line for each percent would be noise in a file
+        if self._said.get(key) != step:
+            self._said[key] = step
             print(f"{key}  {text}", flush=True)

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     command = next((word for word in arguments if not word.startswith("-")), None)
     parser = _parser(command)
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     if options.command is None:
         parser.print_help()
         return 2
@@ -57,6 +57,17 @@ def main(argv: list[str] | None = None) -> int:
         # `headrace get | head`: the reader has seen enough. Python would complain again while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Parse, and let words stand behind options: argparse gives a list of words only what comes before the first."""
+    options, rest = parser.parse_known_args(arguments)
+    words = getattr(options, getattr(options, "words", ""), None)
+    if rest and (words is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and words is not None:
+        words += rest
+    return options
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:

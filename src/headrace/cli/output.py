@@ -98,6 +98,11 @@ def _replicas(obj: Object) -> str:
     return f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}"
 
 
+def _job_status(job: Object) -> str:
+    conditions = [c["type"] for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"]
+    return str(conditions[0]) if conditions else "Running"
+
+
 def _event_object(event: Object) -> str:
     involved = event.get("involvedObject", {})
     return f"{str(involved.get('kind', '')).lower()}/{involved.get('name', '')}"
@@ -128,7 +133,7 @@ _COLUMNS: dict[str, list[Column]] = {
     "Deployment": [_NAME, Column("READY", _replicas), _AGE],
     "Job": [
         _NAME,
-        Column("STATUS", lambda o: "Complete" if o.get("status", {}).get("succeeded") else "Running"),
+        Column("STATUS", _job_status),
         _AGE,
     ],
     "Secret": [

@@ -44,6 +44,7 @@ def add_target(parser: argparse.ArgumentParser, *, name_required: bool = True) -
         metavar="KIND/NAME" if name_required else "KIND[/NAME]",
         help="e.g. mdep/smollm2 or `mdep smollm2`",
     )
+    parser.set_defaults(words="target")
 
 
 def target_of(words: list[str], *, name_required: bool = True) -> Target:

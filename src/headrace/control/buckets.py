@@ -57,6 +57,7 @@ class BucketWriter:
         """Whether `wanted` is everything there should be; before that, unknown keys are left alone."""
         self._work = asyncio.Event()
         self._work.set()
+        self._clean = asyncio.Event()
 
     def want(self, key: str, value: bytes | None) -> None:
         """The entry should have this value, or (None) not exist."""
@@ -67,7 +68,7 @@ class BucketWriter:
         else:
             self._wanted[key] = value
         self._dirty.add(key)
-        self._work.set()
+        self._begin()
 
     def want_exactly(self, entries: dict[str, bytes]) -> None:
         """The bucket should hold these entries and no others."""
@@ -86,7 +87,11 @@ class BucketWriter:
     def compare(self) -> None:
         """Compare the whole bucket soon: call it after a reconnection."""
         self._compare = True
-        self._work.set()
+        self._begin()
+
+    async def written(self) -> None:
+        """Return when the bucket is what it should be."""
+        await self._clean.wait()
 
     async def run(self) -> None:
         """Write differences until cancelled."""
@@ -107,6 +112,8 @@ class BucketWriter:
                     bucket = await open_bucket(jetstream, self._bucket)
                     await self._compare_all(bucket)
                 await self._write_dirty(bucket)
+                if not self._work.is_set():
+                    self._clean.set()
             except (nats.errors.Error, TimeoutError, OSError) as error:
                 if task is not None and task.cancelling():
                     raise asyncio.CancelledError from error  # nats-py makes a timeout of a cancellation
@@ -115,6 +122,10 @@ class BucketWriter:
                 self._compare = True
                 self._work.set()
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _begin(self) -> None:
+        self._clean.clear()
+        self._work.set()
 
     async def _compare_all(self, bucket: KeyValue) -> None:
         self._compare = False

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 WORKERS = 4
 """Looks in flight at once: they wait for writes to the world, not for the processor."""
+GATEWAY_LOOK_SECONDS = 1.0
+"""How late the loop may notice that a gateway's presence has ended."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 
@@ -60,11 +62,15 @@ class ControlLoop:
         self._busy: set[ResourceKey] = set()
         self._first_pass: set[ResourceKey] = set()
         self._reconnected = asyncio.Event()
+        self._started = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def enqueue(self, key: ResourceKey) -> None:
         """Look at this resource soon."""
         if key not in self._waiting:
             self._waiting.add(key)
+            self._idle.clear()
             if key not in self._busy:
                 self._queue.put_nowait(key)
 
@@ -74,6 +80,13 @@ class ControlLoop:
         self._keys.compare()
         self._presence.compare()
         self._reconnected.set()
+
+    async def settled(self) -> None:
+        """Return when everything was looked at that is there now, and the gateways' buckets say so."""
+        await self._started.wait()
+        await self._idle.wait()
+        await self._keys.written()
+        await self._routes.written()
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -85,10 +98,12 @@ class ControlLoop:
             self._routes.complete()
         for key in self._first_pass:
             self.enqueue(key)
+        self._started.set()
         async with asyncio.TaskGroup() as tasks:
             for writer in (self._routes, self._keys, self._presence):
                 tasks.create_task(writer.run())
             tasks.create_task(self._solicit_after_reconnections())
+            tasks.create_task(self._watch_gateways())
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
 
@@ -100,6 +115,17 @@ class ControlLoop:
 
     def _publish_keys(self) -> None:
         self._keys.want_exactly({digest: grant.encode() for digest, grant in self._world.api_keys().items()})
+
+    async def _watch_gateways(self) -> None:
+        """Look at every resource when a gateway came or went: a death makes no sound, its presence only ends."""
+        before = self._signals.live_gateways()
+        while True:
+            await self._signals.presence_heard(GATEWAY_LOOK_SECONDS)
+            live = self._signals.live_gateways()
+            if live != before:
+                before = live
+                for key in list(self._known):
+                    self.enqueue(key)
 
     async def _solicit_after_reconnections(self) -> None:
         while True:
@@ -119,6 +145,8 @@ class ControlLoop:
                 self._busy.discard(key)
                 if key in self._waiting:
                     self._queue.put_nowait(key)
+                elif not self._waiting and not self._busy:
+                    self._idle.set()
 
     async def _look(self, key: ResourceKey) -> None:
         known = self._known.setdefault(key, _Known())

@@ -7,6 +7,8 @@ everybody has one time to live to speak again.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -57,6 +59,7 @@ class SignalHub:
         self._wall = wall
         self._heard: dict[ResourceKey, _Heard] = {}
         self._gateways: dict[str, float] = {}
+        self._presence = asyncio.Event()
         self._silent_since = clock()
         """Nothing is older than this: set anew at each (re)connection."""
 
@@ -112,8 +115,15 @@ class SignalHub:
             return True
         return self._clock() - max(at, self._silent_since) <= ttl
 
+    async def presence_heard(self, timeout_seconds: float) -> None:
+        """Return when a gateway has come or gone in good order, or after the timeout."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._presence.wait()
+        self._presence.clear()
+
     async def _on_presence(self, msg: Msg) -> None:
-        """A gateway renewed its presence, or took it back. A new or lost one changes what Routable means everywhere."""
+        """A gateway renewed its presence, or took it back."""
         gateway = msg.subject.rpartition(".")[2]
         before = self.live_gateways()
         if msg.headers and KV_OP in msg.headers:
@@ -121,8 +131,7 @@ class SignalHub:
         else:
             self._gateways[gateway] = self._clock()
         if self.live_gateways() != before:
-            for key in list(self._heard):
-                self._changed(key)
+            self._presence.set()
 
     async def _on_demand(self, msg: Msg) -> None:
         key, demand = _key_of(msg.subject), _decoded(Demand, msg)

@@ -13,6 +13,7 @@ its children, and the next start the rest (`headrace.local.leftovers`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 GATEWAY_LOG = "gateway.log"
 GATEWAY_START_SECONDS = 20.0
 """It takes half a second; a laptop that is busy with a model takes more."""
+ROUTES_SECONDS = 2.0
+"""It takes milliseconds."""
 PODS_GRACE_SECONDS = 20.0
 """Nothing is running on the pods by then: this bounds what they have to put away."""
 NATS_GRACE_SECONDS = 5.0
@@ -165,6 +168,7 @@ class _Instance:
         for manifest in self._options.manifests:
             self._objects.apply(manifest)
         await self._wait_for_gateway(gateway_heard)
+        await self._wait_for_routes(self._loop)
         self._record.write(self._home)
         self._on_event("ready", self._endpoint)
 
@@ -195,6 +199,12 @@ class _Instance:
         if not heard.is_set():
             what = "ended at once" if self._gateway.ended.is_set() else f"was not up in {GATEWAY_START_SECONDS:.0f} s"
             raise CannotStart(f"the gateway {what}", hint=f"Its log tells why: {self._home.logs / GATEWAY_LOG}")
+
+    async def _wait_for_routes(self, loop: ControlLoop) -> None:
+        """Return when the gateway can know what was applied; a broker that is slow does not keep the instance down."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROUTES_SECONDS):
+                await loop.settled()
 
     async def _trim_logs(self) -> None:
         """Bound what the platform's own processes print. They append, so each goes on at the beginning of its file."""

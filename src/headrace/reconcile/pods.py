@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaReport, ReplicaState
@@ -78,7 +79,7 @@ def last_termination(pod: Manifest) -> Manifest | None:
 
 def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listening: bool) -> RuntimePod:
     name = pod["metadata"]["name"]
-    report = signals.replicas.get(name)
+    report = _report_of_this_life(pod, signals.replicas.get(name))
     probed = any(container.get("ready", False) for container in _containers(pod))
     serving = probed if report is None else report.state is ReplicaState.READY
     admitted = bool(signals.gateways) and signals.gateways <= signals.admissions.get(name, frozenset())
@@ -92,6 +93,14 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
         failure=None if serving else _failure(pod, crash_looping=crash_looping),
         report=report,
     )
+
+
+def _report_of_this_life(pod: Manifest, report: ReplicaReport | None) -> ReplicaReport | None:
+    """Return the report, unless the process that spoke is known to have ended: then nobody speaks for the pod yet."""
+    ended = last_termination(pod)
+    if report is None or ended is None or "finishedAt" not in ended:
+        return report
+    return report if report.started >= datetime.fromisoformat(ended["finishedAt"]).timestamp() else None
 
 
 def _containers(pod: Manifest) -> Iterator[Manifest]:

@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("model", help="the model's public name, as `/v1/models` lists it")
     parser.add_argument("prompt", nargs="*", help="one question; without it, a conversation until Ctrl-D")
+    parser.set_defaults(words="prompt")
     parser.add_argument("--system", help="a system message")
     parser.add_argument("--max-tokens", type=int, default=512, help="longest answer (default: 512)")
     parser.add_argument("--temperature", type=float, help="0: always the likeliest token")
