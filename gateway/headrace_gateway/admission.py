@@ -58,6 +58,7 @@ class Admissions:
                 model.queue.stage_changed()
             case ReplicaState.READY if replica.admitted:
                 self._acknowledge(model, replica, report.state)
+                model.pump()  # its capacity may have grown
             case ReplicaState.READY:
                 self.probe(model, replica)
             case ReplicaState.DRAINING:

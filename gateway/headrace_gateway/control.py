@@ -80,7 +80,7 @@ def control_app(table: Table, metrics: GatewayMetrics) -> ControlApp:
     @app.get("/readyz", tags=["health"], response_class=PlainTextResponse)
     async def readyz(response: Response) -> str:
         """Answer 200 once routes and keys are known, from NATS or from disk."""
-        if not table.loaded:
+        if not table.loaded.is_set():
             response.status_code = 503
             return "waiting for routes and keys\n"
         return "ok\n"

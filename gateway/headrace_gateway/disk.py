@@ -58,7 +58,8 @@ class DiskCopy:
         """Fill the table with what is in the file, and write from now on what changes in it."""
         copy, self._copy_found = self._copy_found, None
         if copy is not None:
-            table.loaded = copy.loaded
+            if copy.loaded:
+                table.loaded.set()
             for key, route in copy.routes.items():
                 table.set_route(key, route.encode())
             for digest, grant in copy.keys.items():
@@ -92,7 +93,7 @@ class DiskCopy:
         ]
         return Copy(
             gateway=self.gateway,
-            loaded=table.loaded,
+            loaded=table.loaded.is_set(),
             routes=table.routes(),
             keys=table.grants(),
             replicas=replicas,

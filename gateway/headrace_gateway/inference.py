@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 MAX_BODIES_BYTES = 256 * 1024 * 1024
 """Of all requests that are held or running: each body is kept for a retry until its answer has begun."""
+TABLE_SECONDS = 5.0
+"""Without a copy on disk a new gateway waits for NATS, which may be starting too."""
 _TURNED_AWAY = frozenset({headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode()})
 _MAYBE_TURNED_AWAY = frozenset({429, 503})
 _REASON = headers.REASON.encode()
@@ -142,8 +144,8 @@ class Inference:
         """Return the model that is asked for by somebody who may."""
         exchange, table = journey.exchange, self._table
         authorization = exchange.authorization()
-        if not table.loaded:
-            raise NoTableYet("the gateway does not know any model yet", hint="Try again in a second")
+        if not table.loaded.is_set():
+            await self._wait_for_table()
         grant = journey.grant = table.authenticate(authorization)
         body = await exchange.body(self._max_body_bytes)
         public_name, journey.stream = _read(body)
@@ -154,6 +156,14 @@ class Inference:
         journey.body = body
         self._budget.earn()
         return journey.model
+
+    async def _wait_for_table(self) -> None:
+        """A gateway that has just started for the first time knows its models in a moment: nobody is refused for it."""
+        try:
+            async with asyncio.timeout(TABLE_SECONDS):
+                await self._table.loaded.wait()
+        except TimeoutError:
+            raise NoTableYet("the gateway does not know any model yet", hint="Try again in a second") from None
 
     async def _wait_for_place(self, journey: Journey, model: ServedModel) -> Lease:
         """Return a free place, at once or when there is one. Who had one before waits in front of who had none."""

@@ -79,8 +79,8 @@ class Link:
     async def _loaded(self) -> None:
         await self._routes.read.wait()
         await self._keys.read.wait()
-        if not self._table.loaded:
-            self._table.loaded = True
+        if not self._table.loaded.is_set():
+            self._table.loaded.set()
             self._table.changed()
 
     async def _greet_forever(self, client: Client) -> None:
@@ -106,7 +106,11 @@ class Link:
         await _say(client, self._presence, str(self._started).encode())
 
     async def _leave(self, client: Client) -> None:
-        """Take the presence back, so that nobody waits for this gateway."""
+        """Take leave: replicas need not wait for its acknowledgement when they drain, nor anybody for its presence."""
+        for model in self._table.models.values():
+            for replica in model.replicas.values():
+                if replica.admitted:
+                    await self._outbox.farewell(client, model, replica.report)
         await _say(client, self._presence, headers={KV_OP: KV_DEL})
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
@@ -154,6 +158,8 @@ class Link:
 
     async def _on_solicit(self, msg: Msg) -> None:
         del msg
+        if self._client is not None:
+            await self._say_present(self._client)
         self._admissions.acknowledge_again()
         for model in self._table.models.values():
             self._outbox.demand(model)

@@ -116,8 +116,9 @@ class ServedModel:
 
     def pause(self, replica: Replica) -> None:
         """The replica is full, whatever we believe."""
-        replica.paused_until = self._loop.time() + PAUSE_SECONDS
-        self._loop.call_later(PAUSE_SECONDS, self.pump)
+        if not replica.paused:
+            replica.paused = True
+            self._loop.call_later(PAUSE_SECONDS, self._resume, replica)
 
     def hold(self, since: float, *, front: bool, wants_stages: bool) -> Ticket:
         """Wait for a place. Raises Saturated when too many wait, ModelUnavailable when waiting is in vain."""
@@ -178,10 +179,10 @@ class ServedModel:
     # ----------------------------------------------------------------------------------------------------------------
 
     def _claim(self) -> Lease | None:
-        now = self._loop.time()
-        choice = choose(self.replicas.values(), self.route.revisions if self.route else (), self._turns, now)
+        choice = choose(self.replicas.values(), self.route.revisions if self.route else (), self._turns)
         if choice is None:
             return None
+        now = self._loop.time()
         self._requests += 1
         choice.replica.last_used = self._requests
         choice.replica.in_flight += 1
@@ -191,6 +192,10 @@ class ServedModel:
         self._busy_since = now
         self.in_flight += 1
         return Lease(choice.replica, choice.reason)
+
+    def _resume(self, replica: Replica) -> None:
+        replica.paused = False
+        self.pump()
 
     def _refuse(self, route: Route) -> None:
         """A model that crashes is healed by trying again, for which the loop wants demand; an off switch is not."""

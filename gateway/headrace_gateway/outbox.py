@@ -38,8 +38,11 @@ class Outbox:
 
     def admission(self, model: ServedModel, report: ReplicaReport, state: ReplicaState) -> None:
         """Acknowledge the state of a replica."""
-        admission = Admission(gateway=self.gateway, pod=report.pod, started=report.started, state=state)
-        self.put(subjects.admission(model.namespace, model.name, report.pod), admission)
+        self.put(_admission_subject(model, report), self._admission(report, state))
+
+    async def farewell(self, client: Client, model: ServedModel, report: ReplicaReport) -> None:
+        """Tell a replica at the end that nothing is sent to it any more."""
+        await publish_quietly(client, _admission_subject(model, report), self._admission(report, ReplicaState.DRAINING))
 
     async def run(self, client: Client) -> None:
         """Send until cancelled."""
@@ -49,3 +52,10 @@ class Outbox:
             messages, self._messages = self._messages, {}
             for subject, message in messages.items():
                 await publish_quietly(client, subject, message)
+
+    def _admission(self, report: ReplicaReport, state: ReplicaState) -> Admission:
+        return Admission(gateway=self.gateway, pod=report.pod, started=report.started, state=state)
+
+
+def _admission_subject(model: ServedModel, report: ReplicaReport) -> str:
+    return subjects.admission(model.namespace, model.name, report.pod)

@@ -26,8 +26,8 @@ class Replica:
         self.others = 0
         """Requests that it reported beyond ours: those of other gateways, roughly. Good for comparing, not for
         refusing: a report is up to a second old, and may count as theirs what was ours and has ended."""
-        self.paused_until = 0.0
-        """It said 429: it is asked again after this monotonic time."""
+        self.paused = False
+        """It said 429 a moment ago."""
         self.last_used = 0
         """Number of the last request that was sent here: equals take turns."""
         self.acknowledged: ReplicaState | None = None
@@ -48,9 +48,10 @@ class Replica:
         """Share of the capacity in use, others' requests included."""
         return (self.in_flight + self.others) / self.capacity
 
-    def has_place(self, now: float) -> bool:
+    @property
+    def has_place(self) -> bool:
         """Whether a request can be sent here at once."""
-        return self.admitted and self.in_flight < self.report.capacity and now >= self.paused_until
+        return self.admitted and self.in_flight < self.report.capacity and not self.paused
 
     def update(self, report: ReplicaReport, now: float) -> None:
         """It has spoken again."""

@@ -49,14 +49,12 @@ class RevisionTurns:
         self._credit = {revision: credit for revision, credit in self._credit.items() if revision in named}
 
 
-def choose(
-    replicas: Iterable[Replica], weights: Sequence[RevisionWeight], turns: RevisionTurns, now: float
-) -> Choice | None:
+def choose(replicas: Iterable[Replica], weights: Sequence[RevisionWeight], turns: RevisionTurns) -> Choice | None:
     """Return the replica for the next request, or None when none that may take it has a place.
 
     Without weights every replica may take it: the loop names weights once something serves.
     """
-    free = [replica for replica in replicas if replica.has_place(now)]
+    free = [replica for replica in replicas if replica.has_place]
     if weights and free:
         present = {replica.report.revision for replica in free}
         eligible = [each for each in weights if each.weight_percent > 0 and each.revision in present]

@@ -6,6 +6,7 @@ start (`disk`); it forgets nothing by itself.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from hashlib import sha256
@@ -33,7 +34,7 @@ class Table:
     def __init__(self, anonymous_namespace: str | None, on_demand: Callable[[ServedModel], None]) -> None:
         self.models: dict[tuple[str, str], ServedModel] = {}
         """By namespace and name of the ModelDeployment."""
-        self.loaded = False
+        self.loaded = asyncio.Event()
         """Whether routes and keys were read, from NATS or from disk: before that, nobody is told that he is unknown."""
         self.changed: Callable[[], None] = lambda: None
         self._anonymous = KeyGrant(namespace=anonymous_namespace, name="") if anonymous_namespace else None

@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the answer is not HTTP/1.1")
             return
-        if self.head is None and self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._fail(f"the head of the answer is larger than {MAX_HEAD_BYTES >> 10} KiB")
             return
         if self._waiting_bytes > PAUSE_BYTES and not self._paused and not self.complete:
@@ -194,6 +194,7 @@ class Connection(asyncio.Protocol):
         if status < 200 or self.complete:  # noqa: PLR2004 - HTTP's classes
             return
         head = Head(status, tuple(self._headers))
+        self._head_bytes = sum(len(name) + len(value) for name, value in head.headers)  # and not what followed it
         self._keep_alive = self._parser.should_keep_alive()
         framed = head.get(b"content-length") is not None or head.get(b"transfer-encoding") is not None
         self._until_close = not framed and status not in _NO_BODY
