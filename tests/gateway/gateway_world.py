@@ -76,9 +76,10 @@ class Loop:
 
     def __init__(self, broker: Broker) -> None:
         self.demands: list[Demand] = []
+        self.wanted: set[str] = set()
+        """Names of models that somebody was said to wait for."""
         self.admissions: list[Admission] = []
         self.present: list[str] = []
-        self.solicits = 0
         self._broker = broker
         self._buckets: dict[str, KeyValue] = {}
 
@@ -87,7 +88,6 @@ class Loop:
         await self.client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
         await self.client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
         await self.client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
-        await self.client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
         await self.make_buckets()
 
     async def make_buckets(self) -> None:
@@ -144,13 +144,13 @@ class Loop:
         await until(heard, f"{pod} acknowledged {state}, only {self.admissions[since:]}")
 
     async def _on_demand(self, msg: Msg) -> None:
-        self.demands.append(Demand.decode(msg.data))
+        demand = Demand.decode(msg.data)
+        self.demands.append(demand)
+        if demand.queued:
+            self.wanted.add(msg.subject.rpartition(".")[2])
 
     async def _on_admission(self, msg: Msg) -> None:
         self.admissions.append(Admission.decode(msg.data))
-
-    async def _on_solicit(self, msg: Msg) -> None:
-        self.solicits += 1
 
     async def _on_presence(self, msg: Msg) -> None:
         gateway = msg.subject.rpartition(".")[2]
@@ -290,6 +290,7 @@ class Replica:
         self.drop_connections()
 
     async def _solicited(self, msg: Msg) -> None:
+        del msg
         if self._state is not None:
             await self.report(self._state)
 
@@ -387,3 +388,9 @@ class World:
             await replica.be_ready()
             await self.loop.hears_admission(pod, ReplicaState.READY, since)
         return replica
+
+    async def gateway_knows_route(self, name: str = "echo") -> None:
+        """Wait until the gateway has it; without a key, as nobody needs one here."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while name not in (await get(self.port, "/v1/models")).body.decode():
+                await asyncio.sleep(0.005)

@@ -1,0 +1,159 @@
+"""Where a request goes: by weight, by load, only to who said Ready, and not to who drains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from gateway.gateway_client import chat, send, sent
+from gateway.gateway_world import Received, World
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.events import subjects
+from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.routes import RevisionWeight
+from headrace_gateway.replica import Replica
+from headrace_gateway.routing import LAST_RESORT, ONLY, RevisionTurns, choose
+
+
+def replica(pod: str, *, revision: str = "r1", in_flight: int = 0, capacity: int = 4) -> Replica:
+    report = ReplicaReport(
+        pod=pod, revision=revision, host="127.0.0.1", port=1, started=1, sequence=1, state="Ready", capacity=capacity
+    )
+    made = Replica(report, 0)
+    made.admitted, made.in_flight = True, in_flight
+    return made
+
+
+def weights(**percent: int) -> tuple[RevisionWeight, ...]:
+    return tuple(RevisionWeight(revision=name, weight_percent=value) for name, value in percent.items())
+
+
+def test_choose_when_loads_differ_then_the_least_loaded_by_share_of_its_capacity() -> None:
+    small, large = replica("small", in_flight=1, capacity=2), replica("large", in_flight=2, capacity=8)
+    choice = choose([small, large], (), RevisionTurns())
+    assert choice is not None
+    assert choice.replica is large
+
+
+def test_choose_when_all_are_full_paused_or_not_admitted_then_none() -> None:
+    full, paused, new = replica("full", in_flight=4), replica("paused"), replica("new")
+    paused.paused, new.admitted = True, False
+    assert choose([full, paused, new], (), RevisionTurns()) is None
+
+
+def test_choose_when_one_is_silent_then_the_others_and_it_only_when_alone() -> None:
+    silent, busy = replica("silent"), replica("busy", in_flight=3)
+    silent.suspect = True
+    choice = choose([silent, busy], (), RevisionTurns())
+    assert choice is not None
+    assert choice.replica is busy
+    choice = choose([silent], (), RevisionTurns())
+    assert choice is not None
+    assert (choice.replica, choice.reason) == (silent, LAST_RESORT)
+
+
+def test_choose_when_a_revision_has_no_weight_then_nothing_goes_to_it() -> None:
+    assert choose([replica("old", revision="r0")], weights(r0=0, r1=100), RevisionTurns()) is None
+
+
+def test_choose_when_the_weighted_revision_is_full_then_its_share_goes_to_the_other() -> None:
+    canary, stable = replica("canary", revision="r2", in_flight=4), replica("stable")
+    for _ in range(5):
+        choice = choose([canary, stable], weights(r1=1, r2=99), RevisionTurns())
+        assert choice is not None
+        assert (choice.replica, choice.reason) == (stable, ONLY)
+
+
+@given(percent=st.integers(min_value=0, max_value=100), start=st.integers(min_value=0, max_value=250))
+def test_turns_when_any_hundred_requests_pass_then_each_revision_has_its_percent(percent: int, start: int) -> None:
+    """In every window of a hundred requests, a revision gets its weight to within one."""
+    turns, given_weights = RevisionTurns(), weights(r1=percent, r2=100 - percent)
+    taken = [turns.next(given_weights) for _ in range(start + 100)][start:]
+    assert abs(Counter(taken)["r1"] - percent) <= 1
+
+
+async def test_requests_when_weights_are_80_and_20_then_one_in_five_meets_the_canary(world: World) -> None:
+    await world.loop.route(weights={"r1": 80, "r2": 20})
+    stable, canary = await world.replica("stable"), await world.replica("canary", revision="r2")
+    await world.gateway_knows_route()
+    for _ in range(20):
+        assert (await send(world.port, chat())).status == 200
+    assert (len(stable.requests), len(canary.requests)) == (16, 4)
+
+
+async def test_requests_when_replicas_are_equal_then_they_take_turns(world: World) -> None:
+    await world.loop.route()
+    replicas = [await world.replica(f"echo-{index}") for index in range(3)]
+    decisions = [(await send(world.port, chat())).headers["x-headrace-decision"] for _ in range(6)]
+    assert [len(replica.requests) for replica in replicas] == [2, 2, 2]
+    assert all(decision.endswith("/least-loaded") for decision in decisions)
+
+
+async def test_replica_when_it_says_ready_and_its_probe_fails_then_it_is_not_admitted_until_it_answers(
+    world: World,
+) -> None:
+    await world.loop.route()
+    replica = await world.replica(announce=False, ready=False)
+    await replica.be_ready()
+    asking = asyncio.create_task(send(world.port, chat()))
+    await world.loop.hears_demand(1)
+    assert not world.loop.admissions
+    replica.ready = True
+    await replica.be_ready()
+    assert (await asking).status == 200
+
+
+async def test_replica_when_it_drains_then_new_requests_go_elsewhere_and_it_is_acknowledged(world: World) -> None:
+    await world.loop.route()
+    finish = asyncio.Event()
+
+    async def slow(request: Received) -> None:
+        await finish.wait()
+        request.answer(request.body)
+
+    old = await world.replica("old", behaviour=slow)
+    running = asyncio.create_task(send(world.port, chat()))
+    await world.loop.hears_admission("old", ReplicaState.READY)
+    new = await world.replica("new")
+    while not old.requests:
+        await asyncio.sleep(0.005)
+    await old.report(ReplicaState.DRAINING)
+    await world.loop.hears_admission("old", ReplicaState.DRAINING)
+    for _ in range(4):
+        assert (await send(world.port, chat())).status == 200
+    finish.set()
+    assert (await running).status == 200
+    assert (len(old.requests), len(new.requests)) == (1, 4)
+
+
+async def test_replica_when_a_report_is_overtaken_by_a_newer_one_then_the_newer_counts(world: World) -> None:
+    await world.loop.route()
+    replica = await world.replica()
+    await replica.report(ReplicaState.DRAINING)
+    await world.loop.hears_admission("echo-1", ReplicaState.DRAINING)
+    replica._sequence = 0
+    await replica.be_ready()
+    async with sent(world.port, chat(stream=True)) as incoming:
+        assert await anext(incoming.events()) == ": headrace stage=waiting"
+
+
+async def test_replica_when_the_loop_solicits_then_its_admission_is_said_again(world: World) -> None:
+    await world.loop.route()
+    await world.replica()
+    since = len(world.loop.admissions)
+    await world.loop.client.publish(subjects.SOLICIT)
+    await world.loop.hears_admission("echo-1", ReplicaState.READY, since)
+
+
+async def test_address_when_another_pod_has_it_now_then_the_old_one_gets_no_request(world: World) -> None:
+    """A pod's address is given to another tenant's pod: what was known of the first must not lead to the second."""
+    await world.loop.route("first")
+    await world.loop.route("second")
+    first = await world.replica("first-1", name="first")
+    await first.stop()
+    second = await world.replica("second-1", name="second", port=first.port)
+    async with sent(world.port, chat("first", stream=True)) as incoming:
+        assert (await anext(incoming.events())).startswith(": headrace stage=")
+    assert not second.requests
