@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="*", help="one question; without it, a conversation until Ctrl-D")
     parser.set_defaults(words="prompt")
     parser.add_argument("--system", help="a system message")
-    parser.add_argument("--max-tokens", type=int, default=512, help="longest answer (default: 512)")
+    parser.add_argument("--max-tokens", type=int, help="longest answer (default: what the model takes)")
     parser.add_argument("--temperature", type=float, help="0: always the likeliest token")
 
 
@@ -69,11 +69,11 @@ class _Chat:
         body: dict[str, Any] = {
             "model": self._arguments.model,
             "messages": self._messages,
-            "max_tokens": self._arguments.max_tokens,
             "stream": True,
         }
-        if self._arguments.temperature is not None:
-            body["temperature"] = self._arguments.temperature
+        for option in ("max_tokens", "temperature"):
+            if getattr(self._arguments, option) is not None:
+                body[option] = getattr(self._arguments, option)
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("HEADRACE_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
