@@ -16,6 +16,8 @@ from headrace.cli.targets import client_of
 from headrace.errors import HeadraceError, NotRunning
 
 STAGE_PREFIX = b": headrace "
+DATA_PREFIX = b"data: "
+DONE = b"data: [DONE]"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +68,15 @@ class _Chat:
         self._messages.append({"role": "assistant", "content": answer})
 
     def _stream(self) -> Iterator[str]:
-        body: dict[str, Any] = {
-            "model": self._arguments.model,
-            "messages": self._messages,
-            "stream": True,
-        }
+        for line in self._post():
+            if line.startswith(STAGE_PREFIX):
+                _show_stage(line[len(STAGE_PREFIX) :].decode().strip())
+            elif line.startswith(DATA_PREFIX) and line.strip() != DONE:
+                _show_stage("")
+                yield _text_of(json.loads(line[len(DATA_PREFIX) :]))
+
+    def _post(self) -> http.client.HTTPResponse:
+        body: dict[str, Any] = {"model": self._arguments.model, "messages": self._messages, "stream": True}
         for option in ("max_tokens", "temperature"):
             if getattr(self._arguments, option) is not None:
                 body[option] = getattr(self._arguments, option)
@@ -85,16 +91,13 @@ class _Chat:
             raise NotRunning("the gateway does not answer", hint="See `headrace doctor`") from error
         if response.status != http.client.OK:
             raise _error(json.loads(response.read() or b"{}"))
-        for line in response:
-            if line.startswith(STAGE_PREFIX):
-                _show_stage(line[len(STAGE_PREFIX) :].decode().strip())
-            elif line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
-                chunk = json.loads(line[len(b"data: ") :])
-                if "error" in chunk:
-                    raise _error(chunk)
-                for choice in chunk.get("choices", []):
-                    _show_stage("")
-                    yield choice["delta"].get("content") or ""
+        return response
+
+
+def _text_of(chunk: dict[str, Any]) -> str:
+    if "error" in chunk:
+        raise _error(chunk)
+    return "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", []))
 
 
 def _show_stage(text: str) -> None:

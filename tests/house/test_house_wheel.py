@@ -1,0 +1,53 @@
+"""The wheel built from the checkout, installed elsewhere, is the whole product."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from acceptance.acceptance_instance import Instance, model
+from acceptance.test_acceptance_faults import post
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a fresh environment with our wheel; other packages are those of this environment."""
+    directory = tmp_path_factory.mktemp("w")
+    wheels = directory / "wheels"
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+    programs = directory / "venv" / "bin"
+    packages = next((directory / "venv/lib").glob("python*/site-packages"))
+    # A path file of a path file is not read, so the checkout itself, which is installed by one, is not on the path.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    wheel = next(wheels.glob("headrace-*.whl"))
+    install = [programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True)
+    return programs
+
+
+def test_wheel_when_installed_elsewhere_then_nothing_comes_from_the_checkout(elsewhere: Path, tmp_path: Path) -> None:
+    code = "import headrace, headrace_gateway, headrace_llm; print(headrace.__file__, headrace_gateway.__file__)"
+    command = [elsewhere / "python", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert str(ROOT) not in done.stdout
+
+
+def test_wheel_when_installed_elsewhere_then_it_brings_up_an_instance_that_answers(
+    elsewhere: Path, tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}")  # nats-server
+    monkeypatch.setattr("acceptance.acceptance_instance.BIN", elsewhere)
+    instance = Instance(tmp_path_factory.mktemp("i")).start()
+    try:
+        instance.apply(model(smollm2_path))
+        instance.headrace("wait", "mdep/smol", "--timeout", "90s")
+        assert post(instance, "/v1/completions", {"model": "smol", "prompt": "one", "max_tokens": 1})[0] == 200
+    finally:
+        assert instance.stop() == 0, instance.said()
