@@ -20,14 +20,14 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of a fresh environment with our wheel; other packages are those of this environment."""
     directory = tmp_path_factory.mktemp("w")
     wheels = directory / "wheels"
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, ROOT], check=True)
-    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(directory / "venv")], check=True)
     programs = directory / "venv" / "bin"
     packages = next((directory / "venv/lib").glob("python*/site-packages"))
     # A path file of a path file is not read, so the checkout itself, which is installed by one, is not on the path.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     wheel = next(wheels.glob("headrace-*.whl"))
-    install = [programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel]
+    install = [str(programs / "python"), "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True)
     return programs
 
