@@ -34,7 +34,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_when_installed_elsewhere_then_nothing_comes_from_the_checkout(elsewhere: Path, tmp_path: Path) -> None:
     code = "import headrace, headrace_gateway, headrace_llm; print(headrace.__file__, headrace_gateway.__file__)"
-    command = [elsewhere / "python", "-c", code]
+    command = [str(elsewhere / "python"), "-c", code]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert str(ROOT) not in done.stdout
 
