@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+import secrets
+from collections.abc import Callable, Iterable
+from itertools import count
 from time import perf_counter
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -27,10 +28,23 @@ MAX_HEAD_BYTES = 32 * 1024
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+_PROCESS = secrets.token_hex(8).encode()
+_NUMBERS = count()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _FORWARDED = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", b"baggage"})
 """What a replica gets of the client's headers. A list of what passes, not of what does not: the key, cookies, and
 whatever is invented to confuse two parsers stay here."""
+
+
+CLIENT = "headrace.client"
+"""Key of the ASGI scope."""
+
+
+class Client(Protocol):
+    """The connection that a request came on."""
+
+    def watch(self, on_client_gone: Callable[[], None] | None) -> None:
+        """Call it when the client goes away, from now on; None: call nothing."""
 
 
 class Exchange:
@@ -56,7 +70,7 @@ class Exchange:
         self._declared_bytes = 0
         self._gone: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._client: Client = scope[CLIENT]
         request_id = b""
         for name, value in scope["headers"]:
             self._head_bytes += len(name) + len(value)
@@ -68,7 +82,7 @@ class Exchange:
                 request_id = value
             elif name == b"content-length":
                 self._declared_bytes = int(value)  # the server's parser has checked it
-        self.id = request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex.encode()
+        self.id = request_id if _REQUEST_ID.fullmatch(request_id) else _new_id()
 
     # -- what the client sends ---------------------------------------------------------------------------------------
 
@@ -110,8 +124,8 @@ class Exchange:
     # -- whether the client is still there -----------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """From now on `wait` raises ClientGone as soon as the client has gone. Ends with `close`."""
-        self._watch = asyncio.create_task(self._watch_client())
+        """From now on `wait` raises ClientGone as soon as the client has gone."""
+        self._client.watch(self._client_gone)
 
     async def wait(self, change: asyncio.Future[None]) -> None:
         """Wait for something of ours; raises what `abort` was called with, as soon as it is."""
@@ -130,16 +144,11 @@ class Exchange:
             if self._waiting is not None and not self._waiting.done():
                 self._waiting.set_exception(error)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop watching the client."""
-        if self._watch is not None and not self._watch.done():
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+        self._client.watch(None)
 
-    async def _watch_client(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
+    def _client_gone(self) -> None:
         self.abort(ClientGone())
 
     # -- what the client gets ----------------------------------------------------------------------------------------
@@ -196,6 +205,11 @@ class Exchange:
 
 _ID = headers.REQUEST_ID.encode()
 _REASON = headers.REASON.encode()
+
+
+def _new_id() -> bytes:
+    """Return an id that no other gateway and no earlier life of this one gives: 32 hex digits, as a UUID has."""
+    return b"%s%016x" % (_PROCESS, next(_NUMBERS))
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -112,7 +112,7 @@ class Inference:
         finally:
             self._running.discard(exchange)
             self._bodies_bytes -= len(journey.body)
-            await exchange.close()
+            exchange.close()
             self._record(journey)
 
     async def _answer(self, journey: Journey) -> None:

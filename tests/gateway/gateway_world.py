@@ -26,9 +26,11 @@ from nats.aio.msg import Msg
 from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 
+from headrace import environment
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Admission, Demand, Load, ReplicaReport, ReplicaState
+from headrace.local.nats_config import Users, render
 from headrace.routes import KeyGrant, RevisionWeight, Route, Unavailable
 
 DEADLINE_SECONDS = 20.0
@@ -50,9 +52,11 @@ def free_port() -> int:
 class Broker:
     """A real nats-server with JetStream, on one port for its whole life."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, users: Users | None = None) -> None:
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
+        self.users = users
+        """None: anybody may say anything."""
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,6 +64,11 @@ class Broker:
         binary = shutil.which("nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         assert binary is not None
         command = [binary, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self._directory)]
+        if self.users is not None:
+            config = self._directory.with_suffix(".conf")
+            log = self._directory.with_suffix(".log")
+            config.write_text(render("test", self.port, self._directory, log, self.users))
+            command = [binary, "--config", str(config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def kill(self, *, lose_everything: bool = False) -> None:
@@ -84,7 +93,9 @@ class Loop:
         self._buckets: dict[str, KeyValue] = {}
 
     async def start(self) -> None:
-        self.client = await connect(self._broker.url, name="loop")
+        users = self._broker.users
+        login = {} if users is None else {"user": users.reconciler.user, "password": users.reconciler.password}
+        self.client = await connect(self._broker.url, name="loop", **login)
         await self.client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
         await self.client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
         await self.client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
@@ -322,6 +333,10 @@ class Gateway:
         self.port = int(self.listener.getsockname()[1])
         self.state = directory / "state"
         self._log = directory / "gateway.log"
+        self._variables = dict(os.environ)
+        if broker.users is not None:
+            self._variables[environment.NATS_USER] = broker.users.gateway.user
+            self._variables[environment.NATS_PASSWORD] = broker.users.gateway.password
         self._command = [
             *(sys.executable, "-m", "headrace_gateway.main", "--fd", str(self.listener.fileno())),
             *("--nats-url", broker.url, "--state-directory", str(self.state)),
@@ -332,7 +347,7 @@ class Gateway:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, pass_fds=(self.listener.fileno(),), env=os.environ
+                self._command, stdout=log, stderr=log, pass_fds=(self.listener.fileno(),), env=self._variables
             )
 
     @property

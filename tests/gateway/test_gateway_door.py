@@ -67,9 +67,9 @@ ERRORS = {
 
 @pytest.mark.parametrize(("raw", "status", "code", "param"), ERRORS.values(), ids=ERRORS.keys())
 async def test_request_when_wrong_then_the_error_has_openais_shape_and_names_it(
-    world: World, raw: bytes, status: int, code: str, param: str | None
+    door: int, raw: bytes, status: int, code: str, param: str | None
 ) -> None:
-    answer = await send(world.port, raw)
+    answer = await send(door, raw)
     error = answer.json()["error"]
     assert (answer.status, error["code"], error["param"]) == (status, code, param)
     assert error["message"]
@@ -141,8 +141,8 @@ async def test_headers_of_an_answer_when_hop_by_hop_then_they_are_not_passed_on(
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, "<script>", ""])
-async def test_request_id_when_not_sane_then_one_is_made(world: World, given: str) -> None:
-    answer = await send(world.port, request(body=BODY, headers={"x-request-id": given}))
+async def test_request_id_when_not_sane_then_one_is_made(door: int, given: str) -> None:
+    answer = await send(door, request(body=BODY, headers={"x-request-id": given}))
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
@@ -233,7 +233,7 @@ async def test_key_when_removed_then_it_opens_nothing_any_more(world: World) -> 
             await asyncio.sleep(0.005)
 
 
-async def test_schema_when_asked_then_it_describes_inference_too(world: World) -> None:
-    paths = (await get(world.port, "/openapi.json")).json()["paths"]
+async def test_schema_when_asked_then_it_describes_inference_too(door: int) -> None:
+    paths = (await get(door, "/openapi.json")).json()["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics"} <= paths.keys()
-    assert (await get(world.port, "/docs")).status == 200
+    assert (await get(door, "/docs")).status == 200

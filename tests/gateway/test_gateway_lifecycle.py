@@ -98,6 +98,24 @@ async def test_gateway_when_killed_and_started_without_a_broker_then_it_serves_w
     await until(lambda: world.loop.present == [gateway], "it goes by the same name")
 
 
+async def test_gateway_when_nats_holds_it_to_its_role_then_nothing_that_it_does_is_refused(
+    guarded_world: World,
+) -> None:
+    world = guarded_world
+    await world.loop.route()
+    asking = asyncio.create_task(send(world.port, chat()))
+    await world.loop.hears_demand(1)
+    replica = await world.replica()
+    assert (await asking).status == 200
+    await until(lambda: bool(world.loop.present), "its presence")
+    await replica.report(ReplicaState.DRAINING)
+    await world.loop.hears_admission("echo-1", ReplicaState.DRAINING)
+    assert await world.gateway.terminate() == 0
+    await until(lambda: not world.loop.present, "its presence is taken back")
+    assert "ermission" not in world.gateway.log
+    assert "secret" not in world.gateway.log
+
+
 async def test_gateway_when_its_copy_on_disk_is_broken_then_it_starts_without(broker: Broker, tmp_path: Path) -> None:
     gateway = Gateway(broker, tmp_path)
     gateway.state.mkdir()
