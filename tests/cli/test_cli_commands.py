@@ -1,0 +1,96 @@
+"""The commands without an instance, and how things are printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.api.kinds import KINDS
+from headrace.cli import output
+from headrace.cli.main import COMMANDS, main
+from headrace.cli.targets import UnknownKind, target_of
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_when_asked_then_every_command_has_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert "usage: headrace" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["get", "mdep"],
+        ["describe", "mdep/x"],
+        ["delete", "mdep/x"],
+        ["scale", "mdep/x", "--replicas", "1"],
+        ["logs", "x"],
+        ["wait", "mdep/x"],
+        ["chat", "x", "hello"],
+        ["keys", "list"],
+        ["down"],
+    ],
+)
+def test_command_when_no_instance_runs_then_it_says_how_to_start_one(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 3
+    assert "headrace up" in capsys.readouterr().err
+
+
+def test_words_when_they_stand_behind_options_then_they_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["get", "mdep", "-o", "json", "smol"]) == 3  # no instance: so it was understood
+
+
+def test_option_when_unknown_then_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["get", "mdep", "--colour"])
+    assert caught.value.code == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "name"),
+    [
+        (["mdep/x"], "ModelDeployment", "x"),
+        (["mdep", "x"], "ModelDeployment", "x"),
+        (["x"], "ModelDeployment", "x"),
+        (["pods/y"], "Pod", "y"),
+        (["PO", "y"], "Pod", "y"),
+    ],
+)
+def test_target_when_named_as_kubectl_takes_it_then_it_is_found(words: list[str], kind: str, name: str) -> None:
+    target = target_of(words)
+    assert (target.kind.kind, target.name) == (kind, name)
+
+
+@pytest.mark.parametrize("words", [["nothing/x"], ["mdep"], ["mdep", "x", "y"]])
+def test_target_when_it_cannot_be_meant_then_the_error_helps(words: list[str]) -> None:
+    with pytest.raises(UnknownKind) as caught:
+        target_of(words)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (90, "90s"), (121, "2m"), (7200, "2h"), (3 * 86400, "3d"), (-5, "0s")]
+)
+def test_age_when_printed_then_it_is_kubectl_s(seconds: int, text: str) -> None:
+    assert output.age("2026-01-01T00:00:00Z", 1767225600 + seconds) == text
+
+
+def test_table_when_printed_then_its_columns_are_aligned() -> None:
+    pods = [
+        {"metadata": {"name": name}, "spec": {"containers": [{}]}, "status": {"phase": "Running"}}
+        for name in ("a", "longer")
+    ]
+    columns = output.columns_of(KINDS["Pod"], wide=False, all_namespaces=False)
+    header, first, second = output.table(columns, pods)
+    assert header.index("READY") == first.index("0/1") == second.index("0/1")

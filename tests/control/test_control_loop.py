@@ -1,0 +1,211 @@
+"""The loop against a real broker: what it publishes, what it hears, and what it does when either side fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from control.control_world import KEY, Broker, DictWorld, until
+from nats.aio.client import Client
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError
+
+from headrace.control import loop as loop_module
+from headrace.control.loop import ControlLoop
+from headrace.control.signals import SignalHub
+from headrace.events import subjects
+from headrace.events.connection import connect, publish_quietly
+from headrace.events.messages import Demand, ReplicaReport, ReplicaState
+from headrace.reconcile.world import Settings
+from headrace.routes import KeyGrant, Route
+
+ROUTE = f"{KEY.namespace}.{KEY.name}"
+
+
+class Control:
+    """A running loop, its world and its broker."""
+
+    def __init__(self) -> None:
+        self.broker = Broker()
+        self.world = DictWorld()
+        self.client: Client
+        self.loop: ControlLoop
+        self._running: asyncio.Task[None]
+
+    async def start(self) -> None:
+        self.client = await connect(
+            self.broker.url,
+            name="reconciler",
+            on_reconnect=lambda: self.loop.reconnected(),  # noqa: PLW0108 - the loop is made after the client
+        )
+        self.loop = ControlLoop(self.world, self.client, Settings("http://gateway", self.broker.url, "/models"))
+        self._running = asyncio.create_task(self.loop.run())
+
+    async def stop(self) -> None:
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+        await self.client.close()
+
+    async def route(self) -> Route | None:
+        try:
+            bucket = await self.client.jetstream(timeout=1).key_value(subjects.ROUTES_BUCKET)
+            value = (await bucket.get(ROUTE)).value
+        except (BucketNotFoundError, KeyNotFoundError, TimeoutError):
+            return None
+        return Route.decode(value or b"")
+
+    async def has_route(self) -> bool:
+        return await self.route() is not None
+
+    async def has_no_route(self) -> bool:
+        return not await self.has_route()
+
+    async def say_presence(self) -> None:
+        await self.client.publish(f"$KV.{subjects.GATEWAYS_BUCKET}.gateway-1", b"1")
+
+
+@pytest.fixture
+async def control() -> AsyncIterator[Control]:
+    running = Control()
+    running.broker.start()
+    await running.start()
+    yield running
+    await running.stop()
+    running.broker.stop()
+
+
+async def test_resource_when_added_then_its_children_and_its_route_are_there(control: Control) -> None:
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    assert {key.kind for key in control.world.children} == {"Deployment", "Job", "Service"}
+    route = await control.route()
+    assert route is not None
+    assert route.public_name == "smollm2-135m-instruct"
+
+
+async def test_resource_when_removed_then_its_children_and_its_route_go(control: Control) -> None:
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    control.world.remove()
+    await until(control.has_no_route, "the route is gone")
+    assert control.world.children == {}
+
+
+async def test_settled_when_it_returns_then_the_route_is_written(control: Control) -> None:
+    control.world.add()
+    await control.loop.settled()
+    assert await control.has_route()
+
+
+async def test_bucket_when_somebody_deletes_it_then_it_is_written_again(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.control.buckets.AUDIT_SECONDS", 0.2)
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    control.world.tell(None)
+    await control.client.jetstream().delete_key_value(subjects.ROUTES_BUCKET)
+    control.world.resources[KEY]["metadata"]["generation"] = 2
+    await until(control.has_route, "the route is written again")
+
+
+async def test_route_when_an_earlier_life_left_it_then_it_goes_once_everything_was_looked_at(control: Control) -> None:
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    await control.stop()
+    control.world.resources.clear()
+    control.world.children.clear()
+    await control.start()
+    await until(control.has_no_route, "the stale route is gone")
+
+
+async def test_broker_when_killed_and_back_then_what_changed_meanwhile_is_published(control: Control) -> None:
+    await control.loop.settled()
+    control.broker.kill()
+    control.world.add()
+    control.broker.start()
+    await until(control.has_route, "the route is written after the broker's return")
+
+
+async def test_apply_when_it_fails_then_it_is_tried_again_and_others_are_not_held_up(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.05)
+    control.world.broken = True
+    control.world.add()
+    await asyncio.sleep(0)
+    control.world.broken = False
+    await until(control.has_route, "the route is written when the world is mended")
+
+
+async def test_messages_when_they_are_no_messages_then_the_loop_goes_on(control: Control) -> None:
+    for subject in (
+        subjects.demand(*_names()),
+        subjects.replica(*_names(), "p"),
+        subjects.admission(*_names(), "p"),
+        subjects.progress(*_names()),
+    ):
+        await control.client.publish(subject, b"\xff{")
+    control.world.add()
+    await until(control.has_route, "the loop still works")
+
+
+async def test_demand_when_a_live_gateway_speaks_then_the_deployment_is_scaled(control: Control) -> None:
+    control.world.add()
+    await control.say_presence()
+    await control.loop.settled()
+    control.world.finish_fetch()
+    demand = Demand(gateway="gateway-1", queued=1, in_flight=0)
+
+    async def scaled() -> bool:
+        await publish_quietly(control.client, subjects.demand(*_names()), demand)
+        return control.world.replicas() == 1
+
+    await until(scaled, "the Deployment has a replica")
+
+
+async def test_gateway_when_its_presence_ends_silently_then_the_models_are_looked_at(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.control.signals._GATEWAY_TTL", 0.5)
+    monkeypatch.setattr(loop_module, "GATEWAY_LOOK_SECONDS", 0.1)
+    control.world.add()
+    await control.loop.settled()
+    await control.say_presence()
+    looked = control.world.applied
+
+    async def looked_twice() -> bool:
+        return control.world.applied >= looked + 6
+
+    await until(looked_twice, "one look when it came, one when it was gone")
+
+
+async def test_reports_when_they_arrive_out_of_order_then_the_newest_stays(control: Control) -> None:
+    heard = asyncio.Event()
+    hub = SignalHub(control.client, lambda _: heard.set())
+    await hub.start()
+    for sequence, state in ((2, ReplicaState.READY), (1, ReplicaState.LOADING), (3, ReplicaState.DRAINING)):
+        report = ReplicaReport(
+            pod="p", revision="r", host="127.0.0.1", port=8000, started=1.0, sequence=sequence, state=state
+        )
+        if state is ReplicaState.DRAINING:
+            await asyncio.wait_for(heard.wait(), 5)
+            assert hub.signals(KEY).replicas["p"].state is ReplicaState.READY
+            heard.clear()
+        await publish_quietly(control.client, subjects.replica(*_names(), "p"), report)
+    await asyncio.wait_for(heard.wait(), 5)
+    assert hub.signals(KEY).replicas["p"].state is ReplicaState.DRAINING
+
+
+async def test_keys_when_they_change_then_the_bucket_has_exactly_these(control: Control) -> None:
+    control.world.grants = {"a" * 64: KeyGrant(namespace="default", name="app")}
+    control.world.tell(None)
+    await control.loop.settled()
+    bucket = await control.client.jetstream().key_value(subjects.KEYS_BUCKET)
+    assert await bucket.keys() == ["a" * 64]
+
+
+def _names() -> tuple[str, str]:
+    return KEY.namespace, KEY.name
