@@ -14,6 +14,19 @@ from acceptance.test_acceptance_faults import Traffic
 
 pytestmark = pytest.mark.acceptance
 ROOT = Path(__file__).parents[2]
+TWO = """\
+apiVersion: headrace.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: good}
+spec: {model: {source: {uri: "file:///x"}}}
+---
+apiVersion: headrace.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: bad}
+spec:
+  replicas: many
+  model: {source: {uri: "file:///x"}}
+"""
 
 
 def revisions(instance: Instance) -> list[str]:
@@ -76,3 +89,23 @@ def test_example_when_brought_up_then_a_request_is_answered_from_zero(own_home: 
         assert "smollm2" in instance.said()
     finally:
         assert instance.stop() == 0, instance.said()
+
+
+def test_detached_instance_when_brought_up_then_the_prompt_is_back_and_down_ends_it(own_home: Path) -> None:
+    instance = Instance(own_home)
+    told = instance.headrace("up", "--detach", "-f", str(ROOT / "examples/smollm2.yaml"))
+    assert instance.url in told
+    assert [item["metadata"]["name"] for item in instance.get("mdep")] == ["smollm2"]
+    instance.headrace("down")
+    assert instance.run("get", "mdep").returncode == 3
+
+
+def test_apply_when_a_file_is_wrong_then_nothing_is_applied_and_its_lines_are_named(
+    instance: Instance, tmp_path: Path
+) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(TWO)
+    done = instance.run("apply", "-f", str(file))
+    assert done.returncode == 2
+    assert f"{file}:10: spec.replicas: must be a whole number" in done.stderr
+    assert "good" not in [item["metadata"]["name"] for item in instance.get("mdep")]

@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--namespace", default="default", help="for resources that name none")
     parser.add_argument("--host", default="127.0.0.1", help="address of the gateway (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port of the gateway (default: 8080, or the next free one)")
+    parser.add_argument(
+        "--allow-loopback-sources", action="store_true", help="let https:// sources be on this machine (a local mirror)"
+    )
     parser.add_argument("--detach", action="store_true", help="go on in the background; stop with `headrace down`")
 
 
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         manifests=tuple(document.manifest for document in documents),
         host=arguments.host,
         port=arguments.port,
+        allow_loopback_sources=arguments.allow_loopback_sources,
     )
     return instance.run(options, _Narrator(home, documents))
 
@@ -122,6 +126,7 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", home.name]
     command += ["--namespace", arguments.namespace, "--host", arguments.host]
     command += [] if arguments.port is None else ["--port", str(arguments.port)]
+    command += ["--allow-loopback-sources"] if arguments.allow_loopback_sources else []
     for path in arguments.filename:
         command += ["--filename", path if path == "-" else os.path.realpath(path)]
     with log.open("wb") as out:
