@@ -27,7 +27,7 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 	@$(BIN)/ruff format -q $(SOURCES)
 
 crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
-	@$(BIN)/python -m headrace.api.crds
+	@$(BIN)/headrace dev crds
 
 bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE GOAL ok|short`
 	@$(BIN)/python bench/main.py

@@ -1,6 +1,6 @@
 """The CRDs, generated from the pydantic models: structural schema, defaults, descriptions, rules, columns.
 
-`python -m headrace.api.crds` writes `crds/`. Kubernetes wants what pydantic's JSON Schema is not: no `$ref`, no
+`headrace dev crds` writes `crds/`. Kubernetes wants what pydantic's JSON Schema is not: no `$ref`, no
 `anyOf null`, no `title`; a default on every parent of a defaulted field, or the child's default is never applied.
 """
 
@@ -25,7 +25,7 @@ _DROPPED = frozenset({"title", "additionalProperties", "propertyNames"})
 
 def render() -> dict[str, str]:
     """Return the text of each CRD by file name."""
-    header = "# Generated from headrace.api by `make crds`. Do not edit.\n"
+    header = "# Generated from headrace.api by `headrace dev crds`. Do not edit.\n"
     text = yaml.safe_dump(model_deployment_crd(), sort_keys=False, width=120)
     return {f"modeldeployments.{GROUP}.yaml": header + text}
 
@@ -228,12 +228,11 @@ def _columns() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """Write the CRDs into the checkout."""
+def write() -> list[Path]:
+    """Write the CRDs into the checkout and return their paths."""
     CRD_DIRECTORY.mkdir(exist_ok=True)
+    paths = []
     for name, text in render().items():
-        (CRD_DIRECTORY / name).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        paths.append(CRD_DIRECTORY / name)
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "keys": "create, list and revoke API keys",
     "doctor": "check what this machine has and what is missing",
     "version": "print the version",
+    "dev": "what is needed to work on headrace itself",
 }
 """Each is a module of `headrace.cli.commands` with `configure(parser)` and `run(arguments) -> exit code`."""
 
