@@ -67,7 +67,8 @@ class Exchange:
         self._send = send
         self._authorization: list[bytes] = []
         self._head_bytes = 0
-        self._declared_bytes = 0
+        self.declared_bytes: int | None = None
+        """Of the body; None when it comes in chunks."""
         self._gone: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._client: Client = scope[CLIENT]
@@ -81,7 +82,7 @@ class Exchange:
             elif name == b"x-request-id":
                 request_id = value
             elif name == b"content-length":
-                self._declared_bytes = int(value)  # the server's parser has checked it
+                self.declared_bytes = int(value)  # the server's parser has checked it
         self.id = request_id if _REQUEST_ID.fullmatch(request_id) else _new_id()
 
     # -- what the client sends ---------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class Exchange:
         One that is too large is read on for a while and thrown away: a client that is still sending when its
         connection is closed sees a reset instead of the answer that explains it.
         """
-        if self._declared_bytes > max(limit, MAX_DISCARDED_BYTES):
+        if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
             raise _too_large(limit)
         pieces: list[bytes] = []
         more = True
@@ -130,6 +131,7 @@ class Exchange:
     async def wait(self, change: asyncio.Future[None]) -> None:
         """Wait for something of ours; raises what `abort` was called with, as soon as it is."""
         if self._gone is not None:
+            change.cancel()
             raise self._gone
         self._waiting = change
         try:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 MAX_BODIES_BYTES = 256 * 1024 * 1024
-"""Of all requests that are held or running: each body is kept for a retry until its answer has begun."""
+"""Of all requests that arrive, are held or run: a body is kept for a retry. It is counted before it is read."""
 TABLE_SECONDS = 5.0
 """Without a copy on disk a new gateway waits for NATS, which may be starting too."""
 _TURNED_AWAY = frozenset({headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode()})
@@ -63,6 +63,8 @@ class Journey:
     model: ServedModel | None = None
     stream: bool = False
     body: bytes = b""
+    reserved_bytes: int = 0
+    """Of `MAX_BODIES_BYTES`."""
     attempts: int = 0
     pod: str = ""
     queued_seconds: float = 0.0
@@ -111,7 +113,7 @@ class Inference:
             await exchange.fail(HeadraceError(f"the gateway failed ({type(error).__name__}); its log says more"))
         finally:
             self._running.discard(exchange)
-            self._bodies_bytes -= len(journey.body)
+            self._bodies_bytes -= journey.reserved_bytes
             exchange.close()
             self._record(journey)
 
@@ -147,15 +149,21 @@ class Inference:
         if not table.loaded.is_set():
             await self._wait_for_table()
         grant = journey.grant = table.authenticate(authorization)
-        body = await exchange.body(self._max_body_bytes)
-        public_name, journey.stream = _read(body)
+        limit = self._max_body_bytes
+        self._reserve(journey, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
+        journey.body = await exchange.body(limit)
+        self._reserve(journey, len(journey.body))
+        public_name, journey.stream = _read(journey.body)
         journey.model = table.find(grant, public_name)
-        if self._bodies_bytes + len(body) > MAX_BODIES_BYTES:
-            raise Saturated("the gateway holds as many bytes of requests as it takes", hint="Try again later")
-        self._bodies_bytes += len(body)
-        journey.body = body
         self._budget.earn()
         return journey.model
+
+    def _reserve(self, journey: Journey, size: int) -> None:
+        """Count so many bytes for the request, instead of those counted before. Raises Saturated."""
+        total = self._bodies_bytes - journey.reserved_bytes + size
+        if total > MAX_BODIES_BYTES:
+            raise Saturated("the gateway holds as many bytes of requests as it takes", hint="Try again later")
+        self._bodies_bytes, journey.reserved_bytes = total, size
 
     async def _wait_for_table(self) -> None:
         """A gateway that has just started for the first time knows its models in a moment: nobody is refused for it."""

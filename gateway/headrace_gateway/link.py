@@ -129,6 +129,7 @@ class Link:
             if self.connected:
                 self._admissions.judge_silence(self._listening_since)
             else:
+                self._listening_since = loop.time()  # nobody was silent whom we could not hear
                 self._admissions.probe_all()  # who was lost by accident cannot say that he is back
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)

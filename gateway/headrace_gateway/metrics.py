@@ -24,7 +24,7 @@ REQUESTS = "headrace_gateway_requests"
 HELD = "headrace_gateway_held_requests"
 """Gauge: requests that wait for a replica."""
 WAKES = "headrace_gateway_wakes"
-"""Counter: how often somebody began to wait for the model (one wake, however many wait)."""
+"""Counter: how often somebody began to wait for a model without a replica (one wake, however many wait)."""
 IN_FLIGHT = "headrace_gateway_in_flight_requests"
 """Gauge: requests that a replica has."""
 REPLICAS = "headrace_gateway_admitted_replicas"
@@ -136,7 +136,7 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     (REPLICAS, "Replicas that requests are routed to.", lambda row: row.replicas),
 )
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
-    (WAKES, "How often somebody began to wait.", lambda row: row.metrics.wakes),
+    (WAKES, "How often somebody began to wait for a model without a replica.", lambda row: row.metrics.wakes),
     (RECEIVED_BYTES, "Bodies of requests.", lambda row: row.metrics.received_bytes),
     (SENT_BYTES, "Bodies of answers.", lambda row: row.metrics.sent_bytes),
 )

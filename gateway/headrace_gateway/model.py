@@ -22,6 +22,8 @@ from headrace_gateway.metrics import ModelMetrics
 from headrace_gateway.replica import Replica
 from headrace_gateway.routing import RevisionTurns, choose
 
+TELL_SECONDS = 0.05
+"""Shortest time between two tellings that somebody began to wait."""
 PAUSE_SECONDS = 0.1
 """How long a replica that answered 429 is left alone: other gateways filled it, and it says when only by answering."""
 REFUSED_DEMAND_SECONDS = 2.0
@@ -62,6 +64,8 @@ class ServedModel:
         self._busy_seconds = 0.0
         self._busy_since = 0.0
         self._reported_at = 0.0
+        self._told_at = float("-inf")
+        self._telling: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     # -- what the world says ---------------------------------------------------------------------------------------
@@ -136,8 +140,9 @@ class ServedModel:
         ticket.expire_at(since + route.queue_timeout_seconds, lambda: self._too_late(route))
         self.queue.add(ticket, front=front)
         if len(self.queue) == 1:
-            self.metrics.wakes += 1
-            self._on_demand(self)
+            if not any(replica.admitted for replica in self.replicas.values()):
+                self.metrics.wakes += 1
+            self._tell_demand()
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -157,6 +162,19 @@ class ServedModel:
             self.queue.pop(self._loop.time()).settle(lease)
 
     # -- demand ------------------------------------------------------------------------------------------------------
+
+    def _tell_demand(self) -> None:
+        """Say it at once, but not for each of a thousand short queues a second before a busy model."""
+        since = self._loop.time() - self._told_at
+        if since >= TELL_SECONDS:
+            self._told_at = self._loop.time()
+            self._on_demand(self)
+        elif self._telling is None:
+            self._telling = self._loop.call_later(TELL_SECONDS - since, self._tell_later)
+
+    def _tell_later(self) -> None:
+        self._telling, self._told_at = None, self._loop.time()
+        self._on_demand(self)
 
     def demand(self, gateway: str) -> Demand:
         """Return the demand since the last call: requests in flight are averaged over that time.
@@ -205,7 +223,7 @@ class ServedModel:
             first = now - self._refused_at > REFUSED_DEMAND_SECONDS
             self._refused_at = now
             if first:
-                self._on_demand(self)
+                self._tell_demand()
         raise ModelUnavailable(route.public_name, route.unavailable)
 
     def _too_late(self, route: Route) -> HeadraceError:

@@ -30,7 +30,7 @@ from headrace import environment
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Admission, Demand, Load, ReplicaReport, ReplicaState
-from headrace.local.nats_config import Users, render
+from headrace.local.nats_config import Credentials, Users, render
 from headrace.routes import KeyGrant, RevisionWeight, Route, Unavailable
 
 DEADLINE_SECONDS = 20.0
@@ -94,8 +94,8 @@ class Loop:
 
     async def start(self) -> None:
         users = self._broker.users
-        login = {} if users is None else {"user": users.reconciler.user, "password": users.reconciler.password}
-        self.client = await connect(self._broker.url, name="loop", **login)
+        me = users.reconciler if users is not None else Credentials("", "")
+        self.client = await connect(self._broker.url, name="loop", user=me.user or None, password=me.password or None)
         await self.client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
         await self.client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
         await self.client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)

@@ -160,3 +160,12 @@ async def test_connection_when_the_reader_is_slow_then_the_socket_pauses_until_i
     assert wire.paused
     connection.take()
     assert not wire.paused
+
+
+async def test_connection_when_it_ends_before_anything_is_sent_then_it_is_lost() -> None:
+    connection = Connection(asyncio.get_running_loop())
+    connection.connection_made(Wire())
+    connection.connection_lost(None)
+    connection.send(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(ConnectionLost):
+        _ = connection.changed()

@@ -100,13 +100,14 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes) -> None:
         """Send a request, head and body. The answer to the one before must be complete."""
         assert self.complete
-        assert self._transport is not None
         self.head = None
         self.complete = False
         self._answered = False
         self._head_bytes = 0
         self._until_close = False
-        if not self._transport.is_closing():
+        if self._transport is None:
+            self._error = ConnectionLost("closed as soon as it was made", answered=False)
+        elif not self._transport.is_closing():
             self._transport.write(request)
 
     def take(self) -> bytes:
