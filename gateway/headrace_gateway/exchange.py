@@ -43,6 +43,10 @@ CLIENT = "headrace.client"
 class Client(Protocol):
     """The connection that a request came on."""
 
+    @property
+    def body_arrived(self) -> bool:
+        """Whether the request's body is surely here: then reading it needs no time limit."""
+
     def watch(self, on_client_gone: Callable[[], None] | None) -> None:
         """Call it when the client goes away, from now on; None: call nothing."""
 
@@ -104,23 +108,29 @@ class Exchange:
         if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
             raise _too_large(limit)
         pieces: list[bytes] = []
-        more = True
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while more and self.received_bytes <= max(limit, MAX_DISCARDED_BYTES):
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    piece: bytes = message["body"]
-                    self.received_bytes += len(piece)
-                    if self.received_bytes <= limit:
-                        pieces.append(piece)
-                    more = message["more_body"]
-        except TimeoutError:
-            raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+        if self._client.body_arrived:
+            await self._receive_body(pieces, limit)
+        else:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    await self._receive_body(pieces, limit)
+            except TimeoutError:
+                raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
         if self.received_bytes > limit:
             raise _too_large(limit)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _receive_body(self, pieces: list[bytes], limit: int) -> None:
+        more = True
+        while more and self.received_bytes <= max(limit, MAX_DISCARDED_BYTES):
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece: bytes = message["body"]
+            self.received_bytes += len(piece)
+            if self.received_bytes <= limit:
+                pieces.append(piece)
+            more = message["more_body"]
 
     # -- whether the client is still there -----------------------------------------------------------------------------
 

@@ -78,6 +78,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequest("the request is not valid HTTP/1.1"))
 
+    @property
+    def body_arrived(self) -> bool:
+        """Whether the newest request on the connection, and so every one before it, is here wholly."""
+        return not self.cycle.more_body
+
     def watch(self, on_client_gone: Callable[[], None] | None) -> None:
         """Call it when the client goes away, from now on; None: call nothing."""
         self.on_client_gone = on_client_gone
@@ -115,6 +120,7 @@ def gateway_server(app: ASGIApp, grace_seconds: float) -> EmbeddedServer:
             http=BoundedHttpProtocol,
             ws="none",
             lifespan="off",
+            proxy_headers=False,  # nothing of ours depends on the client's address, and each await passes it
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
