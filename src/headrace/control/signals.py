@@ -62,6 +62,7 @@ class SignalHub:
         self._presence = asyncio.Event()
         self._silent_since = clock()
         """Nothing is older than this: set anew at each (re)connection."""
+        self._reconnects = client.stats["reconnects"]
 
     async def start(self) -> None:
         """Subscribe, and ask every replica to report."""
@@ -113,6 +114,11 @@ class SignalHub:
     def _fresh(self, at: float, ttl: float) -> bool:
         if not self._client.is_connected:
             return True
+        if self._reconnects != self._client.stats["reconnects"]:
+            # The client counts its return in the same step in which it is connected, and tells us some steps later:
+            # a look in between must not take the broker's absence for everybody's silence.
+            self._reconnects = self._client.stats["reconnects"]
+            self._silent_since = self._clock()
         return self._clock() - max(at, self._silent_since) <= ttl
 
     async def presence_heard(self, timeout_seconds: float) -> None:
@@ -129,7 +135,8 @@ class SignalHub:
         if msg.headers and KV_OP in msg.headers:
             self._gateways.pop(gateway, None)
         else:
-            self._gateways[gateway] = self._clock()
+            alive = {each: at for each, at in self._gateways.items() if self._fresh(at, _GATEWAY_TTL)}
+            self._gateways = {**alive, gateway: self._clock()}
         if self.live_gateways() != before:
             self._presence.set()
 
@@ -139,7 +146,8 @@ class SignalHub:
             return
         heard = self._heard.setdefault(key, _Heard())
         before = heard.demand.get(demand.gateway)
-        heard.demand[demand.gateway] = (self._clock(), demand)
+        alive = {gw: said for gw, said in heard.demand.items() if self._fresh(said[0], _GATEWAY_TTL)}
+        heard.demand = {**alive, demand.gateway: (self._clock(), demand)}
         if before is None or before[1] != demand:
             self._changed(key)
 
@@ -169,8 +177,8 @@ class SignalHub:
         if progress is None:
             return
         heard = self._heard.setdefault(key, _Heard())
-        if heard.fetch is None or heard.fetch.percent != progress.percent:
-            heard.fetch = progress
+        before, heard.fetch = heard.fetch, progress
+        if before is None or (before.uri, before.percent) != (progress.uri, progress.percent):
             self._changed(key)
 
 

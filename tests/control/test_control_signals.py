@@ -1,0 +1,155 @@
+"""What the hub remembers, when it forgets, and what it makes of a broker that is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from control.control_world import KEY, Broker, until
+from nats.aio.client import Client
+from nats.js.kv import KV_DEL, KV_OP
+
+from headrace.control.signals import REPLICA_TTL_SECONDS, SignalHub
+from headrace.events import subjects
+from headrace.events.connection import connect, publish_quietly
+from headrace.events.messages import Admission, Demand, ReplicaReport, ReplicaState
+from headrace.reconcile.world import ResourceKey
+
+NAMES = KEY.namespace, KEY.name
+LONG = 10 * REPLICA_TTL_SECONDS
+
+
+@dataclass
+class Hearing:
+    """A hub on a real broker, with a clock of its own. No loop tells it of reconnections."""
+
+    broker: Broker
+    client: Client
+    now: float = 1000.0
+    changed: list[ResourceKey] = field(default_factory=list)
+    hub: SignalHub = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hub = SignalHub(self.client, self.changed.append, clock=lambda: self.now)
+
+    async def demand(self, gateway: str) -> None:
+        await publish_quietly(self.client, subjects.demand(*NAMES), Demand(gateway=gateway, queued=1, in_flight=0))
+
+        async def heard() -> bool:
+            return gateway in self.hub.signals(KEY).demand
+
+        await until(heard, f"the demand of {gateway} is heard")
+
+    async def report(self, started: float, sequence: int = 1) -> None:
+        report = ReplicaReport(
+            pod="p",
+            revision="r",
+            host="127.0.0.1",
+            port=8000,
+            started=started,
+            sequence=sequence,
+            state=ReplicaState.READY,
+        )
+        await publish_quietly(self.client, subjects.replica(*NAMES, "p"), report)
+
+        async def heard() -> bool:
+            known = self.hub.signals(KEY).replicas.get("p")
+            return known is not None and known.started >= started
+
+        await until(heard, "the report is heard")
+
+    async def admit(self, started: float) -> None:
+        admission = Admission(gateway="g", pod="p", started=started, state=ReplicaState.READY)
+        before = len(self.changed)
+        await publish_quietly(self.client, subjects.admission(*NAMES, "p"), admission)
+
+        async def heard() -> bool:
+            return len(self.changed) > before
+
+        await until(heard, "the admission is heard")
+
+    async def presence(self, gateway: str, *, gone: bool = False) -> None:
+        headers = {KV_OP: KV_DEL} if gone else None
+        await self.client.publish(f"$KV.{subjects.GATEWAYS_BUCKET}.{gateway}", b"1", headers=headers)
+
+        async def heard() -> bool:
+            return (gateway in self.hub.live_gateways()) is not gone
+
+        await until(heard, f"the presence of {gateway} is heard")
+
+
+@pytest.fixture
+async def hearing() -> AsyncIterator[Hearing]:
+    broker = Broker()
+    broker.start()
+    client = await connect(broker.url, name="reconciler")
+    hearing = Hearing(broker, client)
+    await hearing.hub.start()
+    yield hearing
+    await client.close()
+    broker.stop()
+
+
+async def test_signals_when_their_senders_are_silent_then_they_age(hearing: Hearing) -> None:
+    await hearing.demand("g")
+    await hearing.report(1.0)
+    await hearing.presence("g")
+    hearing.now += LONG
+    signals = hearing.hub.signals(KEY)
+    assert (signals.demand, signals.replicas, signals.gateways) == ({}, {}, frozenset())
+
+
+async def test_signals_when_the_broker_is_away_and_back_then_nobody_has_aged(hearing: Hearing) -> None:
+    await hearing.demand("g")
+    await hearing.report(1.0)
+    await hearing.presence("g")
+    hearing.broker.kill()
+    await until(lambda: _is(not hearing.client.is_connected), "the broker is missed")
+    hearing.now += LONG
+    away = hearing.hub.signals(KEY)
+    assert not away.connected
+    assert (set(away.demand), set(away.replicas), set(away.gateways)) == ({"g"}, {"p"}, {"g"})
+    hearing.broker.start()
+    await until(lambda: _is(hearing.client.is_connected), "the broker is back")
+    back = hearing.hub.signals(KEY)
+    assert (set(back.demand), set(back.replicas), set(back.gateways)) == ({"g"}, {"p"}, {"g"})
+    hearing.now += LONG
+    assert hearing.hub.signals(KEY).replicas == {}
+
+
+async def test_admission_when_of_an_older_process_then_it_does_not_count(hearing: Hearing) -> None:
+    await hearing.report(1.0)
+    await hearing.admit(1.0)
+    assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
+    await hearing.report(2.0)
+    assert hearing.hub.signals(KEY).admissions == {"p": frozenset()}
+    await hearing.admit(2.0)
+    assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
+
+
+async def test_gateway_when_it_takes_its_presence_back_then_it_is_gone_at_once(hearing: Hearing) -> None:
+    await hearing.presence("g")
+    await hearing.presence("g", gone=True)
+    assert hearing.hub.live_gateways() == frozenset()
+
+
+async def test_gateways_when_many_come_and_go_then_only_the_living_are_remembered(hearing: Hearing) -> None:
+    for number in range(5):
+        await hearing.presence(f"g{number}")
+        await hearing.demand(f"g{number}")
+        hearing.now += LONG
+    assert len(hearing.hub._gateways) == 1
+    assert len(hearing.hub._heard[KEY].demand) == 1
+
+
+async def test_pods_when_they_are_gone_then_what_they_said_is_too(hearing: Hearing) -> None:
+    await hearing.report(1.0)
+    await hearing.admit(1.0)
+    hearing.hub.forget_pods(KEY, frozenset())
+    assert hearing.hub.signals(KEY).replicas == {}
+    assert hearing.hub._heard[KEY].admissions == {}
+
+
+async def _is(value: bool) -> bool:  # noqa: FBT001 - what `until` looks at
+    return value
