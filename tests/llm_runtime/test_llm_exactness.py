@@ -86,7 +86,7 @@ def test_logits_when_computed_in_one_step_then_they_are_close_to_the_reference(
     smollm2_path: Path, reference: Any
 ) -> None:
     file = GGUFFile(smollm2_path)
-    model = LlamaModel(file, LlamaConfig.of(file), slots=1, model_len=64, progress=lambda _: None)
+    model = LlamaModel(file, LlamaConfig.of(file), slots=1, model_len=64, threads=1, progress=lambda _: None)
     tokens = list(range(1000, 1040))
     ours = model.step(tokens, [Segment(0, 0, len(tokens))], list(range(len(tokens))))
     with torch.inference_mode():

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidModel
 from headrace_llm.config import LlamaConfig
-from headrace_llm.gguf import GGUFFile
-from headrace_llm.quant import dequantised
+from headrace_llm.gguf import GGUFFile, TensorInfo
+from headrace_llm.quant import dequantise, rows_of
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
@@ -36,6 +36,14 @@ def written(path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def dequantised(file: GGUFFile, tensor: TensorInfo) -> torch.Tensor:
+    """Return the tensor's values, of its shape."""
+    rows = rows_of(file, tensor)
+    values = torch.empty(len(rows), tensor.shape[-1])
+    dequantise(rows, tensor.type, values)
+    return values.view(tensor.shape)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import torch
 from headrace.errors import HeadraceError
 from headrace.events.messages import Load
 from headrace.serving.engine import ChatMessage, Delta, EngineCounters, Sampling
-from headrace.serving.errors import EngineDied, InvalidRequest, Saturated
+from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.answer import Answer
 from headrace_llm.config import LlamaConfig
 from headrace_llm.gguf import GGUFFile
@@ -73,7 +73,7 @@ class LLMEngine:
         self._inbox: list[_Request] = []
         self._cancelled: list[_Request] = []
         self._wake = threading.Condition()
-        """Guards the inbox, the cancellations and `_stopping`."""
+        """Guards the inbox, the cancellations, `_stopping`, and that nothing is put in when `healthy` has ended."""
         self._stopping = False
         self._admitted = 0
         """Requests that were taken and have not ended; changed on the event loop only."""
@@ -103,6 +103,7 @@ class LLMEngine:
                 config,
                 slots=max_concurrent,
                 model_len=model_len,
+                threads=threads,
                 progress=lambda percent: progress("loading-weights", percent),
             )
             return cls(model, tokenizer.result(), model_len=model_len, slots=max_concurrent, threads=threads)
@@ -163,21 +164,19 @@ class LLMEngine:
 
     def _admit(self, prompt: list[int], sampling: Sampling) -> _Request:
         if not self.healthy:
-            raise EngineDied("the engine has died", hint="The replica is being restarted")
+            raise _dead()
         if not prompt:
             raise InvalidRequest("the prompt is empty", param="prompt")
+        if not 0 <= min(prompt) <= max(prompt) < self.vocabulary:
+            raise InvalidRequest(f"a token id is not from 0 to {self.vocabulary - 1}", param="prompt")
         if len(prompt) >= self.model_len:
-            raise InvalidRequest(
+            raise ContextLengthExceeded(
                 f"the prompt has {len(prompt)} tokens, and the model takes {self.model_len} with the answer",
                 param="messages",
                 hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
             )
         if self._admitted >= self.capacity:
             raise Saturated(f"{self._admitted} requests are running or waiting, the most that this replica takes")
-        self._admitted += 1
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._thread.start()
         request = _Request(
             tokens=list(prompt),
             sampling=sampling,
@@ -186,9 +185,15 @@ class LLMEngine:
             generator=generator_of(sampling),
             outbox=asyncio.Queue(),  # bounded by the answer's length
         )
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread.start()
         with self._wake:
+            if not self.healthy:  # asked again under the lock: from here on nobody would look into the inbox
+                raise _dead()
             self._inbox.append(request)
             self._wake.notify()
+        self._admitted += 1
         return request
 
     def _run(self) -> None:
@@ -268,8 +273,8 @@ class LLMEngine:
         self._on_loop(put)
 
     def _die(self, error: EngineDied) -> None:
-        self.healthy = False
         with self._wake:
+            self.healthy = False
             orphans = [*self._requests.values(), *self._inbox]
 
         def put() -> None:
@@ -284,6 +289,10 @@ class LLMEngine:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             log.debug("the event loop is closed; nobody waits for this step any more")
+
+
+def _dead() -> EngineDied:
+    return EngineDied("the engine has died", hint="The replica is being restarted")
 
 
 def _slot(sequence: Sequence) -> int:

@@ -74,7 +74,8 @@ class GGUFFile:
     def __init__(self, path: Path) -> None:
         try:
             with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                # Private and writable, though nobody writes: torch takes no memory that it could not write to.
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             raise InvalidModel(f"cannot read {path}: {error}", hint="Is it a GGUF file?") from error
         self.path = path
@@ -121,6 +122,8 @@ class GGUFFile:
         values = 1
         for size in shape:
             values *= size
+        if values == 0:
+            raise self._invalid(f"tensor {name} of shape {shape} is empty")
         if values % encoding.block_values or (shape and shape[-1] % encoding.block_values):
             raise self._invalid(f"tensor {name} of shape {shape} is not made of whole blocks")
         nbytes = values // encoding.block_values * encoding.block_bytes

@@ -10,17 +10,18 @@ on the same weights (tested).
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from headrace.errors import InvalidModel
 from headrace_llm.config import LlamaConfig
 from headrace_llm.gguf import GGUFFile
-from headrace_llm.quant import dequantised
+from headrace_llm.weights import Part, WeightLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +51,28 @@ class LlamaModel:
     """The weights and the cache. Not thread-safe: one engine thread steps it."""
 
     def __init__(
-        self, file: GGUFFile, config: LlamaConfig, *, slots: int, model_len: int, progress: Callable[[int], None]
+        self,
+        file: GGUFFile,
+        config: LlamaConfig,
+        *,
+        slots: int,
+        model_len: int,
+        threads: int,
+        progress: Callable[[int], None],
     ) -> None:
         self._config = config
-        self._file = file
-        self._embedding = self._weight("token_embd.weight", (config.vocabulary, config.width))
-        self._layers = []
-        for index in range(config.layers):
-            self._layers.append(self._layer(index))
-            progress((index + 1) * 100 // config.layers)
-        self._norm = self._weight("output_norm.weight", (config.width,))
+        loader = WeightLoader(file)
+        vocabulary = (config.vocabulary, config.width)
+        self._embedding = loader.add(Part("token_embd.weight", vocabulary))
+        self._layers = [_layer(loader, config, index) for index in range(config.layers)]
+        self._norm = loader.add(Part("output_norm.weight", (config.width,)))
         tied = "output.weight" not in file.tensors
-        self._head = self._embedding if tied else self._weight("output.weight", (config.vocabulary, config.width))
+        self._head = self._embedding if tied else loader.add(Part("output.weight", vocabulary))
+        loader.load(threads, progress)
         self._cos, self._sin = _rope_tables(config, model_len)
         shape = (config.layers, slots, config.kv_heads, model_len, config.head_dim)
-        # numpy's zeros come from calloc: pages that no sequence reaches are never touched, and so cost nothing.
-        self._keys = torch.from_numpy(np.zeros(shape, dtype=np.float32))
-        self._values = torch.from_numpy(np.zeros(shape, dtype=np.float32))
+        self._keys = _untouched(shape)
+        self._values = _untouched(shape)
 
     @torch.inference_mode()
     def step(self, tokens: list[int], segments: list[Segment], wanted: list[int]) -> torch.Tensor:
@@ -155,38 +161,23 @@ class LlamaModel:
         )
         return attended.squeeze(0).transpose(0, 1)
 
-    def _layer(self, index: int) -> _Layer:
-        config, prefix = self._config, f"blk.{index}"
-        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        query = self._weight(f"{prefix}.attn_q.weight", (queries, config.width))
-        key = self._weight(f"{prefix}.attn_k.weight", (keys, config.width))
-        value = self._weight(f"{prefix}.attn_v.weight", (keys, config.width))
-        gate = self._weight(f"{prefix}.ffn_gate.weight", (config.ffn_width, config.width))
-        up = self._weight(f"{prefix}.ffn_up.weight", (config.ffn_width, config.width))
-        return _Layer(
-            attention_norm=self._weight(f"{prefix}.attn_norm.weight", (config.width,)),
-            qkv=torch.cat((_unpermuted(query, config.heads), _unpermuted(key, config.kv_heads), value)),
-            output=self._weight(f"{prefix}.attn_output.weight", (config.width, queries)),
-            ffn_norm=self._weight(f"{prefix}.ffn_norm.weight", (config.width,)),
-            gate_up=torch.cat((gate, up)),
-            down=self._weight(f"{prefix}.ffn_down.weight", (config.width, config.ffn_width)),
-        )
 
-    def _weight(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        tensor = self._file.tensors.get(name)
-        if tensor is None or tensor.shape != shape:
-            found = "missing" if tensor is None else f"of shape {tensor.shape}"
-            raise InvalidModel(f"{self._file.path.name}: tensor {name} is {found}, wanted {shape}")
-        return dequantised(self._file, tensor)
-
-
-def _unpermuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Undo the row order in which llama GGUFs keep queries and keys (pairs interleaved), for rotation by halves.
-
-    weight: [heads * head, width].
-    """
-    rows, width = weight.shape
-    return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
+def _layer(loader: WeightLoader, config: LlamaConfig, index: int) -> _Layer:
+    prefix = f"blk.{index}"
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    ffn = (config.ffn_width, config.width)
+    return _Layer(
+        attention_norm=loader.add(Part(f"{prefix}.attn_norm.weight", (config.width,))),
+        qkv=loader.add(
+            Part(f"{prefix}.attn_q.weight", (queries, config.width), paired_heads=config.heads),
+            Part(f"{prefix}.attn_k.weight", (keys, config.width), paired_heads=config.kv_heads),
+            Part(f"{prefix}.attn_v.weight", (keys, config.width)),
+        ),
+        output=loader.add(Part(f"{prefix}.attn_output.weight", (config.width, queries))),
+        ffn_norm=loader.add(Part(f"{prefix}.ffn_norm.weight", (config.width,))),
+        gate_up=loader.add(Part(f"{prefix}.ffn_gate.weight", ffn), Part(f"{prefix}.ffn_up.weight", ffn)),
+        down=loader.add(Part(f"{prefix}.ffn_down.weight", (config.width, config.ffn_width))),
+    )
 
 
 def _rope_tables(config: LlamaConfig, model_len: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,3 +187,15 @@ def _rope_tables(config: LlamaConfig, model_len: int) -> tuple[torch.Tensor, tor
     angles = torch.outer(torch.arange(model_len).float(), frequencies)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
+
+
+def _untouched(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return zeros, float32, in pages that come to be when they are first written: what no sequence reaches is free.
+
+    Small pages, against numpy's and some kernels' habit: with huge ones a first short prompt would clear 240 MB of a
+    cache of which it uses two.
+    """
+    area = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel that has no huge pages
+        area.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(area, dtype=torch.float32).view(shape)

@@ -9,6 +9,9 @@ import torch
 
 from headrace.serving.engine import Sampling
 
+LEAST_TEMPERATURE = 1e-6
+"""Below it a draw is greedy in float32 anyway; and less than float32 can hold would be a division by zero."""
+
 
 def generator_of(sampling: Sampling) -> torch.Generator | None:
     """Return the request's source of randomness; None when it needs none."""
@@ -33,7 +36,8 @@ def sample(logits: torch.Tensor, rows: list[tuple[Sampling, torch.Generator | No
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Draw from one row. logits: [vocabulary], float32."""
-    logits = logits / sampling.temperature
+    # The best becomes 0 first, so that no temperature, however small, makes an infinity of it.
+    logits = (logits - logits.max()) / max(sampling.temperature, LEAST_TEMPERATURE)
     if sampling.top_k:
         least = torch.topk(logits, min(sampling.top_k, logits.numel())).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -41,6 +45,6 @@ def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) 
     if sampling.top_p < 1.0:
         ordered, order = probabilities.sort(descending=True)
         before = ordered.cumsum(dim=-1) - ordered
-        ordered[before >= sampling.top_p] = 0.0  # the most likely token always stays: nothing is before it
+        ordered[1:][before[1:] >= sampling.top_p] = 0.0  # the most likely token always stays
         probabilities = torch.zeros_like(probabilities).scatter(0, order, ordered)
     return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -32,18 +35,17 @@ class ModelTokenizer:
     def __init__(self, file: GGUFFile) -> None:
         metadata = file.metadata
         kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-        if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+        if kind != "gpt2" or not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
             raise InvalidModel(
                 f"{file.path.name} has a tokenizer {kind}/{pre}",
                 hint=f"This runtime knows gpt2 with: {', '.join(_PRE_TOKENIZERS)}",
             )
-        tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
-        if not isinstance(tokens, list) or not isinstance(merges, list):
-            raise InvalidModel(f"{file.path.name} has no vocabulary or no merges", hint="Convert the model again")
-        self._tokenizer = _bpe(tokens, merges, metadata.get("tokenizer.ggml.token_type", []), pre)
+        tokens, merges = _strings(file, "tokenizer.ggml.tokens"), _strings(file, "tokenizer.ggml.merges")
+        types = metadata.get("tokenizer.ggml.token_type")
+        self._tokenizer = _bpe(file, tokens, merges, types if isinstance(types, list) else [], pre)
         self.vocabulary = len(tokens)
-        self.eos = int(metadata.get("tokenizer.ggml.eos_token_id", -1))
-        bos = int(metadata.get("tokenizer.ggml.bos_token_id", -1))
+        self.eos = _index(file, "tokenizer.ggml.eos_token_id")
+        bos = _index(file, "tokenizer.ggml.bos_token_id")
         self._prefix = [bos] if metadata.get("tokenizer.ggml.add_bos_token") and bos >= 0 else []
         self._words = {"bos_token": _token(tokens, bos), "eos_token": _token(tokens, self.eos)}
         self._template = _template(metadata.get("tokenizer.chat_template"))
@@ -54,13 +56,18 @@ class ModelTokenizer:
         return self._prefix + ids
 
     def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        """Return the token ids of a conversation, ready for the answer. Raises InvalidRequest where it does not fit."""
+        """Return the token ids of a conversation, ready for the answer. Raises InvalidRequest where it does not fit.
+
+        As in transformers, the rendered text is read as one: a message that spells the model's special tokens can pass
+        for a turn. Who serves strangers must not take a role for a proof.
+        """
         if self._template is None:
             raise InvalidRequest("the model has no chat template", param="messages", hint="Use /v1/completions")
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text = self._template.render(messages=turns, add_generation_prompt=True, **self._words)
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            # A template is code from outside, and written for conversations that it expects.
             raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -96,9 +103,26 @@ class DetokenizerStream:
         return self._owner.decode(self._ids)[self._length :]
 
 
-def _bpe(tokens: list[str], merges: list[str], types: list[int], pre: str) -> Tokenizer:
+def _strings(file: GGUFFile, key: str) -> list[str]:
+    found = file.metadata.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise InvalidModel(f"{file.path.name} has no texts as {key}", hint="Convert the model again")
+    return found
+
+
+def _index(file: GGUFFile, key: str) -> int:
+    """Return a token's id; -1 when the model has no such token."""
+    found = file.metadata.get(key)
+    return found if isinstance(found, int) else -1
+
+
+def _bpe(file: GGUFFile, tokens: list[str], merges: list[str], types: list[int], pre: str) -> Tokenizer:
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    tokenizer = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
+    try:
+        model = BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+    except Exception as error:  # the library raises nothing more special
+        raise InvalidModel(f"{file.path.name} has a broken vocabulary: {error}") from error
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[pre])
     tokenizer.decoder = decoders.ByteLevel()
     added = [
@@ -114,9 +138,12 @@ def _token(tokens: list[str], index: int) -> str:
     return tokens[index] if 0 <= index < len(tokens) else ""
 
 
-def _template(source: str | None) -> Any:
-    """Return the compiled chat template. It comes from outside, so it runs in a sandbox that can change nothing."""
-    if source is None:
+def _template(source: object) -> Any:
+    """Return the compiled chat template. It comes from outside, so it runs in a sandbox that can change nothing.
+
+    It finds what transformers gives it, and so what templates are written for.
+    """
+    if not isinstance(source, str):
         return None
 
     def raise_exception(message: str) -> None:
@@ -124,6 +151,8 @@ def _template(source: str | None) -> Any:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda layout: datetime.now().astimezone().strftime(layout)
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja2's own escapes for HTML
     try:
         return environment.from_string(source)
     except TemplateError as error:

@@ -1,0 +1,117 @@
+"""What the engine refuses, and what its callers are told when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.serving.engine import Delta, FinishReason, Sampling
+from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
+from headrace_llm.engine import QUEUE_PER_SLOT, LLMEngine
+
+MODEL_LEN = 64
+LONG = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
+SHORT = Sampling(max_tokens=2, temperature=0, ignore_eos=True)
+
+
+@pytest.fixture
+async def engine(smollm2_path: Path) -> AsyncIterator[LLMEngine]:
+    loaded = LLMEngine.load_model(
+        smollm2_path, max_model_len=MODEL_LEN, max_concurrent=1, threads=2, progress=lambda *_: None
+    )
+    yield loaded
+    await loaded.close()
+
+
+async def answer(engine: LLMEngine, prompt: list[int], sampling: Sampling) -> list[Delta]:
+    return [delta async for delta in engine.generate(prompt, sampling)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ([], InvalidRequest),
+        ([-1], InvalidRequest),
+        ([49152], InvalidRequest),
+        ([1] * MODEL_LEN, ContextLengthExceeded),
+    ],
+)
+async def test_prompt_when_it_cannot_be_served_then_it_is_refused_and_holds_nothing(
+    engine: LLMEngine, prompt: list[int], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await answer(engine, prompt, SHORT)
+    assert engine.load().queued == 0
+    assert len(await answer(engine, [1], SHORT)) == 2
+
+
+async def test_answer_when_the_model_is_full_then_it_ends_by_length(engine: LLMEngine) -> None:
+    deltas = await answer(engine, [1] * (MODEL_LEN - 3), Sampling(max_tokens=MODEL_LEN, temperature=0, ignore_eos=True))
+    assert len(deltas) == 3
+    assert deltas[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_request_when_the_queue_is_full_then_it_is_refused_and_the_others_are_served(engine: LLMEngine) -> None:
+    assert engine.capacity == 1 + QUEUE_PER_SLOT
+    tasks = [asyncio.create_task(answer(engine, [1], LONG)) for _ in range(engine.capacity)]
+    await asyncio.sleep(0)  # each task has been started once, and so has asked
+    with pytest.raises(Saturated):
+        await answer(engine, [1], SHORT)
+    answers = await asyncio.gather(*tasks)
+    assert {len(deltas) for deltas in answers} == {LONG.max_tokens}
+    assert len(await answer(engine, [1], SHORT)) == 2
+
+
+async def test_request_when_it_is_cancelled_while_it_waits_then_the_next_is_served(engine: LLMEngine) -> None:
+    running = engine.generate([1], LONG)
+    await anext(running)
+    waiting = asyncio.create_task(answer(engine, [1], LONG))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert len([delta async for delta in running]) == LONG.max_tokens - 1
+    assert len(await answer(engine, [1], SHORT)) == 2
+    assert engine.counters.cancelled == 1
+    assert (engine.load().running, engine.load().queued) == (0, 0)
+
+
+async def test_engine_when_a_step_fails_then_every_request_is_told_and_no_more_are_taken(
+    engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("no memory left")
+
+    running = engine.generate([1], LONG)
+    await anext(running)
+    waiting = asyncio.create_task(answer(engine, [1], LONG))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(engine._model, "step", fail)
+    with pytest.raises(EngineDied, match="no memory left"):
+        await asyncio.wait_for(waiting, timeout=30)
+    with pytest.raises(EngineDied, match="no memory left"):
+        [delta async for delta in running]
+    assert not engine.healthy
+    with pytest.raises(EngineDied):
+        await answer(engine, [1], SHORT)
+
+
+async def test_engine_when_it_is_closed_then_running_requests_end_with_an_error(engine: LLMEngine) -> None:
+    running = engine.generate([1], LONG)
+    await anext(running)
+    await engine.close()
+    with pytest.raises(EngineDied):
+        [delta async for delta in running]
+
+
+async def test_load_when_a_request_runs_then_it_is_counted_with_its_cache(engine: LLMEngine) -> None:
+    running = engine.generate([1, 2, 3], LONG)
+    await anext(running)
+    load = engine.load()
+    assert (load.running, load.queued) == (1, 0)
+    assert 3 <= load.kv_tokens_used <= load.kv_tokens_total == MODEL_LEN
+    await running.aclose()

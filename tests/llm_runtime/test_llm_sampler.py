@@ -1,0 +1,60 @@
+"""Drawing tokens: each knob keeps what it says, and no setting is one that a request could break the engine with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.serving.engine import Sampling
+from headrace_llm.sampler import generator_of, sample
+
+LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
+DRAWS = 300
+
+
+def drawn(sampling: Sampling, logits: torch.Tensor = LOGITS) -> set[int]:
+    generator = generator_of(sampling)
+    return {sample(logits.unsqueeze(0), [(sampling, generator)])[0] for _ in range(DRAWS)}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "possible"),
+    [
+        (Sampling(1, temperature=0), {0}),
+        (Sampling(1, seed=0), {0, 1, 2, 3}),
+        (Sampling(1, seed=0, top_k=2), {0, 1}),
+        (Sampling(1, seed=0, top_p=0.5), {0}),
+        (Sampling(1, seed=0, top_p=0.7), {0, 1}),
+        (Sampling(1, seed=0, top_k=3, top_p=0.95), {0, 1, 2}),
+        (Sampling(1, seed=0, temperature=1e-320), {0}),
+    ],
+)
+def test_draw_when_a_knob_is_set_then_only_what_it_keeps_comes(sampling: Sampling, possible: set[int]) -> None:
+    assert drawn(sampling) == possible
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0, 1, exclude_min=True),
+    top_k=st.integers(0, 10),
+    seed=st.integers(-(2**63), 2**64 - 1),
+    scale=st.sampled_from([1e-30, 1.0, 1e30]),
+)
+def test_draw_when_settings_are_extreme_then_a_token_still_comes(
+    temperature: float, top_p: float, top_k: int, seed: int, scale: float
+) -> None:
+    """Whatever a request may ask for, a token is drawn."""
+    sampling = Sampling(1, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    (token,) = sample(LOGITS.unsqueeze(0) * scale, [(sampling, generator_of(sampling))])
+    assert 0 <= token < len(LOGITS)
+
+
+def test_draws_when_the_seed_is_the_same_then_so_are_they_whoever_shares_the_batch() -> None:
+    alone, crowded = Sampling(1, seed=7), Sampling(1, seed=8)
+    first, again, other = generator_of(alone), generator_of(alone), generator_of(crowded)
+    for _ in range(20):
+        (token,) = sample(LOGITS.unsqueeze(0), [(alone, first)])
+        assert sample(LOGITS.expand(2, -1), [(crowded, other), (alone, again)])[1] == token
