@@ -64,7 +64,8 @@ class WeightLoader:
     def load(self, threads: int, progress: Callable[[int], None]) -> None:
         """Decode all weights, and tell how many percent are done."""
         total, done = sum(task.out.numel() for task in self._tasks), 0
-        # One thread a tensor: threads that share each small operation would spend their time waiting for each other.
+        # One thread a tensor: threads that share each small operation wait for each other. Measured on two cores, the
+        # engine's whole load against sharing: 0.33 s and 0.41 s; with one core kept busy by others, 0.45 s and 0.96 s.
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             largest_first = sorted(self._tasks, key=lambda task: -task.out.numel())
             sizes = {pool.submit(self._decode, task): task.out.numel() for task in largest_first}
