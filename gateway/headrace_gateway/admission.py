@@ -25,6 +25,8 @@ SUSPECT_SECONDS = 5.0
 """Five missed reports: other replicas are preferred from now on."""
 FORGET_SECONDS = 60.0
 """Silent for so long while NATS was there: the pod is gone. A replica that was only cut off reports again."""
+MAX_REPLICAS = 1000
+"""Of one namespace, far above what one has: whoever may speak in it can invent pods, and fills no memory with them."""
 _OK = 200
 
 
@@ -39,20 +41,15 @@ class Admissions:
 
     def heard(self, namespace: str, name: str, report: ReplicaReport) -> None:
         """A replica has spoken."""
-        now = self._loop.time()
+        before = self._table.models.get((namespace, name))
+        known = before.replicas.get(report.pod) if before is not None else None
+        if known is None and self._is_full(namespace):
+            log.warning("ignored %s/%s: the namespace has %d replicas already", namespace, report.pod, MAX_REPLICAS)
+            return
+        if known is not None and (report.started, report.sequence) <= (known.report.started, known.report.sequence):
+            return  # overtaken by a newer one
         model = self._table.model(namespace, name)
-        replica = model.replicas.get(report.pod)
-        if replica is not None:
-            known = replica.report
-            if (report.started, report.sequence) <= (known.started, known.sequence):
-                return  # overtaken by a newer one
-            if (report.started, report.host, report.port) != (known.started, known.host, known.port):
-                replica = None
-        if replica is None:
-            replica = Replica(report, now)
-            self._table.add_replica(model, replica)
-        else:
-            replica.update(report, now)
+        replica = self._remember(model, known, report)
         match report.state:
             case ReplicaState.LOADING:
                 model.queue.stage_changed()
@@ -92,10 +89,27 @@ class Admissions:
         for model in list(self._table.models.values()):
             for replica in list(model.replicas.values()):
                 silence = now - max(replica.heard, listening_since)
-                replica.suspect = silence > SUSPECT_SECONDS
+                replica.suspect = replica.suspect or silence > SUSPECT_SECONDS  # until it speaks again
                 if silence > FORGET_SECONDS and not replica.in_flight:
                     log.info("forgot %s/%s: silent for %.0f s", model.namespace, replica.pod, silence)
                     self._table.remove_replica(model, replica)
+
+    def _remember(self, model: ServedModel, known: Replica | None, report: ReplicaReport) -> Replica:
+        """Return the replica that has spoken: the known one, or a new one, which takes the place of its name."""
+        now = self._loop.time()
+        if known is None or _process(report) != _process(known.report):
+            replica = Replica(report, now)
+            self._table.add_replica(model, replica)
+            return replica
+        state_before = known.report.state
+        known.update(report, now)
+        if report.state is not state_before:
+            self._table.changed()  # the copy on disk says whom to probe after a restart
+        return known
+
+    def _is_full(self, namespace: str) -> bool:
+        models = self._table.models.values()
+        return sum(len(each.replicas) for each in models if each.namespace == namespace) >= MAX_REPLICAS
 
     async def _probe(self, model: ServedModel, replica: Replica) -> None:
         try:
@@ -117,6 +131,11 @@ class Admissions:
             return
         replica.acknowledged, replica.acknowledged_at = state, now
         self._outbox.admission(model, replica.report, state)
+
+
+def _process(report: ReplicaReport) -> tuple[float, str, int]:
+    """What is another after a restart."""
+    return report.started, report.host, report.port
 
 
 async def _is_ready(pool: Pool) -> bool:

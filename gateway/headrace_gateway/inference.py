@@ -194,7 +194,7 @@ class Inference:
             try:
                 await self._converse(journey, lease, connection, request)
             except ConnectionLost as error:
-                if error.answered or exchange.sent_bytes:
+                if error.answered:
                     raise
                 # It was idle, and was closed just when it was used: no fault of the replica.
                 model.metrics.retries["stale-connection"] += 1

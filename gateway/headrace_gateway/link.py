@@ -107,10 +107,10 @@ class Link:
 
     async def _leave(self, client: Client) -> None:
         """Take leave: replicas need not wait for its acknowledgement when they drain, nor anybody for its presence."""
-        for model in self._table.models.values():
-            for replica in model.replicas.values():
-                if replica.admitted:
-                    await self._outbox.farewell(client, model, replica.report)
+        models = self._table.models.values()
+        routed = [(model, each.report) for model in models for each in model.replicas.values() if each.admitted]
+        for model, report in routed:  # a list: while this is said, replicas still come and go
+            await self._outbox.farewell(client, model, report)
         await _say(client, self._presence, headers={KV_OP: KV_DEL})
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
@@ -139,11 +139,15 @@ class Link:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _on_replica(self, msg: Msg) -> None:
-        _, _, namespace, name, _ = msg.subject.split(".")
+        _, _, namespace, name, pod = msg.subject.split(".")
         try:
             report = ReplicaReport.decode(msg.data)
         except ValidationError as error:
             log.warning("ignored a message on %s: %d faults", msg.subject, error.error_count())
+            return
+        if report.pod != pod:
+            # The name goes into subjects, headers and the log: as a token of a subject it can break none of them.
+            log.warning("ignored a message on %s: it speaks of another pod", msg.subject)
             return
         self._admissions.heard(namespace, name, report)
 

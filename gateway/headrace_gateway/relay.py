@@ -56,6 +56,8 @@ async def relay(exchange: Exchange, connection: Connection, head: Head, decision
     fields = _clean(head)
     fields.append((_DECISION, decision))
     length = _length(head)
+    if events:  # no length is promised: an error may follow what has come
+        fields = [field for field in fields if field[0] != b"content-length"]
     if length is not None and length <= MAX_COLLECTED_BYTES and not events:
         body = await _collect(exchange, connection, length)
         exchange.note_first_byte()

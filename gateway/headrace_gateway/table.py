@@ -139,12 +139,12 @@ class Table:
         """Know a replica. Whoever had its address before is gone: a stale entry must not get another tenant's text."""
         address = (replica.report.host, replica.report.port)
         before = self._addresses.get(address)
+        previous = model.replicas.get(replica.pod)
+        model.replicas[replica.pod] = replica  # first: a model that is left by its only replica may be forgotten
         if before is not None and before[1].report.started < replica.report.started:
             self.remove_replica(*before)
-        previous = model.replicas.get(replica.pod)
         if previous is not None:
             self.remove_replica(model, previous)
-        model.replicas[replica.pod] = replica
         self._addresses[address] = (model, replica)
         self.changed()
 

@@ -101,6 +101,19 @@ async def test_request_when_the_kept_connection_was_closed_then_it_is_made_anew_
     assert 'cause="stale-connection",model="echo",namespace="default"} 1.0' in metrics
 
 
+async def test_stream_when_it_has_comments_and_the_kept_connection_was_closed_then_nobody_notices(
+    world: World,
+) -> None:
+    await world.loop.route(stage="starting")
+    async with sent(world.port, chat(stream=True)) as incoming:  # the head came, and comments with it
+        await world.replica(behaviour=vanish_once())  # on the connection of the probe
+        events = [event async for event in incoming.events()]
+    assert events[-1] == "data: [DONE]"
+    metrics = (await get(world.port, "/metrics")).body.decode()
+    assert 'cause="stale-connection",model="echo",namespace="default"} 1.0' in metrics
+    assert 'cause="connection-lost"' not in metrics
+
+
 def vanish_once() -> Behaviour:
     vanished = False
 
@@ -134,6 +147,20 @@ async def test_stream_when_the_replica_dies_within_an_event_then_the_error_is_an
     assert (error["code"], error["type"]) == ("replica_lost", "server_error")
     assert events[3:] == ["[DONE]"]
     assert "status=200 reason=ReplicaLost" in await _logged(world)
+
+
+async def test_stream_when_it_has_a_length_and_breaks_off_then_the_error_is_an_event(world: World) -> None:
+    async def promise_too_much(request: Received) -> None:
+        request.say(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 99\r\n\r\ndata: 1\n\n")
+        await request.writer.drain()
+        request.vanish()
+
+    await world.loop.route()
+    await world.replica(behaviour=promise_too_much)
+    async with sent(world.port, chat(stream=True)) as incoming:
+        events = [event.removeprefix("data: ") async for event in incoming.events()]
+    assert events[0] == "1"
+    assert json.loads(events[1])["error"]["code"] == "replica_lost"
 
 
 async def test_openai_sdk_when_the_replica_dies_within_a_stream_then_it_raises_the_error(world: World) -> None:

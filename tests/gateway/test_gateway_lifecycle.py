@@ -98,6 +98,23 @@ async def test_gateway_when_killed_and_started_without_a_broker_then_it_serves_w
     await until(lambda: world.loop.present == [gateway], "it goes by the same name")
 
 
+async def test_gateway_when_restarted_without_a_broker_then_it_serves_what_was_loading_when_first_heard(
+    world: World,
+) -> None:
+    await world.loop.route()
+    await world.gateway_knows_route()
+    file = world.gateway.state / "gateway.json"
+    replica = await world.replica(announce=False)
+    await replica.report(ReplicaState.LOADING)
+    await until(lambda: '"state":"Loading"' in file.read_text(), "the copy on disk")
+    await replica.be_ready()
+    await until(lambda: '"state":"Ready"' in file.read_text(), "the copy on disk follows")
+    world.broker.kill()
+    world.gateway.kill()
+    world.gateway.start()
+    assert (await send(world.port, chat())).status == 200
+
+
 async def test_gateway_when_nats_holds_it_to_its_role_then_nothing_that_it_does_is_refused(
     guarded_world: World,
 ) -> None:

@@ -10,11 +10,14 @@ import pytest
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.routes import Route
 from headrace_gateway.access import MAX_LINES, AccessLog
+from headrace_gateway.admission import Admissions
 from headrace_gateway.buckets import MISSING_SECONDS, BucketMirror
 from headrace_gateway.metrics import MAX_LABELLED_MODELS, GatewayMetrics
 from headrace_gateway.model import Lease, ServedModel
+from headrace_gateway.outbox import Outbox
 from headrace_gateway.replica import Replica
 from headrace_gateway.retries import RESERVE, RetryBudget
+from headrace_gateway.table import Table
 
 
 def served(name: str = "m", tell: list[str] | None = None) -> ServedModel:
@@ -131,3 +134,35 @@ def test_bucket_when_an_entry_vanishes_without_a_mark_then_it_is_dropped_only_af
     now = MISSING_SECONDS
     mirror._drop_missing({"a", "b"})
     assert applied == [("a", None)]
+
+
+async def test_replicas_when_a_namespace_invents_more_than_the_bound_then_only_its_own_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("headrace_gateway.admission.MAX_REPLICAS", 2)
+    outbox = Outbox("g")
+    table = Table("default", outbox.demand)
+    async with asyncio.TaskGroup() as tasks:
+        admissions = Admissions(table, outbox, tasks)
+        for number in range(3):
+            admissions.heard("greedy", f"m{number}", loading("p"))
+        admissions.heard("greedy", "m0", loading("p", sequence=2))
+        admissions.heard("modest", "m", loading("p"))
+    assert sorted(table.models) == [("greedy", "m0"), ("greedy", "m1"), ("modest", "m")]
+    assert table.models["greedy", "m0"].replicas["p"].report.sequence == 2
+
+
+async def test_replica_when_restarted_before_its_route_is_known_then_it_is_known_still() -> None:
+    outbox = Outbox("g")
+    table = Table("default", outbox.demand)
+    async with asyncio.TaskGroup() as tasks:
+        admissions = Admissions(table, outbox, tasks)
+        admissions.heard("default", "m", loading("p"))
+        admissions.heard("default", "m", loading("p", started=2))
+    assert table.models["default", "m"].replicas["p"].report.started == 2
+
+
+def loading(pod: str, *, sequence: int = 1, started: float = 1) -> ReplicaReport:
+    return ReplicaReport(
+        pod=pod, revision="r", host="127.0.0.1", port=1, started=started, sequence=sequence, state=ReplicaState.LOADING
+    )

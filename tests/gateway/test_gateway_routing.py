@@ -139,6 +139,25 @@ async def test_replica_when_a_report_is_overtaken_by_a_newer_one_then_the_newer_
         assert await anext(incoming.events()) == ": headrace stage=waiting"
 
 
+async def test_replica_when_it_speaks_under_anothers_name_then_it_is_not_heard(world: World) -> None:
+    await world.loop.route()
+    liar = await world.replica("liar\r\nreplica=forged", announce=False)
+    report = ReplicaReport(
+        pod=liar.pod,
+        revision="r1",
+        host="127.0.0.1",
+        port=liar.port,
+        started=liar.started,
+        sequence=1,
+        state=ReplicaState.READY,
+    )
+    await world.loop.client.publish(subjects.replica("default", "echo", "liar"), report.encode())
+    await world.replica("honest")  # was heard after it
+    for _ in range(3):
+        assert (await send(world.port, chat())).headers["x-headrace-decision"] == "honest/only-replica"
+    assert "forged" not in world.gateway.log
+
+
 async def test_replica_when_the_loop_solicits_then_its_admission_is_said_again(world: World) -> None:
     await world.loop.route()
     await world.replica()

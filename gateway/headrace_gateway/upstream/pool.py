@@ -48,6 +48,8 @@ class Pool:
             raise ConnectFailed(f"no connection to {self._host}:{self._port} within {CONNECT_SECONDS:.0f} s") from None
         except OSError as error:
             raise ConnectFailed(f"{self._host}:{self._port}: {error.strerror or error}") from error
+        except ValueError as error:  # what a replica reports as its host need not be one
+            raise ConnectFailed(f"{self._host!r} is no host: {error}") from error
         _keep_alive(transport.get_extra_info("socket"))
         return connection
 
