@@ -61,8 +61,8 @@ class BucketWriter:
 
     def want(self, key: str, value: bytes | None) -> None:
         """The entry should have this value, or (None) not exist."""
-        if self._wanted.get(key) == value and value is not None:
-            return
+        if self._wanted.get(key) == value and (value is not None or self._complete):
+            return  # also when it is unwanted already: a comparison removes what nobody wants
         if value is None:
             self._wanted.pop(key, None)
         else:
@@ -137,7 +137,7 @@ class BucketWriter:
             if key in present and key not in self._wanted:
                 if self._complete:
                     self._dirty.add(key)
-            elif key not in present or (await bucket.get(key)).value != self._wanted[key]:
+            elif key not in present or (await bucket.get(key)).value != self._wanted.get(key):
                 self._dirty.add(key)
 
     async def _write_dirty(self, bucket: KeyValue) -> None:

@@ -33,6 +33,8 @@ GATEWAY_LOOK_SECONDS = 1.0
 """How late the loop may notice that a gateway's presence has ended."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
+MAX_DOUBLINGS = 6
+"""From the first to beyond the last."""
 
 
 @dataclass(slots=True)
@@ -157,19 +159,22 @@ class ControlLoop:
         try:
             requeue_seconds = await self._reconcile(key, known)
             known.failures = 0
+            self._note_first_pass(key)
         except Exception:
             # One resource's failure, whatever it is, must not stop the others: logged, counted, tried again.
             known.failures += 1
-            requeue_seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (known.failures - 1), LAST_BACKOFF_SECONDS)
+            requeue_seconds = _backoff_seconds(known.failures)
             RECONCILE_ERRORS.inc()
             log.exception("reconciling %s/%s failed; again in %.0f s", key.namespace, key.name, requeue_seconds)
         RECONCILE_SECONDS.observe(time.perf_counter() - started)
         if requeue_seconds is not None and key in self._known:
             known.timer = asyncio.get_running_loop().call_later(requeue_seconds, self.enqueue, key)
-        self._note_first_pass(key)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
-        """Routes that an earlier life wrote for resources now gone may go once every present one has been looked at."""
+        """Routes that an earlier life wrote for resources now gone may go once every present one has been looked at.
+
+        A look that failed does not count: the old route of its resource may be all that its running pods are served by.
+        """
         if key in self._first_pass:
             self._first_pass.discard(key)
             if not self._first_pass:
@@ -210,6 +215,11 @@ class ControlLoop:
         self._signals.forget(key)
         self._known.pop(key, None)
         RESOURCES.set(len(self._known))
+
+
+def _backoff_seconds(failures: int) -> float:
+    """Return the wait after so many failures in a row. The exponent is bounded: no float holds two to the 1024."""
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, MAX_DOUBLINGS), LAST_BACKOFF_SECONDS)
 
 
 def _route_key(key: ResourceKey) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Message(BaseModel):
     """Base: frozen; `encode` and `decode` are the only way onto and off the wire."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)  # JSON cannot say them back
 
     def encode(self) -> bytes:
         """Return the JSON bytes."""

@@ -211,8 +211,9 @@ class _Instance:
         while True:
             await asyncio.sleep(TRIM_SECONDS)
             for path in self._home.logs.glob("*.log"):
-                if path.stat().st_size > MAX_LOG_BYTES:
-                    os.truncate(path, 0)
+                with contextlib.suppress(OSError):  # somebody removed it
+                    if path.stat().st_size > MAX_LOG_BYTES:
+                        os.truncate(path, 0)
 
     def _admit(self, namespace: str) -> None:
         """Let the runtimes of a namespace log in to NATS: they find their login in a Secret, as in a cluster."""

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _revoke(client, arguments.namespace, arguments.name)
     keys = [secret for secret in client.get(KINDS["Secret"], arguments.namespace)["items"] if _is_key(secret)]
     if not keys:
-        print(f"no API keys in namespace {arguments.namespace}: requests from this machine need none")
+        print(f"no API keys in namespace {arguments.namespace}")
         return 0
     print("\n".join(output.table(output.columns_of(KINDS["Secret"], wide=False, all_namespaces=False), keys)))
     return 0

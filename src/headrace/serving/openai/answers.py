@@ -15,9 +15,8 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from headrace.serving.engine import Delta, FinishReason
+from headrace.serving.exchange import DONE
 from headrace.serving.openai.requests import StreamOptions
-
-DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
