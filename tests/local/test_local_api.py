@@ -241,7 +241,7 @@ async def test_secret_when_read_then_its_values_are_not_shown(served: Served) ->
 
 async def test_secret_when_watched_then_its_values_are_not_shown(served: Served) -> None:
     await served.apply(secret(data={"a": encoded("hush")}))
-    changes = served.client.watch(KINDS["Secret"], "default")
+    changes = await served.call(served.client.watch, KINDS["Secret"], "default")
     first = await served.call(next, changes)
     assert first["object"]["data"] == {"a": REDACTED}
 
@@ -280,7 +280,7 @@ async def test_platform_secret_when_changed_or_deleted_by_a_user_then_it_is_refu
 
 async def test_watch_when_objects_change_then_each_change_comes(served: Served) -> None:
     await served.apply(model())
-    changes = served.client.watch(KINDS["ModelDeployment"], "default")
+    changes = await served.call(served.client.watch, KINDS["ModelDeployment"], "default")
     assert (await served.call(next, changes))["type"] == "ADDED"
     await served.apply(model(replicas=2))
     second = await served.call(next, changes)
@@ -289,9 +289,16 @@ async def test_watch_when_objects_change_then_each_change_comes(served: Served) 
     assert (await served.call(next, changes))["type"] == "DELETED"
 
 
+async def test_watch_when_begun_then_what_happens_before_its_first_line_is_read_comes_too(served: Served) -> None:
+    changes = await served.call(served.client.watch, KINDS["ModelDeployment"], "default")
+    await served.apply(model())
+    await served.call(served.client.delete, KINDS["ModelDeployment"], "default", "tiny")
+    assert [(await served.call(next, changes))["type"] for _ in range(2)] == ["ADDED", "DELETED"]
+
+
 async def test_watch_when_the_instance_stops_then_it_ends(served: Served) -> None:
     await served.apply(model())
-    changes = served.client.watch(KINDS["ModelDeployment"], None)
+    changes = await served.call(served.client.watch, KINDS["ModelDeployment"], None)
     await served.call(next, changes)
     served.stopping.set()
     assert await served.call(next, changes, None) is None

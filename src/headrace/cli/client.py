@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
@@ -76,21 +76,24 @@ class ApiClient:
         self._request("DELETE", path_of(kind, namespace, name)).read()
 
     def watch(self, kind: Kind, namespace: str | None) -> Iterator[dict[str, Any]]:
-        """Yield `{"type": …, "object": …}`: what is there first (as ADDED), then every change."""
+        """Return `{"type": …, "object": …}`: what is there first (as ADDED), then every change from this call on."""
         response = self._request("GET", path_of(kind, namespace) + "?watch=true", timeout=None)
-        for line in response:
-            if line.strip():
-                yield json.loads(line)
+        return (json.loads(line) for line in response if line.strip())
 
     def logs(self, namespace: str, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[bytes]:
         """Yield the pod's log as it comes."""
         query = {"follow": str(follow).lower(), "previous": str(previous).lower()}
         if tail is not None:
             query["tailLines"] = str(tail)
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log?{urlencode(query)}"
+        path = f"/api/v1/namespaces/{quote(namespace, '')}/pods/{quote(pod, '')}/log?{urlencode(query)}"
         response = self._request("GET", path, timeout=None if follow else ANSWER_SECONDS)
-        while chunk := response.read1(65536):
-            yield chunk
+        try:
+            while chunk := response.read1(65536):
+                yield chunk
+        except (http.client.HTTPException, ConnectionError) as error:
+            raise NotRunning(
+                "the instance ended in the midst of the log", hint="Start it with `headrace up`"
+            ) from error
 
     def instance(self) -> dict[str, Any]:
         """Return what the instance says of itself: instance, pid, version, endpoint, started, home."""
@@ -133,8 +136,8 @@ class ApiClient:
 def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     """Return the API path of an object, of a namespace's list, or (namespace None) of the list of all."""
     group = f"/apis/{kind.api_version}" if "/" in kind.api_version else f"/api/{kind.api_version}"
-    scope = f"/namespaces/{namespace}" if namespace is not None else ""
-    return f"{group}{scope}/{kind.plural}" + (f"/{name}" if name is not None else "")
+    scope = f"/namespaces/{quote(namespace, '')}" if namespace is not None else ""
+    return f"{group}{scope}/{kind.plural}" + (f"/{quote(name, '')}" if name is not None else "")
 
 
 def error_of(status: int, body: bytes) -> HeadraceError:

@@ -33,6 +33,7 @@ from headrace.local.api_shapes import (
     status,
 )
 from headrace.local.home import Record
+from headrace.local.index import Change
 from headrace.local.objects import Objects
 from headrace.reconcile.world import Manifest
 
@@ -103,7 +104,8 @@ class Api:
     async def _list(self, request: Request) -> Response:
         target = _target(request)
         if request.query_params.get("watch") == "true":
-            return StreamingResponse(self._changes(target), media_type="application/json")
+            changes = self._objects.watch(target.kind, target.namespace)  # begun before the answer's head goes out
+            return StreamingResponse(self._lines(changes), media_type="application/json")
         return JSONResponse(list_of(target.kind, self._objects.list(target.kind, target.namespace)))
 
     async def _get(self, request: Request) -> Response:
@@ -142,8 +144,8 @@ class Api:
         )
         return StreamingResponse(until(chunks, self._stopping), media_type="text/plain; charset=utf-8")
 
-    async def _changes(self, target: Target) -> AsyncIterator[bytes]:
-        async for change in until(self._objects.watch(target.kind, target.namespace), self._stopping):
+    async def _lines(self, changes: AsyncIterator[Change]) -> AsyncIterator[bytes]:
+        async for change in until(changes, self._stopping):
             yield json.dumps({"type": change.type, "object": shown(change.object)}).encode() + b"\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,11 +80,15 @@ class ObjectIndex:
         if gone is not None:
             self._tell(Change("DELETED", gone, gone))
 
-    async def watch(self, kind: str, namespace: str | None = None) -> AsyncIterator[Change]:
-        """Yield what is there (as ADDED), then every change; ends when the watcher is too far behind."""
+    def watch(self, kind: str, namespace: str | None = None) -> AsyncIterator[Change]:
+        """Return what is there (as ADDED), then every change from this call on; ends when too far behind."""
         queue: asyncio.Queue[Change | None] = asyncio.Queue(MAX_BEHIND + 1)
-        present = self.list(kind, namespace)
         self._watchers.add(queue)
+        return self._changes(queue, self.list(kind, namespace), kind, namespace)
+
+    async def _changes(
+        self, queue: asyncio.Queue[Change | None], present: Iterable[Manifest], kind: str, namespace: str | None
+    ) -> AsyncIterator[Change]:
         try:
             for manifest in present:
                 yield Change("ADDED", manifest)

@@ -75,6 +75,7 @@ class _Wait:
 
     def _follow(self, met: threading.Event) -> None:
         gone = self._what == "delete"
+        changes = self._client.watch(self._target.kind, self._namespace)  # before the look: nothing falls between
         try:
             self._client.get(self._target.kind, self._namespace, self._target.name)
         except NotFound:
@@ -82,7 +83,7 @@ class _Wait:
                 raise
             met.set()
             return
-        for change in self._client.watch(self._target.kind, self._namespace):
+        for change in changes:
             if change["object"]["metadata"]["name"] != self._target.name:
                 continue
             if (gone and change["type"] == "DELETED") or (not gone and self._holds(change["object"])):
