@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from headrace.api.rules import RULES, Rule
 
-NAMES = st.one_of(st.sampled_from(["smol", "a" * 40, "a" * 41, "", "-a", "a-", "1a", "A"]), st.text(max_size=50))
+NAMES = st.one_of(st.sampled_from(["smol", "a" * 40, "a" * 41, "", "a\n", "-a", "a-", "1a", "A"]), st.text(max_size=50))
 URIS = st.one_of(
     st.sampled_from(
         [
             *("package://a@1/b", "package://a@1/", "package://a/b", "package://a@1//b", "package://@1/b"),
             *("https://h/p", "https://h", "https:///p", "http://h/p", "file:///p", "file://p", "file:///", ""),
+            *("https://h/p\n", "package://a@1/b\n", "file:///p\n"),
         ]
     ),
     st.text(max_size=40),

@@ -182,6 +182,25 @@ async def test_gateway_when_its_presence_ends_silently_then_the_models_are_looke
     await until(looked_twice, "one look when it came, one when it was gone")
 
 
+async def test_broker_when_it_goes_then_a_model_at_rest_no_longer_says_that_it_could_be_woken(control: Control) -> None:
+    control.world.add()
+    await control.loop.settled()
+    control.world.finish_fetch()
+
+    async def idle() -> bool:
+        await control.say_presence()
+        return control.world.condition("Ready").get("reason") == "Idle"
+
+    async def stale() -> bool:
+        return control.world.condition("Ready").get("reason") == "SignalsStale"
+
+    await until(idle, "the model rests")
+    control.broker.kill()
+    await until(stale, "the model says that nobody could wake it")
+    control.broker.start()
+    await until(idle, "the model rests again")
+
+
 async def test_reports_when_they_arrive_out_of_order_then_the_newest_stays(control: Control) -> None:
     heard = asyncio.Event()
     hub = SignalHub(control.client, lambda _: heard.set())

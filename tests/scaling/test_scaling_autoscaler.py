@@ -182,3 +182,16 @@ def test_samples_when_many_fall_into_one_second_then_they_weigh_as_its_peak() ->
 def test_burst_capacity_when_reported_then_it_is_free_room_less_the_target_burst() -> None:
     decision = decide(POLICY, steady(2), asked(in_flight=10, ready=2), 1000.0)
     assert decision.burst_capacity == 2 * 16 - 10 - TARGET_BURST_CAPACITY
+
+
+def test_queue_delay_when_demand_stays_then_replicas_settle_at_what_is_busy() -> None:
+    """A closed loop: 100 permanent requests, 16 to a replica; whoever finds no room waits, a second more each second."""
+    policy = replace(POLICY, metric="QueueDelay", target=200, max_replicas=10)
+    state, delay, replicas = steady(1), 0.0, []
+    for second in range(600):
+        in_flight = min(100, policy.replica_capacity * state.replicas)
+        delay = delay + 1000.0 if in_flight < 100 else 0.0
+        sample = asked(queued=100 - in_flight, in_flight=in_flight, ready=state.replicas, delay=delay)
+        state = decide(policy, state, sample, 1000.0 + second).state
+        replicas.append(state.replicas)
+    assert set(replicas[200:]) == {7}

@@ -11,6 +11,10 @@ from headrace.errors import SourceNotAllowed
 from headrace.sources.https import _check
 
 
+EMBEDDED = ("::ffff:7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "64:ff9b::a9fe:a9fe")
+"""This machine and its link, in the forms in which IPv6 carries IPv4."""
+
+
 @pytest.fixture
 def proxy(origin: Origin) -> Iterator[Proxy]:
     with proxying(origin) as proxy:
@@ -38,7 +42,7 @@ def test_fetch_when_redirected_to_an_inside_address_then_refuses(fetcher: Fetche
     assert "169.254.169.254" in outcome.said["message"]
 
 
-@pytest.mark.parametrize("address", ["127.9.9.9", "::1", "169.254.169.254", "fe80::1%eth0", "::", "224.0.0.1"])
+@pytest.mark.parametrize("address", ["127.9.9.9", "::1", "169.254.169.254", "fe80::1%eth0", "::", "224.0.0.1", *EMBEDDED])
 def test_check_of_an_inside_address_then_refuses(address: str) -> None:
     with pytest.raises(SourceNotAllowed):
         _check(address, "host", allow_loopback=False)

@@ -38,7 +38,8 @@ class Rule:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    return re.search(pattern, text) is not None
+    """As RE2 does: `$` is the end, not also before a last line feed. Every pattern is anchored at both ends."""
+    return re.fullmatch(pattern, text) is not None
 
 
 RULES: tuple[Rule, ...] = (

@@ -119,13 +119,13 @@ class ControlLoop:
         self._keys.want_exactly({digest: grant.encode() for digest, grant in self._world.api_keys().items()})
 
     async def _watch_gateways(self) -> None:
-        """Look at every resource when a gateway came or went: a death makes no sound, its presence only ends."""
-        before = self._signals.live_gateways()
+        """Look at every resource when a gateway or the broker came or went: their death makes no sound."""
+        before = (self._client.is_connected, self._signals.live_gateways())
         while True:
             await self._signals.presence_heard(GATEWAY_LOOK_SECONDS)
-            live = self._signals.live_gateways()
-            if live != before:
-                before = live
+            now = (self._client.is_connected, self._signals.live_gateways())
+            if now != before:
+                before = now
                 for key in list(self._known):
                     self.enqueue(key)
 

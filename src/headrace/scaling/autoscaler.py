@@ -8,7 +8,8 @@ decision goes out.
     desired = ceil(load)        clamped to [ready / 2, ready * 1000], then to [min, max]
 
 Load is in replicas' worth of work. For Concurrency it is requests (held and running) over the target; for QueueDelay it
-is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas.
+is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas; and never less
+than what the running requests fill, because where there is just enough room nobody waits, and everybody is busy.
 
 Utilisation: Knative aims at 70 % of a *limit*. Our target is already an aim (`maxConcurrentRequests` is the limit, by
 default twice the target), so it is used as it stands; whoever wants more headroom writes a lower target.
@@ -149,7 +150,8 @@ def _load(policy: ScalePolicy, sample: Sample) -> float:
         return sample.requests / policy.target
     if sample.requests == 0:
         return 0.0
-    return max(sample.ready_replicas, 1) * sample.queue_delay_milliseconds / policy.target
+    waiting = max(sample.ready_replicas, 1) * sample.queue_delay_milliseconds / policy.target
+    return max(waiting, sample.in_flight / policy.replica_capacity)
 
 
 def _from_windows(state: ScaleState, sample: Sample, now: float) -> tuple[ScaleState, int, Reason]:

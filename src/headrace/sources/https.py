@@ -38,6 +38,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~?"
 _PROXY_PORT = 80
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,20 @@ def _literal(host: str) -> str | None:
 
 
 def _check(address: str, host: str, *, allow_loopback: bool) -> None:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    ip = _reached(ipaddress.ip_address(address.partition("%")[0]))
     inside = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast
     if inside and not (allow_loopback and ip.is_loopback):
         raise SourceNotAllowed(f"{host} is {ip}, an address of this machine or its link", hint="Use another host")
+
+
+def _reached(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the IPv4 address that an IPv6 address stands for (mapped, compatible, 6to4, NAT64), else the address."""
+    if not isinstance(ip, ipaddress.IPv6Address):
+        return ip
+    embedded = ip.ipv4_mapped or ip.sixtofour
+    if embedded is None and (ip in _NAT64 or (ip in _V4_COMPATIBLE and int(ip) > 1)):  # 0 and 1 are IPv6's own
+        embedded = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return embedded or ip
 
 
 def _get(
