@@ -21,6 +21,8 @@ NATS_PASSWORD = "HEADRACE_NATS_PASSWORD"  # noqa: S105 - the variable's name, no
 """secretKeyRef `headrace-nats`, key `password`."""
 NATS_SECRET = "headrace-nats"  # noqa: S105 - the Secret's name
 """Name of the Secret with the runtime role's NATS credentials in each namespace."""
+SOURCE_URI = "HEADRACE_SOURCE_URI"
+"""What a fetch child brings. Not an argument: it may hold credentials, and a command line is everybody's to read."""
 TERMINATION_MESSAGE_PATH = "HEADRACE_TERMINATION_MESSAGE_PATH"
 """Where to write the one line of cause and hint; unset means /dev/termination-log, as in a cluster."""
 GRACE_SECONDS = "HEADRACE_GRACE_SECONDS"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, serving_world
 
+from headrace import environment
 from headrace.api import vocabulary as v
 from headrace.events.messages import FetchProgress
 from headrace.reconcile.world import Manifest
@@ -122,7 +123,8 @@ def test_digest_when_given_then_the_fetch_must_find_it() -> None:
     world = started(model={"source": {"uri": SOURCE, "digest": DIGEST}})
     (container,) = job(world)["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["headrace-fetch"]
-    assert container["args"] == [SOURCE, "--directory", "/models", "--digest", DIGEST]
+    assert container["args"] == ["--directory", "/models", "--digest", DIGEST]
+    assert {"name": environment.SOURCE_URI, "value": SOURCE} in container["env"]
 
 
 def test_digest_when_recorded_and_the_file_changes_then_it_is_named_and_what_serves_goes_on() -> None:
@@ -133,6 +135,22 @@ def test_digest_when_recorded_and_the_file_changes_then_it_is_named_and_what_ser
     assert world.manifest["status"]["source"]["digest"] == DIGEST
     assert list(world.revisions().values()) == [1]
     assert world.refused() is None
+
+
+def test_digest_when_recorded_and_the_file_changes_then_it_is_fetched_until_it_is_the_recorded_one() -> None:
+    world = serving_world(replicas=1)
+    world.fetch(OTHER)
+    world.look()
+    (container,) = job(world)["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-2:] == ["--expect", DIGEST]
+    world.look()
+    world.fetch_fails(json.dumps({"reason": v.DIGEST_MISMATCH, "message": "it is another one"}))
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.DIGEST_MISMATCH)
+    world.fetch(DIGEST)
+    world.calm()
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+    assert world.says(v.READY) == ("True", v.RUNNING)
 
 
 def test_digest_when_recorded_and_the_file_changed_at_zero_then_a_wake_is_refused() -> None:

@@ -51,13 +51,22 @@ class Fetcher:
     allow_loopback: bool = True
     started: list[Running] = field(default_factory=list)
 
-    def start(self, uri: str, *, digest: str | None = None, limit: Callable[[], None] | None = None) -> Running:
-        command = [sys.executable, "-m", "headrace.sources.fetch", uri, "--directory", str(self.directory)]
+    def start(
+        self,
+        uri: str,
+        *,
+        digest: str | None = None,
+        expected: str | None = None,
+        limit: Callable[[], None] | None = None,
+    ) -> Running:
+        command = [sys.executable, "-m", "headrace.sources.fetch", "--directory", str(self.directory)]
         command += ["--digest", digest] if digest else []
+        command += ["--expect", expected] if expected else []
         command += ["--allow-loopback"] if self.allow_loopback else []
         message = self.scratch / f"message-{len(self.started)}"
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         variables = {**keep, environment.TERMINATION_MESSAGE_PATH: str(message), **self.environment}
+        variables[environment.SOURCE_URI] = uri
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -69,8 +78,15 @@ class Fetcher:
         self.started.append(Running(process, message))
         return self.started[-1]
 
-    def fetch(self, uri: str, *, digest: str | None = None, limit: Callable[[], None] | None = None) -> Outcome:
-        return self.start(uri, digest=digest, limit=limit).outcome()
+    def fetch(
+        self,
+        uri: str,
+        *,
+        digest: str | None = None,
+        expected: str | None = None,
+        limit: Callable[[], None] | None = None,
+    ) -> Outcome:
+        return self.start(uri, digest=digest, expected=expected, limit=limit).outcome()
 
     def target(self, uri: str, digest: str | None = None) -> Path:
         return self.directory / location(uri, digest)

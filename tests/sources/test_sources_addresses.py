@@ -42,7 +42,9 @@ def test_fetch_when_redirected_to_an_inside_address_then_refuses(fetcher: Fetche
     assert "169.254.169.254" in outcome.said["message"]
 
 
-@pytest.mark.parametrize("address", ["127.9.9.9", "::1", "169.254.169.254", "fe80::1%eth0", "::", "224.0.0.1", *EMBEDDED])
+@pytest.mark.parametrize(
+    "address", ["127.9.9.9", "::1", "169.254.169.254", "fe80::1%eth0", "::", "224.0.0.1", *EMBEDDED]
+)
 def test_check_of_an_inside_address_then_refuses(address: str) -> None:
     with pytest.raises(SourceNotAllowed):
         _check(address, "host", allow_loopback=False)

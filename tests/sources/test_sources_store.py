@@ -99,6 +99,21 @@ def test_fetch_without_digest_when_another_file_comes_later_then_refuses_it(fetc
     assert (outcome.code, outcome.said["reason"]) == (12, "DigestMismatch")
 
 
+def test_fetch_when_a_file_is_expected_and_another_is_there_then_drops_it_and_heals_with_the_source(
+    fetcher: Fetcher, original: Path
+) -> None:
+    original.write_bytes(OTHER)
+    fetcher.fetch(original.as_uri())
+
+    refused = fetcher.fetch(original.as_uri(), expected=digest_of(CONTENT))
+    original.write_bytes(CONTENT)
+    healed = fetcher.fetch(original.as_uri(), expected=digest_of(CONTENT))
+
+    assert (refused.code, refused.said["reason"]) == (12, "DigestMismatch")
+    assert (healed.code, healed.said["digest"]) == (0, digest_of(CONTENT))
+    assert fetcher.target(original.as_uri()).read_bytes() == CONTENT
+
+
 def test_fetch_when_another_one_is_under_way_then_waits_for_it_and_finds_the_file(
     fetcher: Fetcher, origin: Origin
 ) -> None:

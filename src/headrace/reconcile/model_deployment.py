@@ -24,7 +24,7 @@ from headrace.reconcile.rejected import rejected
 from headrace.reconcile.revision import revision_of
 from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, plan
 from headrace.reconcile.route import route
-from headrace.reconcile.source import SourceState, observe_source
+from headrace.reconcile.source import SourceState, observe_source, recorded_source
 from headrace.reconcile.startup import StartupWatch, watch_startup
 from headrace.reconcile.status import conditions, status
 from headrace.reconcile.wake import Wake, watch_wake
@@ -120,8 +120,8 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
 
 def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
     observed, signals, settings, memory = look.observed, look.signals, look.settings, look.memory
-    fetch = fetch_job(resource, settings)
-    found = _found(resource, observe_source(resource, look.before, fetch.key, observed, signals), look)
+    fetch, source = _fetch(resource, look)
+    found = _found(resource, source, look)
     replicas = sum(found.rollout.replicas.values())
     wake = watch_wake(memory.wake, existing_replicas(observed), replicas, look.pods, signals)
     now = conditions(found)
@@ -141,6 +141,27 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
         routable_pods=frozenset(pod.name for pod in look.pods if pod.routable),
         requeue_seconds=_requeue(found, now[0]),
     )
+
+
+def _fetch(resource: ModelDeployment, look: _Look) -> tuple[Child, SourceState]:
+    """Return the wanted fetch, and what is known of the source.
+
+    Once a fetch has brought another file than was recorded, the next one must bring the recorded one: it drops what is
+    there and tries until the source is restored.
+    """
+
+    def observed(fetch: Child) -> SourceState:
+        return observe_source(resource, look.before, fetch.key, look.observed, look.signals)
+
+    fetch = fetch_job(resource, look.settings)
+    recorded = recorded_source(resource, look.before)
+    if recorded is None or resource.spec.model.source.digest is not None:
+        return fetch, observed(fetch)
+    again = fetch_job(resource, look.settings, expected=recorded["digest"])
+    if again.key in look.observed.children:
+        return again, observed(again)
+    source = observed(fetch)
+    return again if source.condition.reason == v.DIGEST_MISMATCH else fetch, source
 
 
 def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findings:

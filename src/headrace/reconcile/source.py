@@ -41,11 +41,8 @@ def observe_source(
     resource: ModelDeployment, before: Manifest, job: ChildKey, observed: Observed, signals: Signals
 ) -> SourceState:
     """Return the state of the resource's source; `before` is the present status."""
-    recorded = before.get("source")
+    recorded = recorded_source(resource, before)
     uri = redacted(resource.spec.model.source.uri)
-    digest = resource.spec.model.source.digest
-    if recorded is not None and (recorded.get("uri") != uri or digest not in (None, recorded.get("digest"))):
-        recorded = None
     manifest = observed.children.get(job)
     if manifest is None:
         return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
@@ -56,6 +53,14 @@ def observe_source(
     if report.get("reason") and not _recovers(pod, signals):
         return SourceState(_condition("False", report["reason"], report["message"]), recorded)
     return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded)
+
+
+def recorded_source(resource: ModelDeployment, before: Manifest) -> Manifest | None:
+    """Return what `status.source` holds of the present source; None when the spec names another one."""
+    recorded: Manifest | None = before.get("source")
+    if recorded is None or recorded.get("uri") != redacted(resource.spec.model.source.uri):
+        return None
+    return recorded if resource.spec.model.source.digest in (None, recorded.get("digest")) else None
 
 
 def _fetched(resource: ModelDeployment, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:

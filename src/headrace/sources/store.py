@@ -46,11 +46,18 @@ class _Note:
 
 
 def fetch(
-    uri: str, directory: Path, *, digest: str | None, progress: Progress, allow_loopback: bool = False
+    uri: str,
+    directory: Path,
+    *,
+    digest: str | None,
+    progress: Progress,
+    expected: str | None = None,
+    allow_loopback: bool = False,
 ) -> Fetched:
     """Bring the source's file into the model directory and verify it.
 
-    Without a digest, the one of the first fetch is noted, and a file that has changed since is fetched again.
+    Without a digest, the one of the first fetch is noted, and a file that has changed since is fetched again. A file
+    that is not `expected` (recorded elsewhere; unlike `digest` no part of the place) is dropped and fetched again too.
     Raises a `headrace.errors.SourceError`; trying again goes on where the last try was cut.
     """
     relative = location(uri, digest)
@@ -58,14 +65,14 @@ def fetch(
     try:
         transfer.directory.mkdir(parents=True, exist_ok=True)
         with _locked(transfer):
-            return _fetch(uri, transfer, relative, digest, allow_loopback=allow_loopback)
+            return _fetch(uri, transfer, relative, digest or expected, allow_loopback=allow_loopback)
     except OSError as error:
         raise write_failed(error, transfer.directory) from error
 
 
 def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, allow_loopback: bool) -> Fetched:
     note = _read_note(transfer.target)
-    if note is not None and _is_as_noted(transfer.target, note):
+    if note is not None and digest in (None, note.digest) and _is_as_noted(transfer.target, note):
         return Fetched(note.digest, relative, note.size)
     _bring(uri, transfer, allow_loopback=allow_loopback)
     wanted = digest or (note.digest if note is not None else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace import environment
 from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import COMPONENT_FETCH
 from headrace.reconcile.manifests.common import (
@@ -18,17 +19,21 @@ BACKOFF_LIMIT = 1_000_000
 """A source that fails is tried for as long as it is wanted; the kubelet's back-off (10 s to 5 min) paces it."""
 
 
-def fetch_job(resource: ModelDeployment, settings: Settings) -> Child:
+def fetch_job(resource: ModelDeployment, settings: Settings, *, expected: str | None = None) -> Child:
     """Return the fetch Job. Its name holds a hash of its template, because a Job's template may never change.
+
+    With `expected`, a digest recorded earlier, it fails and tries again for as long as the source brings another file.
 
     When the source or the platform's settings change there is another Job; it finds a file that is there already in
     milliseconds. The finished Job stays, as the evidence for ModelCached.
     """
     source = resource.spec.model.source
     pod_labels = labels(resource, COMPONENT_FETCH)
-    arguments = [source.uri, "--directory", settings.models_directory]
+    arguments = ["--directory", settings.models_directory]
     if source.digest is not None:
         arguments += ["--digest", source.digest]
+    if expected is not None:
+        arguments += ["--expect", expected]
     if settings.allow_loopback_sources:
         arguments += ["--allow-loopback"]
     container: Manifest = {
@@ -36,7 +41,7 @@ def fetch_job(resource: ModelDeployment, settings: Settings) -> Child:
         "image": settings.fetch_image,
         "command": ["headrace-fetch"],
         "args": arguments,
-        "env": environment_of(resource, settings),
+        "env": [*environment_of(resource, settings), {"name": environment.SOURCE_URI, "value": source.uri}],
         "securityContext": RESTRICTED,
     }
     pod = pod_basics(settings, container, read_only_models=False)
