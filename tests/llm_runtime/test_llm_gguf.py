@@ -16,6 +16,7 @@ from headrace.errors import InvalidModel
 from headrace_llm.config import LlamaConfig
 from headrace_llm.gguf import GGUFFile, TensorInfo
 from headrace_llm.quant import dequantise, rows_of
+from headrace_llm.weights import Part, WeightLoader
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
@@ -102,3 +103,10 @@ def test_real_model_when_cut_then_the_error_says_so(tmp_path: Path, smollm2_path
         cut.write_bytes(file.read(5_000_000))
     with pytest.raises(InvalidModel, match="it was cut"):
         GGUFFile(cut)
+
+
+def test_file_when_it_has_tensors_that_nothing_computes_with_then_it_is_refused_by_their_name(small: Path) -> None:
+    loader = WeightLoader(GGUFFile(small))
+    loader.add(Part("F32", (8, 64)))
+    with pytest.raises(InvalidModel, match=r"5 tensors .*BF16"):
+        loader.load(1, lambda _: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,20 @@ def _tokenizer() -> ModelTokenizer:
 @pytest.fixture(autouse=True, scope="module")
 def _load(ours: ModelTokenizer) -> None:
     _LOADED.append(ours)  # hypothesis runs a test many times, and takes no fixtures of a module gladly
+
+
+def test_long_text_when_encoded_then_other_threads_go_on(ours: ModelTokenizer) -> None:
+    """A replica's event loop is such a thread: with `Tokenizer.encode` it stands still for the whole time."""
+    encoding = threading.Thread(target=ours.encode, args=("hello world " * 100_000,))
+    encoding.start()
+    began = last = time.monotonic()
+    longest = 0.0
+    while encoding.is_alive():
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    assert longest < (last - began) / 2
+
+
+def test_text_when_encoded_then_no_token_stands_for_more_than_the_longest(ours: ModelTokenizer) -> None:
+    for text in ("#" * 500, " " * 500, "🙂" * 100, *TEXTS):
+        assert len(text.encode()) <= len(ours.encode(text)) * ours.longest_token

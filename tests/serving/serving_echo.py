@@ -38,6 +38,7 @@ class EchoEngine:
         self.healthy = True
         self.model_len = MODEL_LEN
         self.vocabulary = 256
+        self.longest_token = 1
         self._step_seconds = step_seconds
         self._running = 0
 

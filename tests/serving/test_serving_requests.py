@@ -43,6 +43,7 @@ def refusal(**fields: Any) -> RequestError:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 0}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logit_bias": {"50256": -100}}, "logit_bias"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
@@ -181,3 +182,17 @@ def test_tokens_when_one_is_not_the_models_then_it_is_refused_by_its_field() -> 
 
     with pytest.raises(RequestError, match="from 0 to 255"):
         checked_tokens(body.tokens, ENGINE, param="tokens")
+
+
+@pytest.mark.parametrize("field", ["prompt", "messages"])
+def test_prompt_when_no_number_of_tokens_can_hold_it_then_it_is_refused_unread(
+    monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    engine = EchoEngine(step_seconds=0)
+    for name in ("encode", "encode_chat"):
+        monkeypatch.delattr(EchoEngine, name)
+    text = "x" * (engine.model_len * engine.longest_token + 1)
+    body = completion(text) if field == "prompt" else chat(messages=[{"role": "user", "content": text}])
+    with pytest.raises(ContextLengthExceeded) as raised:
+        body.prompt_tokens(engine)
+    assert raised.value.param == field

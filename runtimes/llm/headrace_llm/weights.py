@@ -62,7 +62,18 @@ class WeightLoader:
         return weight if len(parts[0].shape) > 1 else weight.flatten()
 
     def load(self, threads: int, progress: Callable[[int], None]) -> None:
-        """Decode all weights, and tell how many percent are done."""
+        """Decode all weights, and tell how many percent are done.
+
+        Raises InvalidModel when the file has tensors that nobody added: a model that computes without its biases, say,
+        would answer nonsense.
+        """
+        unknown = self._file.tensors.keys() - {task.tensor.name for task in self._tasks}
+        if unknown:
+            names = ", ".join(sorted(unknown)[:3])
+            raise InvalidModel(
+                f"{self._file.path.name} has {len(unknown)} tensors that this runtime does not compute with: {names}",
+                hint="It is of a variant of the architecture that is not served yet",
+            )
         total, done = sum(task.out.numel() for task in self._tasks), 0
         # One thread a tensor: threads that share each small operation wait for each other. Measured on two cores, the
         # engine's whole load against sharing: 0.33 s and 0.41 s; with one core kept busy by others, 0.45 s and 0.96 s.

@@ -64,7 +64,7 @@ class ChatMessage:
 
 
 class Engine(Protocol):
-    """What every engine has. All methods are called on the event loop and never block it."""
+    """What every engine has. Methods are called on the event loop and never block it, unless they say otherwise."""
 
     capacity: int
     """Requests that it takes at once, running and queued."""
@@ -86,6 +86,10 @@ class TextEngine(Engine, Protocol):
     """Longest prompt + completion, tokens."""
     vocabulary: int
     """Number of token ids."""
+    longest_token: int
+    """Bytes of text that one token stands for at most: what no number of tokens can hold need not be read."""
+
+    # Called in threads, since a long text takes seconds; they must let other threads run meanwhile.
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens added."""

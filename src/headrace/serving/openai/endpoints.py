@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 
@@ -59,7 +60,7 @@ class OpenAIEndpoints:
         body = TokenizeBody.read(await exchange.body())
         self._check_model(body)
         async with self._replica.work() as work:
-            tokens = body.tokens(work.engine)
+            tokens = await asyncio.to_thread(body.tokens, work.engine)
             await exchange.respond({"count": len(tokens), "max_model_len": work.engine.model_len, "tokens": tokens})
 
     async def _detokenize(self, exchange: Exchange) -> None:
@@ -67,12 +68,12 @@ class OpenAIEndpoints:
         self._check_model(body)
         async with self._replica.work() as work:
             tokens = checked_tokens(body.tokens, work.engine, param="tokens")
-            await exchange.respond({"prompt": work.engine.decode(tokens)})
+            await exchange.respond({"prompt": await asyncio.to_thread(work.engine.decode, tokens)})
 
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            prompt = body.prompt_tokens(work.engine)
+            prompt = await asyncio.to_thread(body.prompt_tokens, work.engine)
             sampling = body.sampling(len(prompt), work.engine.model_len)
             answer = Answer(shape, self._model, len(prompt), body.stream_options)
             try:

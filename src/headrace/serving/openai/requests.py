@@ -88,9 +88,14 @@ class Body(BaseModel):
         except ValidationError as error:
             raise _fault(error, raw) from None  # pydantic's own message quotes the prompt
         for name, value in (body.model_extra or {}).items():
-            if name in REFUSED and value is not None and value not in REFUSED[name]:
+            if name in REFUSED and value is not None and not _is_off(value, REFUSED[name]):
                 raise UnsupportedParameter(f"`{name}` is not supported here", param=name, hint="Leave it out")
         return body
+
+
+def _is_off(value: object, off: tuple[object, ...]) -> bool:
+    """Whether the value is one of these; 0 is not false, nor 1 true: `logprobs: 0` asks for something."""
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in off)
 
 
 class StreamOptions(BaseModel):
@@ -192,7 +197,9 @@ class ChatBody(GenerationBody):
     @override
     def prompt_tokens(self, engine: TextEngine) -> list[int]:
         """Return the conversation through the model's chat template."""
-        return engine.encode_chat([_turn(message, index) for index, message in enumerate(self.messages)])
+        turns = [_turn(message, index) for index, message in enumerate(self.messages)]
+        _check_size("".join(turn.content for turn in turns), engine, param="messages")
+        return engine.encode_chat(turns)
 
 
 class CompletionBody(GenerationBody):
@@ -217,7 +224,10 @@ class CompletionBody(GenerationBody):
                     "several prompts in one request are not supported", param="prompt", hint="Send one request for each"
                 )
             prompt = prompt[0]
-        return checked_tokens(prompt, engine, param="prompt") if isinstance(prompt, list) else engine.encode(prompt)
+        if isinstance(prompt, list):
+            return checked_tokens(prompt, engine, param="prompt")
+        _check_size(prompt, engine, param="prompt")
+        return engine.encode(prompt)
 
 
 class TokenizeBody(Body):
@@ -246,6 +256,17 @@ def checked_tokens(tokens: list[Any], engine: TextEngine, *, param: str) -> list
     if not all(isinstance(token, int) and 0 <= token < engine.vocabulary for token in tokens):
         raise InvalidRequest(f"a token id must be a number from 0 to {engine.vocabulary - 1}", param=param)
     return tokens
+
+
+def _check_size(text: str, engine: TextEngine, *, param: str) -> None:
+    """Refuse unread what cannot fit, whatever its tokens: reading megabytes takes seconds."""
+    size = len(text.encode(errors="surrogatepass"))
+    if size > engine.model_len * engine.longest_token:
+        raise ContextLengthExceeded(
+            f"the model takes {engine.model_len} tokens, and {size} bytes of text are more in any case",
+            param=param,
+            hint="Shorten the prompt",
+        )
 
 
 def _turn(message: Message, index: int) -> ChatMessage:
