@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -24,10 +25,13 @@ from bars import bar, environment, percentile, spread
 from typing_extensions import override
 
 BIN = Path(sys.executable).parent
+with socket.create_server(("127.0.0.1", 0)) as _free:
+    PORT: int = _free.getsockname()[1]
 ROOT = Path(__file__).parent.parent
 WAKES = 20
 TORCH_IMPORTS = 5
-STARTS = 5
+"""Before the wakes, and as many after them."""
+STARTS = 10
 COMMANDS = 20
 IDLE_SECONDS = 1
 DEADLINE_SECONDS = 60.0
@@ -43,7 +47,7 @@ class BenchInstance:
             "HEADRACE_HOME": str(home),
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         }
-        self._command = [str(BIN / "headrace"), "up", "-f", str(file), "--port", "18080"]
+        self._command = [str(BIN / "headrace"), "up", "-f", str(file), "--port", str(PORT)]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
@@ -104,7 +108,7 @@ class BenchInstance:
     @staticmethod
     def _lists_model() -> bool:
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", 18080, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
             connection.request("GET", "/v1/models")
             return "smollm2-135m-instruct" in connection.getresponse().read().decode()
         except OSError:
@@ -117,7 +121,8 @@ class Wake(threading.Thread):
     def __init__(self) -> None:
         super().__init__()
         self.sent = self.first_token = 0.0
-        self.stages: list[str] = []
+        self.stages: dict[str, float] = {}
+        """Milliseconds from the request to the first word of each stage."""
 
     @override
     def run(self) -> None:
@@ -130,14 +135,15 @@ class Wake(threading.Thread):
             "stream": True,
             "temperature": 0,
         }
-        connection = http.client.HTTPConnection("127.0.0.1", 18080, timeout=DEADLINE_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE_SECONDS)
         connection.connect()
         self.sent = time.monotonic()
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         for line in connection.getresponse():
             now = time.monotonic()
             if line.startswith(b": headrace"):
-                self.stages.append(f"{(now - self.sent) * 1000:.0f} ms {line.decode().strip()[11:]}")
+                stage = line.decode().strip().partition("stage=")[2].partition(" ")[0]
+                self.stages.setdefault(stage, (now - self.sent) * 1000)
             elif b'"content"' in line and b'"content":""' not in line.replace(b": ", b":"):
                 self.first_token = now
                 break
@@ -152,9 +158,10 @@ def torch_import() -> float:
 
 
 def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
-    """Return, of each wake, seconds to the process and seconds to the first token."""
+    """Return, of each wake, seconds to the process and seconds to the first token; print when each stage was heard."""
     spawned, first = [], []
-    for number in range(WAKES):
+    stages: dict[str, list[float]] = {}
+    for _ in range(WAKES):
         instance.wait_idle()
         before = instance.children()
         wake = Wake()
@@ -166,8 +173,10 @@ def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
         assert wake.first_token, "the stream ended without a token"
         spawned.append(seen - wake.sent)
         first.append(wake.first_token - wake.sent)
-        if number == 0:
-            print("stages of the first wake:", "; ".join(wake.stages))
+        for stage, milliseconds in wake.stages.items():
+            stages.setdefault(stage, []).append(milliseconds)
+    for stage, heard in stages.items():
+        spread(f"request at zero to the stage {stage}", heard, "ms")
     return spawned, first
 
 

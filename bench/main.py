@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHES = ("local.py", "gateway.py")
+BENCHES = ("local.py", "faults.py", "gateway.py")
 
 
 def main() -> int:

@@ -1,0 +1,106 @@
+"""How soon local mode works again after a kill -9: the gateway, and a wake that was asked while NATS was away."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from bars import bar, environment, spread
+from local import DEADLINE_SECONDS, IDLE_SECONDS, PORT, ROOT, BenchInstance, Wake
+
+KILLS = 10
+
+
+def child(instance: BenchInstance, program: str) -> int | None:
+    """Return the process id of the supervisor's child that runs the program."""
+    for pid in instance.children():
+        with contextlib.suppress(OSError):
+            if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    return None
+
+
+def until(look: Callable[[], object], what: str) -> None:
+    """Wait until it is true."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not look():
+        assert time.monotonic() < deadline, f"not in {DEADLINE_SECONDS:.0f} s: {what}"
+        time.sleep(0.0005)
+
+
+def serves() -> bool:
+    """Whether the gateway answers a new connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE_SECONDS)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/v1/models")
+        return "smollm2-135m-instruct" in connection.getresponse().read().decode()
+    return False
+
+
+def gateway_restart(instance: BenchInstance) -> float:
+    """Return the seconds from the gateway's death until a new connection is answered."""
+    pid = child(instance, "headrace-gateway")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    until(serves, "the gateway serves again")
+    return time.monotonic() - began
+
+
+def wake_after_broker(instance: BenchInstance) -> float:
+    """Return the seconds from NATS' return to the runtime's process, for a request that was sent while it was away.
+
+    The supervisor is stopped meanwhile, or it would have NATS back in milliseconds.
+    """
+    instance.wait_idle()
+    broker = child(instance, "nats-server")
+    assert instance.process is not None
+    assert broker is not None
+    wake = Wake()
+    os.kill(instance.process.pid, signal.SIGSTOP)
+    try:
+        os.kill(broker, signal.SIGKILL)
+        wake.start()
+        until(lambda: wake.sent, "the request is sent")
+    finally:
+        os.kill(instance.process.pid, signal.SIGCONT)
+    until(lambda: child(instance, "nats-server") not in (None, broker), "NATS is back")
+    back = time.monotonic()
+    until(lambda: instance.runtime_pid() is not None, "the model is woken")
+    woken = time.monotonic()
+    wake.join()
+    assert wake.first_token, "the stream ended without a token"
+    return woken - back
+
+
+def main() -> None:
+    """Measure and print."""
+    environment()
+    with tempfile.TemporaryDirectory(prefix="hr") as directory:
+        home = Path(directory)
+        manifest = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())
+        manifest["spec"]["scaling"]["idleTimeoutSeconds"] = IDLE_SECONDS
+        file = home / "model.yaml"
+        file.write_text(yaml.safe_dump(manifest))
+        instance = BenchInstance(home, file)
+        instance.start()
+        instance.wait_idle()
+        restarts = [gateway_restart(instance) for _ in range(KILLS)]
+        wakes = [wake_after_broker(instance) for _ in range(KILLS)]
+        instance.stop()
+    spread("gateway killed to served", restarts, "s")
+    spread("NATS back to process of a held request", wakes, "s")
+    bar("gateway-restart", statistics.median(restarts), 2.0, "s")
+    bar("wake-after-broker", statistics.median(wakes), 2.0, "s")
+
+
+if __name__ == "__main__":
+    main()
