@@ -93,8 +93,8 @@ def _policy(spec: Spec, scaling: Scaling) -> ScalePolicy:
 def _change(before: int, decision: Decision) -> str:
     if before == decision.replicas:
         return ""
-    burst = f"capacity beyond a burst: {decision.burst_capacity} requests"
-    return f"from {before} to {decision.replicas} replicas: {decision.reason} ({burst})"
+    short = f", {-decision.burst_capacity} requests short of room for a burst" if decision.burst_capacity < 0 else ""
+    return f"from {before} to {decision.replicas} replicas: {decision.reason}{short if before else ''}"
 
 
 def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:
