@@ -158,8 +158,8 @@ def torch_import() -> float:
 
 
 def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
-    """Return, of each wake, seconds to the process and seconds to the first token; print when each stage was heard."""
-    spawned, first = [], []
+    """Return, of each wake, seconds to the process and to the first token; print the stages, and a warm first token."""
+    spawned, first, warm = [], [], []
     stages: dict[str, list[float]] = {}
     for _ in range(WAKES):
         instance.wait_idle()
@@ -173,10 +173,15 @@ def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
         assert wake.first_token, "the stream ended without a token"
         spawned.append(seen - wake.sent)
         first.append(wake.first_token - wake.sent)
+        again = Wake()
+        again.start()
+        again.join()
+        warm.append(again.first_token - again.sent)
         for stage, milliseconds in wake.stages.items():
             stages.setdefault(stage, []).append(milliseconds)
     for stage, heard in stages.items():
         spread(f"request at zero to the stage {stage}", heard, "ms")
+    spread("request to first token, warm", warm, "s")
     return spawned, first
 
 
@@ -191,8 +196,9 @@ def main() -> None:
         file.write_text(yaml.safe_dump(manifest))
         instance = BenchInstance(home, file)
         instance.start()
+        began = time.monotonic()
         instance.wait_idle()
-        print("model fetched; measuring")
+        print(f"model fetched and at rest {time.monotonic() - began:.1f} s after the start; measuring")
         commands = []
         for _ in range(COMMANDS):
             began = time.monotonic()
