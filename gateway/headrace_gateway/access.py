@@ -1,27 +1,39 @@
 """The access log: one line per request, who and what and how long; never a prompt, never a key.
 
-Lines are collected and written a few times a second: at ten thousand requests a second, a write for each would cost
-more than the request. What an exit in full flight can lose is the last tenth of a second.
+One thread writes, a few times a second: at ten thousand requests a second a write for each would cost more than the
+request, and whoever reads slowly, or not at all, must not stop the event loop. So everything else that is logged goes
+the same way. What an exit in full flight can lose is the last tenth of a second.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TextIO
+import logging
+import os
+import threading
+from collections import deque
+
+from typing_extensions import override
 
 FLUSH_SECONDS = 0.1
 MAX_LINES = 10_000
-"""Of one flush; a disk or pipe that is slower than that loses lines, and says how many."""
+"""That wait to be written; a disk or pipe that is slower loses lines, and is told how many."""
+CLOSE_SECONDS = 1.0
+"""For the last lines, at the end; a reader that has stopped does not keep the process."""
 
 
 class AccessLog:
-    """Writes to one stream."""
+    """Writes to one file descriptor. Any thread may write to it."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lines: list[str] = []
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[str] = deque()
         self._dropped = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._told = 0
+        """Of those dropped."""
+        self._filled = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write_forever, name="access-log", daemon=True)
+        self._thread.start()
 
     def write(self, line: str) -> None:
         """Add a line."""
@@ -29,21 +41,46 @@ class AccessLog:
             self._dropped += 1
             return
         self._lines.append(line)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        if not self._filled.is_set():
+            self._filled.set()
 
-    def flush(self) -> None:
-        """Write what was collected."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._dropped:
-            self._lines.append(f"access log: {self._dropped} lines were dropped")
-        if not self._lines:
-            return
-        text, self._lines, self._dropped = "\n".join([*self._lines, ""]), [], 0
+    def close(self) -> None:
+        """Write what is left."""
+        self._closing.set()
+        self._filled.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _write_forever(self) -> None:
+        last = False
+        while not last:
+            self._filled.wait()
+            last = self._closing.wait(FLUSH_SECONDS)
+            self._filled.clear()
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            missing = self._dropped - self._told
+            if missing:
+                lines.append(f"access log: {missing} lines were dropped")
+            if lines:
+                self._write_out(lines, missing)
+
+    def _write_out(self, lines: list[str], missing: int) -> None:
+        data = "\n".join([*lines, ""]).encode(errors="replace")
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            self._told += missing
         except OSError:
-            self._dropped += text.count("\n")
+            self._told -= len(lines) - bool(missing)  # these are missing too, and still to be told
+
+
+class LogHandler(logging.Handler):
+    """Sends the process's other log lines the same way."""
+
+    def __init__(self, access: AccessLog) -> None:
+        super().__init__()
+        self._access = access
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a record."""
+        self._access.write(self.format(record))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from ipaddress import IPv6Address, ip_address
 
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace_gateway.model import ServedModel
@@ -27,6 +29,8 @@ FORGET_SECONDS = 60.0
 """Silent for so long while NATS was there: the pod is gone. A replica that was only cut off reports again."""
 MAX_REPLICAS = 1000
 """Of one namespace, far above what one has: whoever may speak in it can invent pods, and fills no memory with them."""
+MAX_CLOCK_SKEW_SECONDS = 10.0
+"""Of a replica's `started`, the newer of two being the one that lives: nobody is newer than now."""
 _OK = 200
 
 
@@ -38,16 +42,30 @@ class Admissions:
         self._outbox = outbox
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
+        self._listening_since = float("-inf")
+        self._ignored: set[tuple[str, str]] = set()
+        """Of whom it was said that they are."""
+
+    def listen_anew(self) -> None:
+        """Nobody was silent until now whom we could not hear: the broker was away."""
+        self._listening_since = self._loop.time()
 
     def heard(self, namespace: str, name: str, report: ReplicaReport) -> None:
         """A replica has spoken."""
+        host = _canonical(report.host)
+        if host is None:
+            self._ignore(namespace, report, f"{report.host!r} is no address")
+            return
+        report = report.model_copy(update={"host": host})
         before = self._table.models.get((namespace, name))
         known = before.replicas.get(report.pod) if before is not None else None
         if known is None and self._is_full(namespace):
-            log.warning("ignored %s/%s: the namespace has %d replicas already", namespace, report.pod, MAX_REPLICAS)
+            self._ignore(namespace, report, f"the namespace has {MAX_REPLICAS} replicas already")
             return
         if known is not None and (report.started, report.sequence) <= (known.report.started, known.report.sequence):
             return  # overtaken by a newer one
+        if not self._may_be(namespace, report):
+            return
         model = self._table.model(namespace, name)
         replica = self._remember(model, known, report)
         match report.state:
@@ -83,12 +101,11 @@ class Admissions:
             for replica in model.replicas.values():
                 replica.acknowledged = None
 
-    def judge_silence(self, listening_since: float) -> None:
+    def judge_silence(self) -> None:
         """Suspect, and later forget, who was silent although NATS was there to hear him."""
-        now = self._loop.time()
         for model in list(self._table.models.values()):
             for replica in list(model.replicas.values()):
-                silence = now - max(replica.heard, listening_since)
+                silence = self._silence(replica)
                 replica.suspect = replica.suspect or silence > SUSPECT_SECONDS  # until it speaks again
                 if silence > FORGET_SECONDS and not replica.in_flight:
                     log.info("forgot %s/%s: silent for %.0f s", model.namespace, replica.pod, silence)
@@ -106,6 +123,30 @@ class Admissions:
         if report.state is not state_before:
             self._table.changed()  # the copy on disk says whom to probe after a restart
         return known
+
+    def _silence(self, replica: Replica) -> float:
+        return self._loop.time() - max(replica.heard, self._listening_since)
+
+    def _may_be(self, namespace: str, report: ReplicaReport) -> bool:
+        """Return whether a report is believed: not a start in the future, not the address of another tenant's replica.
+
+        Inside a namespace the newer has the address. Across namespaces its holder keeps it for as long as it is heard:
+        a lie would end another tenant's replica, or lead requests to it past its keys.
+        """
+        if report.started > time.time() + MAX_CLOCK_SKEW_SECONDS:
+            self._ignore(namespace, report, "it says that it starts in the future")
+            return False
+        holder = self._table.holder(report)
+        if holder is None or holder[0].namespace == namespace or self._silence(holder[1]) > SUSPECT_SECONDS:
+            return True
+        self._ignore(namespace, report, f"it reports the address of {holder[0].namespace}/{holder[1].pod}")
+        return False
+
+    def _ignore(self, namespace: str, report: ReplicaReport, why: str) -> None:
+        """Say so, once for each: reports come every second."""
+        if (namespace, report.pod) not in self._ignored and len(self._ignored) < MAX_REPLICAS:
+            self._ignored.add((namespace, report.pod))
+            log.warning("ignored %s/%s: %s", namespace, report.pod, why)
 
     def _is_full(self, namespace: str) -> bool:
         models = self._table.models.values()
@@ -131,6 +172,17 @@ class Admissions:
             return
         replica.acknowledged, replica.acknowledged_at = state, now
         self._outbox.admission(model, replica.report, state)
+
+
+def _canonical(host: str) -> str | None:
+    """Return the one way to write an IP address, or None for anything else: by a second name anybody could claim it."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return None if address.is_unspecified else str(address)
 
 
 def _process(report: ReplicaReport) -> tuple[float, str, int]:

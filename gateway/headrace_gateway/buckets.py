@@ -38,6 +38,7 @@ class BucketMirror:
         bucket: its name.
         apply: takes the value of a key; None: it was deleted.
         known: names the keys that the table has.
+        lose: takes a key that is missing, without a mark of its deletion, for good; without it, it counts as deleted.
         clock: monotonic seconds.
     """
 
@@ -47,6 +48,7 @@ class BucketMirror:
         apply: Callable[[str, bytes | None], None],
         known: Callable[[], Iterable[str]],
         *,
+        lose: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.read = asyncio.Event()
@@ -54,6 +56,7 @@ class BucketMirror:
         self._prefix = f"$KV.{bucket}."
         self._apply = apply
         self._known = known
+        self._lose = lose if lose is not None else lambda key: apply(key, None)
         self._clock = clock
         self._again = asyncio.Event()
         self._heard_while_reading: set[str] | None = None
@@ -119,4 +122,4 @@ class BucketMirror:
         for key, since in list(self._missing_since.items()):
             if now - since >= MISSING_SECONDS:
                 del self._missing_since[key]
-                self._apply(key, None)
+                self._lose(key)

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from headrace import headers
 from headrace.errors import HeadraceError
-from headrace.routes import Route
+from headrace.routes import KeyGrant, Route
 from headrace.serving.errors import MethodNotAllowed, NoSuchPath, RequestError
 from headrace.serving.exchange import error_body
 from headrace_gateway.errors import InvalidApiKey
@@ -55,20 +55,27 @@ class ControlApp(FastAPI):
         return self.openapi_schema
 
 
-def control_app(table: Table, metrics: GatewayMetrics) -> ControlApp:
-    """Return the application."""
+def metrics_app(metrics: GatewayMetrics) -> FastAPI:
+    """Return an application that serves metrics and nothing else."""
+    app = FastAPI(openapi_url=None)
+    _add_metrics(app, metrics)
+    return app
+
+
+def control_app(table: Table, metrics: GatewayMetrics | None) -> ControlApp:
+    """Return the application; metrics are not the public's (None): they name every tenant's models."""
     app = ControlApp(title="headrace gateway", version=version("headrace"), description=__doc__)
 
     @app.get("/v1/models", tags=["models"])
     async def list_models(request: Request) -> ModelList:
         """List the models that the key opens, at zero or not."""
-        grant = table.authenticate(_authorization(request))
+        grant = await _authenticate(table, request)
         return ModelList(data=[_card(route) for route in table.visible(grant)])
 
     @app.get("/v1/models/{name:path}", tags=["models"])
     async def get_model(request: Request, name: str) -> ModelCard:
         """Describe one model."""
-        route = table.find(table.authenticate(_authorization(request)), name).route
+        route = table.find(await _authenticate(table, request), name).route
         assert route is not None
         return _card(route)
 
@@ -85,10 +92,8 @@ def control_app(table: Table, metrics: GatewayMetrics) -> ControlApp:
             return "waiting for routes and keys\n"
         return "ok\n"
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    async def exposition() -> Response:
-        """Return Prometheus metrics."""
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+    if metrics is not None:
+        _add_metrics(app, metrics)
 
     @app.exception_handler(HeadraceError)
     async def explain(request: Request, error: HeadraceError) -> Response:
@@ -105,11 +110,19 @@ def control_app(table: Table, metrics: GatewayMetrics) -> ControlApp:
     return app
 
 
-def _authorization(request: Request) -> bytes | None:
+def _add_metrics(app: FastAPI, metrics: GatewayMetrics) -> None:
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def exposition() -> Response:
+        """Return Prometheus metrics."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+async def _authenticate(table: Table, request: Request) -> KeyGrant:
     values = request.headers.getlist("authorization")
     if len(values) > 1:
         raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
-    return values[0].encode("latin-1") if values else None
+    await table.known()
+    return table.authenticate(values[0].encode("latin-1") if values else None)
 
 
 def _card(route: Route) -> ModelCard:

@@ -41,7 +41,7 @@ class Copy(BaseModel):
     """The gateway's id: kept, so that a restarted gateway stands for what the one before has acknowledged."""
     loaded: bool = False
     routes: dict[str, Route] = {}
-    keys: dict[str, KeyGrant] = {}
+    keys: dict[str, KeyGrant | None] = {}
     replicas: list[KnownReplica] = []
 
 
@@ -63,7 +63,10 @@ class DiskCopy:
             for key, route in copy.routes.items():
                 table.set_route(key, route.encode())
             for digest, grant in copy.keys.items():
-                table.set_key(digest, grant.encode())
+                if grant is not None:
+                    table.set_key(digest, grant.encode())
+                else:
+                    table.lose_key(digest)
             now = asyncio.get_running_loop().time()
             for known in copy.replicas:
                 table.add_replica(table.model(known.namespace, known.name), Replica(known.report, now))

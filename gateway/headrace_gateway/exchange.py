@@ -50,6 +50,12 @@ class Client(Protocol):
     def watch(self, on_client_gone: Callable[[], None] | None) -> None:
         """Call it when the client goes away, from now on; None: call nothing."""
 
+    def blocked(self) -> asyncio.Future[None] | None:
+        """Return a future that is done when the client has taken what was written; None when it takes more at once."""
+
+    def abort(self) -> None:
+        """Close the connection; what was written and not taken is lost."""
+
 
 class Exchange:
     """See the module."""
@@ -66,6 +72,8 @@ class Exchange:
         self.first_byte_at: float | None = None
         self.events = False
         """Whether the answer is a stream of server-sent events."""
+        self.on_blocked: Callable[[], None] | None = None
+        """Called when the client has not taken what came, and so something is about to wait for it."""
         self.forwarded: list[tuple[bytes, bytes]] = []
         self._receive = receive
         self._send = send
@@ -167,6 +175,8 @@ class Exchange:
 
     async def start(self, status: int, fields: Headers) -> None:
         """Send the head of the answer."""
+        if (taken := self._client.blocked()) is not None:
+            await self._wait_for_client(taken)
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": [*fields, (_ID, self.id)]})
 
@@ -182,11 +192,15 @@ class Exchange:
 
     async def write(self, piece: bytes) -> None:
         """Send a piece of the body. Waits while the client is slower than the replica."""
+        if (taken := self._client.blocked()) is not None:
+            await self._wait_for_client(taken)
         self.sent_bytes += len(piece)
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def finish(self, piece: bytes = b"") -> None:
         """Send the last piece."""
+        if (taken := self._client.blocked()) is not None:
+            await self._wait_for_client(taken)
         self.sent_bytes += len(piece)
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
@@ -195,6 +209,9 @@ class Exchange:
         server closes its connection: nothing else tells the client that half an answer is none.
         """
         self.reason = error.reason
+        if self._client.blocked() is not None:
+            self._client.abort()  # it does not even take what came before
+            return
         body = json.dumps(error_body(error)).encode()
         if self.status:
             if self.events:
@@ -213,6 +230,12 @@ class Exchange:
             fields.append((b"connection", b"close"))  # what is left of the request is not read
         await self.start(error.http_status, fields)
         await self.finish(body)
+
+    async def _wait_for_client(self, taken: asyncio.Future[None]) -> None:
+        """The client has too much to take already. This waits here, and not in the server, for `abort` must end it."""
+        if self.on_blocked is not None:
+            self.on_blocked()
+        await self.wait(taken)
 
 
 _ID = headers.REQUEST_ID.encode()

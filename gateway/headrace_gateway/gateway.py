@@ -10,11 +10,11 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
+from ipaddress import ip_address
 
 from headrace_gateway.access import AccessLog
 from headrace_gateway.admission import Admissions
-from headrace_gateway.control import control_app
+from headrace_gateway.control import control_app, metrics_app
 from headrace_gateway.disk import DiskCopy
 from headrace_gateway.inference import Inference
 from headrace_gateway.link import Link
@@ -30,16 +30,18 @@ FAREWELL_SECONDS = 1.0
 """Of the grace period, for errors to reach the clients of what had to be cut off."""
 
 
-async def run(settings: Settings, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def run(settings: Settings, listener: socket.socket, scraped: socket.socket | None, access: AccessLog) -> None:
+    """Serve until SIGTERM or SIGINT. Metrics are on the socket `scraped`; without it beside the rest, if local."""
     disk = DiskCopy(settings.state_directory)
     outbox = Outbox(disk.gateway)
     table = Table(settings.anonymous_namespace, outbox.demand)
     disk.load(table)
     metrics = GatewayMetrics(table.models.values)
-    access = AccessLog(sys.stderr)
-    inference = Inference(table, control_app(table, metrics), metrics, access, settings.max_body_bytes)
+    host, port = listener.getsockname()[:2]
+    beside = metrics if scraped is None and ip_address(host).is_loopback else None
+    inference = Inference(table, control_app(table, beside), metrics, access, settings.max_body_bytes)
     server = gateway_server(inference, settings.grace_seconds)
+    metrics_server = gateway_server(metrics_app(metrics), 0)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -50,18 +52,18 @@ async def run(settings: Settings, listener: socket.socket) -> None:
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            admissions = Admissions(table, outbox, tasks)
-            admissions.probe_all()
-            background = [
-                tasks.create_task(Link(settings, table, outbox, admissions).run()),
-                tasks.create_task(disk.run(table)),
-            ]
-            host, port = listener.getsockname()[:2]
-            log.info("%s serves on %s:%d", disk.gateway, host, port)
-            await server.serve(sockets=[listener])
-            for task in background:
-                task.cancel()
-    finally:
-        access.flush()
+    async with asyncio.TaskGroup() as tasks:
+        admissions = Admissions(table, outbox, tasks)
+        admissions.probe_all()
+        background = [
+            tasks.create_task(Link(settings, table, outbox, admissions).run()),
+            tasks.create_task(disk.run(table)),
+        ]
+        if scraped is not None:
+            tasks.create_task(metrics_server.serve(sockets=[scraped]))
+            log.info("metrics are served on %s:%d", *scraped.getsockname()[:2])
+        log.info("%s serves on %s:%d", disk.gateway, host, port)
+        await server.serve(sockets=[listener])
+        metrics_server.should_exit = True
+        for task in background:
+            task.cancel()

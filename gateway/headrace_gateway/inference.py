@@ -24,7 +24,7 @@ from headrace.routes import KeyGrant
 from headrace.serving.errors import ClientGone, InvalidRequest, Saturated
 from headrace.serving.exchange import CLIENT_CLOSED_REQUEST
 from headrace_gateway.access import AccessLog
-from headrace_gateway.errors import GatewayStopping, NoTableYet, ReplicaLost
+from headrace_gateway.errors import GatewayStopping, ReplicaLost
 from headrace_gateway.exchange import Exchange
 from headrace_gateway.holding import hold
 from headrace_gateway.metrics import GatewayMetrics, ModelMetrics
@@ -38,9 +38,13 @@ log = logging.getLogger(__name__)
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 MAX_BODIES_BYTES = 256 * 1024 * 1024
-"""Of all requests that arrive, are held or run: a body is kept for a retry. It is counted before it is read."""
-TABLE_SECONDS = 5.0
-"""Without a copy on disk a new gateway waits for NATS, which may be starting too."""
+"""Of all requests that arrive, are held or run: a body is kept for a retry. It is counted before it is read.
+
+A tenant may hold as much as is left free: alone the half, two a third each. So there is always room for another one
+(the dynamic threshold of shared-memory switches, Choudhury and Hahne 1998)."""
+STALE_SECONDS = 0.005
+"""A kept connection that ends within it had been closed by the replica before the request came: the time of a round
+trip. One that ends later was lost to the request."""
 _TURNED_AWAY = frozenset({headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode()})
 _MAYBE_TURNED_AWAY = frozenset({429, 503})
 _REASON = headers.REASON.encode()
@@ -66,6 +70,8 @@ class Journey:
     reserved_bytes: int = 0
     """Of `MAX_BODIES_BYTES`."""
     attempts: int = 0
+    stale: bool = False
+    """Whether it met a kept connection that the replica had closed."""
     pod: str = ""
     queued_seconds: float = 0.0
     waited_seconds: float = 0.0
@@ -84,6 +90,7 @@ class Inference:
         self._access = access
         self._max_body_bytes = max_body_bytes
         self._bodies_bytes = 0
+        self._tenant_bytes: dict[str, int] = {}
         self._budget = RetryBudget()
         self._running: set[Exchange] = set()
 
@@ -113,7 +120,7 @@ class Inference:
             await exchange.fail(HeadraceError(f"the gateway failed ({type(error).__name__}); its log says more"))
         finally:
             self._running.discard(exchange)
-            self._bodies_bytes -= journey.reserved_bytes
+            self._reserve(journey, 0)
             exchange.close()
             self._record(journey)
 
@@ -140,6 +147,7 @@ class Inference:
                 return
             finally:
                 model.release(lease)
+                exchange.on_blocked = None
             lease = None
 
     async def _arrive(self, journey: Journey) -> ServedModel:
@@ -147,7 +155,7 @@ class Inference:
         exchange, table = journey.exchange, self._table
         authorization = exchange.authorization()
         if not table.loaded.is_set():
-            await self._wait_for_table()
+            await table.known()
         grant = journey.grant = table.authenticate(authorization)
         limit = self._max_body_bytes
         self._reserve(journey, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
@@ -160,18 +168,14 @@ class Inference:
 
     def _reserve(self, journey: Journey, size: int) -> None:
         """Count so many bytes for the request, instead of those counted before. Raises Saturated."""
-        total = self._bodies_bytes - journey.reserved_bytes + size
-        if total > MAX_BODIES_BYTES:
-            raise Saturated("the gateway holds as many bytes of requests as it takes", hint="Try again later")
+        more, grant = size - journey.reserved_bytes, journey.grant
+        if not more or grant is None:
+            return
+        total, tenant = self._bodies_bytes + more, self._tenant_bytes.get(grant.namespace, 0) + more
+        if more > 0 and tenant > MAX_BODIES_BYTES - total:
+            raise Saturated("the gateway holds as many bytes of your requests as it takes", hint="Try again later")
         self._bodies_bytes, journey.reserved_bytes = total, size
-
-    async def _wait_for_table(self) -> None:
-        """A gateway that has just started for the first time knows its models in a moment: nobody is refused for it."""
-        try:
-            async with asyncio.timeout(TABLE_SECONDS):
-                await self._table.loaded.wait()
-        except TimeoutError:
-            raise NoTableYet("the gateway does not know any model yet", hint="Try again in a second") from None
+        self._tenant_bytes[grant.namespace] = tenant
 
     async def _wait_for_place(self, journey: Journey, model: ServedModel) -> Lease:
         """Return a free place, at once or when there is one. Who had one before waits in front of who had none."""
@@ -191,33 +195,46 @@ class Inference:
         request = _request(exchange, replica.host_header, journey.body)
         connection = pool.idle()
         if connection is not None:
+            began = perf_counter()
             try:
-                await self._converse(journey, lease, connection, request)
+                await self._converse(journey, model, lease, connection, request)
             except ConnectionLost as error:
-                if error.answered:
+                if error.answered or journey.stale or perf_counter() - began > STALE_SECONDS:
                     raise
-                # It was idle, and was closed just when it was used: no fault of the replica.
+                # It was idle, and was closed just when it was used: no fault of the replica. Believed once.
+                journey.stale = True
                 model.metrics.retries["stale-connection"] += 1
             else:
                 return
             finally:
                 pool.give_back(connection)
-        connection = await pool.connect()
         try:
-            await self._converse(journey, lease, connection, request)
+            connection = await pool.connect()
+        except ConnectFailed:
+            if connection is not None:
+                journey.attempts += 1  # it has not just closed a connection: the request has ended it
+            raise
+        try:
+            await self._converse(journey, model, lease, connection, request)
         finally:
             pool.give_back(connection)
 
-    async def _converse(self, journey: Journey, lease: Lease, connection: Connection, request: bytes) -> None:
+    async def _converse(
+        self, journey: Journey, model: ServedModel, lease: Lease, connection: Connection, request: bytes
+    ) -> None:
         exchange = journey.exchange
         connection.send(request)
         sent = perf_counter()
-        while connection.head is None:
-            await exchange.wait(connection.changed())
-        journey.waited_seconds = perf_counter() - sent
+        try:
+            while connection.head is None:
+                await exchange.wait(connection.changed())
+        finally:
+            journey.waited_seconds += perf_counter() - sent
         head = connection.head
         if head.status in _MAYBE_TURNED_AWAY:
             _raise_if_turned_away(head)
+        # A client that does not take its answer keeps the bytes, but not the place of the replica that has given it.
+        exchange.on_blocked = lambda: connection.when_complete(lambda: model.release(lease))
         await relay(exchange, connection, head, f"{lease.replica.pod}/{lease.reason}".encode())
 
     def _lost(self, journey: Journey, model: ServedModel, lease: Lease, error: UpstreamError) -> None:

@@ -44,9 +44,8 @@ class Link:
         self._admissions = admissions
         self._started = time.time()
         self._routes = BucketMirror(subjects.ROUTES_BUCKET, table.set_route, table.routes)
-        self._keys = BucketMirror(subjects.KEYS_BUCKET, table.set_key, table.grants)
+        self._keys = BucketMirror(subjects.KEYS_BUCKET, table.set_key, table.grants, lose=table.lose_key)
         self._returned = asyncio.Event()
-        self._listening_since = float("-inf")
         self._client: Client | None = None
 
     async def run(self) -> None:
@@ -87,7 +86,7 @@ class Link:
         """At the start and at each return of the broker: everything is asked for and said again."""
         while True:
             self._returned.clear()
-            self._listening_since = asyncio.get_running_loop().time()
+            self._admissions.listen_anew()
             self._admissions.acknowledge_again()
             self._routes.read_again()
             self._keys.read_again()
@@ -127,9 +126,9 @@ class Link:
         while True:
             self.connected = self._client is not None and self._client.is_connected
             if self.connected:
-                self._admissions.judge_silence(self._listening_since)
+                self._admissions.judge_silence()
             else:
-                self._listening_since = loop.time()  # nobody was silent whom we could not hear
+                self._admissions.listen_anew()
                 self._admissions.probe_all()  # who was lost by accident cannot say that he is back
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)

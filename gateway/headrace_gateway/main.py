@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import uvloop
 
 from headrace.errors import CannotStart, HeadraceError
+from headrace_gateway.access import AccessLog, LogHandler
 from headrace_gateway.gateway import run
 from headrace_gateway.settings import Settings
 
@@ -24,28 +25,41 @@ BACKLOG = 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the gateway; return the exit code."""
     settings = Settings.parse(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    access = AccessLog(sys.stderr.fileno())
+    logging.basicConfig(
+        level=logging.INFO, handlers=[LogHandler(access)], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     _allow_many_connections()
     try:
-        listener = _listen(settings)
+        listener = _inherit(settings.fd) if settings.fd is not None else _listen(settings.host, settings.port)
+        scraped = None
+        if settings.metrics_port is not None:
+            scraped = _listen(settings.metrics_host or listener.getsockname()[0], settings.metrics_port, "metrics-")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener))
+            runner.run(run(settings, listener, scraped, access))
     except HeadraceError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is the explanation; a trace would bury it
         return error.exit_code
+    finally:
+        access.close()
     return 0
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _inherit(fd: int) -> socket.socket:
     try:
-        if settings.fd is not None:
-            return socket.socket(fileno=settings.fd)
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        return socket.socket(fileno=fd)
     except OSError as error:
-        where = f"fd {settings.fd}" if settings.fd is not None else f"{settings.host}:{settings.port}"
+        raise CannotStart(f"cannot listen on fd {fd}: {os.strerror(error.errno or 0)}") from error
+
+
+def _listen(host: str, port: int, option: str = "") -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
         raise CannotStart(
-            f"cannot listen on {where}: {os.strerror(error.errno or 0)}", hint="Choose another --port or --host"
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+            hint=f"Choose another --{option}port or --{option}host",
         ) from error
 
 

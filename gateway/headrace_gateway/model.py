@@ -34,12 +34,13 @@ WAITING = "waiting"
 _SWITCHED_OFF = frozenset({SCALED_TO_ZERO, SUSPENDED})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lease:
     """A place at a replica; whoever has it gives it back with `ServedModel.release`."""
 
     replica: Replica
     reason: str
+    given_back: bool = False
 
 
 class ServedModel:
@@ -109,7 +110,10 @@ class ServedModel:
         return self._claim()
 
     def release(self, lease: Lease) -> None:
-        """Give a place back."""
+        """Give a place back, if it is not yet."""
+        if lease.given_back:
+            return
+        lease.given_back = True
         now = self._loop.time()
         self._busy_seconds += self.in_flight * (now - self._busy_since)
         self._busy_since = now

@@ -20,6 +20,11 @@ class Settings:
     port: int
     fd: int | None
     """An inherited socket that listens already; its connections wait in the backlog while a gateway is restarted."""
+    metrics_host: str | None
+    """Address of the port for metrics; None: that of the main one."""
+    metrics_port: int | None
+    """Metrics name every tenant's models, so they are not for the public: they have a port of their own, or (None) are
+    served on the main one if only this machine reaches it."""
     nats_url: str
     nats_user: str | None
     nats_password: str | None = field(repr=False)
@@ -39,6 +44,13 @@ class Settings:
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
         parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any)")
         parser.add_argument("--fd", type=int, help="take over this listening socket instead of --host and --port")
+        parser.add_argument("--metrics-host", help="address to serve /metrics on (default: that of the main port)")
+        parser.add_argument(
+            "--metrics-port",
+            type=int,
+            help="port to serve /metrics on, for the scraper alone (default: the main port if it is this machine's"
+            " only, else none: they name all tenants' models)",
+        )
         parser.add_argument(
             "--nats-url",
             default=variables.get(environment.NATS_URL, "nats://127.0.0.1:4222"),
@@ -66,6 +78,8 @@ class Settings:
             host=given.host,
             port=given.port,
             fd=given.fd,
+            metrics_host=given.metrics_host,
+            metrics_port=given.metrics_port,
             nats_url=given.nats_url,
             nats_user=variables.get(environment.NATS_USER) or None,
             nats_password=variables.get(environment.NATS_PASSWORD) or None,

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from headrace.events.messages import ReplicaReport
 from headrace.routes import KeyGrant, Route
 from headrace.serving.errors import ModelNotFound
-from headrace_gateway.errors import InvalidApiKey
+from headrace_gateway.errors import InvalidApiKey, NoTableYet
 from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica
 
@@ -26,6 +27,8 @@ Entry = TypeVar("Entry", Route, KeyGrant)
 
 _BEARER = b"bearer "
 MAX_KEY_BYTES = 512
+LOADING_SECONDS = 5.0
+"""Without a copy on disk a new gateway waits for NATS, which may be starting too."""
 
 
 class Table:
@@ -39,11 +42,21 @@ class Table:
         self.changed: Callable[[], None] = lambda: None
         self._anonymous = KeyGrant(namespace=anonymous_namespace, name="") if anonymous_namespace else None
         self._on_demand = on_demand
-        self._grants: dict[str, KeyGrant] = {}
+        self._grants: dict[str, KeyGrant | None] = {}
+        """By digest. None: a key that was lost or cannot be read. It opens nothing, but there is a key: only the
+        explicit deletion of the last one opens the door to those who have none."""
         self._public: dict[tuple[str, str], ServedModel] = {}
         self._addresses: dict[tuple[str, int], tuple[ServedModel, Replica]] = {}
 
     # -- who asks, for what ----------------------------------------------------------------------------------------
+
+    async def known(self) -> None:
+        """Wait for the first reading: it takes a moment, and nobody is refused for it. Raises NoTableYet."""
+        try:
+            async with asyncio.timeout(LOADING_SECONDS):
+                await self.loaded.wait()
+        except TimeoutError:
+            raise NoTableYet("the gateway does not know any model yet", hint="Try again in a second") from None
 
     def authenticate(self, authorization: bytes | None) -> KeyGrant:
         """Return what the key opens. Raises InvalidApiKey.
@@ -108,22 +121,28 @@ class Table:
         self.changed()
 
     def set_key(self, digest: str, value: bytes | None) -> None:
-        """Take an entry of the bucket of keys. One that cannot be read opens nothing."""
-        grant = _decoded(KeyGrant, "of a key", value) if value is not None else None
-        if grant == self._grants.get(digest):
-            return
-        if grant is None:
+        """Take an entry of the bucket of keys. None: it was deleted."""
+        if value is not None:
+            self._set_grant(digest, _decoded(KeyGrant, "of a key", value))
+        elif digest in self._grants:
             del self._grants[digest]
-        else:
+            self.changed()
+
+    def lose_key(self, digest: str) -> None:
+        """The key is not in the bucket any more, and nobody has deleted it: the bucket was lost, or half of it."""
+        self._set_grant(digest, None)
+
+    def _set_grant(self, digest: str, grant: KeyGrant | None) -> None:
+        if digest not in self._grants or self._grants[digest] != grant:
             self._grants[digest] = grant
-        self.changed()
+            self.changed()
 
     def routes(self) -> dict[str, Route]:
         """Return the routes by their key in the bucket."""
         return {model.route.key: model.route for model in self.models.values() if model.route is not None}
 
-    def grants(self) -> dict[str, KeyGrant]:
-        """Return what each key's digest opens."""
+    def grants(self) -> dict[str, KeyGrant | None]:
+        """Return what each key's digest opens; None: nothing any more."""
         return dict(self._grants)
 
     # -- models and replicas ---------------------------------------------------------------------------------------
@@ -135,17 +154,25 @@ class Table:
             model = self.models[namespace, name] = ServedModel(namespace, name, self._on_demand)
         return model
 
+    def holder(self, report: ReplicaReport) -> tuple[ServedModel, Replica] | None:
+        """Return whose the reported address is."""
+        return self._addresses.get((report.host, report.port))
+
     def add_replica(self, model: ServedModel, replica: Replica) -> None:
-        """Know a replica. Whoever had its address before is gone: a stale entry must not get another tenant's text."""
-        address = (replica.report.host, replica.report.port)
-        before = self._addresses.get(address)
+        """Know a replica. Whoever had its address before is gone: a stale entry must not get another tenant's text.
+
+        Whether it may have the address of another tenant's replica is decided before (`Admissions.heard`).
+        """
+        before = self.holder(replica.report)
         previous = model.replicas.get(replica.pod)
         model.replicas[replica.pod] = replica  # first: a model that is left by its only replica may be forgotten
-        if before is not None and before[1].report.started < replica.report.started:
-            self.remove_replica(*before)
+        if before is not None:
+            stranger = before[0].namespace != model.namespace
+            if stranger or before[1].report.started < replica.report.started:
+                self.remove_replica(*before)
         if previous is not None:
             self.remove_replica(model, previous)
-        self._addresses[address] = (model, replica)
+        self._addresses[replica.report.host, replica.report.port] = (model, replica)
         self.changed()
 
     def remove_replica(self, model: ServedModel, replica: Replica) -> None:
@@ -153,10 +180,9 @@ class Table:
         replica.withdraw()
         if model.replicas.get(replica.pod) is replica:
             del model.replicas[replica.pod]
-        address = (replica.report.host, replica.report.port)
-        known = self._addresses.get(address)
-        if known is not None and known[1] is replica:
-            del self._addresses[address]
+        holder = self.holder(replica.report)
+        if holder is not None and holder[1] is replica:
+            del self._addresses[replica.report.host, replica.report.port]
         self.drop_if_gone(model)
         self.changed()
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from gateway.gateway_world import Broker, Gateway, Loop, World
 
-from headrace.local.nats_config import GATEWAY, RECONCILER, Credentials, Users
+from headrace.broker.config import GATEWAY, RECONCILER, Credentials, Users
 
 
 @pytest.fixture

@@ -27,10 +27,10 @@ from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 
 from headrace import environment
+from headrace.broker.config import Credentials, Server, Users, render
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Admission, Demand, Load, ReplicaReport, ReplicaState
-from headrace.local.nats_config import Credentials, Users, render
 from headrace.routes import KeyGrant, RevisionWeight, Route, Unavailable
 
 DEADLINE_SECONDS = 20.0
@@ -67,7 +67,7 @@ class Broker:
         if self.users is not None:
             config = self._directory.with_suffix(".conf")
             log = self._directory.with_suffix(".log")
-            config.write_text(render("test", self.port, self._directory, log, self.users))
+            config.write_text(render(Server("test", self.port, self._directory, log=log), self.users))
             command = [binary, "--config", str(config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
@@ -328,11 +328,16 @@ class Replica:
 class Gateway:
     """The real process, on a socket that stays open between its lives."""
 
-    def __init__(self, broker: Broker, directory: Path, *arguments: str) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    def __init__(
+        self, broker: Broker, directory: Path, *arguments: str, host: str = "127.0.0.1", log: int | None = None
+    ) -> None:
+        directory.mkdir(exist_ok=True)
+        self.listener = socket.create_server((host, 0), backlog=1024)
         self.port = int(self.listener.getsockname()[1])
         self.state = directory / "state"
         self._log = directory / "gateway.log"
+        self._stderr = log
+        """None: the file; the caller closes what it gives."""
         self._variables = dict(os.environ)
         if broker.users is not None:
             self._variables[environment.NATS_USER] = broker.users.gateway.user
@@ -340,14 +345,18 @@ class Gateway:
         self._command = [
             *(sys.executable, "-m", "headrace_gateway.main", "--fd", str(self.listener.fileno())),
             *("--nats-url", broker.url, "--state-directory", str(self.state)),
-            *(arguments or ("--anonymous-namespace", NAMESPACE)),
+            *("--anonymous-namespace", NAMESPACE, *arguments),
         ]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, pass_fds=(self.listener.fileno(),), env=self._variables
+                self._command,
+                stdout=log,
+                stderr=self._stderr or log,
+                pass_fds=(self.listener.fileno(),),
+                env=self._variables,
             )
 
     @property

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from gateway.gateway_client import chat, get, send, sent
+from gateway.gateway_client import chat, send, sent
 from gateway.gateway_world import Behaviour, Received, World, echo, until
 from openai import APIError, AsyncOpenAI
 
@@ -70,11 +70,15 @@ async def test_request_when_the_body_breaks_off_then_the_whole_answer_comes_from
 
 
 async def test_request_when_it_kills_every_replica_then_it_is_given_up(world: World) -> None:
+    async def die(request: Received) -> None:
+        await next(replica for replica in world.replicas if request in replica.requests).stop()
+
     await world.loop.route()
-    replicas = [await world.replica(f"echo-{index}", behaviour=vanish) for index in range(5)]
+    for index in range(5):
+        await world.replica(f"echo-{index}", behaviour=die)
     answer = await send(world.port, chat())
     assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "replica_lost", "1")
-    assert sum(bool(replica.requests) for replica in replicas) == 3
+    assert sum(len(replica.requests) for replica in world.replicas) == 3
 
 
 async def test_request_when_no_connection_can_be_made_then_it_waits_for_the_next_replica(world: World) -> None:
@@ -97,8 +101,6 @@ async def test_request_when_the_kept_connection_was_closed_then_it_is_made_anew_
     replica.behaviour = vanish_once()
     assert (await send(world.port, chat())).status == 200
     assert replica.connections == connections + 1
-    metrics = (await get(world.port, "/metrics")).body.decode()
-    assert 'cause="stale-connection",model="echo",namespace="default"} 1.0' in metrics
 
 
 async def test_stream_when_it_has_comments_and_the_kept_connection_was_closed_then_nobody_notices(
@@ -109,9 +111,6 @@ async def test_stream_when_it_has_comments_and_the_kept_connection_was_closed_th
         await world.replica(behaviour=vanish_once())  # on the connection of the probe
         events = [event async for event in incoming.events()]
     assert events[-1] == "data: [DONE]"
-    metrics = (await get(world.port, "/metrics")).body.decode()
-    assert 'cause="stale-connection",model="echo",namespace="default"} 1.0' in metrics
-    assert 'cause="connection-lost"' not in metrics
 
 
 def vanish_once() -> Behaviour:

@@ -185,8 +185,7 @@ async def test_gateway_when_its_grace_ends_then_what_still_runs_ends_with_an_err
         request.event("1")
         await request.writer.drain()
 
-    hasty = Gateway(broker, tmp_path / "state2", "--anonymous-namespace", "default", "--grace-seconds", "1.2")
-    (tmp_path / "state2").mkdir()
+    hasty = Gateway(broker, tmp_path / "state2", "--grace-seconds", "1.2")
     hasty.start()
     try:
         await hasty.ready()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
 
 import pytest
 
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.routes import Route
-from headrace_gateway.access import MAX_LINES, AccessLog
 from headrace_gateway.admission import Admissions
 from headrace_gateway.buckets import MISSING_SECONDS, BucketMirror
 from headrace_gateway.metrics import MAX_LABELLED_MODELS, GatewayMetrics
@@ -100,15 +98,6 @@ def test_retries_when_the_reserve_is_spent_then_one_in_five_requests_earns_anoth
     assert [budget.spend(), budget.spend()] == [True, False]
 
 
-async def test_access_log_when_its_bound_is_reached_then_it_says_how_many_lines_are_missing() -> None:
-    stream = io.StringIO()
-    log = AccessLog(stream)
-    for _ in range(MAX_LINES + 3):
-        log.write("line")
-    log.flush()
-    assert stream.getvalue().splitlines()[-1] == "access log: 3 lines were dropped"
-
-
 @pytest.mark.parametrize(
     ("stage", "percent", "shown"), [("loading-weights", 41, "loading-weights 41%"), ("warming-up", None, "warming-up")]
 )
@@ -147,7 +136,7 @@ async def test_replicas_when_a_namespace_invents_more_than_the_bound_then_only_i
         for number in range(3):
             admissions.heard("greedy", f"m{number}", loading("p"))
         admissions.heard("greedy", "m0", loading("p", sequence=2))
-        admissions.heard("modest", "m", loading("p"))
+        admissions.heard("modest", "m", loading("p", port=2))
     assert sorted(table.models) == [("greedy", "m0"), ("greedy", "m1"), ("modest", "m")]
     assert table.models["greedy", "m0"].replicas["p"].report.sequence == 2
 
@@ -162,7 +151,13 @@ async def test_replica_when_restarted_before_its_route_is_known_then_it_is_known
     assert table.models["default", "m"].replicas["p"].report.started == 2
 
 
-def loading(pod: str, *, sequence: int = 1, started: float = 1) -> ReplicaReport:
+def loading(pod: str, *, sequence: int = 1, started: float = 1, port: int = 1) -> ReplicaReport:
     return ReplicaReport(
-        pod=pod, revision="r", host="127.0.0.1", port=1, started=started, sequence=sequence, state=ReplicaState.LOADING
+        pod=pod,
+        revision="r",
+        host="127.0.0.1",
+        port=port,
+        started=started,
+        sequence=sequence,
+        state=ReplicaState.LOADING,
     )

@@ -74,6 +74,35 @@ def test_turns_when_any_hundred_requests_pass_then_each_revision_has_its_percent
     assert abs(Counter(taken)["r1"] - percent) <= 1
 
 
+@given(data=st.data())
+def test_choose_when_revisions_have_weights_then_those_that_may_be_used_share_by_them(data: st.DataObject) -> None:
+    """Of all requests each revision with weight and an admitted replica gets its share of their weights, to within one
+    per revision; one without weight gets nothing, and one that cannot be used leaves its share to the others."""
+    given_weights = weights(**{name: data.draw(st.integers(0, 100), name) for name in ("r1", "r2", "r3")})
+    replicas = [replica(name, revision=name) for name in ("r1", "r2", "r3")]
+    for each in replicas:
+        each.admitted = data.draw(st.booleans(), each.pod)
+    usable = {each.revision: each.weight_percent for each in given_weights}
+    usable = {each.pod: usable[each.pod] for each in replicas if each.admitted and usable[each.pod]}
+    turns, count = RevisionTurns(), 200
+    choices = [choose(replicas, given_weights, turns) for _ in range(count)]
+    taken = Counter(choice.replica.pod if choice is not None else None for choice in choices)
+    if not usable:
+        assert taken == {None: count}
+    for name, weight in usable.items():
+        assert abs(taken[name] - count * weight / sum(usable.values())) <= len(usable)
+    assert sum(taken[name] for name in usable) == (count if usable else 0)
+
+
+async def test_requests_when_the_canary_has_no_replica_yet_then_the_others_answer_all(world: World) -> None:
+    await world.loop.route(weights={"r1": 50, "r2": 50, "r0": 0})
+    stable, former = await world.replica("stable"), await world.replica("former", revision="r0")
+    await world.gateway_knows_route()
+    for _ in range(6):
+        assert (await send(world.port, chat())).status == 200
+    assert (len(stable.requests), len(former.requests)) == (6, 0)
+
+
 async def test_requests_when_weights_are_80_and_20_then_one_in_five_meets_the_canary(world: World) -> None:
     await world.loop.route(weights={"r1": 80, "r2": 20})
     stable, canary = await world.replica("stable"), await world.replica("canary", revision="r2")

@@ -10,6 +10,7 @@ nothing yet, await `changed()` and look again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self._on_complete: Callable[[], None] | None = None
         self._error: ConnectionLost | None = None
         self._keep_alive = True
         self._answered = False
@@ -105,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._answered = False
         self._head_bytes = 0
         self._until_close = False
+        self._on_complete = None
         if self._transport is None:
             self._error = ConnectionLost("closed as soon as it was made", answered=False)
         elif not self._transport.is_closing():
@@ -130,6 +133,13 @@ class Connection(asyncio.Protocol):
             raise self._error
         self._waiter = self._loop.create_future()
         return self._waiter
+
+    def when_complete(self, tell: Callable[[], None]) -> None:
+        """Call it as soon as the answer has wholly arrived, taken or not."""
+        if self.complete:
+            tell()
+        else:
+            self._on_complete = tell
 
     def abort(self) -> None:
         """Close at once: whatever the replica still does for this exchange is for nobody."""
@@ -169,7 +179,7 @@ class Connection(asyncio.Protocol):
         if self.complete:
             self._keep_alive = False
         elif self._until_close and exc is None:
-            self.complete = True
+            self._completed()
         elif self._error is None:
             cause = str(exc) if exc is not None else "closed before the answer was complete"
             self._error = ConnectionLost(cause, answered=self._answered)
@@ -210,9 +220,15 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer has wholly arrived, unless it was an interim one."""
         if self.head is not None:
-            self.complete = True
+            self._completed()
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _completed(self) -> None:
+        self.complete = True
+        if self._on_complete is not None:
+            self._on_complete()
+            self._on_complete = None
 
     def _fail(self, message: str) -> None:
         self._error = ConnectionLost(message, answered=True)

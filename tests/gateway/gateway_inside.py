@@ -1,0 +1,90 @@
+"""The path of a request inside the test's own process, for bounds that would take minutes or gigabytes from outside.
+
+Sockets, server and replicas are real; there is no broker, so the test says itself what the table knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from gateway.gateway_world import NAMESPACE, Behaviour, Replica, echo
+
+from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.routes import KeyGrant, Route
+from headrace.serving.exchange import MAX_BODY_BYTES
+from headrace_gateway.access import AccessLog
+from headrace_gateway.control import control_app
+from headrace_gateway.inference import Inference
+from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.model import ServedModel
+from headrace_gateway.replica import Replica as KnownReplica
+from headrace_gateway.server import gateway_server
+from headrace_gateway.table import Table
+
+
+@dataclass
+class Inside:
+    table: Table
+    inference: Inference
+    port: int
+    replicas: list[Replica] = field(default_factory=list)
+
+    def route(self, name: str = "echo", namespace: str = NAMESPACE) -> ServedModel:
+        route = Route(namespace=namespace, name=name, public_name=name, created=1, queue_timeout_seconds=30)
+        self.table.set_route(route.key, route.encode())
+        return self.table.model(namespace, name)
+
+    def key(self, digest: str, namespace: str = NAMESPACE) -> None:
+        self.table.set_key(digest, KeyGrant(namespace=namespace, name="k").encode())
+
+    async def replica(
+        self, model: ServedModel, pod: str = "echo-1", behaviour: Behaviour = echo, capacity: int = 8
+    ) -> Replica:
+        """Start a replica that is routed to, with one kept connection as the probe leaves it."""
+        replica = await Replica(pod, behaviour=behaviour).start(None)
+        self.replicas.append(replica)
+        report = ReplicaReport(
+            pod=pod,
+            revision="r1",
+            host="127.0.0.1",
+            port=replica.port,
+            started=1,
+            sequence=1,
+            state=ReplicaState.READY,
+            capacity=capacity,
+        )
+        known = KnownReplica(report, asyncio.get_running_loop().time())
+        known.admitted = True
+        self.table.add_replica(model, known)
+        known.pool.give_back(await known.pool.connect())
+        return replica
+
+
+@asynccontextmanager
+async def inside(*, loaded: bool = True) -> AsyncIterator[Inside]:
+    table = Table(NAMESPACE, lambda _: None)
+    if loaded:
+        table.loaded.set()
+    metrics = GatewayMetrics(table.models.values)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    access = AccessLog(silence)
+    inference = Inference(table, control_app(table, metrics), metrics, access, MAX_BODY_BYTES)
+    server = gateway_server(inference, 1)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # what a client does not read is seen soon
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    world = Inside(table, inference, int(listener.getsockname()[1]))
+    try:
+        yield world
+    finally:
+        for replica in world.replicas:
+            await replica.stop()
+        server.should_exit = server.force_exit = True
+        await serving
+        access.close()
+        os.close(silence)
