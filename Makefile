@@ -4,9 +4,9 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 FILE ?= examples/smollm2.yaml
-SOURCES := src gateway runtimes tests bench
+SOURCES := src operator gateway runtimes tests e2e bench images
 
-.PHONY: up test lint format crds bench clean help
+.PHONY: up test e2e cluster-up cluster-down lint format crds bench bench-operator images clean help
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
@@ -15,6 +15,15 @@ up: $(VENV)/.installed-local ## serve $(FILE) on this machine (Ctrl-C stops it)
 
 test: $(VENV)/.installed-dev ## run every test that needs no cluster
 	@$(BIN)/pytest -q $(PYTEST_ARGS)
+
+e2e: $(VENV)/.installed-dev ## run the end-to-end suite in a kind cluster of its own
+	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py test $(PYTEST_ARGS)
+
+cluster-up: $(VENV)/.installed-dev ## make a kind cluster with headrace in it, and keep it
+	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py up
+
+cluster-down: $(VENV)/.installed-dev ## delete that cluster
+	@$(BIN)/python e2e/main.py down
 
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check $(SOURCES)
@@ -30,10 +39,16 @@ crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
 	@$(BIN)/headrace dev crds
 
 bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE GOAL ok|short`
-	@$(BIN)/python bench/main.py
+	@$(BIN)/python bench/benches.py
+
+bench-operator: $(VENV)/.installed-dev ## measure the operator on a kind cluster of its own (20 minutes)
+	@$(BIN)/python bench/bench_operator.py
+
+images: $(VENV)/.installed-dev ## build the container images (HEADRACE_BASE_IMAGE names another base); prints `name:tag`
+	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python images/build.py
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .cache/images .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -41,12 +56,20 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) >/dev/null \
 	  || { rm -rf $(VENV); echo "headrace needs Python's venv module: install python3-venv"; exit 1; }
 
-# A second run costs nothing: pip runs again only when what it would install has changed.
+# A second run costs nothing: pip runs again only when what it would install has changed. A pipe tells the status of its
+# last command only (POSIX sh has no pipefail), so that pip's goes through a file; the stamp is made only after a 0.
+INSTALL_LOG := $(VENV)/install.log
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "installing headrace[$*] into $(VENV) (the first time takes some minutes, most of it torch)"
-	@started=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt $(PIP_ARGS) -e '.[$*]' \
-	  | grep --line-buffered -E '^(Collecting|Downloading|Installing collected|Successfully|ERROR)' | cut -c1-100; \
-	  test -x $(BIN)/headrace || { echo "the installation failed: see the last lines above; PIP_ARGS passes options to pip"; exit 1; }; \
-	  $(BIN)/python -c 'import headrace, torch' || { echo "the installation is incomplete: run 'make clean' and try again"; exit 1; }; \
+	@started=$$(date +%s); rm -f $(INSTALL_LOG).status; \
+	  { $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt $(PIP_ARGS) -e '.[$*]' 2>&1; \
+	    echo $$? >$(INSTALL_LOG).status; } | tee $(INSTALL_LOG) \
+	  | grep --line-buffered -E '^(Collecting|Downloading|Installing collected|Successfully)' | cut -c1-100; \
+	  if [ "$$(cat $(INSTALL_LOG).status 2>/dev/null)" != 0 ]; then \
+	    tail -n 12 $(INSTALL_LOG); \
+	    echo "the installation failed (all of it: $(INSTALL_LOG)): mend what pip says, perhaps by PIP_ARGS='...' (an index, a proxy), and run make again"; \
+	    exit 1; fi; \
+	  $(BIN)/python -c 'import headrace, torch' && test -x $(BIN)/headrace \
+	    || { echo "the installation is incomplete: run 'make clean' and try again"; exit 1; }; \
 	  echo "installed in $$(( $$(date +%s) - started )) s"
 	@touch $@

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.api.kinds import KINDS
-from headrace.cli.client import ApiClient, path_of
+from headrace.cli.client import ApiClient, error_of, path_of
 from headrace.errors import NotRunning
 
 CUT_OFF = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nhello\n\r\n"
@@ -39,3 +39,8 @@ def test_log_when_the_instance_dies_then_what_came_is_printed_and_the_end_explai
 def test_path_when_a_name_is_no_name_then_it_names_nothing_else() -> None:
     kind = KINDS["ModelDeployment"]
     assert path_of(kind, "a b", "x/../y?z").endswith("/namespaces/a%20b/modeldeployments/x%2F..%2Fy%3Fz")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"message": "GET /x failed: KeyError", "code": 500}'])
+def test_error_when_it_is_a_fault_of_the_instance_then_its_log_is_named(body: bytes) -> None:
+    assert "headrace.log" in error_of(500, body, log=Path("/home/logs/headrace.log")).hint

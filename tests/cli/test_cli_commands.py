@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from headrace.api.kinds import KINDS
 from headrace.cli import output
+from headrace.cli.client import ApiClient
+from headrace.cli.commands.wait import _Goal, _Wait
 from headrace.cli.main import COMMANDS, main
 from headrace.cli.targets import UnknownKind, target_of
 
@@ -70,6 +73,65 @@ def test_option_when_unknown_then_the_usage_is_shown(capsys: pytest.CaptureFixtu
 def test_target_when_named_as_kubectl_takes_it_then_it_is_found(words: list[str], kind: str, name: str) -> None:
     target = target_of(words)
     assert (target.kind.kind, target.name) == (kind, name)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--for", "nonsense", "condition=TYPE"),
+        ("--for", "condition=", "condition=TYPE"),
+        ("--for", "condition", "condition=TYPE"),
+        ("--for", "condition=Ready=Perhaps", "True, False or Unknown"),
+        ("--for", "jsonpath={.status}", "condition=TYPE"),
+        ("--for", "delete=now", "condition=TYPE"),
+        ("--timeout", "nonsense", "30s, 5m or 1h"),
+        ("--timeout", "", "30s, 5m or 1h"),
+        ("--timeout", "s", "30s, 5m or 1h"),
+        ("--timeout", "-5s", "30s, 5m or 1h"),
+        ("--timeout", "0", "30s, 5m or 1h"),
+        ("--timeout", "nan", "30s, 5m or 1h"),
+        ("--timeout", "1e999h", "30s, 5m or 1h"),
+        ("--timeout", "5 weeks", "30s, 5m or 1h"),
+        ("--namespace", "A/B", "lower-case"),
+    ],
+)
+def test_wait_when_an_option_is_nonsense_then_the_error_says_what_it_takes(
+    option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["wait", "mdep/x", f"{option}={value}"])
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_wait_when_the_object_has_no_such_condition_then_those_that_it_has_are_named() -> None:
+    client, target = ApiClient(Path("nobody")), target_of(["mdep/x"])
+    waiting = _Wait(client, target, "default", _Goal.parse("condition=Redy"))
+    assert not waiting._holds({"metadata": {}, "status": {"conditions": [{"type": "Ready"}, {"type": "Fetched"}]}})
+    assert waiting.seen == "it has no condition Redy (it has Ready, Fetched)"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["keys"], "create,list,revoke"),
+        (["logs", "x", "--tail=-1"], "--tail"),
+        (["scale", "mdep/x", "--replicas=-1"], "--replicas"),
+        (["delete"], "Give KIND/NAME or -f FILE"),
+        (["describe", "mdep"], "modeldeployment/NAME"),
+        (["get", "foo"], "modeldeployments"),
+        (["get", "mdep", "--instance", "Not_A_Name"], "lower-case"),
+    ],
+)
+def test_command_when_its_words_mean_nothing_then_the_error_says_what_would(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        sys.exit(main(words))
+    assert caught.value.code == 2
+    complained = capsys.readouterr().err
+    assert says in complained
+    assert "?." not in complained
 
 
 @pytest.mark.parametrize("words", [["nothing/x"], ["mdep"], ["mdep", "x", "y"]])

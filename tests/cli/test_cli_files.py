@@ -58,10 +58,15 @@ def test_fault_when_its_field_is_looked_for_then_the_line_is_its_or_its_parents(
     ("text", "says"),
     [
         ("a: [", ":1: not valid YAML"),
-        ("- a\n- b\n", ":1: a resource is a mapping"),
+        ("- a\n- b\n", ":1: this is not a resource. A resource is a mapping"),
         ("kind: X\nmetadata: {name: y}\n", ":1: the resource has no apiVersion"),
         ("apiVersion: v1\nkind: X\n", ":1: the resource has no metadata.name"),
         ("# nothing\n", "has no resource in it"),
+        ("---\n---\nnull\n...\n", "has no resource in it"),
+        ("a: &a [*a]\napiVersion: v1\nkind: X\nmetadata: {name: y}\n", ":1: the resource holds what JSON cannot say"),
+        ("a: .nan\napiVersion: v1\nkind: X\nmetadata: {name: y}\n", ":1: the resource holds what JSON cannot say"),
+        ("a: !!binary aGk=\napiVersion: v1\nkind: X\nmetadata: {name: y}\n", ":1: the resource holds what JSON"),
+        ("[" * 1000, "nested too deeply"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
     ],
 )
@@ -83,3 +88,20 @@ def test_file_when_it_is_a_model_then_it_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF\x00\xff\xfe" * 100)
     with pytest.raises(InvalidFile):
         read(str(file))
+
+
+@pytest.mark.parametrize(
+    "written", ["2024-05-01", "2024-05-01T10:00:00Z", "2024-05-01 10:00:00", "!!timestamp 2024-05-01"]
+)
+def test_date_when_it_is_not_quoted_then_it_is_text_as_in_kubernetes(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "dated.yaml"
+    file.write_text(f"apiVersion: v1\nkind: X\nmetadata:\n  name: y\n  annotations:\n    built: {written}\n")
+    (document,) = read(str(file))
+    assert document.manifest["metadata"]["annotations"] == {"built": written.removeprefix("!!timestamp ")}
+
+
+@pytest.mark.parametrize("text", [f"{FILE}---\n", f"---\n---\n{FILE}", f"{FILE}---\n# a comment\n---\nnull\n"])
+def test_document_when_it_is_empty_then_it_is_skipped_as_kubectl_does(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(text)
+    assert [document.manifest["metadata"]["name"] for document in read(str(file))] == ["smol", "other"]

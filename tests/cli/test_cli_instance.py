@@ -131,11 +131,55 @@ async def test_wait_when_for_deletion_then_it_ends_with_it(session: Session) -> 
     assert await waiting == 0
 
 
-@pytest.mark.parametrize("words", [["get", "mdep/no"], ["describe", "mdep/no"], ["delete", "mdep/no"], ["wait", "no"]])
-async def test_object_when_it_is_not_there_then_it_is_an_error(session: Session, words: list[str]) -> None:
-    assert await session.headrace(*words) != 0
-    assert "no" in session.complained
-    assert "Traceback" not in session.complained
+@pytest.mark.parametrize(
+    ("command", "see"),
+    [
+        ("get mdep/no", "headrace get modeldeployments"),
+        ("describe mdep/no", "headrace get modeldeployments"),
+        ("delete mdep/no", "headrace get modeldeployments"),
+        ("delete mdep/no -n elsewhere", "headrace get modeldeployments -n elsewhere"),
+        ("scale mdep/no --replicas 1", "headrace get modeldeployments"),
+        ("wait no", "headrace get modeldeployments"),
+        ("logs no", "headrace get modeldeployments"),
+        ("logs pod/no", "headrace get pods"),
+        ("keys revoke no", "headrace keys list"),
+        ("keys revoke no -n elsewhere", "headrace keys list -n elsewhere"),
+    ],
+)
+async def test_object_when_it_is_not_there_then_the_error_says_where_to_look(
+    session: Session, command: str, see: str
+) -> None:
+    assert await session.headrace(*command.split()) == 1
+    assert session.complained.startswith("error: ")
+    assert f"`{see}`" in session.complained
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("logs secret/x", 2, "mdep/NAME or pod/NAME"),
+        ("logs tiny", 1, "`headrace describe mdep/tiny`"),
+        ("keys create Not_A_Name", 2, "must be a DNS name"),
+        ("apply -f {unknown}", 2, "headrace.dev/v1alpha1 ModelDeployment"),
+        ("apply -f {empty}", 2, "A resource is a mapping with apiVersion"),
+        ("apply -f {absent}", 2, "Give the path of a resource file"),
+    ],
+)
+async def test_command_when_it_cannot_be_done_then_the_error_says_what_can(
+    session: Session, tmp_path: Path, command: str, code: int, says: str
+) -> None:
+    await session.apply()
+    (tmp_path / "unknown").write_text("apiVersion: v1\nkind: Foo\nmetadata: {name: x}\n")
+    (tmp_path / "empty").write_text("---\n")
+    files = {name: tmp_path / name for name in ("unknown", "empty", "absent")}
+    assert await session.headrace(*command.format(**files).split()) == code
+    assert says in session.complained
+
+
+async def test_keys_when_the_name_is_taken_then_the_error_says_how_to_go_on(session: Session) -> None:
+    await session.headrace("keys", "create", "app")
+    assert await session.headrace("keys", "create", "app") == 1
+    assert "`headrace keys revoke app`" in session.complained
 
 
 async def test_describe_when_a_model_is_there_then_it_is_told(session: Session) -> None:

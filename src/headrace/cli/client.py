@@ -13,9 +13,11 @@ from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
-from headrace.api.kinds import Kind
+from headrace.api.kinds import KINDS, Kind
 from headrace.errors import FieldError, HeadraceError, InvalidResource, NotFound, NotRunning
 
+DEFAULT_NAMESPACE = "default"
+"""What `-n` is when it is not given."""
 ANSWER_SECONDS = 30.0
 """An answer that takes longer than this is a fault of the instance; watches and logs wait without a limit."""
 
@@ -48,10 +50,11 @@ class ApiClient:
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
+        self._log = socket_path.parent / "logs" / "headrace.log"
 
     def get(self, kind: Kind, namespace: str | None, name: str | None = None) -> dict[str, Any]:
         """Return an object, or without a name the list of a namespace (None: of all)."""
-        return self._json("GET", path_of(kind, namespace, name))
+        return self._json("GET", path_of(kind, namespace, name), absent=_listing(kind, namespace))
 
     def apply(self, kind: Kind, manifest: dict[str, Any], *, dry_run: bool = False) -> Applied:
         """Make the object be as the manifest says (server-side apply)."""
@@ -68,12 +71,16 @@ class ApiClient:
         """Set spec.replicas."""
         path = path_of(kind, namespace, name) + "/scale"
         self._request(
-            "PATCH", path, {"spec": {"replicas": replicas}}, content_type="application/merge-patch+json"
+            "PATCH",
+            path,
+            {"spec": {"replicas": replicas}},
+            content_type="application/merge-patch+json",
+            absent=_listing(kind, namespace),
         ).read()
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Delete an object and what it owns."""
-        self._request("DELETE", path_of(kind, namespace, name)).read()
+        self._request("DELETE", path_of(kind, namespace, name), absent=_listing(kind, namespace)).read()
 
     def watch(self, kind: Kind, namespace: str | None) -> Iterator[dict[str, Any]]:
         """Return `{"type": …, "object": …}`: what is there first (as ADDED), then every change from this call on."""
@@ -86,7 +93,8 @@ class ApiClient:
         if tail is not None:
             query["tailLines"] = str(tail)
         path = f"/api/v1/namespaces/{quote(namespace, '')}/pods/{quote(pod, '')}/log?{urlencode(query)}"
-        response = self._request("GET", path, timeout=None if follow else ANSWER_SECONDS)
+        timeout = None if follow else ANSWER_SECONDS
+        response = self._request("GET", path, timeout=timeout, absent=_listing(KINDS["Pod"], namespace))
         try:
             while chunk := response.read1(65536):
                 yield chunk
@@ -103,8 +111,8 @@ class ApiClient:
         """Ask the instance to stop; it answers before it does."""
         self._request("POST", "/headrace/v1/shutdown").read()
 
-    def _json(self, method: str, path: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._request(method, path).read())
+    def _json(self, method: str, path: str, *, absent: str = "") -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._request(method, path, absent=absent).read())
         return answer
 
     def _request(
@@ -115,7 +123,9 @@ class ApiClient:
         *,
         content_type: str = "application/json",
         timeout: float | None = ANSWER_SECONDS,
+        absent: str = "",
     ) -> http.client.HTTPResponse:
+        """Send a request and return the answer once it begins. `absent`: what to do where the object is not there."""
         connection = _UnixConnection(self._socket_path, timeout)
         try:
             payload = None if body is None else json.dumps(body).encode()
@@ -126,10 +136,10 @@ class ApiClient:
         except TimeoutError as error:
             raise NotRunning(
                 f"the instance did not answer within {ANSWER_SECONDS:.0f} s",
-                hint="Look at its log, or stop it with `headrace down`",
+                hint=f"Look at its log ({self._log}), or stop it with `headrace down`",
             ) from error
         if response.status >= http.client.BAD_REQUEST:
-            raise error_of(response.status, response.read())
+            raise error_of(response.status, response.read(), log=self._log, absent=absent)
         return response
 
 
@@ -140,17 +150,27 @@ def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     return f"{group}{scope}/{kind.plural}" + (f"/{quote(name, '')}" if name is not None else "")
 
 
-def error_of(status: int, body: bytes) -> HeadraceError:
-    """Return the exception for a Kubernetes `Status` answer."""
+def _listing(kind: Kind, namespace: str | None) -> str:
+    option = "" if namespace in (None, DEFAULT_NAMESPACE) else f" -n {namespace}"
+    return f"`headrace get {kind.plural}{option}` lists what is there"
+
+
+def error_of(status: int, body: bytes, *, log: Path, absent: str = "") -> HeadraceError:
+    """Return the exception for a Kubernetes `Status` answer.
+
+    Its message says what the one who asked can do; a fault of the instance itself is for who reads its log.
+    """
     try:
         answer = json.loads(body)
         message = str(answer["message"])
     except (ValueError, KeyError, TypeError):
-        return HeadraceError(f"the instance answered {status}", hint="Look at its log")
+        return HeadraceError(f"the instance answered {status}", hint=f"Look at its log: {log}")
     causes = answer.get("details", {}).get("causes", [])
     if causes:
         faults = tuple(FieldError(cause.get("field", ""), cause.get("message", "")) for cause in causes)
         return InvalidResource(message, causes=faults)
     if status == http.client.NOT_FOUND:
-        return NotFound(message)
+        return NotFound(message, hint=absent)
+    if status >= http.client.INTERNAL_SERVER_ERROR:
+        return HeadraceError(message, hint=f"Look at the instance's log: {log}")
     return HeadraceError(message)

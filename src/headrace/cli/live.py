@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ from headrace.cli.client import ApiClient
 from headrace.errors import HeadraceError
 
 RETRY_SECONDS = 0.5
+_LINES_AROUND = 2
+"""Of a table that is too high: the line that says so, and the cursor's own below it."""
 
 
 class LiveView:
@@ -59,7 +62,7 @@ class LiveView:
     def _redraw(self) -> None:
         columns = output.columns_of(KINDS["ModelDeployment"], wide=True, all_namespaces=False)
         columns = [column for column in columns if column.title not in ("URL", "RUNTIME")]
-        lines = output.table(columns, (self._objects[key] for key in sorted(self._objects)))
+        lines = _fitted(output.table(columns, (self._objects[key] for key in sorted(self._objects))))
         up = f"\033[{self._drawn}A\033[J" if self._drawn else ""
         sys.stdout.write(up + "\n".join(lines) + "\n")
         sys.stdout.flush()
@@ -72,3 +75,12 @@ class LiveView:
         if self._said.get(key) != step:
             self._said[key] = step
             print(f"{key}  {text}", flush=True)
+
+
+def _fitted(lines: list[str]) -> list[str]:
+    """Return the lines as the terminal can hold them: what wraps or scrolls away could not be drawn over."""
+    size = shutil.get_terminal_size()
+    if len(lines) >= size.lines:
+        shown = max(1, size.lines - _LINES_AROUND)
+        lines = [*lines[:shown], f"… {len(lines) - shown} more: see `headrace get mdep -A`"]
+    return [output.clip(line, size.columns) for line in lines]

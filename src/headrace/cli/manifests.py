@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,22 @@ from headrace.errors import FieldError, HeadraceError
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """A resource is a page of text; a larger file is a mistake (a model, say)."""
+
+
+_SHAPE = "A resource is a mapping with apiVersion, kind, metadata.name and spec, as in examples/"
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NULL = "tag:yaml.org,2002:null"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes reads it: what becomes JSON in the end has no dates, so `2024-05-01` is text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor(_TIMESTAMP, lambda _, node: node.value)  # where a file says !!timestamp
 
 
 class InvalidFile(HeadraceError):
@@ -38,46 +56,70 @@ class Document:
 
 def read(path: str) -> list[Document]:
     """Return the documents of a file (`-`: standard input). Raises InvalidFile with the line of the fault."""
+    name = "standard input" if path == "-" else path
     try:
-        text = sys.stdin.read(MAX_FILE_BYTES + 1) if path == "-" else _read_bounded(Path(path))
+        text = _read_bounded(path).decode()
     except OSError as error:
-        raise InvalidFile(f"cannot read {path}: {error.strerror}") from error
+        raise InvalidFile(
+            f"cannot read {name}: {error.strerror}", hint="Give the path of a resource file, or - for standard input"
+        ) from error
     except UnicodeDecodeError as error:
-        raise InvalidFile(f"{path} is not a text file", hint="Resource files are YAML or JSON in UTF-8") from error
-    if len(text) > MAX_FILE_BYTES:
-        raise InvalidFile(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB and no resource file")
+        raise InvalidFile(f"{name} is not a text file", hint="Resource files are YAML or JSON in UTF-8") from error
     try:
-        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        # As kubectl does, an empty document (after a `---` at the end, say) is skipped.
+        nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None and node.tag != _NULL]
         if not nodes:
-            raise InvalidFile(f"{path} has no resource in it")
+            raise InvalidFile(f"{name} has no resource in it", hint=_SHAPE)
         return [_document(path, node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidFile(f"{path}:{line}: not valid YAML: {error.problem}") from error
+        raise InvalidFile(f"{path}:{line}: not valid YAML: {error.problem}", hint="Mend that line") from error
     except yaml.YAMLError as error:
-        raise InvalidFile(f"{path}: not valid YAML: {error}") from error
+        raise InvalidFile(f"{name} is not valid YAML: {error}", hint="Resource files are YAML or JSON") from error
+    except RecursionError as error:
+        raise InvalidFile(f"{name} is nested too deeply for a resource file", hint=_SHAPE) from error
 
 
-def _read_bounded(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.read(MAX_FILE_BYTES + 1)
+def _read_bounded(path: str) -> bytes:
+    if path == "-":
+        content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    else:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidFile(
+            f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB and no resource file",
+            hint="A model is named by spec.model.source.uri in one",
+        )
+    return content
+
+
+def write(manifests: Iterable[dict[str, Any]]) -> str:
+    """Return the text of a file that `read` would read as these."""
+    return str(yaml.safe_dump_all(manifests, allow_unicode=True, sort_keys=False))
 
 
 def _document(path: str, node: yaml.Node) -> Document:
     line = node.start_mark.line + 1
-    loader = yaml.SafeLoader("")
+    loader = _Loader("")
     try:
         manifest = loader.construct_document(node)
     finally:
         loader.dispose()
+    try:
+        json.dumps(manifest, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidFile(
+            f"{path}:{line}: the resource holds what JSON cannot say: {error}", hint="Write it as text, in quotes"
+        ) from error
     if not isinstance(manifest, dict):
-        raise InvalidFile(f"{path}:{line}: a resource is a mapping with apiVersion, kind, metadata and spec")
+        raise InvalidFile(f"{path}:{line}: this is not a resource", hint=_SHAPE)
     for field in ("apiVersion", "kind"):
         if not isinstance(manifest.get(field), str):
-            raise InvalidFile(f"{path}:{line}: the resource has no {field}")
+            raise InvalidFile(f"{path}:{line}: the resource has no {field}", hint=_SHAPE)
     metadata = manifest.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise InvalidFile(f"{path}:{line}: the resource has no metadata.name")
+        raise InvalidFile(f"{path}:{line}: the resource has no metadata.name", hint=_SHAPE)
     return Document(path, manifest, node)
 
 

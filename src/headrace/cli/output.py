@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,6 +66,34 @@ def condition(obj: Object, type_: str) -> Object:
         if item["type"] == type_:
             return dict(item)
     return {}
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: most letters one, East Asian ones two, accents none."""
+    return sum(_char_width(char) for char in text)
+
+
+def clip(text: str, columns: int) -> str:
+    """Return the text as one line of at most so many columns, so that a terminal never wraps it.
+
+    What would move the cursor or change colours (a message may quote a program's output) becomes a space.
+    """
+    line = "".join(char if char.isprintable() else " " for char in text)
+    if width(line) <= columns:
+        return line
+    room, kept = columns - 1, ""
+    for char in line:
+        room -= _char_width(char)
+        if room < 0:
+            break
+        kept += char
+    return kept + "…"
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def is_terminal() -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 
 from headrace.api.kinds import KINDS, Kind
-from headrace.cli.client import ApiClient
+from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.errors import HeadraceError
 from headrace.local.home import InstanceHome
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class UnknownKind(HeadraceError):
@@ -31,9 +34,31 @@ def client_of(arguments: argparse.Namespace) -> ApiClient:
     return ApiClient(InstanceHome.of(arguments.instance).socket)
 
 
-def add_namespace(parser: argparse.ArgumentParser) -> None:
+def add_namespace(parser: argparse.ArgumentParser, what: str = "namespace") -> None:
     """Add `-n/--namespace`."""
-    parser.add_argument("-n", "--namespace", default="default", help="namespace (default: default)")
+    parser.add_argument(
+        "-n",
+        "--namespace",
+        type=_namespace,
+        default=DEFAULT_NAMESPACE,
+        help=f"{what} (default: {DEFAULT_NAMESPACE})",
+    )
+
+
+def _namespace(text: str) -> str:
+    """Return a namespace as an option gives it."""
+    if not _NAMESPACE.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot name a namespace: use up to 63 lower-case letters, digits and dashes"
+        )
+    return text
+
+
+def count(text: str) -> int:
+    """Return a number, 0 or more, as an option gives it."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
 
 
 def add_target(parser: argparse.ArgumentParser, *, name_required: bool = True) -> None:
@@ -61,7 +86,7 @@ def target_of(words: list[str], *, name_required: bool = True) -> Target:
         known = ", ".join(known.plural for known in KINDS.values())
         raise UnknownKind(f"there is no kind of resource called {kind_word!r}", hint=f"There are: {known}")
     if name_required and not name:
-        raise UnknownKind(f"which of the {kind.plural}?", hint=f"Give a name: {kind.singular}/NAME")
+        raise UnknownKind(f"the {kind.singular} has no name", hint=f"Give a name: {kind.singular}/NAME")
     return Target(kind, name or None)
 
 

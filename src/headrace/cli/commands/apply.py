@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.api.kinds import Kind
+from headrace.api.kinds import KINDS, USER_KINDS, Kind
 from headrace.cli.manifests import Document, read
-from headrace.cli.targets import UnknownKind, client_of, find_kind
+from headrace.cli.targets import UnknownKind, add_namespace, client_of, find_kind
 from headrace.errors import InvalidResource
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-f", "--filename", action="append", required=True, metavar="FILE", help="YAML file, or -")
-    parser.add_argument("-n", "--namespace", default="default", help="for resources that name none")
+    add_namespace(parser, "for resources that name none")
     parser.add_argument("--dry-run", action="store_true", help="check only; change nothing")
 
 
@@ -50,7 +50,9 @@ def kind_of(document: Document) -> Kind:
     kind = find_kind(document.manifest["kind"])
     if kind is None or kind.api_version != document.manifest["apiVersion"]:
         what = f"{document.manifest['apiVersion']} {document.manifest['kind']}"
+        known = ", ".join(f"{KINDS[name].api_version} {name}" for name in sorted(USER_KINDS))
         raise UnknownKind(
-            f"{document.path}:{document.node.start_mark.line + 1}: {what} is not a kind that headrace knows"
+            f"{document.path}:{document.node.start_mark.line + 1}: {what} is not a kind that headrace knows",
+            hint=f"There are: {known}",
         )
     return kind

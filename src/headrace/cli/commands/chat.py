@@ -6,8 +6,10 @@ import argparse
 import http.client
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,19 @@ from headrace.errors import HeadraceError, NotRunning
 STAGE_PREFIX = b": headrace "
 DATA_PREFIX = b"data: "
 DONE = b"data: [DONE]"
+_LOOK = "See whether the instance runs (`headrace get mdep`), and look into its logs (`headrace doctor` names them)"
+
+
+class AnswerCutOff(HeadraceError):
+    """The stream ended before the answer did."""
+
+    reason = "AnswerCutOff"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the answer was cut off: the gateway closed the connection before the end, as when it is stopped or killed",
+            hint="See whether the instance runs (`headrace get mdep`), and ask again",
+        )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +51,37 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prompt:
         chat.ask(" ".join(arguments.prompt))
         return 0
-    print("Ctrl-D ends the conversation.")
+    return _converse(chat)
+
+
+def _converse(chat: _Chat) -> int:
+    """Ask what is typed until Ctrl-D; an answer that fails or is stopped by Ctrl-C ends nothing but itself.
+
+    The exit code tells of a failure only to a script, which did not see the error when it came.
+    """
+    print("Ctrl-D ends the conversation, Ctrl-C an answer.")
+    failed = 0
     while True:
         try:
             question = input("you> " if output.is_terminal() else "")
         except EOFError:
             print()
-            return 0
-        if question.strip():
-            chat.ask(question)
+            return 0 if sys.stdin.isatty() else failed
+        except KeyboardInterrupt:
+            print()
+            raise
+        try:
+            if question.strip():
+                chat.ask(question)
+        except HeadraceError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = error.exit_code
+        except KeyboardInterrupt:
+            continue
 
 
 class _Chat:
-    """One conversation."""
+    """One conversation: the questions that were answered, and the answers."""
 
     def __init__(self, endpoint: str, arguments: argparse.Namespace) -> None:
         self._endpoint = urlsplit(endpoint)
@@ -58,55 +91,101 @@ class _Chat:
             self._messages.append({"role": "system", "content": arguments.system})
 
     def ask(self, question: str) -> None:
-        """Send a question and print the answer as it comes."""
-        self._messages.append({"role": "user", "content": question})
+        """Send a question and print the answer as it comes. One that fails leaves nothing in the conversation."""
+        messages = [*self._messages, {"role": "user", "content": question}]
         answer = ""
-        for text in self._stream():
-            answer += text
-            print(text, end="", flush=True)
-        print()
-        self._messages.append({"role": "assistant", "content": answer})
+        try:
+            with closing(self._stream(messages)) as stream:  # the gateway learns at once that we left
+                for text in stream:
+                    answer += text
+                    print(text, end="", flush=True)
+        except (HeadraceError, KeyboardInterrupt):
+            if answer:
+                print(flush=True)
+            raise
+        print(flush=True)
+        self._messages = [*messages, {"role": "assistant", "content": answer}]
 
-    def _stream(self) -> Iterator[str]:
-        for line in self._post():
-            if line.startswith(STAGE_PREFIX):
-                _show_stage(line[len(STAGE_PREFIX) :].decode().strip())
-            elif line.startswith(DATA_PREFIX) and line.strip() != DONE:
-                _show_stage("")
-                yield _text_of(json.loads(line[len(DATA_PREFIX) :]))
+    def _stream(self, messages: list[dict[str, str]]) -> Generator[str]:
+        """Yield the answer's text as it comes. http.client takes a body cut short for its end, so that [DONE] tells."""
+        connection = http.client.HTTPConnection(self._endpoint.hostname or "127.0.0.1", self._endpoint.port)
+        stage = _Stage()
+        begun = False
+        try:
+            with closing(connection), self._post(connection, messages) as response:
+                for line in response:
+                    if line.strip() == DONE:
+                        return
+                    if not line.endswith(b"\n"):
+                        break
+                    if line.startswith(STAGE_PREFIX) and not begun:
+                        stage.show(line[len(STAGE_PREFIX) :].decode(errors="replace").strip())
+                    elif line.startswith(DATA_PREFIX):
+                        stage.clear()
+                        text = _text_of(json.loads(line[len(DATA_PREFIX) :]))
+                        begun = begun or bool(text)
+                        yield text
+        except (http.client.HTTPException, OSError) as error:
+            raise AnswerCutOff from error
+        finally:
+            stage.clear()
+        raise AnswerCutOff
 
-    def _post(self) -> http.client.HTTPResponse:
-        body: dict[str, Any] = {"model": self._arguments.model, "messages": self._messages, "stream": True}
+    def _post(self, connection: http.client.HTTPConnection, messages: list[dict[str, str]]) -> http.client.HTTPResponse:
+        body: dict[str, Any] = {"model": self._arguments.model, "messages": messages, "stream": True}
         for option in ("max_tokens", "temperature"):
             if getattr(self._arguments, option) is not None:
                 body[option] = getattr(self._arguments, option)
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("HEADRACE_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
-        connection = http.client.HTTPConnection(self._endpoint.hostname or "127.0.0.1", self._endpoint.port)
         try:
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
             response = connection.getresponse()
-        except ConnectionError as error:
+        except (http.client.HTTPException, OSError) as error:
             raise NotRunning("the gateway does not answer", hint="See `headrace doctor`") from error
         if response.status != http.client.OK:
-            raise _error(json.loads(response.read() or b"{}"))
+            raise _refusal(response)
         return response
+
+
+class _Stage:
+    """What a waking model is doing, shown in place, to a person only, until the answer begins."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Show it in place of the one before."""
+        if sys.stderr.isatty():
+            self._write(output.clip(text, shutil.get_terminal_size().columns))
+            self._shown = True
+
+    def clear(self) -> None:
+        """Take away what is shown. Where nothing is, the line is the answer's and stays."""
+        if self._shown:
+            self._write("")
+            self._shown = False
+
+    def _write(self, text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _text_of(chunk: dict[str, Any]) -> str:
     if "error" in chunk:
-        raise _error(chunk)
+        raise _error(chunk["error"])
     return "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", []))
 
 
-def _show_stage(text: str) -> None:
-    """Show what a waking model is doing, in place, to a person only."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+def _refusal(response: http.client.HTTPResponse) -> HeadraceError:
+    """Return the error of an answer that is not 200; a proxy's page has none of ours in it."""
+    try:
+        return _error(json.loads(response.read())["error"])
+    except (ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException, OSError):
+        return HeadraceError(f"the gateway answered {response.status} without an explanation", hint=_LOOK)
 
 
-def _error(answer: dict[str, Any]) -> HeadraceError:
-    error = answer.get("error", {})
+def _error(error: dict[str, Any]) -> HeadraceError:
+    """Return the exception for an error in OpenAI's shape. Its message says already what can be done, but for a key."""
     hint = "Give an API key in HEADRACE_API_KEY" if error.get("code") == "invalid_api_key" else ""
-    return HeadraceError(str(error.get("message", "the gateway answered without an explanation")), hint=hint)
+    return HeadraceError(str(error.get("message", "the gateway sent an error without a message")), hint=hint)

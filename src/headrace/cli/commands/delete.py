@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         target = target_of(arguments.target)
         doomed.append((target.kind, arguments.namespace, target.name))
     if not doomed:
-        raise UnknownKind("delete what?", hint="Give KIND/NAME or -f FILE")
+        raise UnknownKind("nothing is named that could be deleted", hint="Give KIND/NAME or -f FILE")
     for kind, namespace, name in doomed:
         client.delete(kind, namespace, name)
         print(f"{kind.singular}/{name} deleted")

@@ -7,8 +7,10 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("crds", help="write crds/*.yaml from headrace.api; a test fails when they differ")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser(
+        "crds", help="write crds/ and the chart's copies from headrace.api; a test fails when they differ"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

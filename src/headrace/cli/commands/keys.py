@@ -10,7 +10,7 @@ import secrets
 from headrace.api.kinds import KINDS
 from headrace.api.vocabulary import API_KEY_LABEL
 from headrace.cli import output
-from headrace.cli.client import ApiClient
+from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.cli.targets import add_namespace, client_of
 from headrace.errors import HeadraceError, NotFound
 
@@ -21,7 +21,7 @@ KEY_BYTES = 32
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(dest="action", required=True)
     create = actions.add_parser("create", help="make a key and print it, once")
     create.add_argument("name", help="a name for it, e.g. the application's")
     create.add_argument("--model", action="append", default=[], help="only this public model name (repeatable)")
@@ -76,8 +76,14 @@ def _create(client: ApiClient, namespace: str, name: str, models: list[str]) -> 
 
 
 def _revoke(client: ApiClient, namespace: str, name: str) -> int:
-    if not _is_key(client.get(KINDS["Secret"], namespace, name)):
-        raise NotFound(f"secret {name} is not an API key", hint="See `headrace keys list`")
+    option = "" if namespace == DEFAULT_NAMESPACE else f" -n {namespace}"
+    hint = f"`headrace keys list{option}` lists what is there"
+    try:
+        secret = client.get(KINDS["Secret"], namespace, name)
+    except NotFound as error:
+        raise NotFound(f"there is no key {name!r} in namespace {namespace!r}", hint=hint) from error
+    if not _is_key(secret):
+        raise NotFound(f"secret {name} is not an API key", hint=hint)
     client.delete(KINDS["Secret"], namespace, name)
     print(f"key {name} revoked")
     return 0

@@ -8,7 +8,7 @@ import sys
 from headrace.api.kinds import KINDS
 from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LABEL
 from headrace.cli.client import ApiClient
-from headrace.cli.targets import add_namespace, client_of, target_of
+from headrace.cli.targets import UnknownKind, add_namespace, client_of, count, target_of
 from headrace.errors import NotFound
 
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_namespace(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
     parser.add_argument("-p", "--previous", action="store_true", help="of the container's last life")
-    parser.add_argument("--tail", type=int, metavar="LINES", help="only the last lines")
+    parser.add_argument("--tail", type=count, metavar="LINES", help="only the last lines")
     parser.add_argument("--fetch", action="store_true", help="of the child that fetches the model")
 
 
@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     assert target.name is not None
     if target.kind.kind == "Pod":
         pod = target.name
+    elif target.kind.kind != "ModelDeployment":
+        raise UnknownKind(f"{target.kind.plural} have no log", hint="Give mdep/NAME or pod/NAME")
     else:
         component = COMPONENT_FETCH if arguments.fetch else COMPONENT_RUNTIME
         pod = newest_pod(client, arguments.namespace, target.name, component)
@@ -50,6 +52,7 @@ def newest_pod(client: ApiClient, namespace: str, model: str, component: str) ->
         and pod["metadata"]["labels"].get(COMPONENT_LABEL) == component
     ]
     if not pods:
+        client.get(KINDS["ModelDeployment"], namespace, model)  # which is not there, where its name was mistyped
         raise NotFound(
             f"{model} has no {component} pod now",
             hint=f"A model at zero has none: `headrace describe mdep/{model}` tells what happened",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.cli.targets import add_namespace, add_target, client_of, target_of
+from headrace.cli.targets import add_namespace, add_target, client_of, count, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_target(parser)
-    parser.add_argument("--replicas", type=int, required=True, help="how many; 0 means off")
+    parser.add_argument("--replicas", type=count, required=True, help="how many; 0 means off")
     add_namespace(parser)
 
 

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-import os
 import subprocess
 import sys
 import time
 from typing import Any
 
-from headrace.cli import output
+from headrace.cli import manifests, output
 from headrace.cli.client import ApiClient
 from headrace.cli.commands.apply import kind_of
 from headrace.cli.live import LiveView
-from headrace.cli.manifests import Document, read
+from headrace.cli.manifests import Document
+from headrace.cli.targets import add_namespace
 from headrace.errors import CannotStart, InvalidResource, NotRunning
 from headrace.local.home import InstanceHome, Record
 
 DETACH_SECONDS = 60.0
 POLL_SECONDS = 0.02
+MAX_PORT = 65535
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-f", "--filename", action="append", default=[], metavar="FILE", help="apply this file")
-    parser.add_argument("-n", "--namespace", default="default", help="for resources that name none")
+    add_namespace(parser, "for resources that name none")
     parser.add_argument("--host", default="127.0.0.1", help="address of the gateway (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port of the gateway (default: 8080, or the next free one)")
+    parser.add_argument("--port", type=_port, help="port of the gateway (default: 8080, or the next free one)")
     parser.add_argument(
         "--allow-loopback-sources", action="store_true", help="let https:// sources be on this machine (a local mirror)"
     )
@@ -36,13 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the instance until Ctrl-C, or start it in the background."""
-    documents = [document for path in arguments.filename for document in read(path)]
+    documents = [document for path in arguments.filename for document in manifests.read(path)]
     for document in documents:
         document.manifest["metadata"].setdefault("namespace", arguments.namespace)
     _check(documents)
     home = InstanceHome.of(arguments.instance)
     if arguments.detach:
-        return _detach(home, arguments)
+        return _detach(home, arguments, documents)
     home.make()
     logging.basicConfig(
         filename=home.logs / "headrace.log",
@@ -60,6 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         allow_loopback_sources=arguments.allow_loopback_sources,
     )
     return instance.run(options, _Narrator(home, documents))
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to {MAX_PORT}, 0 for any free one")
+    return int(text)
 
 
 def _check(documents: list[Document]) -> None:
@@ -119,23 +127,33 @@ def _public_name(manifest: dict[str, Any]) -> str:
     return str(manifest["spec"]["model"].get("name") or manifest["metadata"]["name"])
 
 
-def _detach(home: InstanceHome, arguments: argparse.Namespace) -> int:
-    """Start ourselves again in a session of its own, and wait until that instance is up."""
+def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[Document]) -> int:
+    """Start ourselves again in a session of its own, and wait until that instance is up.
+
+    It gets the resources through its standard input, as we have read and checked them: standard input and a pipe
+    (`-f -`, `-f <(…)`) can be read once only, and a file may have changed meanwhile.
+    """
     home.make()
     log = home.logs / "up.log"
     command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", home.name]
     command += ["--namespace", arguments.namespace, "--host", arguments.host]
     command += [] if arguments.port is None else ["--port", str(arguments.port)]
     command += ["--allow-loopback-sources"] if arguments.allow_loopback_sources else []
-    for path in arguments.filename:
-        command += ["--filename", path if path == "-" else os.path.realpath(path)]
+    command += ["--filename", "-"] if documents else []
     with log.open("wb") as out:
-        background = subprocess.Popen(command, stdin=sys.stdin, stdout=out, stderr=out, start_new_session=True)
+        background = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, encoding="utf-8"
+        )
+    assert background.stdin is not None
+    with contextlib.suppress(BrokenPipeError), background.stdin as pipe:  # broken when it died: told below
+        pipe.write(manifests.write(document.manifest for document in documents))
     deadline = time.monotonic() + DETACH_SECONDS
     while time.monotonic() < deadline:
         if background.poll() is not None:
             said = log.read_text(encoding="utf-8", errors="replace").strip()
-            raise CannotStart(said.removeprefix("error: ") or f"the instance ended with code {background.returncode}")
+            if said:
+                raise CannotStart(said.removeprefix("error: "))
+            raise CannotStart(f"the instance ended with code {background.returncode}", hint=f"Look into {home.logs}")
         try:
             record = Record.read(home)
         except NotRunning:

@@ -1,0 +1,121 @@
+"""`headrace up --detach`: what the instance in the background, here a script that writes it down, is given."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from headrace.cli import manifests
+from headrace.cli.main import main
+from headrace.local.home import InstanceHome, Record
+
+FILE = """\
+# an emoji, a date and a character that YAML must escape, in a file of two documents
+apiVersion: headrace.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: tiny, annotations: {motto: "🚀 \\x7f", built: 2024-05-01}}
+spec:
+  model: {source: {uri: "https://example.org/tiny.gguf"}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: other, namespace: elsewhere}
+stringData: {token: "0123"}
+"""
+INSTANCE = """\
+#!/bin/sh
+echo "$@" >{home}/arguments
+cat >{home}/received
+echo '{record}' | sed "s/PID/$$/" >{home}/record
+mv {home}/record {record_path}
+exec sleep 60
+"""
+DIES = """\
+#!/bin/sh
+exec 0<&-
+echo "error: no room. Make some" >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> InstanceHome:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path_factory.mktemp("u")))
+    return InstanceHome.of("default")
+
+
+def _pretend(script: str, home: InstanceHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = json.dumps(Record("default", -1, "0.1.0", "http://127.0.0.1:1", "", "").as_json()).replace("-1", "PID")
+    program = home.root / "python"
+    program.write_text(script.format(home=home.root, record=record, record_path=home.record))
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+def _type(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.mark.parametrize("way", ["-", "file", "pipe"])
+def test_detached_instance_when_files_are_given_then_it_gets_what_they_said(
+    way: str, home: InstanceHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(INSTANCE, home, monkeypatch)
+    file = home.root / "a.yaml"
+    file.write_text(FILE)
+    reading, writing = os.pipe()
+    os.write(writing, FILE.encode())
+    os.close(writing)
+    _type(FILE if way == "-" else "", monkeypatch)
+    path = {"-": "-", "file": str(file), "pipe": f"/dev/fd/{reading}"}[way]
+    try:
+        assert main(["up", "--detach", "-f", path]) == 0
+    finally:
+        os.close(reading)
+        os.kill(Record.read(home).pid, signal.SIGKILL)
+    wanted = [document.manifest for document in manifests.read(str(file))]
+    wanted[0]["metadata"]["namespace"] = "default"
+    assert [document.manifest for document in manifests.read(str(home.root / "received"))] == wanted
+    assert "--filename -" in (home.root / "arguments").read_text()
+
+
+def test_detached_instance_when_no_file_is_given_then_it_reads_nothing(
+    home: InstanceHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(INSTANCE, home, monkeypatch)
+    try:
+        assert main(["up", "--detach"]) == 0
+    finally:
+        os.kill(Record.read(home).pid, signal.SIGKILL)
+    assert (home.root / "received").read_bytes() == b""
+    assert "--filename" not in (home.root / "arguments").read_text()
+
+
+def test_detached_instance_when_it_dies_before_it_reads_then_its_own_words_are_the_error(
+    home: InstanceHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _pretend(DIES, home, monkeypatch)
+    _type(FILE.replace("0123", "x" * 200_000), monkeypatch)  # more than a pipe takes before somebody reads
+    assert main(["up", "--detach", "-f", "-"]) == 1
+    assert capsys.readouterr().err == "error: no room. Make some\n"
+
+
+def test_standard_input_when_it_is_no_text_then_the_error_says_so(
+    home: InstanceHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"GGUF\xff\xfe")))
+    assert main(["up", "-f", "-"]) == 2
+    assert "standard input is not a text file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["99999999", "-1", "http"])
+def test_port_when_it_is_none_then_the_error_says_which_are(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["up", f"--port={port}"])
+    assert caught.value.code == 2
+    assert "0 to 65535" in capsys.readouterr().err
