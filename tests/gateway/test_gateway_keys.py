@@ -121,3 +121,10 @@ async def test_models_when_the_table_does_not_come_then_503(monkeypatch: pytest.
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+async def test_door_when_the_key_is_wrong_then_the_error_names_the_command_that_lists_keys() -> None:
+    keys = table()
+    keys.set_key(DIGEST, GRANT)
+    with pytest.raises(InvalidApiKey, match="`headrace keys list`"):
+        keys.authenticate(b"Bearer wrong")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from acceptance.acceptance_instance import Instance, model
-from acceptance.test_acceptance_faults import post
+from acceptance.acceptance_world import LocalWorld
+from behaviours.behaviours_traffic import post, short
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +62,6 @@ def test_wheel_when_installed_elsewhere_then_it_brings_up_an_instance_that_answe
     try:
         instance.apply(model(smollm2_path))
         instance.headrace("wait", "mdep/smol", "--timeout", "90s")
-        assert post(instance, "/v1/completions", {"model": "smol", "prompt": "one", "max_tokens": 1})[0] == 200
+        assert post(LocalWorld(instance, smollm2_path), "/completions", short())[0] == 200
     finally:
         assert instance.stop() == 0, instance.said()

@@ -126,7 +126,11 @@ async def test_apply_when_new_changed_and_equal_then_says_so(served: Served) -> 
 async def test_apply_when_done_then_the_object_has_its_defaults(served: Served) -> None:
     await served.apply(model())
     found = await served.call(served.client.get, KINDS["ModelDeployment"], "default", "tiny")
-    assert found["spec"]["rollout"] == {"startupDeadlineSeconds": 600, "drainTimeoutSeconds": 30}
+    assert found["spec"]["rollout"] == {
+        "type": "RollingUpdate",
+        "startupDeadlineSeconds": 600,
+        "drainTimeoutSeconds": 30,
+    }
     assert found["metadata"]["generation"] == 1
 
 

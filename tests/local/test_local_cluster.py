@@ -254,7 +254,7 @@ async def test_name_when_its_holder_is_refused_is_free_unless_it_waits_for_that_
 ) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
-        cluster.apply_object(model("b"))
+        cluster.apply_object(model("b", model=_called("a")))
         await cluster.write_status(ResourceKey("default", "a"), accepted("False", reason))
         assert cluster.observe(ResourceKey("default", "b")).names_taken == taken
 
@@ -268,11 +268,11 @@ async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tm
         assert ResourceKey("default", "b") in changes
 
 
-async def test_name_when_a_younger_resource_comes_asks_for_no_look_at_the_older(tmp_path: Path) -> None:
+async def test_name_when_a_resource_comes_asks_for_no_look_at_those_of_other_names(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         changes = heard(cluster)
-        cluster.apply_object(model("b", model=_called("a")))
+        cluster.apply_object(model("b"))
         assert changes == [ResourceKey("default", "b")]
 
 

@@ -258,18 +258,14 @@ def test_supervisor_when_killed_then_a_childs_orphan_is_ended_by_the_next_start(
 def test_gateway_when_killed_then_who_connects_meanwhile_is_served(start: Callable[..., Up]) -> None:
     up = start().wait_until_up()
     os.kill(up.processes()["headrace-gateway"], signal.SIGKILL)
-    began = time.monotonic()
     assert models(up.endpoint) == []
-    assert time.monotonic() - began < 2.0
 
 
 def test_nats_when_killed_then_what_is_applied_after_is_routed(start: Callable[..., Up]) -> None:
     up = start().wait_until_up()
     os.kill(up.processes()["nats-server"], signal.SIGKILL)
     up.client.apply(KINDS["ModelDeployment"], SUSPENDED)
-    began = time.monotonic()
     until(lambda: models(up.endpoint) == ["resting"], "the model is listed")
-    assert time.monotonic() - began < 5.0
 
 
 def test_up_when_a_resource_is_refused_then_the_instance_does_not_stay(start: Callable[..., Up], root: Path) -> None:

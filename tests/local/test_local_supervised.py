@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import CannotStart
-from headrace.local.process import Process, spawn
 from headrace.local.supervised import CRASH_WINDOW_SECONDS, Supervised
+from headrace.process import Process, spawn
 
 SECONDS = 10.0
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]

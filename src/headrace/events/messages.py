@@ -100,3 +100,15 @@ class FetchProgress(Message):
         if not self.total_bytes:
             return None
         return min(100, self.received_bytes * 100 // self.total_bytes)
+
+
+class AdmittedNamespaces(Message):
+    """The namespaces whose runtimes the broker should let in: all of them; who is not named is shut out."""
+
+    namespaces: tuple[str, ...] = Field(max_length=10_000)
+
+
+class AdmittedAnswer(Message):
+    """The broker obeys the set now; or, with a `refusal`, it does not, and why."""
+
+    refusal: str | None = None

@@ -18,6 +18,12 @@ GATEWAY_TTL_SECONDS = 5.0
 SOLICIT = "headrace.solicit"
 """A gateway or loop that just (re)started asks every replica to report at once. Empty payload."""
 
+ADMIT = "headrace.broker.admit"
+"""Request of the loop to the broker of a cluster: `messages.AdmittedNamespaces`; answer: `messages.AdmittedAnswer`.
+
+At each change of the set, and after each return of the broker.
+"""
+
 
 def demand(namespace: str, name: str) -> str:
     """Gateway -> loop: `messages.Demand`.

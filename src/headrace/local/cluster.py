@@ -17,6 +17,7 @@ from typing import Any
 
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment, validate_update, with_defaults
+from headrace.control.naming import Names, grant_of
 from headrace.control.world import Changed
 from headrace.errors import NotFound, UnsupportedKind
 from headrace.local.index import Change, ObjectIndex, ObjectKey
@@ -37,7 +38,7 @@ from headrace.routes import KeyGrant
 CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
 """Policy has no meaning where every pod is a process of one user."""
-_KEPT_OF_STATUS = ("source", "revisions", "specReplicas", "lastColdStart")
+_KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastColdStart")
 """Of a stored status: what was recorded, not what was observed."""
 
 
@@ -53,6 +54,7 @@ class LocalCluster:
         self._logs = logs
         self._store: Store | None = None
         self._pods = PodSet(self.index, logs, backoff or Backoff())
+        self._names = Names()
         self._changed: list[Changed] = []
         self._stopping = False
         self.index.listen(self._on_change)
@@ -158,20 +160,11 @@ class LocalCluster:
             if _belongs(manifest, key) and manifest["metadata"].get("ownerReferences")
         }
         pods = tuple(manifest for manifest in self.index.list("Pod", key.namespace) if _belongs(manifest, key))
-        return Observed(children, pods, self._names_taken(key))
+        return Observed(children, pods, self._names.taken(key))
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
-        grants = {}
-        for secret in self.index.list("Secret"):
-            if v.API_KEY_LABEL in secret["metadata"].get("labels", {}):
-                data = {name: base64.b64decode(value).decode() for name, value in secret.get("data", {}).items()}
-                models = tuple(name.strip() for name in data.get("models", "").split(",") if name.strip())
-                metadata = secret["metadata"]
-                grant = KeyGrant(namespace=metadata["namespace"], name=metadata["name"], models=models)
-                grants[data.get("sha256", "")] = grant
-        grants.pop("", None)
-        return grants
+        return dict(grant for secret in self.index.list("Secret") if (grant := grant_of(secret)) is not None)
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
         """Make the child be as described."""
@@ -251,21 +244,13 @@ class LocalCluster:
             self.index.remove(old)
         self.index.put(manifest)
 
-    def _names_taken(self, key: ResourceKey) -> frozenset[str]:
-        """Return the public names that older resources of the namespace hold."""
-        mine = self.resource(key)
-        if mine is None:
-            return frozenset()
-        older = (
-            other for other in self.index.list("ModelDeployment", key.namespace) if _seniority(other) < _seniority(mine)
-        )
-        return frozenset(name for other in older if (name := _held_name(other)) is not None)
-
     def _on_change(self, change: Change) -> None:
         kind, metadata = change.object["kind"], change.object["metadata"]
         if kind == "ModelDeployment":
-            self._tell(_resource_key(change.object))
-            self._tell_siblings(change)
+            key = _resource_key(change.object)
+            others = self._names.update(key, None if change.type == "DELETED" else change.object)
+            for concerned in (key, *sorted(others)):
+                self._tell(concerned)
             return
         if kind == "Pod":
             self._on_pod_change(change)
@@ -277,15 +262,6 @@ class LocalCluster:
             self._tell(None)
         if (model := metadata.get("labels", {}).get(v.MODEL_LABEL)) is not None:
             self._tell(ResourceKey(metadata["namespace"], model))
-
-    def _tell_siblings(self, change: Change) -> None:
-        """Look at the younger resources of the namespace too, when a name was taken or given back."""
-        before = _held_name(change.before) if change.before is not None else None
-        after = _held_name(change.object) if change.type != "DELETED" else None
-        if before != after:
-            for manifest in self.index.list("ModelDeployment", change.object["metadata"]["namespace"]):
-                if _seniority(change.object) < _seniority(manifest):
-                    self._tell(_resource_key(manifest))
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
@@ -346,22 +322,6 @@ def _resource_key(manifest: Manifest) -> ResourceKey:
 
 def _belongs(manifest: Manifest, key: ResourceKey) -> bool:
     return bool(manifest["metadata"].get("labels", {}).get(v.MODEL_LABEL) == key.name)
-
-
-def _seniority(manifest: Manifest) -> tuple[str, str]:
-    return manifest["metadata"]["creationTimestamp"], manifest["metadata"]["name"]
-
-
-def _held_name(manifest: Manifest) -> str | None:
-    """Return the public name that a resource takes from younger ones; None when it is refused for its own faults.
-
-    One that is refused for its name keeps its place in the queue for it.
-    """
-    for condition in manifest.get("status", {}).get("conditions", []):
-        refused = condition["type"] == v.ACCEPTED and condition["status"] == "False"
-        if refused and condition["reason"] != v.NAME_TAKEN:
-            return None
-    return str(manifest["spec"]["model"].get("name") or manifest["metadata"]["name"])
 
 
 def _is_api_key(change: Change) -> bool:

@@ -13,11 +13,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from headrace import environment
+from headrace.broker.config import Credentials
 from headrace.errors import CannotStart
-from headrace.local.nats_config import Credentials
-from headrace.local.process import Process, spawn
-from headrace.local.programs import find_program
 from headrace.local.supervised import Supervised
+from headrace.process import Process, spawn
+from headrace.programs import find_program
 
 DEFAULT_PORT = 8080
 PORTS_TRIED = 100

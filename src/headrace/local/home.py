@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import CannotStart, HeadraceError, NotRunning
+from headrace.files import write_private
 
 HOME_VARIABLE = "HEADRACE_HOME"
 MAX_SOCKET_PATH_BYTES = 107
@@ -37,7 +38,6 @@ STOP_SECONDS = 90.0
 """A stop is bounded well below this by the instance itself: see `headrace.local.instance`."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 _PRIVATE_DIRECTORY = 0o700
-_PRIVATE_FILE = 0o600
 
 
 class InvalidName(HeadraceError):
@@ -207,16 +207,6 @@ class Record:
             return cls(**json.loads(home.record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise NotRunning(f"the instance {home.name!r} is not up", hint="Start it with `headrace up`") from error
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file at once by one that only this user may read."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE_FILE)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        os.fchmod(fd, _PRIVATE_FILE)
-        file.write(text)
-    temporary.replace(path)
 
 
 def wait_stopped(home: InstanceHome, timeout_seconds: float = STOP_SECONDS) -> None:

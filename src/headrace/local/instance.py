@@ -34,7 +34,7 @@ from headrace.events.connection import connect
 from headrace.local.api import Api
 from headrace.local.api_server import ApiServer
 from headrace.local.cluster import LocalCluster
-from headrace.local.gateway_process import STOP_SECONDS, endpoint_of, gateway, listen
+from headrace.local.gateway_process import DEFAULT_PORT, GRACE_SECONDS, STOP_SECONDS, endpoint_of, gateway, listen
 from headrace.local.home import InstanceHome, Record
 from headrace.local.leftovers import LIFE_VARIABLE, Life, end_processes
 from headrace.local.nats_server import NatsServer
@@ -52,6 +52,7 @@ ROUTES_SECONDS = 2.0
 PODS_GRACE_SECONDS = 20.0
 """Nothing is running on the pods by then: this bounds what they have to put away."""
 NATS_GRACE_SECONDS = 5.0
+_STOPPING = f"running requests may finish, for {GRACE_SECONDS:.0f} s at most; Ctrl-C again to cut them off"
 
 OnEvent = Callable[[str, str], None]
 """Told of each stage as it is reached, with a detail for people."""
@@ -133,7 +134,7 @@ class _Instance:
                 await self._stop.wait()
                 starting.cancel()
                 await asyncio.wait((starting,))
-                self._on_event("stopping", "running requests may finish; Ctrl-C again to cut them off")
+                self._on_event("stopping", _STOPPING)
             finally:
                 await self._go_down()
         self._on_event("stopped", "resources and models stay for the next `headrace up`")
@@ -143,7 +144,11 @@ class _Instance:
         self._home.record.unlink(missing_ok=True)  # of a life that was killed
         ended = end_processes(self._home)
         if ended:
-            self._on_event("clean-up", f"ended {ended} processes that a killed instance had left")
+            noun = "process" if ended == 1 else "processes"
+            self._on_event("clean-up", f"ended {ended} {noun} that a killed instance had left")
+        port = self._listener.getsockname()[1]
+        if self._options.port is None and port != DEFAULT_PORT:
+            self._on_event(f"port {DEFAULT_PORT} is taken", f"using {port}")
         life = Life.mine()
         life.begin(self._home)
         os.environ[LIFE_VARIABLE] = life.id
@@ -226,6 +231,7 @@ class _Instance:
             nats_url=self._nats.url,
             models_directory=str(self._home.models),
             allow_loopback_sources=self._options.allow_loopback_sources,
+            runs_images=False,
         )
 
     def _reconnected(self) -> None:

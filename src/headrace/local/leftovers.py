@@ -19,7 +19,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from headrace.local.home import InstanceHome, write_private
+from headrace.files import write_private
+from headrace.local.home import InstanceHome
 
 LIFE_VARIABLE = "HEADRACE_LIFE"
 EXIT_SECONDS = 5.0

@@ -15,12 +15,12 @@ from typing import Any
 
 from headrace.api.kinds import KINDS, USER_KINDS, Kind
 from headrace.api.vocabulary import API_KEY_LABEL
+from headrace.broker.config import LABEL
 from headrace.environment import NATS_SECRET
 from headrace.errors import FieldError, InvalidResource, NotFound
 from headrace.local.api_shapes import ReadOnly
 from headrace.local.cluster import LocalCluster
 from headrace.local.index import Change, ObjectKey
-from headrace.local.nats_config import LABEL
 from headrace.reconcile.world import Manifest
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")

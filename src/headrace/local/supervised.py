@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from headrace.errors import CannotStart
-from headrace.local.process import Process
+from headrace.process import Process
 
 log = logging.getLogger(__name__)
 

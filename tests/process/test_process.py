@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from local.local_cluster import SECONDS, eventually, until_file
 
-from headrace.local.process import Process, spawn
+from headrace.process import Process, spawn
 
 PARENT = """
 import asyncio, os, pathlib, sys
-from headrace.local.process import spawn
+from headrace.process import spawn
 async def main():
     child = spawn(["sleep", "600"], os.environ, pathlib.Path(os.devnull))
     print(child.pid, flush=True)

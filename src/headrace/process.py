@@ -69,18 +69,20 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def spawn(command: Sequence[str], variables: Mapping[str, str], log: Path, *, pass_fds: Sequence[int] = ()) -> Process:
-    """Start a child whose output is appended to `log`. Raises OSError when it cannot be executed.
+def spawn(
+    command: Sequence[str], variables: Mapping[str, str], log: Path | None, *, pass_fds: Sequence[int] = ()
+) -> Process:
+    """Start a child whose output is appended to `log` (None: goes where ours goes). Raises OSError when it cannot be.
 
     Must be called in the main thread: the parent-death signal follows the thread that forks.
     """
-    with log.open("ab") as output:
+    with contextlib.nullcontext() if log is None else log.open("ab") as output:
         popen = subprocess.Popen(
             command,
             env=dict(variables),
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=None if output is None else subprocess.STDOUT,
             start_new_session=True,
             pass_fds=pass_fds,
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - no threads fork here, and it only makes two system calls

@@ -18,19 +18,20 @@ from typing import Any
 
 from headrace.events import subjects
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 MAX_FILE_STORE_BYTES = 256 * 1024 * 1024
 """Routes and keys are a few KiB each; this is what a fault could fill of the disk."""
 MAX_MEMORY_STORE_BYTES = 32 * 1024 * 1024
 LOG_BYTES = 4 * 1024 * 1024
 LOG_FILES = 2
 MAX_CONNECTIONS = 4096
-"""Gateways and loops, and two connections for each replica."""
+"""Gateways and loops, and two connections for each replica: a file descriptor and some 20 KiB each."""
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """A DNS label: what may name a namespace."""
 RECONCILER = "reconciler"
 GATEWAY = "gateway"
+BROKER = "broker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,22 @@ class Users:
     gateway: Credentials
     runtimes: Mapping[str, Credentials] = field(default_factory=dict)
     """By namespace."""
+    broker: Credentials | None = None
+    """Who admits namespaces, in a cluster; in local mode the supervisor does, by writing the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the server listens, and where it keeps what."""
+
+    name: str
+    port: int
+    store: Path
+    host: str = LOOPBACK
+    monitoring_port: int | None = None
+    """Where it tells anybody how it is (HTTP): `/healthz`, `/varz`; no passwords, but who is connected."""
+    log: Path | None = None
+    """None: standard error, where a container's log comes from."""
 
 
 def runtime_user(namespace: str) -> str:
@@ -102,28 +119,35 @@ def runtime_permissions(namespace: str) -> Permissions:
     )
 
 
-def render(name: str, port: int, store: Path, log: Path, users: Users) -> str:
+def broker_permissions() -> Permissions:
+    """Return what the broker's own client may do: be told the namespaces, and answer the loop that tells them."""
+    return Permissions((f"{subjects.inbox(RECONCILER)}.>",), (subjects.ADMIT,))
+
+
+def render(server: Server, users: Users) -> str:
     """Return the configuration file. JSON is a part of NATS's own syntax, and quotes every value."""
     members = [
         (users.reconciler, reconciler_permissions()),
         (users.gateway, gateway_permissions()),
+        *([(users.broker, broker_permissions())] if users.broker is not None else []),
         *((credentials, runtime_permissions(namespace)) for namespace, credentials in sorted(users.runtimes.items())),
     ]
     configuration: dict[str, Any] = {
-        "server_name": name,
-        "host": HOST,
-        "port": port,
+        "server_name": server.name,
+        "host": server.host,
+        "port": server.port,
         "max_connections": MAX_CONNECTIONS,
-        "logfile": str(log),
-        "logfile_size_limit": LOG_BYTES,
-        "logfile_max_num": LOG_FILES,
         "jetstream": {
-            "store_dir": str(store),
+            "store_dir": str(server.store),
             "max_file_store": MAX_FILE_STORE_BYTES,
             "max_memory_store": MAX_MEMORY_STORE_BYTES,
         },
         "authorization": {"users": [_user(credentials, permissions) for credentials, permissions in members]},
     }
+    if server.monitoring_port is not None:
+        configuration["http_port"] = server.monitoring_port
+    if server.log is not None:
+        configuration |= {"logfile": str(server.log), "logfile_size_limit": LOG_BYTES, "logfile_max_num": LOG_FILES}
     return json.dumps(configuration, indent=1) + "\n"
 
 

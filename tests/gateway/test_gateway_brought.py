@@ -1,0 +1,130 @@
+"""Brought containers: asked where their route says, under the name that they know, and kept while they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+from gateway.gateway_client import chat, send
+from gateway.gateway_inside import Inside, inside
+from gateway.gateway_world import NAMESPACE, Received, Replica, until
+
+from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.routes import Engine, Route
+from headrace_gateway import admission
+from headrace_gateway.admission import Admissions
+from headrace_gateway.model import ServedModel
+from headrace_gateway.outbox import Outbox
+
+
+class Silence:
+    """An outbox whose words nobody hears."""
+
+    def admission(self, model: ServedModel, report: ReplicaReport, state: ReplicaState) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Foreign:
+    """A container that answers `/v1/models` and nothing of ours."""
+
+    inside: Inside
+    admissions: Admissions
+    replica: Replica
+    healthy: bool = True
+
+    @property
+    def model(self) -> ServedModel:
+        return self.inside.table.model(NAMESPACE, "echo")
+
+    @property
+    def admitted(self) -> bool:
+        return any(each.admitted for each in self.model.replicas.values())
+
+    def route(self, *, path: str = "/v1/models", model_name: str | None = "engine/model") -> None:
+        engine = Engine(revision="r1", readiness_path=path, model_name=model_name)
+        route = Route(namespace=NAMESPACE, name="echo", public_name="echo", engines=(engine,))
+        self.inside.table.set_route(route.key, route.encode())
+
+    def is_said_to_be_ready(self, sequence: int = 1) -> None:
+        report = ReplicaReport(
+            pod="echo-1",
+            revision="r1",
+            host="127.0.0.1",
+            port=self.replica.port,
+            started=1,
+            sequence=sequence,
+            state=ReplicaState.READY,
+        )
+        self.admissions.heard(NAMESPACE, "echo", report)
+
+
+@pytest.fixture
+async def foreign() -> AsyncIterator[Foreign]:
+    async with _foreign() as made:
+        yield made
+
+
+@asynccontextmanager
+async def _foreign() -> AsyncIterator[Foreign]:
+    async def answer(request: Received) -> None:
+        if request.path == "/v1/models":
+            request.answer(b"{}", "200 OK" if made.healthy else "503 Service Unavailable")
+        else:
+            request.answer(request.body)
+
+    async with inside() as world, asyncio.TaskGroup() as tasks:
+        replica = await Replica("echo-1", behaviour=answer, ready=False).start(None)
+        world.replicas.append(replica)
+        made = Foreign(world, Admissions(world.table, cast(Outbox, Silence()), tasks), replica)
+        yield made
+
+
+async def test_brought_when_said_to_be_ready_then_its_own_path_is_asked(foreign: Foreign) -> None:
+    foreign.route()
+    foreign.is_said_to_be_ready()
+    await until(lambda: foreign.admitted, "it is routed to")
+
+
+async def test_brought_when_its_path_does_not_answer_then_it_is_not_routed_to(foreign: Foreign) -> None:
+    foreign.route(path="/health/ready")
+    foreign.is_said_to_be_ready()
+    await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was asked")
+    assert not foreign.admitted
+
+
+@pytest.mark.parametrize(("model_name", "seen"), [("engine/model", "engine/model"), (None, "echo")])
+async def test_request_when_the_engine_knows_another_name_then_it_gets_that_one_and_all_else_as_it_was(
+    foreign: Foreign, model_name: str | None, seen: str
+) -> None:
+    foreign.route(model_name=model_name)
+    foreign.is_said_to_be_ready()
+    await until(lambda: foreign.admitted, "it is routed to")
+    answer = await send(foreign.inside.port, chat(temperature=0.25, user="ä"))
+    body = json.loads(answer.body)
+    assert body["model"] == seen
+    assert {**body, "model": ""} == {"model": "", "messages": [], "stream": False, "temperature": 0.25, "user": "ä"}
+
+
+async def test_brought_when_its_spokesman_is_silent_then_it_is_kept_while_it_answers(
+    foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign.route()
+    foreign.is_said_to_be_ready()
+    await until(lambda: foreign.admitted, "it is routed to")
+    (known,) = foreign.model.replicas.values()
+    monkeypatch.setattr(admission, "FORGET_SECONDS", -1.0)
+    before = known.heard
+    foreign.admissions.judge_silence()
+    await until(lambda: known.heard > before, "it was asked instead")
+    assert foreign.admitted
+    foreign.healthy = False
+    foreign.admissions.judge_silence()
+    await until(lambda: not foreign.admitted, "it does not answer")
+    foreign.admissions.judge_silence()
+    assert foreign.model.replicas == {}
