@@ -107,9 +107,28 @@ class Admissions:
             for replica in list(model.replicas.values()):
                 silence = self._silence(replica)
                 replica.suspect = replica.suspect or silence > SUSPECT_SECONDS  # until it speaks again
-                if silence > FORGET_SECONDS and not replica.in_flight:
+                if silence > FORGET_SECONDS and model.is_spoken_for(replica):
+                    self._ask_instead(model, replica)
+                elif silence > FORGET_SECONDS and not replica.in_flight:
                     log.info("forgot %s/%s: silent for %.0f s", model.namespace, replica.pod, silence)
                     self._table.remove_replica(model, replica)
+
+    def _ask_instead(self, model: ServedModel, replica: Replica) -> None:
+        """Who is spoken for is not gone when his spokesman is silent: he is believed while he answers."""
+        if replica.admitted and not replica.probing:
+            replica.probing = True
+            self._tasks.create_task(self._confirm(model, replica))
+        elif not replica.admitted and not replica.in_flight:
+            self._table.remove_replica(model, replica)
+
+    async def _confirm(self, model: ServedModel, replica: Replica) -> None:
+        try:
+            if await _is_ready(replica.pool, model.readiness_path(replica)):
+                replica.heard = self._loop.time()
+            else:
+                replica.withdraw()
+        finally:
+            replica.probing = False
 
     def _remember(self, model: ServedModel, known: Replica | None, report: ReplicaReport) -> Replica:
         """Return the replica that has spoken: the known one, or a new one, which takes the place of its name."""
@@ -154,7 +173,7 @@ class Admissions:
 
     async def _probe(self, model: ServedModel, replica: Replica) -> None:
         try:
-            ready = await _is_ready(replica.pool)
+            ready = await _is_ready(replica.pool, model.readiness_path(replica))
         finally:
             replica.probing = False
         still_meant = model.replicas.get(replica.pod) is replica and replica.report.state is ReplicaState.READY
@@ -190,13 +209,14 @@ def _process(report: ReplicaReport) -> tuple[float, str, int]:
     return report.started, report.host, report.port
 
 
-async def _is_ready(pool: Pool) -> bool:
+async def _is_ready(pool: Pool, path: str) -> bool:
     """Return whether the replica answers its readiness probe with 200; the connection stays for the first request."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             connection = await pool.connect()
             try:
-                connection.send(b"GET /health/ready HTTP/1.1\r\nhost: replica\r\nuser-agent: headrace-gateway\r\n\r\n")
+                head = f"GET {path} HTTP/1.1\r\nhost: replica\r\nuser-agent: headrace-gateway\r\n\r\n"
+                connection.send(head.encode())
                 while not connection.complete:
                     await connection.changed()
                     connection.take()

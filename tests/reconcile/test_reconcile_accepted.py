@@ -107,6 +107,26 @@ def test_source_when_its_scheme_is_not_allowed_here_then_source_not_allowed() ->
     assert world.refused() == v.SOURCE_NOT_ALLOWED
 
 
+@pytest.mark.parametrize(
+    ("uri", "allowed"),
+    [
+        ("pvc://models/x.gguf", {"package", "https", "file"}),  # where there are no claims
+        ("file:///x.gguf", {"package", "https", "pvc"}),  # where a path means another machine each time
+    ],
+)
+def test_source_when_its_scheme_belongs_to_the_other_world_then_source_not_allowed(uri: str, allowed: set[str]) -> None:
+    settings = replace(SETTINGS, allowed_schemes=frozenset(allowed))
+    world = World(manifest=resource(model={"source": {"uri": uri}}), settings=settings)
+    assert world.look().children == ()
+    assert world.says(v.ACCEPTED) == ("False", v.SOURCE_NOT_ALLOWED)
+
+
+def test_source_when_settings_say_nothing_then_a_claim_is_not_allowed() -> None:
+    world = World(manifest=resource(model={"source": {"uri": "pvc://models/x.gguf"}}))
+    world.look()
+    assert world.refused() == v.SOURCE_NOT_ALLOWED
+
+
 def test_name_when_another_holds_it_then_name_taken_and_no_route_of_ours() -> None:
     world = World(manifest=resource(model={"name": "chat", "source": {"uri": SOURCE}}), names_taken=frozenset({"chat"}))
     outcome = world.look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -97,11 +98,25 @@ def test_pods_when_made_then_they_pass_the_restricted_standard_and_start_fast(ki
 def test_models_when_there_is_a_claim_then_mounted_and_only_the_fetch_may_write() -> None:
     world = World(manifest=resource(), settings=replace(SETTINGS, models_claim="models"))
     world.calm()
-    for kind, read_only in (("Deployment", True), ("Job", False)):
+    for kind, read_only in (("Deployment", {"readOnly": True}), ("Job", {})):
         pod = pod_of(world, kind)
-        assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": read_only}
-        mount = pod["containers"][0]["volumeMounts"][0]
-        assert (mount["mountPath"], mount["readOnly"]) == ("/models", read_only)
+        assert pod["volumes"] == [{"name": "models", "persistentVolumeClaim": {"claimName": "models", **read_only}}]
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert mounts == [{"name": "models", "mountPath": "/models", **read_only}]
+
+
+@pytest.mark.parametrize("claim", ["models", "weights.of-another-team"])
+def test_models_when_the_source_is_in_a_claim_then_that_one_is_mounted_and_nobody_writes(claim: str) -> None:
+    manifest = resource(model={"source": {"uri": f"pvc://{claim}/smol/model.gguf"}})
+    settings = replace(SETTINGS, models_claim="models", allowed_schemes=frozenset({"pvc"}))
+    world = World(manifest=manifest, settings=settings)
+    world.calm()
+    for kind in ("Deployment", "Job"):
+        pod = pod_of(world, kind)
+        (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+        assert volume["persistentVolumeClaim"] == {"claimName": claim, "readOnly": True}
+        assert mount == {"name": "models", "mountPath": "/models", "readOnly": True}
+    assert pod_of(world)["containers"][0]["args"][:2] == ["serve", "/models/smol/model.gguf"]
 
 
 def test_models_when_there_is_no_claim_then_nothing_is_mounted() -> None:
@@ -140,3 +155,181 @@ def test_names_when_the_resources_is_the_longest_allowed_then_children_leave_roo
     for made in world.look().children:
         assert len(made.key.name) + len("-0123456789-abcde") <= 40 + 9 + 17 + len("fetch-")
         assert len(made.key.name) <= 63
+
+
+# -- a cluster's settings --------------------------------------------------------------------------------------
+
+CLUSTER = replace(
+    SETTINGS,
+    nats_url="nats://headrace-nats.platform:4222",
+    models_claim="models",
+    allowed_schemes=frozenset({"package", "https", "pvc"}),
+    platform_namespace="platform",
+    image_pull_secrets=("registry",),
+    pod_security=True,
+    runtime_image_cuda="headrace-runtime-llm-cuda",
+    fetch_env=(("HTTPS_PROXY", "http://proxy.example:3128"), ("NO_PROXY", "10.0.0.0/8")),
+    ca_bundle_configmap="company-ca",
+)
+
+
+def in_cluster(**spec: Any) -> World:
+    world = World(manifest=resource(**({"replicas": 1} | spec)), settings=CLUSTER)
+    world.calm()
+    return world
+
+
+def policy(world: World, component: str) -> Manifest:
+    found: Manifest = next(
+        manifest["spec"]
+        for key, manifest in world.children.items()
+        if (key.kind, key.name) == ("NetworkPolicy", f"smol-{component}")
+    )
+    return found
+
+
+def ports(rule: Manifest) -> set[tuple[str, int]]:
+    return {(port["protocol"], port["port"]) for port in rule["ports"]}
+
+
+def platform(*components: str) -> Manifest:
+    return {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "platform"}},
+        "podSelector": {
+            "matchExpressions": [
+                {"key": "app.kubernetes.io/component", "operator": "In", "values": list(components)},
+            ]
+        },
+    }
+
+
+def test_guards_when_there_is_no_platform_then_none_is_made() -> None:
+    kinds = {key.kind for key in serving_world().children}
+    assert kinds == {"Deployment", "Job", "Service"}
+
+
+def test_guards_when_there_is_a_platform_then_all_are_made_before_the_pods_that_need_them() -> None:
+    outcome = World(manifest=resource(), settings=CLUSTER).look()
+    kinds = [made.key.kind for made in outcome.children]
+    guards = ["ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "NetworkPolicy"]
+    assert kinds == [*guards, "Deployment", "Job", "Service"]
+
+
+def test_disruption_budget_when_made_then_one_runtime_pod_at_a_time_of_whatever_revision() -> None:
+    spec = child(in_cluster(), "PodDisruptionBudget")["spec"]
+    labels = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: "smol", v.COMPONENT_LABEL: "runtime"}
+    assert spec == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_pods_when_there_is_a_platform_then_they_have_an_account_without_a_token_and_a_user_without_rights(
+    kind: str,
+) -> None:
+    world = in_cluster()
+    pod = pod_of(world, kind)
+    account = child(world, "ServiceAccount")
+    assert pod["serviceAccountName"] == account["metadata"]["name"] == "smol-runtime"
+    assert account["automountServiceAccountToken"] is False
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod["securityContext"] == {
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "fsGroupChangePolicy": "OnRootMismatch",
+    }
+
+
+def test_runtime_when_made_then_its_only_volume_are_the_models() -> None:
+    assert [volume["name"] for volume in pod_of(in_cluster())["volumes"]] == ["models"]
+
+
+def test_runtime_when_it_listens_then_to_the_platform_s_gateways_and_operator_alone() -> None:
+    rules = policy(in_cluster(), "runtime")
+    assert rules["policyTypes"] == ["Ingress", "Egress"]
+    (rule,) = rules["ingress"]
+    assert rule["from"] == [platform("gateway", "operator")]
+    assert ports(rule) == {("TCP", 8000)}
+
+
+def test_runtime_when_it_asks_then_names_and_nats_alone() -> None:
+    names, nats = policy(in_cluster(), "runtime")["egress"]
+    assert ports(names) == {("UDP", 53), ("TCP", 53)}
+    assert (nats["to"], ports(nats)) == ([platform("nats")], {("TCP", 4222)})
+
+
+def test_fetch_when_it_asks_then_also_the_web_and_its_proxy_but_not_the_link_and_nobody_asks_it() -> None:
+    world = in_cluster(model={"source": {"uri": "https://mirror.example:8443/smol.gguf"}})
+    rules = policy(world, "fetch")
+    assert "ingress" not in rules
+    assert rules["policyTypes"] == ["Ingress", "Egress"]
+    web = rules["egress"][-1]
+    assert ports(web) == {("TCP", port) for port in (80, 443, 3128, 8443)}
+    blocks = {block["ipBlock"]["cidr"]: block["ipBlock"]["except"] for block in web["to"]}
+    assert blocks == {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fe80::/10"]}
+
+
+def test_fetch_when_the_platform_says_how_then_it_has_its_variables_and_trusts_its_certificates() -> None:
+    pod = pod_of(in_cluster(), "Job")
+    said = variables(pod)
+    assert said["HTTPS_PROXY"] == "http://proxy.example:3128"
+    assert {said[name] for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")} == {"/etc/headrace/ca/ca.crt"}
+    assert pod["volumes"][1] == {"name": "ca", "configMap": {"name": "company-ca"}}
+    mount = pod["containers"][0]["volumeMounts"][1]
+    assert mount == {"name": "ca", "mountPath": "/etc/headrace/ca", "readOnly": True}
+
+
+@pytest.mark.parametrize(
+    ("resources", "image"),
+    [
+        ({}, "headrace-runtime-llm"),
+        ({"limits": {"memory": "1Gi"}}, "headrace-runtime-llm"),
+        ({"limits": {"nvidia.com/gpu": "1"}}, "headrace-runtime-llm-cuda"),
+        ({"requests": {"nvidia.com/gpu": "1"}}, "headrace-runtime-llm-cuda"),
+    ],
+)
+def test_image_when_the_resources_name_a_gpu_then_it_is_the_one_for_cuda(resources: Manifest, image: str) -> None:
+    world = in_cluster(template={"resources": resources})
+    assert pod_of(world)["containers"][0]["image"] == image
+    world.settings = replace(CLUSTER, runtime_image_cuda=None)
+    world.calm()
+    assert pod_of(world)["containers"][0]["image"] == "headrace-runtime-llm"
+
+
+def test_children_when_made_then_they_say_nothing_empty_that_a_server_would_leave_out() -> None:
+    """A server drops what is false or empty (a variable's value, a volume's readOnly) unless it means something."""
+    world = in_cluster(template={"env": [{"name": "EMPTY"}]})
+    meant = {"automountServiceAccountToken", "enableServiceLinks", "allowPrivilegeEscalation", "resources"}
+    assert not [path for made in world.children.values() for path in _empty(made) if path[-1] not in meant]
+
+
+def _empty(part: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    if path and path[-1] == "status":
+        return
+    children = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for name, value in children:
+        yield from _empty(value, *path, str(name))
+    if part in ("", False, [], {}, None):
+        yield path
+
+
+def test_kept_children_when_the_server_filled_them_in_then_only_what_was_said_is_said_again() -> None:
+    """To claim a Job's selector or a Service's address would make the next apply take it away, which is refused."""
+    world = in_cluster()
+    said = {key: {k: x for k, x in made.items() if k != "status"} for key, made in world.children.items()}
+    for key, made in world.children.items():
+        match key.kind:
+            case "Job":
+                made["spec"] = {**made["spec"], "selector": {"matchLabels": {"uid": "1"}}, "parallelism": 1}
+                template = made["spec"]["template"]
+                labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": key.name}
+                made["spec"]["template"] = {**template, "metadata": {"labels": labels, "creationTimestamp": None}}
+            case "Service":
+                made["spec"] = {**made["spec"], "clusterIP": "10.0.0.1", "sessionAffinity": "None"}
+            case "ServiceAccount":
+                made["secrets"] = [{"name": "token"}]
+            case "Deployment":
+                made["spec"] = {**made["spec"], "revisionHistoryLimit": 10}
+            case _:
+                made["metadata"] = {**made["metadata"], "resourceVersion": "7"}
+    world.apply(replicas=-1)
+    assert {kept.key: kept.manifest for kept in world.decide().children} == said

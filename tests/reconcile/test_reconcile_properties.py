@@ -27,14 +27,28 @@ SPECS: dict[str, list[Any]] = {
         {"minReplicas": 3, "maxReplicas": 1},  # invalid
     ],
     "suspend": [None, True],
-    "runtime": [None, {"type": "LLM", "llm": {"maxModelLen": 4096}}],
-    "rollout": [None, {"startupDeadlineSeconds": 3}, {"drainTimeoutSeconds": 5}],
+    "runtime": [
+        None,
+        {"type": "LLM", "llm": {"maxModelLen": 4096}},
+        {"type": "Container", "container": {"image": "engine:1", "modelName": "m"}},
+    ],
+    "rollout": [
+        None,
+        {"startupDeadlineSeconds": 3},
+        {"drainTimeoutSeconds": 5},
+        {"type": "Recreate"},
+        {"rollingUpdate": {"surge": "Never"}},
+        {"type": "Canary", "canary": {"percent": 10}},
+        {"type": "Canary", "canary": {"percent": 60}, "startupDeadlineSeconds": 3},
+        {"type": "Canary"},  # invalid
+    ],
     "model": [
         {"source": {"uri": SOURCE}},
         {"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}},
         {"source": {"uri": SOURCE, "digest": DIGEST}},
         {"name": "taken", "source": {"uri": SOURCE}},
         {"source": {"uri": "gopher://nowhere/x"}},  # invalid
+        {"name": "brought"},  # without a source: invalid unless a container brings it
     ],
 }
 changes = st.sampled_from([(name, value) for name, values in SPECS.items() for value in values])
@@ -141,6 +155,18 @@ class Faults(RuleBasedStateMachine):
         self.world.gateways = gateways
         self.world.demand = {gateway: demand for gateway, demand in self.world.demand.items() if gateway in gateways}
 
+    @rule(room=st.one_of(st.none(), st.integers(0, 4)))
+    def room_grows_and_shrinks(self, room: int | None) -> None:
+        self.world.room = room
+
+    @rule(lingers=st.booleans())
+    def pods_go_slowly_or_at_once(self, lingers: bool) -> None:  # noqa: FBT001 - hypothesis passes by name
+        self.world.lingers = lingers
+
+    @rule()
+    def grace_periods_end(self) -> None:
+        self.world.depart()
+
     @rule()
     def loop_restarts(self) -> None:
         self.world.restart_loop()
@@ -163,10 +189,9 @@ class Faults(RuleBasedStateMachine):
         """Once the faults stop, the world comes to the rest that the spec asks for."""
         world = self.world
         world.connected, world.gateways, world.demand = True, frozenset({"gw-1"}), {}
-        world.names_taken = frozenset()
+        world.names_taken, world.room, world.lingers = frozenset(), None, False
+        world.depart()
         for pod in list(world.pods.values()):
-            if "deletionTimestamp" in pod["metadata"]:
-                world.pods.pop(pod["metadata"]["name"])
             pod["status"]["conditions"] = [c for c in pod["status"]["conditions"] if c["type"] != "PodScheduled"]
         world.calm()  # a pause after a given-up start may have to end
         outcome = world.calm()
@@ -196,7 +221,7 @@ def assert_shares(manifest: Manifest, outcome: Outcome[Memory]) -> None:
     if outcome.route is not None:
         shares = [weight.weight_percent for weight in outcome.route.revisions]
         assert sum(shares) in ((100,) if accepted else (0, 100))
-        assert len([share for share in shares if share]) <= 1
+        assert 0 not in shares
     if accepted:
         assert len(replicas) in (1, 2)  # two only while one takes over from the other
         if manifest["spec"].get("suspend"):
@@ -214,18 +239,39 @@ def assert_at_rest(world: World, outcome: Outcome[Memory]) -> None:
     if world.says(v.ACCEPTED)[0] != "True":
         return
     assert outcome.events == ()
-    assert world.says(v.PROGRESSING) == ("False", v.STABLE)
-    assert len(world.revisions()) == 1
-    (replicas,) = world.revisions().values()
+    if len(world.revisions()) == 2:
+        replicas = assert_canary_at_rest(world)
+    else:
+        (replicas,) = world.revisions().values()
+        assert world.says(v.PROGRESSING) == ("False", v.STABLE)
+        assert len(world.runtimes()) == replicas
     if spec.get("suspend"):
         assert replicas == 0
     elif "scaling" not in spec:
         assert replicas == spec.get("replicas", 1)
     else:
         assert spec["scaling"].get("minReplicas", 0) <= replicas <= spec["scaling"]["maxReplicas"]
-    assert len(world.runtimes()) == replicas
     off = spec.get("suspend") or ("scaling" not in spec and replicas == 0)
-    assert world.says(v.READY)[0] == ("False" if off else "True")
+    taken_back = any("failure" in each for each in world.manifest["status"]["revisions"])
+    assert world.says(v.READY)[0] == ("False" if off or taken_back else "True")
+
+
+def assert_canary_at_rest(world: World) -> int:
+    """Two revisions stay only as a canary beside the stable one; return how many replicas the latter has."""
+    spec, shares = world.manifest["spec"], world.weights()
+    assert spec["rollout"]["type"] == "Canary"
+    percent = spec["rollout"]["canary"]["percent"]
+    canary, stable = (each["name"] for each in world.manifest["status"]["revisions"])
+    few, replicas = world.revisions()[canary], world.revisions()[stable]
+    assert few == -(-replicas * percent // 100)
+    assert len(world.runtimes()) == few + replicas
+    status, reason = world.says(v.PROGRESSING)
+    if shares == {canary: percent, stable: 100 - percent}:
+        assert (status, reason) == ("True", v.CANARY)
+    else:
+        assert shares == {stable: 100}
+        assert status == "False" or replicas == 0
+    return replicas
 
 
 TestFaults = Faults.TestCase

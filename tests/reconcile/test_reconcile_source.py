@@ -197,3 +197,28 @@ def test_job_when_the_platforms_settings_change_then_another_name_because_a_temp
     world.look()
     assert job(world)["metadata"]["name"] != before
     assert list(world.revisions().values()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "reason", "refused"),
+    [
+        ("ImagePullBackOff", v.IMAGE_PULL_FAILED, v.IMAGE_PULL_FAILED),
+        ("CreateContainerConfigError", v.FETCH_FAILED, v.FETCH_FAILED),
+        (None, v.UNSCHEDULABLE, None),
+    ],
+)
+def test_fetch_when_its_pod_cannot_run_then_it_is_told_and_requests_wait_only_for_room(
+    waiting: str | None, reason: str, refused: str | None
+) -> None:
+    world = started()
+    pod = world.fetch_pod()
+    assert pod is not None
+    if waiting is None:
+        world.no_room(pod)
+    else:
+        world.container(pod, {"waiting": {"reason": waiting, "message": "for a reason"}})
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", reason)
+    assert world.refused() == refused
+    world.calm()
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)

@@ -185,7 +185,7 @@ def test_burst_capacity_when_reported_then_it_is_free_room_less_the_target_burst
 
 
 def test_queue_delay_when_demand_stays_then_replicas_settle_at_what_is_busy() -> None:
-    """A closed loop: 100 permanent requests, 16 to a replica; whoever finds no room waits, a second more each second."""
+    """A closed loop: 100 permanent requests, 16 to a replica; who finds no room waits, a second more each second."""
     policy = replace(POLICY, metric="QueueDelay", target=200, max_replicas=10)
     state, delay, replicas = steady(1), 0.0, []
     for second in range(600):

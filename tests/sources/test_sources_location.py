@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.sources.location import location, redacted, scheme_of
+from headrace.sources.location import claim_of, location, redacted, scheme_of
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -45,18 +46,38 @@ def test_location_of_a_uri_then_ends_in_a_harmless_basename(uri: str, basename: 
     assert location(uri, None).partition("/")[2] == basename
 
 
+@pytest.mark.parametrize(
+    ("uri", "claim", "path"),
+    [
+        ("pvc://models/model.gguf", "models", "model.gguf"),
+        ("pvc://team.models-1/a/b@c/model+q8.gguf", "team.models-1", "a/b@c/model+q8.gguf"),
+    ],
+)
+def test_location_of_a_claim_s_file_then_where_it_is_whatever_its_digest(uri: str, claim: str, path: str) -> None:
+    assert (claim_of(uri), location(uri, None), location(uri, DIGEST)) == (claim, path, path)
+
+
+@pytest.mark.parametrize("uri", ["https://models/x", "pvc://models", "pvc://models/../x", "pvc://models/x\n", "pvc://"])
+def test_claim_of_anything_else_then_none(uri: str) -> None:
+    assert claim_of(uri) is None
+
+
 def test_location_when_uri_or_digest_differs_then_differs() -> None:
     uri = "https://host/model.gguf"
 
     assert len({location(uri, None), location(uri, DIGEST), location(uri + "?v=2", None)}) == 3
 
 
-@given(uri=st.text(max_size=200))
+@given(uri=st.one_of(st.text(max_size=200), st.from_regex(r"pvc://[a-z./-]*/[a-z./-]*", fullmatch=True)))
 def test_location_of_any_text_then_stays_in_the_model_directory(uri: str) -> None:
-    """Whatever a user writes, nothing raises, and the path has two harmless parts."""
+    """Whatever a user writes, nothing raises, and the path has two harmless parts, or is one in a claim."""
     redacted(uri)
     scheme_of(uri)
 
+    if claim_of(uri) is not None:
+        assert not Path(location(uri, None)).is_absolute()
+        assert not {"", ".", ".."} & set(location(uri, None).split("/"))
+        return
     assert re.fullmatch(r"[0-9a-f]{16}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", location(uri, None))
 
 

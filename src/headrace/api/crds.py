@@ -1,7 +1,8 @@
 """The CRDs, generated from the pydantic models: structural schema, defaults, descriptions, rules, columns.
 
-`headrace dev crds` writes `crds/`. Kubernetes wants what pydantic's JSON Schema is not: no `$ref`, no
-`anyOf null`, no `title`; a default on every parent of a defaulted field, or the child's default is never applied.
+`headrace dev crds` writes `crds/` and the chart's copies. Kubernetes wants what pydantic's JSON Schema is not: no
+`$ref`, no `anyOf null`, no `title`; a default on every parent of a defaulted field, or the child's default is never
+applied.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Schema = dict[str, Any]
 
 CRD_DIRECTORY = Path(__file__).parents[3] / "crds"
 """Where the checkout keeps them."""
+CHART_CRD_DIRECTORY = CRD_DIRECTORY.parent / "charts/headrace/files/crds"
+"""The chart's copies, which its templates install and upgrade: Helm itself would install them once, and never again."""
 
 _DROPPED = frozenset({"title", "additionalProperties", "propertyNames"})
 
@@ -162,6 +165,7 @@ def status_schema() -> Schema:
             "weightPercent": integer("Share of new requests, percent."),
             "replicas": integer("Wanted replicas."),
             "readyReplicas": integer("Replicas that every gateway routes to."),
+            "failure": string("Why it is taken back as a canary: it gets no requests until the spec changes.", 64),
         },
     }
     cold_start = {
@@ -180,10 +184,18 @@ def status_schema() -> Schema:
         "properties": {
             "observedGeneration": integer("Generation that this status is about."),
             "url": string("Base URL of the gateway.", 2048),
+            "publicName": string("Public name that the resource has; nobody takes it away.", 128),
             "replicas": integer("Replicas that exist."),
             "readyReplicas": integer("Replicas that every gateway routes to."),
             "specReplicas": integer("spec.replicas as last seen: tells when it is changed in vain."),
             "selector": string("Label selector of the runtime's pods.", 1024),
+            "capabilities": {
+                "type": "array",
+                "maxItems": 16,
+                "description": "What the runtime can do for headrace; what is missing degrades by name.",
+                "x-kubernetes-list-type": "set",
+                "items": {"type": "string", "maxLength": 64},
+            },
             "source": {
                 "type": "object",
                 "description": "The model's file as it was fetched.",
@@ -229,10 +241,11 @@ def _columns() -> list[dict[str, Any]]:
 
 
 def write() -> list[Path]:
-    """Write the CRDs into the checkout and return their paths."""
-    CRD_DIRECTORY.mkdir(exist_ok=True)
+    """Write the CRDs into the checkout, the chart's copies too, and return their paths."""
     paths = []
-    for name, text in render().items():
-        paths.append(CRD_DIRECTORY / name)
-        paths[-1].write_text(text, encoding="utf-8")
+    for directory in (CRD_DIRECTORY, CHART_CRD_DIRECTORY):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in render().items():
+            paths.append(directory / name)
+            paths[-1].write_text(text, encoding="utf-8")
     return paths

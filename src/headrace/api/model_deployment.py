@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+Word = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=253)]
 
 
@@ -30,7 +31,8 @@ class Source(Part):
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, or file:///PATH "
+        description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, pvc://CLAIM/PATH (a "
+        "file in a PersistentVolumeClaim of the namespace, used where it is; in a cluster only), or file:///PATH "
         "(local mode only).",
     )
     digest: str | None = Field(
@@ -52,7 +54,11 @@ class Model(Part):
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
         description="Public name: what a client puts into the field `model`. Default: metadata.name.",
     )
-    source: Source = Field(description="Where the model's file comes from. May change; a change makes a revision.")
+    source: Source | None = Field(
+        default=None,
+        description="Where the model's file comes from. May change; a change makes a revision. Required unless "
+        "runtime.type is Container: a container may bring its model itself.",
+    )
 
 
 class LLMRuntime(Part):
@@ -66,11 +72,59 @@ class LLMRuntime(Part):
     )
 
 
+class ContainerRuntime(Part):
+    """An engine that you bring: any container that serves OpenAI's API over HTTP."""
+
+    image: str = Field(
+        min_length=1, max_length=512, pattern=r"^[!-~]+$", description="Its image; local mode runs the command instead."
+    )
+    command: list[Word] = Field(
+        default_factory=list,
+        max_length=64,
+        description="What to run instead of the image's entrypoint; required in local mode.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    args: list[Word] = Field(
+        default_factory=list,
+        max_length=256,
+        description="Its arguments. $(HEADRACE_MODEL_PATH) is the model's file, $(HEADRACE_MODEL_NAME) its public "
+        "name, $(HEADRACE_POD_IP) the address to listen on.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    port: int = Field(default=8000, ge=1, le=65535, description="Where it listens.")
+    readiness_path: str = Field(
+        default="/v1/models",
+        max_length=1024,
+        pattern=r"^/[!-~]*$",
+        description="What it answers with 200 (GET) when it can serve.",
+    )
+    model_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Name by which it knows the model: gateways write it into requests. Default: the public name.",
+    )
+    max_concurrent_requests: int = Field(
+        default=16, ge=1, le=10_000, description="Requests that one replica gets at the same time from each gateway."
+    )
+
+
 class Runtime(Part):
     """Which engine serves the model: a type and the member of that name."""
 
-    type: Literal["LLM"] = Field(default="LLM", description="LLM: our own engine for text models. Immutable.")
+    type: Literal["LLM", "Container"] = Field(
+        default="LLM",
+        description="LLM: our own engine for text models. Container: an engine that you bring. Immutable.",
+    )
     llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
+    container: ContainerRuntime | None = Field(
+        default=None, description="The engine when type is Container; required then."
+    )
+
+    @property
+    def max_concurrent_requests(self) -> int:
+        """How many requests one replica takes at the same time."""
+        return (self.container or self.llm or LLMRuntime()).max_concurrent_requests
 
 
 class ConcurrencyMetric(Part):
@@ -122,9 +176,33 @@ class Scaling(Part):
     )
 
 
-class Rollout(Part):
-    """Limits of starting and stopping."""
+class RollingUpdate(Part):
+    """How a new revision comes beside the old one."""
 
+    surge: Literal["Auto", "Never"] = Field(
+        default="Auto",
+        description="Auto: the new revision starts beside the full old one; when there is no room for that for 10 s, "
+        "replica by replica in its place. Never: in its place from the beginning.",
+    )
+
+
+class Canary(Part):
+    """How much a new revision gets until it is promoted or taken back."""
+
+    percent: int = Field(ge=1, le=99, description="Share of the replicas (rounded up) and of new requests, percent.")
+
+
+class Rollout(Part):
+    """How a new revision takes over, and limits of starting and stopping."""
+
+    type: Literal["RollingUpdate", "Recreate", "Canary"] = Field(
+        default="RollingUpdate",
+        description="RollingUpdate: the old revision serves until the new one does. Recreate: the old one goes first; "
+        "requests are held meanwhile. Canary: the new one gets a share and keeps it until the type changes (which "
+        "promotes it) or the old spec is applied; when it fails, its share goes back to the old one.",
+    )
+    rolling_update: RollingUpdate | None = Field(default=None, description="Settings when type is RollingUpdate.")
+    canary: Canary | None = Field(default=None, description="Settings when type is Canary; required then.")
     startup_deadline_seconds: int = Field(
         default=600,
         ge=1,
@@ -202,6 +280,8 @@ class Spec(Part):
     scaling: Scaling | None = Field(
         default=None, description="Lets the number of replicas follow demand; `replicas` is then ignored."
     )
-    rollout: Rollout = Field(default_factory=Rollout, description="Limits of starting and stopping.")
+    rollout: Rollout = Field(
+        default_factory=Rollout, description="How a new revision takes over, and limits of starting and stopping."
+    )
     suspend: bool = Field(default=False, description="true: no replicas, and requests are refused with 503.")
     template: Template = Field(default_factory=Template, description="What is laid over the pod template.")

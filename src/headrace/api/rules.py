@@ -18,7 +18,10 @@ NAME_LENGTH = 40
 """A child's name is `<name>-<revision>` or `<name>-fetch-<hash>`, and a pod's has two suffixes more, within 63."""
 PACKAGE_URI = r"^package://[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.!+_-]*/[^/].*$"
 HTTPS_URI = r"^https://[^/]+/.+$"
+PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9_][A-Za-z0-9._+=@-]*)+$"
+"""A path of plain names, none of which leads upwards or is hidden."""
 FILE_URI = r"^file:///.+$"
+_URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
@@ -60,9 +63,30 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.model.source",
         "uri",
-        f"self.uri.matches('{PACKAGE_URI}') || self.uri.matches('{HTTPS_URI}') || self.uri.matches('{FILE_URI}')",
-        lambda self, _: any(_matches(pattern, self["uri"]) for pattern in (PACKAGE_URI, HTTPS_URI, FILE_URI)),
-        "must be package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH or file:///PATH",
+        " || ".join(f"self.uri.matches('{pattern}')" for pattern in _URIS),
+        lambda self, _: any(_matches(pattern, self["uri"]) for pattern in _URIS),
+        "must be package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH, pvc://CLAIM/PATH or file:///PATH",
+    ),
+    Rule(
+        "spec",
+        "model.source",
+        "has(self.model.source) || self.runtime.type == 'Container'",
+        lambda self, _: "source" in self["model"] or self["runtime"]["type"] == "Container",
+        "is required unless runtime.type is Container",
+    ),
+    Rule(
+        "spec.runtime",
+        "llm",
+        "!has(self.llm) || self.type == 'LLM'",
+        lambda self, _: "llm" not in self or self["type"] == "LLM",
+        "may only be set when type is LLM",
+    ),
+    Rule(
+        "spec.runtime",
+        "container",
+        "has(self.container) == (self.type == 'Container')",
+        lambda self, _: ("container" in self) == (self["type"] == "Container"),
+        "must be set when type is Container, and only then",
     ),
     Rule(
         "spec.runtime",
@@ -92,5 +116,19 @@ RULES: tuple[Rule, ...] = (
         "!has(self.queueDelay) || self.type == 'QueueDelay'",
         lambda self, _: "queueDelay" not in self or self["type"] == "QueueDelay",
         "may only be set when type is QueueDelay",
+    ),
+    Rule(
+        "spec.rollout",
+        "rollingUpdate",
+        "!has(self.rollingUpdate) || self.type == 'RollingUpdate'",
+        lambda self, _: "rollingUpdate" not in self or self["type"] == "RollingUpdate",
+        "may only be set when type is RollingUpdate",
+    ),
+    Rule(
+        "spec.rollout",
+        "canary",
+        "has(self.canary) == (self.type == 'Canary')",
+        lambda self, _: ("canary" in self) == (self["type"] == "Canary"),
+        "must be set when type is Canary, and only then",
     ),
 )

@@ -27,6 +27,8 @@ API_KEY_LABEL = "headrace.dev/api-key"
 public names that the key may call)."""
 PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
 """On a revision's Deployment: the public name that its pods serve, for as long as requests go to that revision."""
+ENGINE_MODEL_ANNOTATION = "headrace.dev/engine-model"
+"""On the Deployment of a Container revision: the name by which its engine knows the model; empty: the public name."""
 ROUTABLE_GATE = "headrace.dev/routable"
 """Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
 FINALIZER = "headrace.dev/cleanup"
@@ -54,11 +56,13 @@ CONDITIONS = (READY, ACCEPTED, MODEL_CACHED, WORKLOADS_READY, ROUTABLE, SCALING_
 VALID = "Valid"
 INVALID_SPEC = "InvalidSpec"
 NAME_TAKEN = "NameTaken"
-"""Another ModelDeployment of the namespace, older, has the same public model name."""
+"""Another ModelDeployment of the namespace has the same public model name, or is older and waits for it too."""
 SOURCE_NOT_ALLOWED = "SourceNotAllowed"
 """The source's scheme or address is refused by configuration."""
 # ModelCached
 CACHED = "Cached"
+NO_SOURCE = "NoSource"
+"""There is no file to fetch: the container brings its model."""
 FETCHING = "Fetching"
 SOURCE_UNREACHABLE = "SourceUnreachable"
 DIGEST_MISMATCH = "DigestMismatch"
@@ -96,8 +100,25 @@ DISABLED = "Disabled"
 STABLE = "Stable"
 ROLLING_OUT = "RollingOut"
 NO_CAPACITY_FOR_SURGE = "NoCapacityForSurge"
+"""There is no room for the new revision beside the old one. False: the old one serves on. True: after 10 s it gives way
+replica by replica."""
+REPLACING = "Replacing"
+"""The old revision gives way before the new one comes, because the spec says so (Recreate, surge Never)."""
+CANARY = "Canary"
+"""The new revision has the share that spec.rollout.canary gives it, and keeps it until the spec changes."""
 # any condition that was not observed yet
 PENDING = "Pending"
+
+# -- capabilities of a runtime (status.capabilities): what is missing degrades by name ---------------------------
+LOAD_REPORTS = "LoadReports"
+"""It says how busy it is; else gateways count their own requests alone, up to maxConcurrentRequests each."""
+DRAIN = "Drain"
+"""It waits for the gateways before it refuses work, and finishes what runs; else what it still runs may be cut off, and
+requests are asked for elsewhere."""
+PROGRESS = "Progress"
+"""It says how far its start is, which extends the startup deadline and is told to waiting clients."""
+CAPABILITIES = {"LLM": (DRAIN, LOAD_REPORTS, PROGRESS), "Container": ()}
+"""By runtime type."""
 
 # -- reasons that only events and gateway errors carry ------------------------------------------------------
 SCALE_IGNORED = "ScaleIgnored"

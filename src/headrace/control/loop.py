@@ -20,6 +20,7 @@ from headrace.api.vocabulary import COMPONENT_LABEL, COMPONENT_RUNTIME
 from headrace.control.buckets import BucketWriter
 from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOURCES
 from headrace.control.signals import SignalHub
+from headrace.control.spokesman import Spokesman, brought_pods
 from headrace.control.world import World
 from headrace.events import subjects
 from headrace.reconcile.model_deployment import Memory, reconcile
@@ -54,6 +55,7 @@ class ControlLoop:
         self._client = client
         self._settings = settings
         self._signals = SignalHub(client, self.enqueue)
+        self._spokesman = Spokesman(client)
         self._routes = BucketWriter(client, subjects.ROUTES_BUCKET)
         self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
         self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
@@ -67,10 +69,14 @@ class ControlLoop:
         self._started = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._looked = time.monotonic()
+        """When a look last came to an end, or the first one was asked for after a rest."""
 
     def enqueue(self, key: ResourceKey) -> None:
         """Look at this resource soon."""
         if key not in self._waiting:
+            if self._idle.is_set():
+                self._looked = time.monotonic()
             self._waiting.add(key)
             self._idle.clear()
             if key not in self._busy:
@@ -82,6 +88,10 @@ class ControlLoop:
         self._keys.compare()
         self._presence.compare()
         self._reconnected.set()
+
+    def stuck_seconds(self) -> float:
+        """Return how long looks have waited while none came to an end."""
+        return 0.0 if self._idle.is_set() else time.monotonic() - self._looked
 
     async def settled(self) -> None:
         """Return when everything was looked at that is there now, and the gateways' buckets say so."""
@@ -106,6 +116,7 @@ class ControlLoop:
                 tasks.create_task(writer.run())
             tasks.create_task(self._solicit_after_reconnections())
             tasks.create_task(self._watch_gateways())
+            tasks.create_task(self._spokesman.run())
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
 
@@ -145,6 +156,7 @@ class ControlLoop:
                 await self._look(key)
             finally:
                 self._busy.discard(key)
+                self._looked = time.monotonic()
                 if key in self._waiting:
                     self._queue.put_nowait(key)
                 elif not self._waiting and not self._busy:
@@ -187,6 +199,7 @@ class ControlLoop:
             return None
         observed = self._world.observe(key)
         self._signals.forget_pods(key, _runtime_pods(observed))
+        await self._spokesman.tell(key, brought_pods(resource, observed))
         outcome = reconcile(resource, observed, self._signals.signals(key), self._settings, known.memory)
         await self._carry_out(key, observed, outcome)
         known.memory = outcome.memory
@@ -212,6 +225,7 @@ class ControlLoop:
         for child in surplus:
             await self._world.delete(key, child)
         self._routes.want(_route_key(key), None)
+        await self._spokesman.tell(key, ())
         self._signals.forget(key)
         self._known.pop(key, None)
         RESOURCES.set(len(self._known))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
-from headrace.api.model_deployment import ConcurrencyMetric, LLMRuntime, QueueDelayMetric, Scaling, Spec
+from headrace.api.model_deployment import ConcurrencyMetric, QueueDelayMetric, Scaling, Spec
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.conditions import Condition
 from headrace.reconcile.world import Signals
@@ -86,7 +86,7 @@ def _policy(spec: Spec, scaling: Scaling) -> ScalePolicy:
         metric=metric.type,
         target=target,
         idle_timeout_seconds=float(scaling.idle_timeout_seconds),
-        replica_capacity=(spec.runtime.llm or LLMRuntime()).max_concurrent_requests,
+        replica_capacity=spec.runtime.max_concurrent_requests,
     )
 
 

@@ -8,10 +8,13 @@ from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.demand import Wanted
 from headrace.reconcile.pods import Failure, RuntimePod
-from headrace.reconcile.rollout import Rollout
+from headrace.reconcile.rollout import Rollout, Way, never_surges
 from headrace.reconcile.source import SourceState
 from headrace.reconcile.startup import StartupWatch
 from headrace.reconcile.world import Manifest, Observed, Signals
+
+_FINAL = frozenset({v.CRASH_LOOP, v.OOM_KILLED, v.STARTUP_DEADLINE_EXCEEDED})
+"""Failures of a revision rather than of what it needs (an image, room)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,10 @@ class Findings:
     pods: tuple[RuntimePod, ...]
     rollout: Rollout
     startup: StartupWatch
+    lacking: float | None
+    """Since when the wanted revision finds no room, on the monotonic clock."""
+    taken_back: str
+    """The reason for which the wanted revision gets no requests as a canary any more; empty while it may."""
 
     @property
     def failure(self) -> Failure | None:
@@ -50,6 +57,17 @@ class Findings:
     def taking_over(self) -> bool:
         """Whether requests still go to an old revision."""
         return self.rollout.serving != self.revision
+
+    @property
+    def stays_canary(self) -> bool:
+        """Whether the wanted revision is a canary that has all that it is to have: its share, or its place at zero."""
+        rollout = self.rollout
+        return rollout.way is Way.CANARY and rollout.rolling and (rollout.share > 0 or self.wanted.replicas == 0)
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether the old revision gives way for want of room, and not because the spec says so."""
+        return self.rollout.way is Way.REPLACE and not never_surges(self.resource.spec.rollout)
 
 
 def deployments(observed: Observed) -> dict[str, Manifest]:
@@ -75,6 +93,23 @@ def why_failing(revision: str, pods: tuple[RuntimePod, ...], startup: StartupWat
     """Return why a revision does not start: it was given up, or a pod of it fails."""
     failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)
     return startup.failure(revision) or next(failing, None)
+
+
+def taken_back_for(
+    resource: ModelDeployment, revision: str, failure: Failure | None, observed: Observed, before: Manifest
+) -> str:
+    """Return why a canary is taken back: its failure now, or an earlier one of this generation; empty when it is not.
+
+    A canary that answers between two crashes would otherwise be given requests again and again. Without another
+    revision there is nothing to be a canary of.
+    """
+    if resource.spec.rollout.type != "Canary" or not deployments(observed).keys() - {revision}:
+        return ""
+    if failure is not None and failure.reason in _FINAL:
+        return failure.reason
+    if before.get("observedGeneration") != resource.generation:
+        return ""
+    return next((str(each.get("failure", "")) for each in before.get("revisions", []) if each["name"] == revision), "")
 
 
 def weights(status: Manifest) -> dict[str, int]:

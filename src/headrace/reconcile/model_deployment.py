@@ -15,16 +15,28 @@ from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
 from headrace.reconcile.conditions import Condition, events
 from headrace.reconcile.demand import wanted_replicas
-from headrace.reconcile.findings import Findings, deployments, existing_replicas, replicas_of, weights, why_failing
+from headrace.reconcile.findings import (
+    Findings,
+    deployments,
+    existing_replicas,
+    replicas_of,
+    taken_back_for,
+    weights,
+    why_failing,
+)
 from headrace.reconcile.manifests.deployment import deployment, rescaled
+from headrace.reconcile.manifests.disruption_budget import disruption_budget
 from headrace.reconcile.manifests.fetch_job import fetch_job
+from headrace.reconcile.manifests.network_policy import network_policies
 from headrace.reconcile.manifests.service import service
-from headrace.reconcile.pods import RuntimePod, runtime_pods
+from headrace.reconcile.manifests.service_account import service_account
+from headrace.reconcile.pods import RuntimePod, leaving_revisions, runtime_pods
 from headrace.reconcile.rejected import rejected
 from headrace.reconcile.revision import revision_of
-from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, plan
+from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, Scene, plan
+from headrace.reconcile.room import PATIENCE_SECONDS, gives_way, lacking_since, lacks_room
 from headrace.reconcile.route import route
-from headrace.reconcile.source import SourceState, observe_source, recorded_source
+from headrace.reconcile.source import NOTHING_TO_FETCH, SourceState, observe_source, recorded_source
 from headrace.reconcile.startup import StartupWatch, watch_startup
 from headrace.reconcile.status import conditions, status
 from headrace.reconcile.wake import Wake, watch_wake
@@ -53,6 +65,8 @@ class Memory:
     wake: Wake | None = None
     moved: float | None = None
     """When the route's weight moved to the wanted revision, while an old one waits for the gateways to see it."""
+    lacking: float | None = None
+    """Since when the wanted revision finds no room (or since the last replica gave way to it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +122,17 @@ def _parsed(manifest: Manifest, memory: Memory) -> ModelDeployment:
 
 
 def _check(resource: ModelDeployment, observed: Observed, settings: Settings) -> None:
-    scheme = scheme_of(resource.spec.model.source.uri)
-    if scheme not in settings.allowed_schemes:
+    source, engine = resource.spec.model.source, resource.spec.runtime.container
+    scheme = scheme_of(source.uri) if source is not None else None
+    if scheme is not None and scheme not in settings.allowed_schemes:
         allowed = ", ".join(sorted(settings.allowed_schemes))
         message = f"spec.model.source.uri: the scheme {scheme}:// is not allowed here; allowed: {allowed}"
         raise _Refused(v.SOURCE_NOT_ALLOWED, message)
+    if engine is not None and not engine.command and not settings.runs_images:
+        message = "spec.runtime.container.command: is required here, where its image is not run"
+        raise _Refused(v.INVALID_SPEC, message)
     if resource.public_name in observed.names_taken:
-        message = f"an older ModelDeployment of the namespace serves the name {resource.public_name}"
+        message = f"another ModelDeployment of the namespace has the name {resource.public_name}"
         raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
 
 
@@ -126,7 +144,12 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
     wake = watch_wake(memory.wake, existing_replicas(observed), replicas, look.pods, signals)
     now = conditions(found)
     return Outcome(
-        children=(*_deployments(found, observed, settings), fetch, service(resource)),
+        children=(
+            *_guards(resource, settings),
+            *_deployments(found, observed, settings),
+            *((fetch,) if fetch is not None else ()),
+            service(resource),
+        ),
         status=status(found, now, wake, settings),
         route=route(found, look.manifest, observed),
         memory=Memory(
@@ -136,6 +159,7 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
             startup=found.startup,
             wake=wake,
             moved=_moved(found.rollout, memory, signals),
+            lacking=found.lacking,
         ),
         events=(*events(now, look.before.get("conditions", [])), *_events(found)),
         routable_pods=frozenset(pod.name for pod in look.pods if pod.routable),
@@ -143,25 +167,28 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
     )
 
 
-def _fetch(resource: ModelDeployment, look: _Look) -> tuple[Child, SourceState]:
-    """Return the wanted fetch, and what is known of the source.
+def _fetch(resource: ModelDeployment, look: _Look) -> tuple[Child | None, SourceState]:
+    """Return the wanted fetch (None: there is nothing to fetch), and what is known of the source.
 
     Once a fetch has brought another file than was recorded, the next one must bring the recorded one: it drops what is
     there and tries until the source is restored.
     """
+    source = resource.spec.model.source
+    if source is None:
+        return None, NOTHING_TO_FETCH
 
     def observed(fetch: Child) -> SourceState:
-        return observe_source(resource, look.before, fetch.key, look.observed, look.signals)
+        return observe_source(source, look.before, fetch.key, look.observed, look.signals)
 
-    fetch = fetch_job(resource, look.settings)
-    recorded = recorded_source(resource, look.before)
-    if recorded is None or resource.spec.model.source.digest is not None:
+    fetch = fetch_job(resource, source, look.settings)
+    recorded = recorded_source(source, look.before)
+    if recorded is None or source.digest is not None:
         return fetch, observed(fetch)
-    again = fetch_job(resource, look.settings, expected=recorded["digest"])
+    again = fetch_job(resource, source, look.settings, expected=recorded["digest"])
     if again.key in look.observed.children:
         return again, observed(again)
-    source = observed(fetch)
-    return again if source.condition.reason == v.DIGEST_MISMATCH else fetch, source
+    state = observed(fetch)
+    return again if state.condition.reason == v.DIGEST_MISMATCH else fetch, state
 
 
 def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findings:
@@ -176,17 +203,29 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         startup = watch_startup(memory.startup, revision, pods, now, deadline)
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
-    rollout = plan(
-        revision,
-        wanted.replicas,
+    failure = why_failing(revision, pods, startup)
+    taken_back = taken_back_for(resource, revision, failure, observed, look.before)
+    leaving = leaving_revisions(observed)
+    lacking = lacking_since(memory.lacking, now, lacks=lacks_room(revision, pods, leaving))
+    scene = Scene(
+        target=revision,
+        wanted=wanted.replicas,
+        strategy=resource.spec.rollout,
         olds={name: replicas_of(found) for name, found in deployments(observed).items() if name != revision},
         pods=pods,
-        weights_before=weights(look.before),
+        leaving=leaving,
+        shares=weights(look.before),
         can_start=has_file and startup.may_start(revision, now),
-        fails=why_failing(revision, pods, startup) is not None,
+        fails=failure is not None or bool(taken_back),
         settled=memory.moved is not None and now - memory.moved >= SETTLE_SECONDS,
+        replacing=gives_way(look.before),
+        no_room=lacking is not None and now - lacking >= PATIENCE_SECONDS,
     )
-    return Findings(resource, look.before, look.signals, source, wanted, pods, rollout, startup)
+    if scene.no_room:
+        lacking = now  # one step; the next one waits as long again
+    return Findings(
+        resource, look.before, look.signals, source, wanted, pods, plan(scene), startup, lacking, taken_back
+    )
 
 
 def _taking_requests(pods: tuple[RuntimePod, ...], before: Manifest) -> int:
@@ -202,13 +241,21 @@ def _moved(rollout: Rollout, memory: Memory, signals: Signals) -> float | None:
 
 
 def _deployments(found: Findings, observed: Observed, settings: Settings) -> Iterator[Child]:
-    """Yield the wanted revision's Deployment first: a wake waits for it alone."""
+    """Yield the wanted revision's Deployment first: a wake waits for it alone (nothing is written before it then)."""
     present = deployments(observed)
     for revision, replicas in found.rollout.replicas.items():
         if revision == found.revision:
             yield deployment(found.resource, revision, replicas, settings)
         else:
             yield rescaled(present[revision], replicas)
+
+
+def _guards(resource: ModelDeployment, settings: Settings) -> Iterator[Child]:
+    """Yield what guards the pods, where there is a platform: before them, because they need the account to exist."""
+    if settings.platform_namespace is not None:
+        yield service_account(resource)
+        yield disruption_budget(resource)
+        yield from network_policies(resource, settings.platform_namespace, settings)
 
 
 def _events(found: Findings) -> Iterator[Event]:
@@ -231,7 +278,8 @@ def _requeue(found: Findings, ready: Condition) -> float | None:
     demanded = any(demand.queued + demand.in_flight for demand in found.signals.demand.values())
     if found.wanted.off is not None:
         return None
-    if ready.status != "True" or found.rollout.rolling or (demanded and found.wanted.scale is not None):
+    moving = found.rollout.rolling and not found.stays_canary
+    if ready.status != "True" or moving or (demanded and found.wanted.scale is not None):
         return WORKING_REQUEUE_SECONDS
     if found.wanted.replicas == 0:
         return None

@@ -62,6 +62,15 @@ def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, list
     )
 
 
+def leaving_revisions(observed: Observed) -> frozenset[str]:
+    """Return the revisions with runtime pods on their way out, which still hold what they hold of a node."""
+    return frozenset(
+        str(pod["metadata"]["labels"].get(v.REVISION_LABEL, ""))
+        for pod in observed.pods
+        if component_of(pod) == v.COMPONENT_RUNTIME and pod["metadata"].get("deletionTimestamp")
+    )
+
+
 def component_of(pod: Manifest) -> str:
     """Return the component that a pod belongs to."""
     return str(pod["metadata"].get("labels", {}).get(v.COMPONENT_LABEL, ""))
@@ -112,21 +121,28 @@ def _gate(pod: Manifest) -> bool:
     return any(gate["type"] == v.ROUTABLE_GATE and gate["status"] == "True" for gate in conditions)
 
 
-def _failure(pod: Manifest, *, crash_looping: bool) -> Failure | None:
+def never_began(pod: Manifest) -> Failure | None:
+    """Return what keeps a pod from running at all: no room, no image, or something it refers to that is not there."""
     for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return Failure(v.UNSCHEDULABLE, str(condition.get("message") or "no node has room for the pod"))
-    failures = (_container_failure(pod, container, crash_looping=crash_looping) for container in _containers(pod))
-    return next((failure for failure in failures if failure is not None), None)
+    for container in _containers(pod):
+        waiting = container.get("state", {}).get("waiting", {})
+        reason = waiting.get("reason", "")
+        if reason in _IMAGE_REASONS:
+            return Failure(v.IMAGE_PULL_FAILED, str(waiting.get("message") or reason))
+        if reason in _CONFIG_REASONS:
+            return Failure(v.CRASH_LOOP, f"the container cannot be created: {waiting.get('message') or reason}")
+    return None
 
 
-def _container_failure(pod: Manifest, container: Manifest, *, crash_looping: bool) -> Failure | None:
-    waiting = container.get("state", {}).get("waiting", {})
-    reason = waiting.get("reason", "")
-    if reason in _IMAGE_REASONS:
-        return Failure(v.IMAGE_PULL_FAILED, str(waiting.get("message") or reason))
-    if reason in _CONFIG_REASONS:
-        return Failure(v.CRASH_LOOP, f"the container cannot be created: {waiting.get('message') or reason}")
+def _failure(pod: Manifest, *, crash_looping: bool) -> Failure | None:
+    failures = (_crash(pod, container, crash_looping=crash_looping) for container in _containers(pod))
+    return never_began(pod) or next((failure for failure in failures if failure is not None), None)
+
+
+def _crash(pod: Manifest, container: Manifest, *, crash_looping: bool) -> Failure | None:
+    reason = container.get("state", {}).get("waiting", {}).get("reason", "")
     # Between two crashes the container runs for a moment; that is no recovery until it serves.
     if reason == "CrashLoopBackOff" or (crash_looping and container.get("restartCount", 0) > 0):
         ended = last_termination(pod) or {}

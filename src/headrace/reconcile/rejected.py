@@ -13,7 +13,8 @@ from headrace.reconcile.conditions import Condition, events, rendered
 from headrace.reconcile.findings import deployments, weights
 from headrace.reconcile.manifests.common import as_it_is
 from headrace.reconcile.pods import RuntimePod
-from headrace.reconcile.route import created, refusal
+from headrace.reconcile.rollout import WHOLE
+from headrace.reconcile.route import created, engines, refusal
 from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
 from headrace.routes import RevisionWeight, Route
 
@@ -74,7 +75,7 @@ def _conditions(accepted: Condition, serving: str | None) -> list[Condition]:
 
 
 def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving: str | None) -> Route | None:
-    metadata = manifest["metadata"]
+    metadata, before = manifest["metadata"], manifest.get("status", {})
     public_name = metadata["name"]
     unavailable = None
     if serving is not None:
@@ -90,9 +91,20 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
         name=metadata["name"],
         public_name=public_name,
         created=created(manifest),
-        revisions=(RevisionWeight(revision=serving, weight_percent=100),) if serving is not None else (),
+        revisions=_shares(before, observed, serving),
+        engines=engines(observed),
         unavailable=unavailable,
     )
+
+
+def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[RevisionWeight, ...]:
+    """Return the shares as they were, where all who have one still run."""
+    if serving is None:
+        return ()
+    shares = {name: share for name, share in weights(before).items() if share and name in deployments(observed)}
+    if sum(shares.values()) != WHOLE:
+        shares = {serving: WHOLE}
+    return tuple(RevisionWeight(revision=name, weight_percent=share) for name, share in shares.items())
 
 
 def _asked_name(manifest: Manifest) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from headrace.api.model_deployment import ColdStart
-from headrace.api.vocabulary import PUBLIC_NAME_ANNOTATION
+from headrace.api.vocabulary import ENGINE_MODEL_ANNOTATION, PUBLIC_NAME_ANNOTATION
 from headrace.reconcile.conditions import clipped
 from headrace.reconcile.findings import Findings, deployments
 from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed
-from headrace.routes import Route, Unavailable
+from headrace.routes import Engine, Route, Unavailable
 
 FAILURE_RETRY_SECONDS = 10
 """What a client is told after a failure: the first back-off of a crashed or failed child."""
@@ -27,10 +27,24 @@ def route(found: Findings, manifest: Manifest, observed: Observed) -> Route:
         public_name=_public_name(found, observed),
         created=created(manifest),
         revisions=found.rollout.weights,
+        engines=engines(observed),
         unavailable=_unavailable(found),
         stage=_stage(found),
         max_queued_requests=cold_start.max_queued_requests,
         queue_timeout_seconds=cold_start.queue_timeout_seconds,
+    )
+
+
+def engines(observed: Observed) -> tuple[Engine, ...]:
+    """Return what gateways must know of brought containers, read off their Deployments: old ones are in no spec."""
+    return tuple(
+        Engine(
+            revision=revision,
+            readiness_path=manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"],
+            model_name=manifest["metadata"]["annotations"][ENGINE_MODEL_ANNOTATION] or None,
+        )
+        for revision, manifest in deployments(observed).items()
+        if ENGINE_MODEL_ANNOTATION in manifest["metadata"].get("annotations", {})
     )
 
 

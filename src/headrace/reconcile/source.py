@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from headrace.api import vocabulary as v
-from headrace.api.validation import ModelDeployment
+from headrace.api.model_deployment import Source
 from headrace.reconcile.conditions import Condition
-from headrace.reconcile.pods import component_of, last_termination
+from headrace.reconcile.pods import component_of, last_termination, never_began
 from headrace.reconcile.world import ChildKey, Manifest, Observed, Signals
 from headrace.sources.location import redacted
 
 _FETCH_REASONS = frozenset({v.SOURCE_UNREACHABLE, v.SOURCE_NOT_ALLOWED, v.DIGEST_MISMATCH, v.NO_SPACE, v.FETCH_FAILED})
+"""What a fetch may say of itself."""
+_FAILED = _FETCH_REASONS | {v.IMAGE_PULL_FAILED}
+"""Not Unschedulable: room may come."""
 
 RECOVERED_SECONDS = 10.0
 """A new attempt that lives so long has connected, and the failure before it is history."""
@@ -34,40 +37,48 @@ class SourceState:
     @property
     def failed(self) -> bool:
         """Whether the file cannot be had for now."""
-        return self.condition.reason in _FETCH_REASONS
+        return self.condition.reason in _FAILED
+
+
+NOTHING_TO_FETCH = SourceState(
+    Condition(v.MODEL_CACHED, "True", v.NO_SOURCE, "there is nothing to fetch: the container brings its model"), None
+)
 
 
 def observe_source(
-    resource: ModelDeployment, before: Manifest, job: ChildKey, observed: Observed, signals: Signals
+    source: Source, before: Manifest, job: ChildKey, observed: Observed, signals: Signals
 ) -> SourceState:
-    """Return the state of the resource's source; `before` is the present status."""
-    recorded = recorded_source(resource, before)
-    uri = redacted(resource.spec.model.source.uri)
+    """Return the state of a source; `before` is the present status."""
+    recorded = recorded_source(source, before)
+    uri = redacted(source.uri)
     manifest = observed.children.get(job)
     if manifest is None:
         return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
     pod = _newest_pod(job.name, observed)
     report = _report(pod)
     if manifest.get("status", {}).get("succeeded"):
-        return _fetched(resource, uri, recorded, report)
+        return _fetched(source, uri, recorded, report)
     if report.get("reason") and not _recovers(pod, signals):
         return SourceState(_condition("False", report["reason"], report["message"]), recorded)
+    if pod is not None and (obstacle := never_began(pod)) is not None:
+        reason = v.FETCH_FAILED if obstacle.reason == v.CRASH_LOOP else obstacle.reason
+        return SourceState(_condition("False", reason, f"the fetch cannot run: {obstacle.message}"), recorded)
     return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded)
 
 
-def recorded_source(resource: ModelDeployment, before: Manifest) -> Manifest | None:
+def recorded_source(source: Source, before: Manifest) -> Manifest | None:
     """Return what `status.source` holds of the present source; None when the spec names another one."""
     recorded: Manifest | None = before.get("source")
-    if recorded is None or recorded.get("uri") != redacted(resource.spec.model.source.uri):
+    if recorded is None or recorded.get("uri") != redacted(source.uri):
         return None
-    return recorded if resource.spec.model.source.digest in (None, recorded.get("digest")) else None
+    return recorded if source.digest in (None, recorded.get("digest")) else None
 
 
-def _fetched(resource: ModelDeployment, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:
+def _fetched(source: Source, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:
     if not report.keys() >= {"digest", "path", "bytes"}:
         # The finished pod is gone (a cluster cleans up): the Job vouches for the file, the status knows the rest.
         return SourceState(_condition("True", v.CACHED, f"{uri} is cached"), recorded)
-    if recorded is not None and resource.spec.model.source.digest is None and recorded["digest"] != report["digest"]:
+    if recorded is not None and source.digest is None and recorded["digest"] != report["digest"]:
         message = (
             f"{uri} now has {report['digest']}, but {recorded['digest']} was recorded at the first fetch. "
             "Restore the file, or accept the new one by setting spec.model.source.digest"

@@ -2,7 +2,8 @@
 
 WorkloadsReady, Progressing and Ready speak of the *wanted* revision; Ready is their summary. While requests still go
 to an old revision, Ready is Unknown (RollingOut) rather than True, so that nobody who waits for a change is told too
-early; and False with the cause when the new one fails, although the old one serves on.
+early; and False with the cause when the new one fails, although the old one serves on. A canary is all that it is meant
+to be when it has its share: then Ready is True.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from headrace.api import vocabulary as v
 from headrace.reconcile.conditions import Condition, Status, rendered
 from headrace.reconcile.findings import Findings
+from headrace.reconcile.rollout import Way
 from headrace.reconcile.wake import Wake, cold_start_status
 from headrace.reconcile.world import Manifest, Settings
 
@@ -29,9 +31,11 @@ def status(found: Findings, now: list[Condition], wake: Wake | None, settings: S
     result: Manifest = {
         "observedGeneration": found.resource.generation,
         "url": settings.gateway_url,
+        "publicName": found.resource.public_name,
         "replicas": len(found.pods),
         "readyReplicas": sum(pod.routable for pod in found.pods),
         "specReplicas": found.resource.spec.replicas,
+        "capabilities": list(v.CAPABILITIES[found.resource.spec.runtime.type]),
         "selector": f"{v.MODEL_LABEL}={found.resource.name},{v.COMPONENT_LABEL}={v.COMPONENT_RUNTIME}",
         "revisions": [
             {
@@ -39,6 +43,7 @@ def status(found: Findings, now: list[Condition], wake: Wake | None, settings: S
                 "weightPercent": weights.get(name, 0),
                 "replicas": replicas,
                 "readyReplicas": found.routable(name),
+                **({"failure": found.taken_back} if found.taken_back and name == found.revision else {}),
             }
             for name, replicas in found.rollout.replicas.items()
         ],
@@ -58,12 +63,12 @@ def _workloads_ready(found: Findings) -> Condition:
     def said(status: Status, reason: str, message: str) -> Condition:
         return Condition(v.WORKLOADS_READY, status, reason, message)
 
-    wanted, serving = found.wanted.replicas, found.serving(found.revision)
+    wanted, serving = found.rollout.aim, found.serving(found.revision)
     if found.wanted.off is not None:
         return said("False", found.wanted.off.reason, found.wanted.off.message)
     if found.failure is not None:
         return said("False", found.failure.reason, found.failure.message)
-    if wanted == 0:
+    if found.wanted.replicas == 0:
         return said("False", v.IDLE, "at zero, because nobody asks")
     if serving >= wanted:
         return said("True", v.RUNNING, f"{wanted} of {wanted} replicas run")
@@ -106,20 +111,40 @@ def _progressing(found: Findings) -> Condition:
         return said("False", v.STABLE, f"revision {new} is the only one")
     if not found.taking_over:
         return said("True", v.ROLLING_OUT, f"revision {new} has taken over; the old one is about to go")
+    count = f"{found.routable(new)} of {found.rollout.aim} replicas"
     cause = _cause(found)
-    if cause is None:
-        count = f"{found.routable(new)} of {found.wanted.replicas} replicas"
-        return said("True", v.ROLLING_OUT, f"revision {new} has {count} ready; revision {old} serves meanwhile")
+    if cause is not None and not (found.rollout.way is Way.REPLACE and cause.reason == v.UNSCHEDULABLE):
+        return _stopped(found, cause)
+    match found.rollout.way:
+        case Way.CANARY if found.rollout.share:
+            how = "spec.rollout.type RollingUpdate promotes it, the old spec takes it back"
+            return said("True", v.CANARY, f"revision {new} has {found.rollout.share}% of new requests: {how}")
+        case Way.REPLACE | Way.RECREATE:
+            reason = v.NO_CAPACITY_FOR_SURGE if found.makes_room else v.REPLACING
+            return said("True", reason, f"revision {old} gives way to revision {new}, which has {count} ready")
+        case _:
+            return said("True", v.ROLLING_OUT, f"revision {new} has {count} ready; revision {old} serves meanwhile")
+
+
+def _stopped(found: Findings, cause: Condition) -> Condition:
+    """Say why the old revision serves on."""
+    new, old = found.revision, found.rollout.serving
+    if found.taken_back:
+        message = f"revision {new} failed as a canary, and revision {old} has all requests until the spec changes"
+        return Condition(v.PROGRESSING, "False", cause.reason, f"{message}: {cause.message}")
     if cause.reason == v.UNSCHEDULABLE:
         message = f"no room for revision {new} beside revision {old}, which serves on: {cause.message}"
-        return said("False", v.NO_CAPACITY_FOR_SURGE, message)
-    return said("False", cause.reason, f"revision {new} does not start, revision {old} serves on: {cause.message}")
+        return Condition(v.PROGRESSING, "False", v.NO_CAPACITY_FOR_SURGE, message)
+    message = f"revision {new} does not start, revision {old} serves on: {cause.message}"
+    return Condition(v.PROGRESSING, "False", cause.reason, message)
 
 
 def _cause(found: Findings) -> Condition | None:
     """Return what keeps the wanted revision from starting, as a condition; None when it is only a matter of time."""
     if found.failure is not None:
         return Condition(v.WORKLOADS_READY, "False", found.failure.reason, found.failure.message)
+    if found.taken_back:
+        return Condition(v.WORKLOADS_READY, "False", found.taken_back, "it runs again, after a failure")
     return found.source.condition if found.source.failed else None
 
 
@@ -136,7 +161,8 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
         cause = _cause(found)
         if cause is not None:
             return said("False", cause.reason, f"revision {found.revision}: {cause.message}; {serves_on}")
-        return said("Unknown", v.ROLLING_OUT, f"revision {found.revision} is on its way; {serves_on}")
+        if not found.stays_canary:
+            return said("Unknown", v.ROLLING_OUT, f"revision {found.revision} is on its way; {serves_on}")
     if found.wanted.replicas == 0:
         return _ready_at_zero(found)
     for condition in (workloads, routable):
@@ -144,7 +170,8 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
             condition = found.source.condition  # noqa: PLW2901 - the cause behind the cause
         if condition.status != "True":
             return said(condition.status, condition.reason, condition.message)
-    return said("True", v.RUNNING, f"{found.routable(found.revision)} replicas take requests")
+    taking = sum(found.routable(weight.revision) for weight in found.rollout.weights)
+    return said("True", v.RUNNING, f"{taking} replicas take requests")
 
 
 def _ready_at_zero(found: Findings) -> Condition:

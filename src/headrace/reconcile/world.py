@@ -53,19 +53,31 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a world is like: the only difference between the two that reconcile may know, as values.
-
-    `gateway_url` is shown in status; `models_directory` is where fetch and runtime children find models (in a cluster
-    the mount path of the claim, locally a directory of this machine); `models_claim` names the PersistentVolumeClaim
-    to mount there, None where there is nothing to mount.
-    """
+    """What a world is like: the only difference between the two that reconcile may know, as values."""
 
     gateway_url: str
+    """Shown in status."""
     nats_url: str
     models_directory: str
+    """Where fetch and runtime children find models: in a cluster where the claim is mounted, else a directory."""
     models_claim: str | None = None
+    """The PersistentVolumeClaim to mount there; None where there is nothing to mount."""
     runtime_image: str = "headrace-runtime-llm"
+    runtime_image_cuda: str | None = None
+    """For runtimes whose resources name `nvidia.com/gpu`; None: they get the other one."""
     fetch_image: str = "headrace-fetch"
+    image_pull_secrets: tuple[str, ...] = ()
+    platform_namespace: str | None = None
+    """Where the gateways, the operator and NATS are. None where there is no such place: then nothing is guarded by
+    NetworkPolicies, disruption budgets and service accounts."""
+    fetch_env: tuple[tuple[str, str], ...] = ()
+    """Variables of fetch pods, by name: proxies, pip's index."""
+    ca_bundle_configmap: str | None = None
+    """A ConfigMap (key `ca.crt`) of the model's namespace whose certificates fetch pods trust, and no others."""
+    runs_images: bool = True
+    """Whether pods are made of images; where they are not, a brought container needs a command."""
+    pod_security: bool = False
+    """Whether pods say as which user they run. It is that of our images."""
     allowed_schemes: frozenset[str] = frozenset({"package", "https", "file"})
     allow_loopback_sources: bool = False
 
@@ -76,7 +88,7 @@ class Observed:
 
     `pods` are the pods of all children (runtime and fetch), recognised by their labels; a pod that is being deleted has
     `metadata.deletionTimestamp`.
-    `names_taken` are public model names that older accepted resources of the namespace hold.
+    `names_taken` are public model names that others of the namespace have before it (`headrace.control.naming`).
     """
 
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)

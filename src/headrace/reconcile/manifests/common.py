@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from headrace import environment
+from headrace.api.model_deployment import Source
 from headrace.api.validation import ModelDeployment
-from headrace.api.vocabulary import API_VERSION, COMPONENT_LABEL, GROUP, MANAGED_BY, MODEL_LABEL
+from headrace.api.vocabulary import (
+    API_VERSION,
+    COMPONENT_LABEL,
+    COMPONENT_RUNTIME,
+    GROUP,
+    MANAGED_BY,
+    MODEL_LABEL,
+)
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
+from headrace.sources.location import claim_of, location
 
 MODELS_VOLUME = "models"
 HASH_LENGTH = 8
+UNPRIVILEGED_ID = 65532
+"""User and group of every image of ours; the group owns what the fetch writes into the claim."""
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -21,6 +31,14 @@ RESTRICTED = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 """Passes Kubernetes' restricted pod security standard."""
+_APPLIED_FIELDS = ("spec", "automountServiceAccountToken")
+_APPLIED_SPEC = {
+    "Deployment": ("replicas", "selector", "strategy", "template"),
+    "Job": ("backoffLimit", "template"),
+    "Service": ("selector", "ports"),
+}
+"""What we say in the specs to which a server adds fields. To claim what it chose (a Job's selector, a Service's
+address) would make it ours to take away, by the next apply without it, which the server refuses."""
 
 
 def metadata(resource: ModelDeployment, name: str, labels: dict[str, str]) -> Manifest:
@@ -52,8 +70,8 @@ def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manife
     return [
         {"name": environment.NAMESPACE, "value": resource.namespace},
         {"name": environment.MODEL_DEPLOYMENT, "value": resource.name},
-        _from_field(environment.POD_NAME, "metadata.name"),
-        _from_field(environment.POD_IP, "status.podIP"),
+        from_field(environment.POD_NAME, "metadata.name"),
+        from_field(environment.POD_IP, "status.podIP"),
         {"name": environment.NATS_URL, "value": settings.nats_url},
         _from_secret(environment.NATS_USER, "user"),
         _from_secret(environment.NATS_PASSWORD, "password"),
@@ -74,36 +92,77 @@ def as_it_is(observed: Manifest) -> Child:
     metadata = observed["metadata"]
     ours = {name: value for name, value in metadata.get("annotations", {}).items() if name.startswith(f"{GROUP}/")}
     manifest = {
-        **{field: value for field, value in observed.items() if field != "status"},
+        **{field: observed[field] for field in ("apiVersion", "kind", *_APPLIED_FIELDS) if field in observed},
         "metadata": {
             **{field: metadata[field] for field in ("name", "namespace", "labels", "ownerReferences")},
             **({"annotations": ours} if ours else {}),
         },
     }
+    if (fields := _APPLIED_SPEC.get(manifest["kind"])) is not None:
+        manifest["spec"] = {field: manifest["spec"][field] for field in fields if field in manifest["spec"]}
+    if "template" in manifest.get("spec", {}):
+        manifest["spec"]["template"] = _template_as_it_is(manifest["spec"]["template"])
     return Child(ChildKey.of(manifest), manifest)
 
 
-def pod_basics(settings: Settings, container: Manifest, *, read_only_models: bool) -> Manifest:
+def _template_as_it_is(observed: Manifest) -> Manifest:
+    """Return a pod template without the labels by which a Job's controller knows its pods."""
+    labels = observed["metadata"]["labels"].items()
+    ours = {name: value for name, value in labels if name == MANAGED_BY or name.startswith(f"{GROUP}/")}
+    return {"metadata": {"labels": ours}, "spec": observed["spec"]}
+
+
+def guarded_name(resource: ModelDeployment, component: str) -> str:
+    """Return the name of what guards a component's pods. With a suffix: a namespace may have a `default` of its own."""
+    return f"{resource.name}-{component}"
+
+
+def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifest, *, writes: bool) -> Manifest:
     """Return a pod spec around one container, with the models mounted where there is a claim for them.
 
-    No token and no service links: each would cost wake time (a token volume alone 290 ms on kind) and opens what a
-    runtime does not need.
+    No token, no service links, and no volume but the models: the kubelet waits for each volume (for a token's 290 ms on
+    kind), and a runtime needs neither. What is false or empty is left out, as a server leaves it out, so that what is
+    there compares equal to what was said.
     """
-    spec: dict[str, Any] = {
+    spec: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "containers": [container],
     }
-    if settings.models_claim is not None:
-        claim = {"claimName": settings.models_claim, "readOnly": read_only_models}
-        spec["volumes"] = [{"name": MODELS_VOLUME, "persistentVolumeClaim": claim}]
-        mount = {"name": MODELS_VOLUME, "mountPath": settings.models_directory, "readOnly": read_only_models}
-        container["volumeMounts"] = [mount]
+    claim = _claim(resource, settings)
+    if claim is not None:
+        read_only = {} if writes else {"readOnly": True}
+        spec["volumes"] = [{"name": MODELS_VOLUME, "persistentVolumeClaim": {"claimName": claim, **read_only}}]
+        container["volumeMounts"] = [
+            {"name": MODELS_VOLUME, "mountPath": settings.models_directory, **read_only},
+        ]
+    if settings.platform_namespace is not None:
+        spec["serviceAccountName"] = guarded_name(resource, COMPONENT_RUNTIME)
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.pod_security:
+        spec["securityContext"] = {
+            "runAsUser": UNPRIVILEGED_ID,
+            "runAsGroup": UNPRIVILEGED_ID,
+            "fsGroup": UNPRIVILEGED_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",  # Always would walk the whole claim at each start
+        }
     return spec
 
 
-def _from_field(name: str, path: str) -> Manifest:
+def model_path(source: Source, settings: Settings) -> str:
+    """Return where a runtime finds the model's file."""
+    return f"{settings.models_directory}/{location(source.uri, source.digest)}"
+
+
+def from_field(name: str, path: str) -> Manifest:
+    """Return a variable that has the value of a field of its pod."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _claim(resource: ModelDeployment, settings: Settings) -> str | None:
+    source = resource.spec.model.source
+    return (claim_of(source.uri) or settings.models_claim) if source is not None else None
 
 
 def _from_secret(name: str, key: str) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace import environment
+from headrace.api.model_deployment import Source
 from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import COMPONENT_FETCH
 from headrace.reconcile.manifests.common import (
@@ -14,12 +15,17 @@ from headrace.reconcile.manifests.common import (
     short_hash,
 )
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
+from headrace.sources.location import claim_of
 
+CA_VOLUME = "ca"
+CA_DIRECTORY = "/etc/headrace/ca"
+CA_KEY = "ca.crt"
+CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 BACKOFF_LIMIT = 1_000_000
 """A source that fails is tried for as long as it is wanted; the kubelet's back-off (10 s to 5 min) paces it."""
 
 
-def fetch_job(resource: ModelDeployment, settings: Settings, *, expected: str | None = None) -> Child:
+def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, expected: str | None = None) -> Child:
     """Return the fetch Job. Its name holds a hash of its template, because a Job's template may never change.
 
     With `expected`, a digest recorded earlier, it fails and tries again for as long as the source brings another file.
@@ -27,7 +33,6 @@ def fetch_job(resource: ModelDeployment, settings: Settings, *, expected: str | 
     When the source or the platform's settings change there is another Job; it finds a file that is there already in
     milliseconds. The finished Job stays, as the evidence for ModelCached.
     """
-    source = resource.spec.model.source
     pod_labels = labels(resource, COMPONENT_FETCH)
     arguments = ["--directory", settings.models_directory]
     if source.digest is not None:
@@ -41,10 +46,16 @@ def fetch_job(resource: ModelDeployment, settings: Settings, *, expected: str | 
         "image": settings.fetch_image,
         "command": ["headrace-fetch"],
         "args": arguments,
-        "env": [*environment_of(resource, settings), {"name": environment.SOURCE_URI, "value": source.uri}],
+        "env": [
+            *environment_of(resource, settings),
+            {"name": environment.SOURCE_URI, "value": source.uri},
+            *({"name": name, "value": value} for name, value in settings.fetch_env),
+        ],
         "securityContext": RESTRICTED,
     }
-    pod = pod_basics(settings, container, read_only_models=False)
+    pod = pod_basics(resource, settings, container, writes=claim_of(source.uri) is None)
+    if settings.ca_bundle_configmap is not None:
+        _trust(settings.ca_bundle_configmap, pod, container)
     pod["restartPolicy"] = "OnFailure"
     manifest: Manifest = {
         "apiVersion": "batch/v1",
@@ -56,3 +67,12 @@ def fetch_job(resource: ModelDeployment, settings: Settings, *, expected: str | 
         },
     }
     return Child(ChildKey.of(manifest), manifest)
+
+
+def _trust(configmap: str, pod: Manifest, container: Manifest) -> None:
+    """Mount the certificates, and name them to Python and to pip."""
+    pod["volumes"] = [*pod.get("volumes", []), {"name": CA_VOLUME, "configMap": {"name": configmap}}]
+    mount = {"name": CA_VOLUME, "mountPath": CA_DIRECTORY, "readOnly": True}
+    container["volumeMounts"] = [*container.get("volumeMounts", []), mount]
+    bundle = f"{CA_DIRECTORY}/{CA_KEY}"
+    container["env"] += [{"name": name, "value": bundle} for name in CA_VARIABLES]

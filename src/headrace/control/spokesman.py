@@ -1,0 +1,233 @@
+"""Speaks for brought containers, which know nothing of headrace (`runtime.type: Container`).
+
+A runtime of ours announces itself on NATS. For a container the loop does: what the pod's status and its readiness path
+say becomes the same reports, so gateways and rules know no difference. The path is asked here too, and not only by the
+kubelet, whose probe comes once a second and is told to the API server up to a second later. Only the kubelet can take
+a ready pod back: it sees what is between the pod and its node.
+
+While no loop is there nobody speaks; gateways then ask the container themselves before they forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from headrace.api import vocabulary as v
+from headrace.api.model_deployment import ContainerRuntime
+from headrace.events import subjects
+from headrace.events.connection import publish_quietly
+from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.reconcile.world import Manifest, Observed, ResourceKey
+
+log = logging.getLogger(__name__)
+
+SAY_SECONDS = 1.0
+"""As often as a runtime of ours reports."""
+PROBE_SECONDS = 0.1
+PROBE_TIMEOUT_SECONDS = 5.0
+MAX_HEAD_BYTES = 4096
+"""Of an answer to a probe: the first line is all that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class BroughtPod:
+    """What is seen of a brought container, and where it would be."""
+
+    name: str
+    revision: str
+    host: str
+    port: int
+    path: str
+    capacity: int
+    started: float
+    """Unix time of the process's start."""
+    ready: bool
+    """By the kubelet's probe."""
+    leaving: bool
+
+
+@dataclass(slots=True)
+class _Voice:
+    """One pod that is spoken for."""
+
+    key: ResourceKey
+    pod: BroughtPod
+    answered: bool = False
+    """It answered our probe, or the kubelet's, in this life."""
+    was_ready: bool = False
+    """By the kubelet, in this life: only then can it take that back."""
+    said: ReplicaReport | None = None
+    probe: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> ReplicaState:
+        """What the container would say of itself."""
+        if self.pod.leaving or (self.was_ready and not self.pod.ready):
+            return ReplicaState.DRAINING
+        return ReplicaState.READY if self.answered else ReplicaState.LOADING
+
+
+def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ...]:
+    """Return the running pods of a resource that others must speak for."""
+    engine = _engine(resource)
+    deployments = {
+        child["metadata"]["labels"].get(v.REVISION_LABEL): child
+        for key, child in observed.children.items()
+        if key.kind == "Deployment" and v.ENGINE_MODEL_ANNOTATION in child["metadata"].get("annotations", {})
+    }
+    found = []
+    for pod in observed.pods:
+        revision = pod["metadata"].get("labels", {}).get(v.REVISION_LABEL)
+        status = pod.get("status", {})
+        container: Manifest = next(iter(status.get("containerStatuses", [])), {})
+        started = container.get("state", {}).get("running", {}).get("startedAt")
+        if revision not in deployments or not status.get("podIP") or not started:
+            continue
+        template = deployments[revision]["spec"]["template"]["spec"]["containers"][0]
+        found.append(
+            BroughtPod(
+                name=pod["metadata"]["name"],
+                revision=revision,
+                host=status["podIP"],
+                port=template["ports"][0]["containerPort"],
+                path=template["readinessProbe"]["httpGet"]["path"],
+                capacity=int(engine.get("maxConcurrentRequests", _CAPACITY)),
+                started=datetime.fromisoformat(started).timestamp(),
+                ready=bool(container.get("ready")),
+                leaving="deletionTimestamp" in pod["metadata"],
+            )
+        )
+    return tuple(found)
+
+
+class Spokesman:
+    """See the module. `tell` says at once what is new, `run` says everything every second."""
+
+    def __init__(self, client: Client, *, wall: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._wall = wall
+        self._voices: dict[tuple[ResourceKey, str], _Voice] = {}
+        self._sequence = 0
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Speak until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            solicited = await self._client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
+            try:
+                while True:
+                    await self._say_all()
+                    await asyncio.sleep(SAY_SECONDS)
+            finally:
+                self._tasks = None
+                for voice in self._voices.values():
+                    _hush(voice)
+                with contextlib.suppress(Exception):  # the connection may be closed by now
+                    await solicited.unsubscribe()
+
+    async def tell(self, key: ResourceKey, pods: Iterable[BroughtPod]) -> None:
+        """Take in what there is of a resource now; pods that are gone are forgotten, with a last word."""
+        present = {(key, pod.name): pod for pod in pods}
+        for known in [name for name in self._voices if name[0] == key and name not in present]:
+            await self._part_with(self._voices.pop(known))
+        for name, pod in present.items():
+            voice = self._voices.get(name)
+            if voice is None or voice.pod.started != pod.started:
+                if voice is not None:
+                    _hush(voice)
+                voice = self._voices[name] = _Voice(key, pod)
+            voice.pod = pod
+            voice.was_ready = voice.was_ready or pod.ready
+            voice.answered = voice.answered or pod.ready
+            if voice.probe is None and not voice.answered and self._tasks is not None:
+                voice.probe = self._tasks.create_task(self._probe(voice))
+            if voice.said is None or voice.said.state is not voice.state:
+                await self._say(voice)
+
+    async def _probe(self, voice: _Voice) -> None:
+        """Ask until it answers."""
+        while not voice.answered and not voice.pod.leaving:
+            began = time.monotonic()
+            if await _answers(voice.pod):
+                voice.answered = True
+                await self._say(voice)
+                return
+            await asyncio.sleep(max(0.0, began + PROBE_SECONDS - time.monotonic()))
+
+    async def _say_all(self) -> None:
+        for voice in list(self._voices.values()):
+            await self._say(voice)
+
+    async def _say(self, voice: _Voice) -> None:
+        pod, state = voice.pod, voice.state
+        # Counted by the clock: a loop that takes over goes on where the one before it was.
+        self._sequence = max(self._sequence + 1, int(self._wall() * 1000))
+        report = ReplicaReport(
+            pod=pod.name,
+            revision=pod.revision,
+            host=pod.host,
+            port=pod.port,
+            started=pod.started,
+            sequence=self._sequence,
+            state=state,
+            stage="starting" if state is ReplicaState.LOADING else "",
+            capacity=pod.capacity,
+        )
+        if await publish_quietly(self._client, subjects.replica(voice.key.namespace, voice.key.name, pod.name), report):
+            voice.said = report
+
+    async def _part_with(self, voice: _Voice) -> None:
+        """It may have gone without having been seen to leave."""
+        _hush(voice)
+        if voice.said is not None and voice.said.state is ReplicaState.READY:
+            voice.pod = replace(voice.pod, leaving=True)
+            await self._say(voice)
+
+    async def _on_solicit(self, msg: Msg) -> None:
+        del msg
+        await self._say_all()
+
+
+_CAPACITY = ContainerRuntime.model_fields["max_concurrent_requests"].default
+
+
+def _engine(resource: Manifest) -> dict[str, Any]:
+    """Return what the spec says of the engine, as far as it is sound."""
+    spec = resource.get("spec")
+    runtime = spec.get("runtime") if isinstance(spec, dict) else None
+    engine = runtime.get("container") if isinstance(runtime, dict) else None
+    return engine if isinstance(engine, dict) else {}
+
+
+def _hush(voice: _Voice) -> None:
+    if voice.probe is not None:
+        voice.probe.cancel()
+        voice.probe = None
+
+
+async def _answers(pod: BroughtPod) -> bool:
+    """Return whether the readiness path answers with 200."""
+    host = f"[{pod.host}]" if ":" in pod.host else pod.host
+    request = f"GET {pod.path} HTTP/1.1\r\nhost: {host}:{pod.port}\r\nuser-agent: headrace\r\nconnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(pod.host, pod.port, limit=MAX_HEAD_BYTES)
+            try:
+                writer.write(request.encode())
+                words = (await reader.readline()).split(maxsplit=2)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
+    return len(words) > 1 and words[0].startswith(b"HTTP/1.") and words[1] == b"200"

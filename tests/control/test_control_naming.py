@@ -1,0 +1,103 @@
+"""Whose a public name is, and what a Secret opens."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from headrace.api import vocabulary as v
+from headrace.control.naming import Names, grant_of
+from headrace.reconcile.world import Manifest, ResourceKey
+
+
+def named(name: str, wants: str | None = None, *, has: str | None = None, age: int = 0, refused: str = "") -> Manifest:
+    """A resource; the higher the age, the older."""
+    status: dict[str, Any] = {} if has is None else {"publicName": has}
+    if refused:
+        status["conditions"] = [{"type": v.ACCEPTED, "status": "False", "reason": refused}]
+    return {
+        "metadata": {"name": name, "namespace": "n", "creationTimestamp": f"{2030 - age}-01-01T00:00:00Z"},
+        "spec": {"model": {} if wants is None else {"name": wants}},
+        "status": status,
+    }
+
+
+def taken(mine: Manifest, *others: Manifest) -> frozenset[str]:
+    names = Names()
+    for manifest in (mine, *others):
+        names.update(key_of(manifest), manifest)
+    return names.taken(key_of(mine))
+
+
+def key_of(manifest: Manifest) -> ResourceKey:
+    return ResourceKey("n", manifest["metadata"]["name"])
+
+
+def test_name_when_nobody_has_it_then_the_older_one_gets_it() -> None:
+    old, young = named("old", "chat", age=2), named("young", "chat", age=1)
+    assert taken(old, young) == frozenset()
+    assert taken(young, old) == {"chat"}
+
+
+def test_name_when_a_younger_one_serves_it_then_an_older_one_that_comes_to_want_it_waits() -> None:
+    old, young = named("old", "chat", has="old", age=2), named("young", "chat", has="chat", age=1)
+    assert taken(old, young) == {"chat"}
+    assert taken(young, old) == frozenset()
+    assert taken(named("other", "old"), old) == {"old"}
+
+
+def test_name_when_its_owner_wants_another_one_then_it_keeps_the_first_until_it_has_the_second() -> None:
+    owner, other = named("owner", "new", has="chat", age=1), named("other", "chat", age=2)
+    assert taken(other, owner) == {"chat"}
+    assert taken(other, named("owner", "new", has="new", age=1)) == frozenset()
+
+
+def test_name_when_its_first_claimant_is_refused_for_its_own_faults_then_it_is_free() -> None:
+    assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.SOURCE_NOT_ALLOWED)) == frozenset()
+    assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.NAME_TAKEN)) == {"chat"}
+
+
+def test_name_when_two_were_given_it_at_once_then_the_older_one_keeps_it() -> None:
+    old, young = named("old", "chat", has="chat", age=2), named("young", "chat", has="chat", age=1)
+    assert taken(old, young) == frozenset()
+    assert taken(young, old) == {"chat"}
+
+
+def test_name_when_the_resource_is_gone_then_nothing_is_said() -> None:
+    names = Names()
+    names.update(ResourceKey("n", "a"), named("a"))
+    assert names.update(ResourceKey("n", "a"), None) == set()
+    assert names.taken(ResourceKey("n", "a")) == frozenset()
+
+
+def test_name_when_it_is_given_back_then_those_who_want_it_are_concerned_and_nobody_else() -> None:
+    names = Names()
+    for manifest in (named("a", "chat", has="chat"), named("b", "chat"), named("c", "other")):
+        names.update(key_of(manifest), manifest)
+    assert names.update(ResourceKey("n", "a"), named("a", "chat", has="chat")) == set()
+    assert names.update(ResourceKey("n", "a"), named("a", "new", has="new")) == {ResourceKey("n", "b")}
+    assert names.update(ResourceKey("elsewhere", "x"), named("x", "chat")) == set()
+
+
+@pytest.mark.parametrize("spec", [{}, {"model": None}, {"model": "x"}])
+def test_name_when_a_stored_spec_is_broken_then_it_wants_its_own(spec: dict[str, Any]) -> None:
+    assert taken(named("a", "b"), {**named("b", age=9), "spec": spec}) == {"b"}
+
+
+def secret(**data: str) -> Manifest:
+    encoded = {name: base64.b64encode(value.encode()).decode() for name, value in data.items()}
+    return {"metadata": {"name": "app", "namespace": "n", "labels": {v.API_KEY_LABEL: "true"}}, "data": encoded}
+
+
+def test_key_when_it_names_models_then_it_opens_these() -> None:
+    found = grant_of(secret(sha256="a" * 64, models="x, y,"))
+    assert found is not None
+    assert found[0] == "a" * 64
+    assert (found[1].namespace, found[1].name, found[1].models) == ("n", "app", ("x", "y"))
+
+
+@pytest.mark.parametrize("broken", [{}, {"data": {"sha256": "%"}}, {"data": {"sha256": "/w=="}}, {"data": None}])
+def test_key_when_its_secret_is_broken_then_it_opens_nothing(broken: dict[str, Any]) -> None:
+    assert grant_of({**secret(), **broken}) is None

@@ -1,0 +1,265 @@
+"""What is said for brought containers: at once, every second, and nothing more when they are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from control.control_world import KEY, Broker, until
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from headrace.api import vocabulary as v
+from headrace.control.spokesman import BroughtPod, Spokesman, brought_pods
+from headrace.events import subjects
+from headrace.events.connection import connect
+from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.reconcile.world import ChildKey, Manifest, Observed
+
+STARTED = "2026-01-01T00:00:10Z"
+
+
+class Engine:
+    """Answers its readiness path with a status."""
+
+    def __init__(self) -> None:
+        self.status = "503 Service Unavailable"
+        self.asked: list[bytes] = []
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 {self.status}\r\ncontent-length: 0\r\n\r\n".encode())
+        writer.close()
+
+
+class Ear:
+    """Hears reports."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.reports: list[ReplicaReport] = []
+
+    @property
+    def states(self) -> list[ReplicaState]:
+        """Without repetitions."""
+        said = [report.state for report in self.reports]
+        return [state for index, state in enumerate(said) if index == 0 or state is not said[index - 1]]
+
+    async def on_report(self, msg: Msg) -> None:
+        assert msg.subject == subjects.replica(KEY.namespace, KEY.name, "p-1")
+        self.reports.append(ReplicaReport.decode(msg.data))
+
+    async def hears(self, *states: ReplicaState) -> None:
+        async def heard() -> bool:
+            return self.states == list(states)
+
+        await until(heard, f"{states} are said; it was {self.states}")
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    made = Engine()
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    yield made
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Any:
+    made = Broker()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def ear(broker: Broker) -> AsyncIterator[Ear]:
+    heard = Ear(await connect(broker.url, name="ear"))
+    await heard.client.subscribe(subjects.ALL_REPLICAS, cb=heard.on_report)
+    await heard.client.flush()
+    yield heard
+    await heard.client.close()
+
+
+@asynccontextmanager
+async def speaking(broker: Broker) -> AsyncIterator[Spokesman]:
+    client = await connect(broker.url, name="loop")
+    spokesman = Spokesman(client)
+    running = asyncio.create_task(spokesman.run())
+    await asyncio.sleep(0)  # it begins
+    try:
+        yield spokesman
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await client.close()
+
+
+@pytest.fixture
+async def spokesman(broker: Broker) -> AsyncIterator[Spokesman]:
+    async with speaking(broker) as made:
+        yield made
+
+
+def pod(engine: Engine, **changes: Any) -> BroughtPod:
+    made = BroughtPod(
+        name="p-1",
+        revision="r1",
+        host="127.0.0.1",
+        port=engine.port,
+        path="/v1/models",
+        capacity=3,
+        started=1.0,
+        ready=False,
+        leaving=False,
+    )
+    return replace(made, **changes)
+
+
+async def test_container_when_it_answers_its_path_then_it_is_ready_before_the_kubelet_knows(
+    spokesman: Spokesman, ear: Ear, engine: Engine
+) -> None:
+    await spokesman.tell(KEY, [pod(engine)])
+    await ear.hears(ReplicaState.LOADING)
+    engine.status = "200 OK"
+    await ear.hears(ReplicaState.LOADING, ReplicaState.READY)
+    assert engine.asked[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
+    (report,) = [each for each in ear.reports if each.state is ReplicaState.READY][:1]
+    assert (report.host, report.port, report.capacity, report.started) == ("127.0.0.1", engine.port, 3, 1.0)
+
+
+async def test_container_when_the_kubelet_says_ready_then_so_at_once_and_unready_only_by_the_kubelet(
+    spokesman: Spokesman, ear: Ear, engine: Engine
+) -> None:
+    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await ear.hears(ReplicaState.READY)
+    await spokesman.tell(KEY, [pod(engine, ready=False)])
+    await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
+    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await ear.hears(ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.READY)
+
+
+async def test_container_when_it_is_being_deleted_then_draining(spokesman: Spokesman, ear: Ear, engine: Engine) -> None:
+    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await spokesman.tell(KEY, [pod(engine, ready=True, leaving=True)])
+    await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
+
+
+async def test_container_when_it_vanishes_then_one_last_word(spokesman: Spokesman, ear: Ear, engine: Engine) -> None:
+    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await spokesman.tell(KEY, [])
+    await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
+    count = len(ear.reports)
+    await spokesman.tell(KEY, [pod(engine, name="p-1", started=2.0, ready=True)])  # as proof that time passes
+    await until(lambda: _true(len(ear.reports) > count + 1), "the next one is spoken for")
+    assert {report.started for report in ear.reports[count:]} == {2.0}
+
+
+async def test_container_when_it_started_anew_then_it_is_asked_anew(
+    spokesman: Spokesman, ear: Ear, engine: Engine
+) -> None:
+    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await spokesman.tell(KEY, [pod(engine, started=2.0)])
+    await ear.hears(ReplicaState.READY, ReplicaState.LOADING)
+    engine.status = "200 OK"
+    await ear.hears(ReplicaState.READY, ReplicaState.LOADING, ReplicaState.READY)
+
+
+async def test_reports_when_nothing_happens_then_they_are_said_again_each_newer_than_the_last(
+    spokesman: Spokesman, ear: Ear, engine: Engine
+) -> None:
+    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await until(lambda: _true(len(ear.reports) >= 3), "it is said again")
+    sequences = [report.sequence for report in ear.reports]
+    assert sequences == sorted(set(sequences))
+
+
+async def test_reports_when_somebody_asks_then_they_are_said_at_once(
+    broker: Broker, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.control.spokesman.SAY_SECONDS", 3600.0)
+    async with speaking(broker) as spokesman:
+        await spokesman.tell(KEY, [pod(engine, ready=True)])
+        await ear.hears(ReplicaState.READY)
+        count = len(ear.reports)
+
+        async def asked() -> bool:
+            await ear.client.publish(subjects.SOLICIT)
+            return len(ear.reports) > count
+
+        await until(asked, "it is said again")
+
+
+async def test_reports_when_another_loop_takes_over_then_they_are_newer(
+    broker: Broker, ear: Ear, engine: Engine
+) -> None:
+    for _ in range(2):
+        async with speaking(broker) as spokesman:
+            count = len(ear.reports)
+            await spokesman.tell(KEY, [pod(engine, ready=True)])
+            await until(lambda count=count: _true(len(ear.reports) > count), "it is said")  # type: ignore[misc]
+    sequences = [report.sequence for report in ear.reports]
+    assert sequences == sorted(set(sequences))
+
+
+async def _true(value: bool) -> bool:  # noqa: FBT001 - the argument is the answer
+    return value
+
+
+# -- what there is to speak for --------------------------------------------------------------------------------
+
+
+def resource(**engine: Any) -> Manifest:
+    return {"spec": {"model": {}, "runtime": {"type": "Container", "container": {"image": "x", **engine}}}}
+
+
+def observed(*pods: Manifest, brought: bool = True) -> Observed:
+    annotations = {v.ENGINE_MODEL_ANNOTATION: ""} if brought else {}
+    container = {
+        "ports": [{"name": "http", "containerPort": 9000}],
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}},
+    }
+    deployment = {
+        "metadata": {"labels": {v.REVISION_LABEL: "r1"}, "annotations": annotations},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+    return Observed(children={ChildKey("apps/v1", "Deployment", "default", "m-r1"): deployment}, pods=pods)
+
+
+def seen(*, ready: bool = False, running: bool = True, ip: str | None = "10.1.0.7", **metadata: Any) -> Manifest:
+    state = {"running": {"startedAt": STARTED}} if running else {"waiting": {"reason": "CrashLoopBackOff"}}
+    return {
+        "metadata": {"name": "p-1", "labels": {v.REVISION_LABEL: "r1"}, **metadata},
+        "status": {"containerStatuses": [{"ready": ready, "state": state}], **({"podIP": ip} if ip else {})},
+    }
+
+
+def test_pods_when_they_run_then_what_is_known_of_them_is_known_from_status_and_template() -> None:
+    (found,) = brought_pods(resource(maxConcurrentRequests=5), observed(seen(ready=True)))
+    assert found == BroughtPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, leaving=False)
+
+
+def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
+    (found,) = brought_pods(resource(), observed(seen(deletionTimestamp=STARTED)))
+    assert found.leaving
+
+
+@pytest.mark.parametrize(
+    "there",
+    [observed(seen(running=False)), observed(seen(ip=None)), observed(seen(), brought=False), observed()],
+    ids=["crashed", "no address", "one of ours", "none"],
+)
+def test_pods_when_there_is_nobody_to_speak_for_then_none(there: Observed) -> None:
+    assert brought_pods(resource(), there) == ()
+
+
+@pytest.mark.parametrize("spec", [None, {}, {"runtime": 3}, {"runtime": {"container": []}}])
+def test_pods_when_the_spec_has_become_unsound_then_they_are_still_spoken_for(spec: Any) -> None:
+    (found,) = brought_pods({"spec": spec}, observed(seen()))
+    assert found.capacity == 16
