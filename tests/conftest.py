@@ -9,23 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from skips import fail_skipped
 
 from headrace.sources.store import fetch
 
 ROOT = Path(__file__).parent.parent
-ALLOWED_SKIPS = ("no GPU", "no eBPF")
-"""In CI a test that is skipped for any other reason has failed: a skip proves nothing."""
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     del item, call
-    report = (yield).get_result()
-    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
-            report.outcome = "failed"
-            report.longrepr = f"skipped in CI: {reason}"
+    fail_skipped((yield).get_result())
 
 
 @pytest.fixture(scope="session")

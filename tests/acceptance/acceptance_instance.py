@@ -8,29 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
+from behaviours import behaviours_world
+from behaviours.behaviours_world import PUBLIC_NAME, until
 
 DEADLINE_SECONDS = 60.0
 BIN = Path(sys.executable).parent
-PUBLIC_NAME = "smol"
-Found = TypeVar("Found")
-
-
-def until(look: Callable[[], Found | None], what: str, seconds: float = DEADLINE_SECONDS) -> Found:
-    """Return what `look` finds, as soon as it finds something."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 @dataclass
@@ -149,14 +136,4 @@ class Instance:
 
 def model(source: Path | str, name: str = PUBLIC_NAME, **spec: Any) -> dict[str, Any]:
     """Return a resource that serves a file, with parts of its spec replaced."""
-    uri = source if isinstance(source, str) else f"file://{source}"
-    return {
-        "apiVersion": "headrace.dev/v1alpha1",
-        "kind": "ModelDeployment",
-        "metadata": {"name": name},
-        "spec": {
-            "model": {"source": {"uri": uri}},
-            "runtime": {"llm": {"maxModelLen": 512, "maxConcurrentRequests": 4}},
-            **spec,
-        },
-    }
+    return behaviours_world.model(source if isinstance(source, str) else f"file://{source}", name, **spec)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from acceptance.acceptance_instance import Instance, model
+from acceptance.acceptance_world import LocalWorld
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,11 @@ def instance(tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path) -> It
     running.headrace("wait", "mdep/smol", "--timeout", "90s")
     yield running
     assert running.stop() == 0, running.said()
+
+
+@pytest.fixture
+def served(instance: Instance, smollm2_path: Path) -> LocalWorld:
+    return LocalWorld(instance, smollm2_path)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from acceptance.acceptance_instance import Instance, model, until
-from acceptance.test_acceptance_faults import Traffic
+from acceptance.acceptance_instance import Instance
+from behaviours.behaviours_rollout import RolloutBehaviour
+from behaviours.behaviours_world import until
 
 pytestmark = pytest.mark.acceptance
 ROOT = Path(__file__).parents[2]
@@ -29,22 +30,8 @@ spec:
 """
 
 
-def revisions(instance: Instance) -> list[str]:
-    return [item["name"] for item in instance.get("mdep", "smol")["status"]["revisions"]]
-
-
-def test_rollout_when_the_spec_changes_under_traffic_then_no_request_fails_and_back_again(
-    instance: Instance, smollm2_path: Path
-) -> None:
-    before = revisions(instance)
-    with Traffic(instance).running() as traffic:
-        changed = model(smollm2_path, runtime={"llm": {"maxModelLen": 256, "maxConcurrentRequests": 4}})
-        instance.apply(changed)
-        until(lambda: len(now := revisions(instance)) == 1 and now != before, "the new revision has taken over")
-        instance.apply(model(smollm2_path))
-        until(lambda: revisions(instance) == before, "the old revision has taken over again")
-    assert traffic.errors == []
-    assert set(traffic.statuses) == {200}
+class TestRollout(RolloutBehaviour):
+    pass
 
 
 def status_of(instance: Instance, key: str | None) -> tuple[int, str]:

@@ -24,6 +24,16 @@ def said(text: str) -> bytes:
     return chunk(b"data: " + json.dumps(delta).encode() + b"\n\n")
 
 
+def finished(reason: str) -> bytes:
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+    return chunk(b"data: " + json.dumps(last).encode() + b"\n\n")
+
+
+def refused(code: str) -> bytes:
+    body = json.dumps({"error": {"message": "it is too long", "code": code}}).encode()
+    return b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
+
+
 def stage(text: str) -> bytes:
     return chunk(f": headrace stage={text}\n\n".encode())
 

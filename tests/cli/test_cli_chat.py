@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli.cli_gateway import DONE, HEAD, LAST, FakeGateway, chunk, said, sent, stage
+from cli.cli_gateway import DONE, HEAD, LAST, FakeGateway, chunk, finished, refused, said, sent, stage
 from cli.cli_terminal import terminal
 
 from headrace.cli.client import ApiClient
@@ -19,6 +19,7 @@ from headrace.cli.main import INTERRUPTED, main
 
 WHOLE = HEAD + stage("loading-weights 41%") + said("Pa") + said("ris") + said(".") + DONE
 OTHER = HEAD + said("Rome.") + DONE
+LONG = HEAD + said("Paris is") + finished("length") + DONE
 CUT = HEAD + said("Pa")
 ERROR = b'{"error": {"message": "no such model: m"}}'
 REFUSED = b"HTTP/1.1 404 Not Found\r\ncontent-length: %d\r\n\r\n%s" % (len(ERROR), ERROR)
@@ -100,6 +101,54 @@ def test_answer_when_it_is_no_error_of_ours_then_its_status_is_told(
         _use(gateway, monkeypatch)
         assert main(["chat", "m", "capital?"]) == 1
     assert status[:3].decode() in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ((), {"temperature": 0, "max_tokens": 512}),
+        (("--temperature", "0.7", "--max-tokens", "9"), {"temperature": 0.7, "max_tokens": 9}),
+    ],
+)
+def test_request_when_options_are_given_or_not_then_the_answer_is_bounded_and_repeatable(
+    options: tuple[str, ...], asked: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeGateway(sent(WHOLE)) as gateway:
+        _use(gateway, monkeypatch)
+        assert main(["chat", "m", "capital?", *options]) == 0
+    assert {name: gateway.asked[0][name] for name in ("temperature", "max_tokens")} == asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(LONG, "cut at 9 tokens; --max-tokens raises it\n"), (HEAD + said("Paris.") + finished("stop") + DONE, "")],
+)
+def test_answer_when_it_ends_by_its_length_then_that_is_said(
+    answer: bytes, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeGateway(sent(answer)) as gateway:
+        _use(gateway, monkeypatch)
+        assert main(["chat", "m", "capital?", "--max-tokens", "9"]) == 0
+    assert capsys.readouterr().err == told
+
+
+def test_answer_when_our_own_limit_does_not_fit_the_model_then_it_is_as_long_as_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeGateway(sent(refused("context_length_exceeded")), sent(LONG)) as gateway:
+        _use(gateway, monkeypatch)
+        assert main(["chat", "m", "capital?"]) == 0
+    assert "max_tokens" not in gateway.asked[1]
+    assert capsys.readouterr().err == "cut: the model takes no more tokens in a conversation\n"
+
+
+def test_answer_when_the_asked_limit_does_not_fit_the_model_then_that_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeGateway(sent(refused("context_length_exceeded"))) as gateway:
+        _use(gateway, monkeypatch)
+        assert main(["chat", "m", "capital?", "--max-tokens", "9999"]) == 1
+    assert capsys.readouterr().err == "error: it is too long\n"
 
 
 def _interrupted_at_pa(

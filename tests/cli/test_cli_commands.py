@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import headrace_llm.main
 from headrace.api.kinds import KINDS
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.commands.wait import _Goal, _Wait
 from headrace.cli.main import COMMANDS, main
 from headrace.cli.targets import UnknownKind, target_of
+from headrace.local.home import InstanceHome
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,27 @@ def test_command_when_no_instance_runs_then_it_says_how_to_start_one(
 ) -> None:
     assert main(words) == 3
     assert "headrace up" in capsys.readouterr().err
+
+
+def test_command_when_another_instance_runs_then_both_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    running = InstanceHome.of("two")
+    running.make()
+    with running.locked():
+        assert main(["down", "--instance", "three"]) == 3
+    assert capsys.readouterr().err == (
+        "error: the instance 'three' is not running. Start it with `headrace up --instance three`, "
+        "or use --instance with one that is running: two\n"
+    )
+
+
+def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        headrace_llm.main.main(["serve", "--help"])
+    said = capsys.readouterr().out
+    assert "None" not in said
+    assert "(default: 8000)" in said
 
 
 def test_words_when_they_stand_behind_options_then_they_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +144,7 @@ def test_wait_when_the_object_has_no_such_condition_then_those_that_it_has_are_n
         (["delete"], "Give KIND/NAME or -f FILE"),
         (["describe", "mdep"], "modeldeployment/NAME"),
         (["get", "foo"], "modeldeployments"),
+        (["get", "modeldeploymnt"], "Did you mean modeldeployments?"),
         (["get", "mdep", "--instance", "Not_A_Name"], "lower-case"),
     ],
 )
@@ -146,6 +171,33 @@ def test_target_when_it_cannot_be_meant_then_the_error_helps(words: list[str]) -
 )
 def test_age_when_printed_then_it_is_kubectl_s(seconds: int, text: str) -> None:
     assert output.age("2026-01-01T00:00:00Z", 1767225600 + seconds) == text
+
+
+def _change(kind: str, reason: str, message: str, created: str) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False", "reason": reason, "message": message}
+    metadata = {"name": "tiny", "namespace": "default", "creationTimestamp": created}
+    return {"type": kind, "object": {"metadata": metadata, "spec": {"model": {}}, "status": {"conditions": [ready]}}}
+
+
+@pytest.mark.parametrize(("form", "rows"), [([], 4), (["-o", "wide"], 6)])
+def test_get_when_it_watches_then_a_row_is_printed_when_more_than_its_age_changed(
+    form: list[str], rows: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = [
+        _change("ADDED", "Fetching", "0%", "2026-01-01T00:00:00Z"),
+        _change("MODIFIED", "Fetching", "50%", "2025-01-01T00:00:00Z"),
+        _change("MODIFIED", "Fetching", "99%", "2024-01-01T00:00:00Z"),
+        _change("MODIFIED", "Starting", "now", "2024-01-01T00:00:00Z"),
+        _change("MODIFIED", "Starting", "now", "2023-01-01T00:00:00Z"),
+        _change("DELETED", "Starting", "now", "2023-01-01T00:00:00Z"),
+        _change("ADDED", "Starting", "now", "2026-01-01T00:00:00Z"),
+    ]
+    monkeypatch.setattr(ApiClient, "watch", lambda *_: iter(changes))
+    assert main(["get", "mdep", "--watch", *form]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("NAME")
+    assert len(said[1:]) == rows
+    assert sum("(deleted)" in line for line in said) == 1
 
 
 def test_table_when_printed_then_its_columns_are_aligned() -> None:

@@ -16,9 +16,11 @@ from headrace.local.api_server import ApiServer
 from headrace.local.cluster import LocalCluster
 from headrace.local.home import InstanceHome, Record
 from headrace.local.objects import Objects
+from headrace.reconcile.world import Event, ResourceKey
 
 SECONDS = 10.0
 RECORD = Record("default", 42, "0.1.0", "http://127.0.0.1:8080", "2026-01-01T00:00:00Z", "/home")
+TINY = ResourceKey("default", "tiny")
 FILE = """\
 apiVersion: headrace.dev/v1alpha1
 kind: ModelDeployment
@@ -28,12 +30,21 @@ spec:
 """
 
 
+KEY_FILE = f"""\
+apiVersion: v1
+kind: Secret
+metadata: {{name: of-a-file, labels: {{headrace.dev/api-key: "true"}}}}
+stringData: {{sha256: "{"0" * 64}", models: tiny}}
+"""
+
+
 class Session:
     """Commands against a served API; `said` and `complained` are what the last one printed."""
 
-    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, directory: Path, cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
         self.file = directory / "tiny.yaml"
         self.file.write_text(FILE)
+        self.cluster = cluster
         self.stopping = asyncio.Event()
         self.said = self.complained = ""
         self._capsys = capsys
@@ -58,7 +69,7 @@ async def session(
     socket.parent.mkdir(parents=True)
     cluster = LocalCluster(directory / "state.sqlite", directory / "logs")
     await cluster.start()
-    session = Session(directory, capsys)
+    session = Session(directory, cluster, capsys)
     api = Api(Objects(cluster, lambda _: None), RECORD, session.stopping, lambda: None)
     server = ApiServer(api.app(), socket)
     listening = asyncio.Event()
@@ -160,7 +171,10 @@ async def test_object_when_it_is_not_there_then_the_error_says_where_to_look(
         ("logs secret/x", 2, "mdep/NAME or pod/NAME"),
         ("logs tiny", 1, "`headrace describe mdep/tiny`"),
         ("keys create Not_A_Name", 2, "must be a DNS name"),
-        ("apply -f {unknown}", 2, "headrace.dev/v1alpha1 ModelDeployment"),
+        ("apply -f {unknown}", 2, "unknown:2: Foo is not a kind that headrace knows. There are: v1 ConfigMap"),
+        ("apply -f {mistyped}", 2, "mistyped:2: ModelDeploymnt is not a kind that headrace knows. Did you mean Model"),
+        ("apply -f {short}", 2, "short:2: mdep is not a kind that headrace knows. Did you mean ModelDeployment?"),
+        ("apply -f {newer}", 2, "newer:1: there is no ModelDeployment in headrace.dev/v1. Write `apiVersion: headrace"),
         ("apply -f {empty}", 2, "A resource is a mapping with apiVersion"),
         ("apply -f {absent}", 2, "Give the path of a resource file"),
     ],
@@ -170,8 +184,11 @@ async def test_command_when_it_cannot_be_done_then_the_error_says_what_can(
 ) -> None:
     await session.apply()
     (tmp_path / "unknown").write_text("apiVersion: v1\nkind: Foo\nmetadata: {name: x}\n")
+    (tmp_path / "mistyped").write_text(FILE.replace("ModelDeployment", "ModelDeploymnt"))
+    (tmp_path / "short").write_text(FILE.replace("ModelDeployment", "mdep"))
+    (tmp_path / "newer").write_text(FILE.replace("v1alpha1", "v1"))
     (tmp_path / "empty").write_text("---\n")
-    files = {name: tmp_path / name for name in ("unknown", "empty", "absent")}
+    files = {name: tmp_path / name for name in ("unknown", "mistyped", "short", "newer", "empty", "absent")}
     assert await session.headrace(*command.format(**files).split()) == code
     assert says in session.complained
 
@@ -179,7 +196,59 @@ async def test_command_when_it_cannot_be_done_then_the_error_says_what_can(
 async def test_keys_when_the_name_is_taken_then_the_error_says_how_to_go_on(session: Session) -> None:
     await session.headrace("keys", "create", "app")
     assert await session.headrace("keys", "create", "app") == 1
+    assert session.complained.startswith("error: a key 'app' exists already")
     assert "`headrace keys revoke app`" in session.complained
+
+
+async def test_keys_when_the_first_comes_and_the_last_goes_then_what_requests_need_is_said(session: Session) -> None:
+    needs, needs_none = "From now on every request needs a key", "requests from this machine need none again"
+    await session.headrace("keys", "create", "first")
+    assert needs in session.said
+    assert "HEADRACE_API_KEY" in session.said
+    await session.headrace("keys", "create", "second", "-n", "elsewhere")
+    assert needs not in session.said
+    await session.headrace("keys", "revoke", "first")
+    assert needs_none not in session.said
+    await session.headrace("keys", "revoke", "second", "-n", "elsewhere")
+    assert needs_none in session.said
+
+
+async def test_keys_when_listed_then_the_models_that_each_opens_are_shown(session: Session) -> None:
+    await session.apply()
+    session.file.write_text(KEY_FILE)
+    await session.apply()
+    await session.headrace("keys", "create", "any")
+    await session.headrace("keys", "create", "one", "--model", "tiny", "--model", "other")
+    assert session.complained == "warning: namespace default has no model 'other' now (there are: tiny)\n"
+    await session.headrace("keys", "list")
+    rows = [line.split()[:-1] for line in session.said.splitlines()]
+    assert rows == [["NAME", "MODELS"], ["any", "all"], ["of-a-file", "some"], ["one", "tiny,other"]]
+
+
+async def test_keys_when_the_name_is_that_of_another_secret_then_it_is_left_alone(session: Session) -> None:
+    session.file.write_text("apiVersion: v1\nkind: Secret\nmetadata: {name: app}\n")
+    await session.apply()
+    assert await session.headrace("keys", "create", "app") == 1
+    assert "which is no key" in session.complained
+    assert await session.headrace("keys", "revoke", "app") == 1
+    assert session.complained.startswith("error: there is no key 'app'")
+
+
+async def test_scale_when_the_autoscaler_decides_then_it_is_a_warning(session: Session) -> None:
+    session.file.write_text(FILE + "  scaling: {minReplicas: 0, maxReplicas: 2}\n")
+    await session.apply()
+    assert await session.headrace("scale", "mdep/tiny", "--replicas", "2") == 0
+    assert session.said == ""
+    assert session.complained.startswith("warning: modeldeployment/tiny is not scaled")
+
+
+async def test_events_when_listed_then_the_last_one_is_last(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    await session.apply()
+    for second, reason in ((1, "First"), (3, "Last"), (2, "Middle")):
+        monkeypatch.setattr("headrace.local.cluster.timestamp", lambda _, s=second: f"2026-01-01T00:00:0{s}Z")
+        await session.cluster.record(TINY, Event("Normal", reason, "it happened"))
+    await session.headrace("get", "events")
+    assert [line.split()[2] for line in session.said.splitlines()[1:]] == ["First", "Middle", "Last"]
 
 
 async def test_describe_when_a_model_is_there_then_it_is_told(session: Session) -> None:
@@ -190,7 +259,7 @@ async def test_describe_when_a_model_is_there_then_it_is_told(session: Session) 
 
 async def test_keys_when_created_then_listed_without_the_key_and_deleted(session: Session) -> None:
     assert await session.headrace("keys", "create", "app") == 0
-    key = session.said.split()[-1]
+    key = session.said.splitlines()[0]
     assert await session.headrace("keys", "list") == 0
     assert "app" in session.said
     assert key not in session.said

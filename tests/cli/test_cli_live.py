@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_table_when_it_is_higher_than_the_terminal_then_it_says_how_many_are_not
         lines = seen.lines()
     assert [line.split()[0] for line in lines] == ["NAME", "m0", "m1", "m2", "…"]
     assert "6 more" in lines[-1]
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [(60, 1), (200, 3)], ids=["clipped", "to be seen"])
+def test_table_when_a_percent_changes_then_it_is_drawn_again_only_where_that_is_seen(
+    columns: int, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal(monkeypatch, columns=columns):
+        written: list[str] = []
+        monkeypatch.setattr(sys.stdout, "write", written.append)
+        view = LiveView(ApiClient(Path("nobody")))
+        for percent in range(3):
+            view._show("MODIFIED", _model("tiny", f"fetching {'a long address ' * 4} {percent}%"))
+    assert len(written) == drawn
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
 
 import pytest
@@ -14,6 +18,7 @@ from headrace.cli import manifests
 from headrace.cli.main import main
 from headrace.local.home import InstanceHome, Record
 
+SECONDS = 60.0
 FILE = """\
 # an emoji, a date and a character that YAML must escape, in a file of two documents
 apiVersion: headrace.dev/v1alpha1
@@ -51,6 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 def _pretend(script: str, home: InstanceHome, monkeypatch: pytest.MonkeyPatch) -> None:
     record = json.dumps(Record("default", -1, "0.1.0", "http://127.0.0.1:1", "", "").as_json()).replace("-1", "PID")
+    home.make()
     program = home.root / "python"
     program.write_text(script.format(home=home.root, record=record, record_path=home.record))
     program.chmod(0o700)
@@ -82,6 +88,48 @@ def test_detached_instance_when_files_are_given_then_it_gets_what_they_said(
     wanted[0]["metadata"]["namespace"] = "default"
     assert [document.manifest for document in manifests.read(str(home.root / "received"))] == wanted
     assert "--filename -" in (home.root / "arguments").read_text()
+
+
+def test_detached_instance_when_it_has_a_name_then_the_words_for_it_name_it_and_its_port(
+    monkeypatch: pytest.MonkeyPatch, home: InstanceHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = InstanceHome.of("three")
+    _pretend(INSTANCE, named, monkeypatch)
+    try:
+        assert main(["up", "--detach", "--instance", "three"]) == 0
+    finally:
+        os.kill(Record.read(named).pid, signal.SIGKILL)
+    said = capsys.readouterr().out
+    assert "port 8080 is taken: using 1\n" in said
+    assert "headrace get mdep --instance three" in said
+    assert "`headrace down --instance three`" in said
+
+
+def test_instance_when_its_port_is_taken_and_it_is_interrupted_then_it_says_which_it_uses_and_how_long_it_takes(
+    home: InstanceHome,
+) -> None:
+    file = home.root / "resting.yaml"
+    file.write_text(FILE.partition("---")[0] + "  suspend: true\n")
+    command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", "three", "-f", str(file)]
+    with contextlib.ExitStack() as cleanup:
+        with contextlib.suppress(OSError):  # taken already
+            cleanup.enter_context(socket.create_server(("127.0.0.1", 8080)))
+        up = cleanup.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8"))
+        cleanup.callback(up.kill)
+        assert up.stdout is not None
+        said = []
+        for line in up.stdout:
+            said.append(line.rstrip("\n"))
+            if line.startswith("stop: "):
+                break
+        up.send_signal(signal.SIGINT)
+        said += up.communicate(timeout=SECONDS)[0].splitlines()
+    assert any(re.fullmatch(r"port 8080 is taken: using \d+", line) for line in said)
+    assert "stop: SIGINT or `headrace down --instance three`" in said
+    assert "stopping: running requests may finish, for 30 s at most; Ctrl-C again to cut them off" in said
+    tried = next(line for line in said if "curl" in line)
+    body = json.loads(tried.partition(" -d ")[2].strip("'"))
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0, 64)
 
 
 def test_detached_instance_when_no_file_is_given_then_it_reads_nothing(

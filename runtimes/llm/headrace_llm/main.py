@@ -38,20 +38,27 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve a GGUF file",
         description="Serve a GGUF file of the Llama family with OpenAI's API, until Ctrl-C or SIGTERM.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     serve.add_argument("path", type=Path, help="the model's file")
-    serve.add_argument("--served-model-name", metavar="NAME", help="what clients ask for; None: the file's name")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on")
+    serve.add_argument("--served-model-name", metavar="NAME", help="what clients ask for (default: the file's name)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on (default: %(default)s)")
     serve.add_argument(
-        "--max-model-len", type=_positive, default=2048, metavar="TOKENS", help="longest prompt and answer together"
+        "--max-model-len",
+        type=_positive,
+        default=2048,
+        metavar="TOKENS",
+        help="longest prompt and answer together (default: %(default)s)",
     )
     serve.add_argument(
-        "--max-concurrent-requests", type=_positive, default=16, metavar="N", help="requests that get tokens at once"
+        "--max-concurrent-requests",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="requests that get tokens at once (default: %(default)s)",
     )
     serve.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads that compute; None: as many as usable cores"
+        "--threads", type=_positive, metavar="N", help="threads that compute (default: as many as usable cores)"
     )
     return parser
 
@@ -73,7 +80,8 @@ def _port(text: str) -> int:
 def _greet(model: str, host: str, port: int) -> None:
     """Say in plain words what to try."""
     url = f"http://{host}:{port}/v1"
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is a headrace?"}]})
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    body = json.dumps({"model": model, "messages": messages, "temperature": 0})
     print(f"{model} listens on {url}. Try:\n  curl {url}/chat/completions -d '{body}'", flush=True)  # noqa: T201 - it is said to a person
 
 

@@ -15,9 +15,12 @@ from typing_extensions import override
 
 from headrace.api.kinds import KINDS, Kind
 from headrace.errors import FieldError, HeadraceError, InvalidResource, NotFound, NotRunning
+from headrace.local.home import InstanceHome
 
 DEFAULT_NAMESPACE = "default"
 """What `-n` is when it is not given."""
+DEFAULT_INSTANCE = "default"
+"""What `--instance` is when it is not given."""
 ANSWER_SECONDS = 30.0
 """An answer that takes longer than this is a fault of the instance; watches and logs wait without a limit."""
 
@@ -132,7 +135,7 @@ class ApiClient:
             connection.request(method, path, payload, {"Content-Type": content_type})
             response = connection.getresponse()
         except (FileNotFoundError, ConnectionError) as error:
-            raise NotRunning("no headrace instance is running here", hint="Start one with `headrace up`") from error
+            raise _not_running(self._socket_path.parent) from error
         except TimeoutError as error:
             raise NotRunning(
                 f"the instance did not answer within {ANSWER_SECONDS:.0f} s",
@@ -141,6 +144,22 @@ class ApiClient:
         if response.status >= http.client.BAD_REQUEST:
             raise error_of(response.status, response.read(), log=self._log, absent=absent)
         return response
+
+
+def instance_option(name: str) -> str:
+    """Return the option with which a command speaks to that instance."""
+    return "" if name == DEFAULT_INSTANCE else f" --instance {name}"
+
+
+def _not_running(directory: Path) -> NotRunning:
+    """Return the error that names those instances that do run: the option may be wrong, or forgotten."""
+    name, root = directory.name, directory.parent.parent
+    others = sorted(path.name for path in directory.parent.glob("*") if path.name != name)
+    running = [other for other in others if InstanceHome(root, other).is_running()]
+    hint = f"Start it with `headrace up{instance_option(name)}`"
+    if running:
+        hint += f", or use --instance with one that is running: {', '.join(running)}"
+    return NotRunning(f"the instance {name!r} is not running", hint=hint)
 
 
 def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:

@@ -14,6 +14,8 @@ from headrace.cli.client import ApiClient
 from headrace.errors import HeadraceError
 
 RETRY_SECONDS = 0.5
+_LEFT_OUT = ("URL", "RUNTIME", "AGE")
+"""For room; and an age stands still in a table that is drawn only when something changes."""
 _LINES_AROUND = 2
 """Of a table that is too high: the line that says so, and the cursor's own below it."""
 
@@ -24,7 +26,7 @@ class LiveView:
     def __init__(self, client: ApiClient) -> None:
         self._client = client
         self._objects: dict[str, output.Object] = {}
-        self._drawn = 0
+        self._drawn: list[str] = []
         self._said: dict[str, str] = {}
         self._paused = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
@@ -61,12 +63,14 @@ class LiveView:
 
     def _redraw(self) -> None:
         columns = output.columns_of(KINDS["ModelDeployment"], wide=True, all_namespaces=False)
-        columns = [column for column in columns if column.title not in ("URL", "RUNTIME")]
+        columns = [column for column in columns if column.title not in _LEFT_OUT]
         lines = _fitted(output.table(columns, (self._objects[key] for key in sorted(self._objects))))
-        up = f"\033[{self._drawn}A\033[J" if self._drawn else ""
+        if lines == self._drawn:
+            return  # what changed is not to be seen, such as the percent of a message that is clipped
+        up = f"\033[{len(self._drawn)}A\033[J" if self._drawn else ""
         sys.stdout.write(up + "\n".join(lines) + "\n")
         sys.stdout.flush()
-        self._drawn = len(lines)
+        self._drawn = lines
 
     def _say(self, key: str, change: str, obj: output.Object) -> None:
         ready = output.condition(obj, "Ready")

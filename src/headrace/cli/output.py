@@ -29,7 +29,7 @@ def columns_of(kind: Kind, *, wide: bool, all_namespaces: bool) -> list[Column]:
     """Return the columns in which objects of a kind are listed."""
     columns = [Column("NAMESPACE", lambda o: str(o["metadata"]["namespace"]))] if all_namespaces else []
     specific = _COLUMNS.get(kind.kind)
-    columns += specific if specific is not None else [_NAME, _AGE]
+    columns += specific if specific is not None else [NAME, AGE]
     return [column for column in columns if wide or not column.wide]
 
 
@@ -66,6 +66,16 @@ def condition(obj: Object, type_: str) -> Object:
         if item["type"] == type_:
             return dict(item)
     return {}
+
+
+def public_name(model: Object) -> str:
+    """Return what clients put into the field `model` for a ModelDeployment."""
+    return str(model["spec"].get("model", {}).get("name") or model["metadata"]["name"])
+
+
+def last_seen(event: Object) -> str:
+    """Return when an Event happened last, by which they are sorted."""
+    return str(event.get("lastTimestamp", ""))
 
 
 def width(text: str) -> int:
@@ -137,41 +147,41 @@ def _event_object(event: Object) -> str:
     return f"{str(involved.get('kind', '')).lower()}/{involved.get('name', '')}"
 
 
-_NAME = Column("NAME", lambda o: str(o["metadata"]["name"]))
-_AGE = Column("AGE", lambda o: age(o["metadata"].get("creationTimestamp")))
+NAME = Column("NAME", lambda o: str(o["metadata"]["name"]))
+AGE = Column("AGE", lambda o: age(o["metadata"].get("creationTimestamp")))
 _COLUMNS: dict[str, list[Column]] = {
     "ModelDeployment": [
-        _NAME,
+        NAME,
         Column("READY", lambda o: str(condition(o, "Ready").get("status", "Unknown"))),
         Column("REASON", lambda o: str(condition(o, "Ready").get("reason", ""))),
         Column("RUNTIME", lambda o: str(o["spec"].get("runtime", {}).get("type", ""))),
         Column("REPLICAS", _replicas),
         Column("URL", lambda o: str(o.get("status", {}).get("url", ""))),
-        _AGE,
-        Column("MODEL", lambda o: str(o["spec"]["model"].get("name") or o["metadata"]["name"]), wide=True),
+        AGE,
+        Column("MODEL", public_name, wide=True),
         Column("MESSAGE", lambda o: str(condition(o, "Ready").get("message", "")), wide=True),
     ],
     "Pod": [
-        _NAME,
+        NAME,
         Column("READY", _containers_ready),
         Column("STATUS", pod_status),
         Column("RESTARTS", _restarts),
-        _AGE,
+        AGE,
         Column("IP", lambda o: str(o.get("status", {}).get("podIP", "<none>")), wide=True),
     ],
-    "Deployment": [_NAME, Column("READY", _replicas), _AGE],
+    "Deployment": [NAME, Column("READY", _replicas), AGE],
     "Job": [
-        _NAME,
+        NAME,
         Column("STATUS", _job_status),
-        _AGE,
+        AGE,
     ],
     "Secret": [
-        _NAME,
+        NAME,
         Column("TYPE", lambda o: str(o.get("type", "Opaque"))),
         Column("DATA", lambda o: str(len(o.get("data") or {}))),
-        _AGE,
+        AGE,
     ],
-    "ConfigMap": [_NAME, Column("DATA", lambda o: str(len(o.get("data") or {}))), _AGE],
+    "ConfigMap": [NAME, Column("DATA", lambda o: str(len(o.get("data") or {}))), AGE],
     "Event": [
         Column("LAST SEEN", lambda o: age(o.get("lastTimestamp"))),
         Column("TYPE", lambda o: str(o.get("type", ""))),

@@ -84,7 +84,9 @@ def target_of(words: list[str], *, name_required: bool = True) -> Target:
         return Target(KINDS["ModelDeployment"], kind_word)
     if kind is None:
         known = ", ".join(known.plural for known in KINDS.values())
-        raise UnknownKind(f"there is no kind of resource called {kind_word!r}", hint=f"There are: {known}")
+        meant = nearest_kind(kind_word)
+        guess = f"Did you mean {meant.plural}? " if meant is not None else ""
+        raise UnknownKind(f"there is no kind of resource called {kind_word!r}", hint=f"{guess}There are: {known}")
     if name_required and not name:
         raise UnknownKind(f"the {kind.singular} has no name", hint=f"Give a name: {kind.singular}/NAME")
     return Target(kind, name or None)
@@ -97,3 +99,12 @@ def find_kind(word: str) -> Kind | None:
         if word in (kind.kind.lower(), kind.plural, kind.singular, *kind.short_names):
             return kind
     return None
+
+
+def nearest_kind(word: str) -> Kind | None:
+    """Return the kind that was probably meant by a word that is none."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only where something is wrong
+
+    words = {name: kind for kind in KINDS.values() for name in (kind.kind.lower(), kind.plural, *kind.short_names)}
+    near = get_close_matches(word.lower(), words, n=1)
+    return find_kind(word) or (words[near[0]] if near else None)

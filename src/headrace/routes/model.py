@@ -18,6 +18,19 @@ class RevisionWeight(Message):
     weight_percent: int = Field(ge=0, le=100)
 
 
+class Engine(Message):
+    """A revision whose replicas are brought containers: they know nothing of headrace, and others speak for them.
+
+    It stands in the route, which the loop alone writes, because a gateway asks whatever it names.
+    """
+
+    revision: str = Field(max_length=63)
+    readiness_path: str = Field(max_length=1024, pattern=r"^/[!-~]*$")
+    """What it answers with 200 when it can serve."""
+    model_name: str | None = Field(default=None, max_length=1024)
+    """What to write into a request's field `model`; None: what the client wrote."""
+
+
 class Unavailable(Message):
     """Why requests are answered with 503 at once instead of being held."""
 
@@ -35,6 +48,8 @@ class Route(Message):
     created: int = 0
     """Unix time of the resource's creation, for `/v1/models`."""
     revisions: tuple[RevisionWeight, ...] = ()
+    engines: tuple[Engine, ...] = ()
+    """Of the revisions that exist; those of our own runtimes are not named."""
     unavailable: Unavailable | None = None
     stage: str = Field(default="", max_length=64)
     """What the loop is doing for a model that cannot answer yet, kebab-case, e.g. `fetching` or `starting`."""

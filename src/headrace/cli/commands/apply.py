@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from headrace.api.kinds import KINDS, USER_KINDS, Kind
-from headrace.cli.manifests import Document, read
-from headrace.cli.targets import UnknownKind, add_namespace, client_of, find_kind
+from headrace.cli.manifests import Document, line_of, read
+from headrace.cli.targets import UnknownKind, add_namespace, client_of, nearest_kind
 from headrace.errors import InvalidResource
 
 
@@ -47,12 +47,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def kind_of(document: Document) -> Kind:
     """Return the kind of a document; raises UnknownKind with its place."""
-    kind = find_kind(document.manifest["kind"])
-    if kind is None or kind.api_version != document.manifest["apiVersion"]:
-        what = f"{document.manifest['apiVersion']} {document.manifest['kind']}"
+    word, api_version = document.manifest["kind"], document.manifest["apiVersion"]
+    kind = KINDS.get(word)
+    if kind is None:
+        meant = nearest_kind(word)
+        guess = f"Did you mean {meant.kind}? " if meant is not None else ""
         known = ", ".join(f"{KINDS[name].api_version} {name}" for name in sorted(USER_KINDS))
         raise UnknownKind(
-            f"{document.path}:{document.node.start_mark.line + 1}: {what} is not a kind that headrace knows",
-            hint=f"There are: {known}",
+            f"{document.path}:{line_of(document.node, 'kind')}: {word} is not a kind that headrace knows",
+            hint=f"{guess}There are: {known}",
+        )
+    if kind.api_version != api_version:
+        raise UnknownKind(
+            f"{document.path}:{line_of(document.node, 'apiVersion')}: there is no {word} in {api_version}",
+            hint=f"Write `apiVersion: {kind.api_version}`",
         )
     return kind

@@ -20,7 +20,18 @@ from headrace.errors import HeadraceError, NotRunning
 STAGE_PREFIX = b": headrace "
 DATA_PREFIX = b"data: "
 DONE = b"data: [DONE]"
+MAX_TOKENS = 512
+"""The longest answer unless another is asked for: without one, a small model that loses its thread goes on until its
+context is full."""
+CONTEXT_FULL = "context_length_exceeded"
+"""OpenAI's code for a prompt and answer that do not fit together."""
 _LOOK = "See whether the instance runs (`headrace get mdep`), and look into its logs (`headrace doctor` names them)"
+
+
+class NoRoom(HeadraceError):
+    """The conversation and an answer of that length are more than the model takes."""
+
+    reason = "NoRoom"
 
 
 class AnswerCutOff(HeadraceError):
@@ -41,8 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="*", help="one question; without it, a conversation until Ctrl-D")
     parser.set_defaults(words="prompt")
     parser.add_argument("--system", help="a system message")
-    parser.add_argument("--max-tokens", type=int, help="longest answer (default: what the model takes)")
-    parser.add_argument("--temperature", type=float, help="0: always the likeliest token")
+    parser.add_argument("--max-tokens", type=int, help=f"longest answer (default: {MAX_TOKENS}, or what fits)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="more is more varied; 0: always the likeliest token (default: 0)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,6 +100,8 @@ class _Chat:
         self._endpoint = urlsplit(endpoint)
         self._arguments = arguments
         self._messages: list[dict[str, str]] = []
+        self._limit: int | None = None
+        self._finish = ""
         if arguments.system:
             self._messages.append({"role": "system", "content": arguments.system})
 
@@ -104,13 +119,20 @@ class _Chat:
                 print(flush=True)
             raise
         print(flush=True)
+        if self._finish == "length":
+            print(self._cut(), file=sys.stderr)
         self._messages = [*messages, {"role": "assistant", "content": answer}]
+
+    def _cut(self) -> str:
+        if self._limit is None:
+            return "cut: the model takes no more tokens in a conversation"
+        return f"cut at {self._limit} tokens; --max-tokens raises it"
 
     def _stream(self, messages: list[dict[str, str]]) -> Generator[str]:
         """Yield the answer's text as it comes. http.client takes a body cut short for its end, so that [DONE] tells."""
         connection = http.client.HTTPConnection(self._endpoint.hostname or "127.0.0.1", self._endpoint.port)
         stage = _Stage()
-        begun = False
+        begun, self._finish = False, ""
         try:
             with closing(connection), self._post(connection, messages) as response:
                 for line in response:
@@ -122,7 +144,9 @@ class _Chat:
                         stage.show(line[len(STAGE_PREFIX) :].decode(errors="replace").strip())
                     elif line.startswith(DATA_PREFIX):
                         stage.clear()
-                        text = _text_of(json.loads(line[len(DATA_PREFIX) :]))
+                        chunk = json.loads(line[len(DATA_PREFIX) :])
+                        text = _text_of(chunk)
+                        self._finish = _finish_of(chunk) or self._finish
                         begun = begun or bool(text)
                         yield text
         except (http.client.HTTPException, OSError) as error:
@@ -132,10 +156,24 @@ class _Chat:
         raise AnswerCutOff
 
     def _post(self, connection: http.client.HTTPConnection, messages: list[dict[str, str]]) -> http.client.HTTPResponse:
+        """Ask for an answer. Our own limit gives way where it does not fit; one that was asked for is an error then."""
+        asked = self._arguments.max_tokens
+        self._limit = MAX_TOKENS if asked is None else asked
+        try:
+            return self._request(connection, messages)
+        except NoRoom:
+            if asked is not None:
+                raise
+            self._limit = None
+            return self._request(connection, messages)
+
+    def _request(
+        self, connection: http.client.HTTPConnection, messages: list[dict[str, str]]
+    ) -> http.client.HTTPResponse:
         body: dict[str, Any] = {"model": self._arguments.model, "messages": messages, "stream": True}
-        for option in ("max_tokens", "temperature"):
-            if getattr(self._arguments, option) is not None:
-                body[option] = getattr(self._arguments, option)
+        body["temperature"] = self._arguments.temperature
+        if self._limit is not None:
+            body["max_tokens"] = self._limit
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("HEADRACE_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
@@ -177,6 +215,11 @@ def _text_of(chunk: dict[str, Any]) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", []))
 
 
+def _finish_of(chunk: dict[str, Any]) -> str:
+    """Return why the answer ended, in its last chunk."""
+    return "".join(choice.get("finish_reason") or "" for choice in chunk.get("choices", []))
+
+
 def _refusal(response: http.client.HTTPResponse) -> HeadraceError:
     """Return the error of an answer that is not 200; a proxy's page has none of ours in it."""
     try:
@@ -188,4 +231,5 @@ def _refusal(response: http.client.HTTPResponse) -> HeadraceError:
 def _error(error: dict[str, Any]) -> HeadraceError:
     """Return the exception for an error in OpenAI's shape. Its message says already what can be done, but for a key."""
     hint = "Give an API key in HEADRACE_API_KEY" if error.get("code") == "invalid_api_key" else ""
-    return HeadraceError(str(error.get("message", "the gateway sent an error without a message")), hint=hint)
+    kind = NoRoom if error.get("code") == CONTEXT_FULL else HeadraceError
+    return kind(str(error.get("message", "the gateway sent an error without a message")), hint=hint)

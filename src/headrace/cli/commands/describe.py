@@ -71,7 +71,7 @@ def _describe_events(client: ApiClient, namespace: str, obj: output.Object) -> N
         if event.get("involvedObject", {}).get("name") == obj["metadata"]["name"]
         and event["involvedObject"].get("kind") == obj["kind"]
     ]
-    events.sort(key=lambda event: str(event.get("lastTimestamp")))
+    events.sort(key=output.last_seen)
     print("\nEvents:")
     columns = output.columns_of(KINDS["Event"], wide=False, all_namespaces=False)
     print(_indented("\n".join(output.table(columns, events[-LAST_EVENTS:])) if events else "none"))

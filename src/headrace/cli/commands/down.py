@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from headrace.cli.client import instance_option
 from headrace.cli.targets import client_of
 from headrace.local.home import InstanceHome, wait_stopped
 
@@ -16,7 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Stop it. Resources, models and events stay for the next `headrace up`."""
     client_of(arguments).shutdown()
-    print("stopping (running requests may finish) …", flush=True)
+    from headrace.local.gateway_process import GRACE_SECONDS  # noqa: PLC0415 - slow, but it is stopping meanwhile
+
+    print(f"stopping (running requests may finish, for {GRACE_SECONDS:.0f} s at most) …", flush=True)
     wait_stopped(InstanceHome.of(arguments.instance))
-    print("stopped. Resources and models stay for the next `headrace up`")
+    print(f"stopped. Resources and models stay for the next `headrace up{instance_option(arguments.instance)}`")
     return 0

@@ -6,9 +6,10 @@ import argparse
 import base64
 import hashlib
 import secrets
+import sys
 
 from headrace.api.kinds import KINDS
-from headrace.api.vocabulary import API_KEY_LABEL
+from headrace.api.vocabulary import API_KEY_LABEL, GROUP
 from headrace.cli import output
 from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.cli.targets import add_namespace, client_of
@@ -17,6 +18,9 @@ from headrace.errors import HeadraceError, NotFound
 KEY_PREFIX = "hr-"
 KEY_BYTES = 32
 """256 bits: the hash of such a key cannot be searched, so it needs no salt and no slow hash."""
+MODELS_ANNOTATION = f"{GROUP}/models"
+"""On the Secret of a key that was made here: its `models` again, since the API shows no value of a Secret. For people;
+what counts is the Secret's data."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,54 +43,88 @@ def run(arguments: argparse.Namespace) -> int:
         return _create(client, arguments.namespace, arguments.name, arguments.model)
     if arguments.action == "revoke":
         return _revoke(client, arguments.namespace, arguments.name)
-    keys = [secret for secret in client.get(KINDS["Secret"], arguments.namespace)["items"] if _is_key(secret)]
+    keys = _keys(client, arguments.namespace)
     if not keys:
         print(f"no API keys in namespace {arguments.namespace}")
         return 0
-    print("\n".join(output.table(output.columns_of(KINDS["Secret"], wide=False, all_namespaces=False), keys)))
+    print("\n".join(output.table(_COLUMNS, keys)))
     return 0
 
 
 def _create(client: ApiClient, namespace: str, name: str, models: list[str]) -> int:
     try:
-        client.get(KINDS["Secret"], namespace, name)
+        there = client.get(KINDS["Secret"], namespace, name)
     except NotFound:
         pass
     else:
-        raise HeadraceError(
-            f"a secret named {name} exists", hint=f"Choose another name, or `headrace keys revoke {name}`"
-        )
+        if not _is_key(there):
+            raise HeadraceError(f"a Secret {name!r}, which is no key, has this name", hint="Choose another one")
+        revoke = f"headrace keys revoke {name}{_option(namespace)}"
+        raise HeadraceError(f"a key {name!r} exists already", hint=f"Choose another name, or `{revoke}`")
+    first = not _keys(client, None)
+    served = [output.public_name(model) for model in client.get(KINDS["ModelDeployment"], namespace)["items"]]
     key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
     data = {"sha256": hashlib.sha256(key.encode()).hexdigest()}
+    metadata = {"name": name, "namespace": namespace, "labels": {API_KEY_LABEL: "true"}}
     if models:
         data["models"] = ",".join(models)
+        metadata["annotations"] = {MODELS_ANNOTATION: data["models"]}
     client.apply(
         KINDS["Secret"],
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": name, "namespace": namespace, "labels": {API_KEY_LABEL: "true"}},
+            "metadata": metadata,
             "type": "Opaque",
             "data": {field: base64.b64encode(value.encode()).decode() for field, value in data.items()},
         },
     )
     print(key)
     print("Keep it: it is not shown again. Use it as the API key of an OpenAI client.")
+    if first:
+        print("From now on every request needs a key: `headrace chat` reads it from HEADRACE_API_KEY.")
+    for model in models:
+        if model not in served:
+            known = f"there are: {', '.join(sorted(served))}" if served else "there is none"
+            print(f"warning: namespace {namespace} has no model {model!r} now ({known})", file=sys.stderr)
     return 0
 
 
 def _revoke(client: ApiClient, namespace: str, name: str) -> int:
-    option = "" if namespace == DEFAULT_NAMESPACE else f" -n {namespace}"
-    hint = f"`headrace keys list{option}` lists what is there"
+    hint = f"`headrace keys list{_option(namespace)}` lists what is there"
     try:
         secret = client.get(KINDS["Secret"], namespace, name)
     except NotFound as error:
         raise NotFound(f"there is no key {name!r} in namespace {namespace!r}", hint=hint) from error
     if not _is_key(secret):
-        raise NotFound(f"secret {name} is not an API key", hint=hint)
+        raise NotFound(f"there is no key {name!r}: the Secret of that name is something else", hint=hint)
     client.delete(KINDS["Secret"], namespace, name)
     print(f"key {name} revoked")
+    if not _keys(client, None):
+        print(
+            "That was the last key: requests from this machine need none again "
+            "(with `headrace up --host` on an address that is not loopback, every request is refused without one)."
+        )
     return 0
+
+
+def _keys(client: ApiClient, namespace: str | None) -> list[output.Object]:
+    """Return the keys of a namespace, or (None) of all: as long as there is any, every request needs one."""
+    return [secret for secret in client.get(KINDS["Secret"], namespace)["items"] if _is_key(secret)]
+
+
+def _option(namespace: str) -> str:
+    return "" if namespace == DEFAULT_NAMESPACE else f" -n {namespace}"
+
+
+def _models(key: output.Object) -> str:
+    """Return the models that a key opens. Which ones is not told of a Secret that was made elsewhere."""
+    if "models" not in (key.get("data") or {}):
+        return "all"
+    return str(key["metadata"].get("annotations", {}).get(MODELS_ANNOTATION, "some"))
+
+
+_COLUMNS = [output.NAME, output.Column("MODELS", _models), output.AGE]
 
 
 def _is_key(secret: output.Object) -> bool:

@@ -21,7 +21,13 @@ def run(arguments: argparse.Namespace) -> int:
     target = target_of(arguments.target)
     assert target.name is not None
     client.scale(target.kind, arguments.namespace, target.name, arguments.replicas)
-    print(f"{target.kind.singular}/{target.name} scaled to {arguments.replicas}")
+    named = f"{target.kind.singular}/{target.name}"
     if client.get(target.kind, arguments.namespace, target.name)["spec"].get("scaling"):
-        print("note: spec.scaling is set, so the autoscaler decides and spec.replicas is ignored", file=sys.stderr)
+        print(
+            f"warning: {named} is not scaled: spec.replicas is {arguments.replicas} now but ignored, since "
+            "spec.scaling is set. Change its minReplicas and maxReplicas, or remove it",
+            file=sys.stderr,
+        )
+    else:
+        print(f"{named} scaled to {arguments.replicas}")
     return 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import subprocess
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from headrace.cli import manifests, output
-from headrace.cli.client import ApiClient
+from headrace.cli.client import ApiClient, instance_option
 from headrace.cli.commands.apply import kind_of
 from headrace.cli.live import LiveView
 from headrace.cli.manifests import Document
@@ -21,6 +23,8 @@ from headrace.local.home import InstanceHome, Record
 
 DETACH_SECONDS = 60.0
 POLL_SECONDS = 0.02
+TRY_TOKENS = 64
+"""Of the request that is shown to be tried: it is not streamed, so nothing is to be seen until its last token."""
 MAX_PORT = 65535
 
 
@@ -108,23 +112,21 @@ class _Narrator:
 
     def _greet(self, endpoint: str) -> None:
         print(f"ready in {time.monotonic() - self._began:.1f} s: {endpoint}/v1  (logs: {self._home.logs})")
-        names = [_public_name(document.manifest) for document in self._documents if _is_model(document.manifest)]
-        option = "" if self._home.name == "default" else f" --instance {self._home.name}"
+        names = [output.public_name(document.manifest) for document in self._documents if _is_model(document.manifest)]
+        option = instance_option(self._home.name)
         if names:
-            body = f'{{"model": "{names[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+            messages = [{"role": "user", "content": "Hello!"}]
+            body = json.dumps({"model": names[0], "messages": messages, "temperature": 0, "max_tokens": TRY_TOKENS})
             print(f"try:  headrace chat{option} {names[0]}")
             print(f"      curl {endpoint}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
         else:
             print(f"next: headrace apply{option} -f FILE")
-        print("stop: Ctrl-C\n" if output.is_terminal() else "stop: SIGINT or `headrace down`", flush=True)
+        interrupt = "Ctrl-C" if output.is_terminal() else "SIGINT"
+        print(f"stop: {interrupt} or `headrace down{option}`" + "\n" * output.is_terminal(), flush=True)
 
 
 def _is_model(manifest: dict[str, Any]) -> bool:
     return bool(manifest["kind"] == "ModelDeployment")
-
-
-def _public_name(manifest: dict[str, Any]) -> str:
-    return str(manifest["spec"]["model"].get("name") or manifest["metadata"]["name"])
 
 
 def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[Document]) -> int:
@@ -160,8 +162,14 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
             time.sleep(POLL_SECONDS)
             continue
         if record.pid == background.pid:
+            from headrace.local.gateway_process import DEFAULT_PORT  # noqa: PLC0415 - see run
+
+            port = urlsplit(record.endpoint).port
+            if arguments.port is None and port != DEFAULT_PORT:
+                print(f"port {DEFAULT_PORT} is taken: using {port}")
+            option = instance_option(home.name)
             print(f"the instance {home.name!r} is up: {record.endpoint}/v1")
-            print("next: headrace get mdep; stop it with `headrace down`")
+            print(f"next: headrace get mdep{option}; stop it with `headrace down{option}`")
             return 0
         time.sleep(POLL_SECONDS)
     raise CannotStart(f"the instance did not come up within {DETACH_SECONDS:.0f} s", hint=f"Look into {log}")

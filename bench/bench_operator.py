@@ -1,0 +1,310 @@
+"""The operator's bars, on a kind cluster with headrace installed by its chart.
+
+What was written, when and by whom is read off the API server's audit log, whose times have microseconds and are those
+of this machine. The node takes no pods while a thousand resources are there: their fetches wait, and what is measured
+is the operator and the API server, not the kubelet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "e2e")]  # the cluster and its installation are those of the suite
+
+from bars import bar, environment, percentile, spread
+from cluster import Cluster, run
+from cluster_world import EXAMPLE, ClusterWorld, Site, tenant
+from installation import built_images
+from kube import Kube
+from release import NAMESPACE, Release
+
+NAME = "headrace-bench"
+PORT = 18090
+MODELS = 1000
+WAKES = 15
+CHANGES = 20
+STOPPED_SECONDS = 30
+DEADLINE_SECONDS = 400.0
+CHILDREN = ("deployments", "jobs", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies")
+LABEL = "headrace.dev/component"
+OPERATOR = re.compile(r"^headrace-operator/\S+ \((?P<pod>[^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write of an operator."""
+
+    at: float
+    """Unix time at which the API server received it."""
+    pod: str
+    kind: str
+    name: str
+    verb: str
+
+
+def until(look: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS, pause: float = 0.05) -> float:
+    """Wait until it is true; return how long it took."""
+    began = time.monotonic()
+    while not look():
+        assert time.monotonic() - began < seconds, f"not in {seconds:.0f} s: {what}"
+        time.sleep(pause)
+    return time.monotonic() - began
+
+
+def writes(cluster: Cluster, since: float) -> Iterator[Write]:
+    """Yield the operators' writes since then, without those of the Lease."""
+    for line in cluster.audit_log.read_text(errors="replace").splitlines():
+        if '"headrace-operator/' not in line:
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # it is being written
+        sender, target = OPERATOR.match(event.get("userAgent", "")), event.get("objectRef", {})
+        at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
+        if sender is not None and target.get("resource") != "leases" and at >= since:
+            yield Write(at, sender["pod"], target.get("resource", ""), target.get("name", ""), event["verb"])
+
+
+def resource(number: int) -> dict[str, Any]:
+    """Return one of the thousand."""
+    return {
+        "apiVersion": "headrace.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": f"m{number}"},
+        "spec": {**EXAMPLE["spec"], "model": {"source": EXAMPLE["spec"]["model"]["source"]}},
+    }
+
+
+def leader(site: Site) -> str:
+    """Return the name of the leading operator's pod."""
+    holder = site.kube.get("leases", NAMESPACE, "headrace-operator")["spec"]["holderIdentity"]
+    names = [pod["metadata"]["name"] for pod in site.release.pods("operator")]
+    return next((name for name in names if holder.startswith(name)), "")
+
+
+def resident_megabytes(site: Site, pod: str) -> float:
+    """Return the operator's resident memory, MB."""
+    status, text = site.kube.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics")
+    assert status == 200, text
+    found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
+    assert found is not None
+    return float(found[1]) / 1e6
+
+
+def wakes(site: Site, world: ClusterWorld) -> None:
+    """A request at zero: when the Deployment's replicas changed, and when the first token came."""
+    world.apply({**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": {"minReplicas": 0, "idleTimeoutSeconds": 1}}})
+    decided, first = [], []
+    assert site.cluster is not None
+    for _ in range(WAKES):
+        until(lambda: reason(world, "smollm2") == "Idle" and not world.pods("smollm2"), "the model rests")
+        sent, token = ask(world)
+        patched = min(w.at for w in writes(site.cluster, sent) if w.kind == "deployments" and w.verb == "patch")
+        decided.append((patched - sent) * 1000)
+        first.append(token - sent)
+    world.delete("smollm2")
+    spread("request at zero to the Deployment's patch", decided, "ms")
+    spread("request at zero to first token", first, "s")
+    bar("scale-decision-p50", statistics.median(decided), 15, "ms")
+    bar("scale-decision-p95", percentile(decided, 95), 30, "ms")
+
+
+def reason(world: ClusterWorld, name: str) -> str:
+    """Return the reason of a resource's condition Ready."""
+    conditions = world.get(name).get("status", {}).get("conditions", [])
+    return next((c["reason"] for c in conditions if c["type"] == "Ready"), "")
+
+
+def ask(world: ClusterWorld) -> tuple[float, float]:
+    """Send a streamed request; return when it was sent and when the first token came, Unix time."""
+    body = {"model": "smollm2-135m-instruct", "prompt": "Once", "max_tokens": 1, "stream": True, "temperature": 0}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {world.api_key}"}
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE_SECONDS)
+    connection.connect()
+    sent = time.time()
+    connection.request("POST", "/v1/completions", json.dumps(body), headers)
+    for line in connection.getresponse():
+        if line.startswith(b"data: {") and b'"error"' not in line:
+            connection.close()
+            return sent, time.time()
+    raise AssertionError("the stream ended without a token")
+
+
+def thousand(site: Site, world: ClusterWorld) -> None:
+    """All of them at once: how long until each is reconciled, and what that needs."""
+    kube, namespace = site.kube, world.namespace
+    path = f"/apis/headrace.dev/v1alpha1/namespaces/{namespace}/modeldeployments"
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda number: kube.request("POST", path, resource(number))[0], range(MODELS)))
+    assert set(statuses) == {201}, set(statuses)
+    print(f"{MODELS} resources created in {time.monotonic() - began:.0f} s")
+    until(lambda: settled(kube, namespace), "every resource is reconciled", pause=2.0)
+    seconds = time.monotonic() - began
+    counts = {kind: len(kube.items(kind, namespace, "app.kubernetes.io/managed-by=headrace")) for kind in CHILDREN}
+    print("children:", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    assert min(counts.values()) >= MODELS, counts
+    bar("thousand-reconciled", seconds, 120, "s")
+    memory = max(resident_megabytes(site, pod["metadata"]["name"]) for pod in site.release.pods("operator"))
+    bar("operator-rss", memory, 150, "MB")
+
+
+def settled(kube: Kube, namespace: str) -> bool:
+    """Whether every resource has a status of its generation, and all children."""
+    for item in kube.items("modeldeployments", namespace):
+        if item.get("status", {}).get("observedGeneration") != item["metadata"]["generation"]:
+            return False
+    return all(len(kube.items(kind, namespace, "app.kubernetes.io/managed-by=headrace")) >= MODELS for kind in CHILDREN)
+
+
+def quiet(cluster: Cluster, seconds: float) -> None:
+    """Nothing happens: nothing is written."""
+    until(lambda: not list(writes(cluster, time.time() - 10)), "the operators come to rest", pause=2.0)
+    since = time.time()
+    time.sleep(seconds)
+    said = list(writes(cluster, since))
+    for write in said[:5]:
+        print("  written in quiet:", write)
+    bar(f"writes-in-{seconds:.0f}s-of-quiet", len(said), 0, "")
+
+
+def reactions(world: ClusterWorld) -> None:
+    """With all of them present: a child changed by hand, and a changed spec."""
+    kube, namespace = world.site.kube, world.namespace
+    repaired, changed = [], []
+    for number in range(CHANGES):
+        name = f"m{number}"
+        kube.request("PATCH", path("services", namespace, name), {"metadata": {"labels": {LABEL: "by-hand"}}})
+        repaired.append(until(partial(is_repaired, kube, namespace, name), "the label is as it was", pause=0.01))
+        before = deployments(kube, namespace, name)
+        touch(world, number, "changed")
+        more = partial(has_more_deployments, kube, namespace, name, before)
+        changed.append(until(more, "there is another revision", pause=0.01))
+    spread("child changed by hand to repaired", repaired, "s")
+    spread("spec changed to children changed", changed, "s")
+    bar("repair-p95", percentile(repaired, 95), 1.0, "s")
+    bar("spec-change-p95", percentile(changed, 95), 1.0, "s")
+
+
+def is_repaired(kube: Kube, namespace: str, name: str) -> bool:
+    """Whether a Service has the label that the rule gives it."""
+    return bool(kube.get("services", namespace, name)["metadata"]["labels"][LABEL] == "runtime")
+
+
+def has_more_deployments(kube: Kube, namespace: str, name: str, before: set[str]) -> bool:
+    """Whether a resource has a Deployment that it did not have."""
+    return bool(deployments(kube, namespace, name) - before)
+
+
+def path(kind: str, namespace: str, name: str) -> str:
+    """Return the path of an object."""
+    groups = {"modeldeployments": "/apis/headrace.dev/v1alpha1", "services": "/api/v1"}
+    return f"{groups[kind]}/namespaces/{namespace}/{kind}/{name}"
+
+
+def deployments(kube: Kube, namespace: str, name: str) -> set[str]:
+    """Return the names of a resource's Deployments."""
+    found = kube.items("deployments", namespace, f"headrace.dev/model-deployment={name}")
+    return {item["metadata"]["name"] for item in found}
+
+
+def touch(world: ClusterWorld, number: int, value: str) -> None:
+    """Change a spec, so that whoever leads has something to write."""
+    spec = {"spec": {"template": {"env": [{"name": "TOUCHED", "value": value}]}}}
+    world.site.kube.request("PATCH", path("modeldeployments", world.namespace, f"m{number}"), spec)
+
+
+def leadership(world: ClusterWorld) -> None:
+    """The leader killed, and the leader stopped for a while."""
+    site, cluster = world.site, world.site.cluster
+    assert cluster is not None
+    old = leader(site)
+    pod = next(p for p in site.release.pods("operator") if p["metadata"]["name"] == old)
+    killed = time.time()
+    site.kill_container(NAMESPACE, pod)
+    touch(world, 100, "killed")
+    until(lambda: any(w.pod != old for w in writes(cluster, killed)), "the other replica writes")
+    first = min(w.at for w in writes(cluster, killed) if w.pod != old)
+    bar("takeover", first - killed, 15, "s")
+
+    until(lambda: all(map(running, site.release.pods("operator"))), "both replicas run")
+    old = leader(site)
+    signal(site, old, "STOP")
+    stopped = time.time()
+    touch(world, 101, "stopped")
+    until(lambda: any(w.pod != old for w in writes(cluster, stopped)), "the other replica writes")
+    successor = min(w.at for w in writes(cluster, stopped) if w.pod != old)
+    time.sleep(max(0.0, stopped + STOPPED_SECONDS - time.time()))
+    signal(site, old, "CONT")
+    for number in range(102, 112):
+        touch(world, number, "continued")
+    until(lambda: not list(writes(cluster, time.time() - 5)), "the state has converged", pause=1.0)
+    late = [w for w in writes(cluster, successor) if w.pod == old]
+    bar("writes-of-the-stopped-leader", len(late), 1, "")
+
+
+def running(pod: dict[str, Any]) -> bool:
+    """Whether a pod's container runs."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return bool(statuses) and statuses[0].get("ready", False)
+
+
+def signal(site: Site, pod: str, name: str) -> None:
+    """Send a signal to a pod's process."""
+    manifest = site.kube.get("pods", NAMESPACE, pod)
+    container = manifest["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+    node = manifest["spec"]["nodeName"]
+    tasks = run("docker", "exec", node, "ctr", "-n", "k8s.io", "tasks", "ls")
+    pid = next(line.split()[1] for line in tasks.splitlines() if line.startswith(container))
+    run("docker", "exec", node, "kill", f"-{name}", pid)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quiet-seconds", type=float, default=300.0)
+    parser.add_argument("--keep", action="store_true", help="leave the cluster")
+    given = parser.parse_args()
+    environment()
+    controllers = {"kube-api-qps": "200", "kube-api-burst": "400"}  # its default of 20 a second would be the bench
+    cluster = Cluster(NAME, ports={PORT: 30080}, audit=True, controller_manager=controllers)
+    images = built_images()
+    try:
+        cluster.create()
+        cluster.load(list(images.values()))
+        kube = Kube(cluster.kubeconfig)
+        site = Site(kube, Release(kube, images), f"http://127.0.0.1:{PORT}", cluster)
+        site.release.install()
+        site.release.wait()
+        with tenant(site, "bench-wakes") as world:
+            wakes(site, world)
+        cluster.close(cluster.node_names[0])
+        with tenant(site, "bench-thousand") as world:
+            thousand(site, world)
+            quiet(cluster, given.quiet_seconds)
+            reactions(world)
+            cluster.open(cluster.node_names[0])  # or an operator that is killed could not come back
+            cluster.close(cluster.node_names[0])
+            leadership(world)
+    finally:
+        if not given.keep:
+            cluster.delete()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+{{/* What every pod of the chart has in common: nothing that it does not need. */}}
+
+{{/* Call: (list $ "operator" withToken) inside a pod's spec. The component's values say where it runs. */}}
+{{- define "headrace.podSpec" -}}
+{{- $ := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- $component := index $.Values $name -}}
+serviceAccountName: {{ include "headrace.fullname" $ }}-{{ $name }}
+{{ include "headrace.podBasics" (list $ (index . 2)) }}
+{{- with $component.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- include "headrace.placement" $component }}
+{{- if hasKey $component "topologySpreadConstraints" }}
+topologySpreadConstraints:
+  {{- with $component.topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
+  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    # Of the pods of this revision: else those that are being replaced would hold their places.
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "headrace.selector" (list $ $name) | nindent 8 }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Call: (list $ withToken). Passes the restricted pod security standard. */}}
+{{- define "headrace.podBasics" -}}
+{{- $ := index . 0 -}}
+automountServiceAccountToken: {{ index . 1 }}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- with $.Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Call: a component's values. Begins with a line break when there is anything. */}}
+{{- define "headrace.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "headrace.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end -}}
+
+{{/* One variable from a key of one of the broker's Secrets. Call: (list $ VARIABLE "gateway" "password"). */}}
+{{- define "headrace.natsVariable" -}}
+- name: {{ index . 1 }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "headrace.natsSecret" (list (index . 0) (index . 2)) }}
+      key: {{ index . 3 }}
+{{- end -}}

@@ -1,0 +1,61 @@
+{{/*
+What the operator may do where models are. No wildcards, no pod logs, no deletion of anything that holds data.
+
+The login of a namespace is granted by name, its creation too: the operator writes it by server-side apply, whose
+request carries the name also when it creates. The claim it makes with a plain create, which has none that RBAC could see,
+because an apply would undo what somebody has changed of it.
+*/}}
+{{- define "headrace.operator.rules" -}}
+- apiGroups: [headrace.dev]
+  resources: [modeldeployments]
+  verbs: [get, list, watch]
+- apiGroups: [headrace.dev]
+  resources: [modeldeployments/status]
+  verbs: [patch]
+# Opens nothing by itself. Where the admission plugin OwnerReferencesPermissionEnforcement is on (OpenShift), an
+# object may name a ModelDeployment as its owner only with this.
+- apiGroups: [headrace.dev]
+  resources: [modeldeployments/finalizers]
+  verbs: [update]
+# The children.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+# What became of them; and the readiness gate.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch]
+# API keys. It asks for Secrets with the label headrace.dev/api-key alone, but RBAC knows no labels: this lets it see
+# every Secret of the namespaces it serves. `watchNamespaces` bounds that.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [list, watch]
+# The broker's credentials for the runtimes of a namespace.
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [headrace-nats]
+  verbs: [create, patch, delete]
+{{- if not .Values.models.existingClaim }}
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [create]
+{{- end }}
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}

@@ -1,0 +1,195 @@
+"""A cluster as a world: a namespace of its own, an API key, and containers for pods."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from behaviours.behaviours_world import Manifest, Part, held_requests, until
+from cluster import MODELS, MODELS_IN_NODE, OUR_USER, ROOT, Cluster
+from kube import SECONDS, Kube
+from release import MODELS_CLAIM, NAME, NAMESPACE, STORAGE_CLASS, Release, renew_volume, volume
+
+from headrace.sources.location import location
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "headrace-e2e": "true"}
+"""Labels of a tenant's namespace: the API server refuses every pod that is not locked down."""
+EXAMPLE: Manifest = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())
+SMOLLM2 = str(EXAMPLE["spec"]["model"]["source"]["uri"])
+SMOLLM2_PATH = MODELS / location(SMOLLM2, None)
+"""Where a fetch Job puts the example's model, as this machine sees it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster with headrace in it."""
+
+    kube: Kube
+    release: Release
+    gateway: str
+    """Base URL of the gateway's Service, as it is reached from here."""
+    cluster: Cluster | None = None
+    """Set when the nodes are containers of this machine: then processes in them can be killed."""
+
+    def kill_container(self, namespace: str, pod: Manifest) -> str:
+        """`kill -9` a pod's only container; return its id. Where nodes cannot be entered: force the pod away."""
+        container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+        if self.cluster is not None:
+            self.cluster.kill_container(pod["spec"]["nodeName"], container)
+        else:
+            self.kube.force_delete(namespace, pod["metadata"]["name"])
+        return str(container)
+
+
+@dataclass(frozen=True)
+class ClusterWorld:
+    """See `behaviours.behaviours_world.World`."""
+
+    site: Site
+    namespace: str
+    api_key: str
+    patience: float = SECONDS
+    model_uri: str = SMOLLM2
+    killed: set[str] = field(default_factory=set)
+    """Ids of the containers that were killed here."""
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.site.gateway}/v1"
+
+    def uri(self, file: str) -> str:
+        return f"pvc://{MODELS_CLAIM}/{self._path(file).relative_to(MODELS)}"
+
+    def put(self, file: str, content: bytes) -> None:
+        path = self._path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if os.geteuid() == 0:
+            os.chown(path, OUR_USER, OUR_USER)
+
+    def apply(self, manifest: Manifest) -> None:
+        metadata = {**manifest["metadata"], "namespace": self.namespace}
+        self.site.kube.apply({**manifest, "metadata": metadata})
+
+    def delete(self, name: str) -> None:
+        self.site.kube.kubectl("delete", f"mdep/{name}", "-n", self.namespace)
+
+    def get(self, name: str) -> Manifest:
+        return self.site.kube.get("modeldeployments", self.namespace, name)
+
+    def describe(self, name: str) -> str:
+        return self.site.kube.kubectl("describe", f"mdep/{name}", "-n", self.namespace)
+
+    def scale(self, name: str, replicas: int) -> None:
+        self.site.kube.kubectl("scale", f"mdep/{name}", f"--replicas={replicas}", "-n", self.namespace)
+
+    def lives(self, name: str) -> list[str]:
+        """Return a container's id for each runtime pod that exists, its name where it has no container yet.
+
+        What was killed is no life, though a pod's status tells of it for up to a second (the kubelet's look).
+        """
+        lives = [_container(pod) or str(pod["metadata"]["name"]) for pod in self.pods(name)]
+        return [life for life in lives if life not in self.killed]
+
+    def pods(self, name: str) -> list[Manifest]:
+        """Return a model's runtime pods, those that are going included."""
+        selector = f"headrace.dev/model-deployment={name},headrace.dev/component=runtime"
+        return self.site.kube.items("pods", self.namespace, selector)
+
+    def kill(self, name: str) -> None:
+        (pod,) = [pod for pod in self.pods(name) if not pod["metadata"].get("deletionTimestamp")]
+        self.killed.add(self.site.kill_container(self.namespace, pod))
+
+    def kill_part(self, part: Part) -> None:
+        self.killed.add(self.site.kill_container(NAMESPACE, self.site.release.pods(part)[0]))
+
+    def part_is_whole(self, part: Part) -> bool:
+        kind = "statefulsets" if part == "nats" else "deployments"
+        pods = self.site.release.pods(part)
+        alive = all(_container(pod) not in self.killed and _ready(pod) for pod in pods)
+        return alive and self.site.kube.available(kind, NAMESPACE, f"{NAME}-{part}")
+
+    @contextlib.contextmanager
+    def without_nats(self) -> Iterator[None]:
+        self._scale_nats(0)
+        try:
+            until(lambda: not self.site.release.pods("nats"), "NATS is gone", self.patience)
+            yield
+        finally:
+            self._scale_nats(1)
+
+    def held(self, public_name: str) -> float:
+        """Ask every gateway, through the API server."""
+        kube = self.site.kube
+        pods = [pod["metadata"]["name"] for pod in self.site.release.pods("gateway")]
+        answers = [kube.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics") for pod in pods]
+        return sum(held_requests(text, public_name) for status, text in answers if status == 200)
+
+    def _scale_nats(self, replicas: int) -> None:
+        self.site.kube.kubectl("scale", f"statefulset/{NAME}-nats", f"--replicas={replicas}", "-n", NAMESPACE)
+
+    def _path(self, file: str) -> Path:
+        return MODELS / "files" / self.namespace / file
+
+
+def new_key() -> str:
+    """Return an API key."""
+    return f"hr-{secrets.token_urlsafe(32)}"
+
+
+def key_secret(namespace: str, name: str, key: str, **data: str) -> Manifest:
+    """Return the Secret by which a key is known."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"headrace.dev/api-key": "true"}},
+        "stringData": {"sha256": hashlib.sha256(key.encode()).hexdigest(), **data},
+    }
+
+
+@contextlib.contextmanager
+def tenant(site: Site, namespace: str, directory: str = "") -> Iterator[ClusterWorld]:
+    """A namespace with a volume for its models and a key, for as long as the context is entered."""
+    kube, key = site.kube, new_key()
+    _remove(kube, namespace)
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}})
+    if site.release.storage_class == STORAGE_CLASS:
+        path = f"{MODELS_IN_NODE}/{directory}".rstrip("/")
+        renew_volume(kube, volume(namespace, MODELS_CLAIM, path))
+    kube.apply(key_secret(namespace, "e2e", key))
+    try:
+        yield ClusterWorld(site, namespace, key)
+    finally:
+        kube.delete("namespaces", None, namespace)  # nobody waits for it but who wants it anew
+
+
+def tenants(kube: Kube) -> list[str]:
+    """Return the namespaces that the suite made."""
+    return [found["metadata"]["name"] for found in kube.items("namespaces", selector="headrace-e2e=true")]
+
+
+def _remove(kube: Kube, namespace: str) -> None:
+    kube.delete("namespaces", None, namespace)
+    until(lambda: kube.find("namespaces", None, namespace) is None, f"the namespace {namespace} is gone", SECONDS)
+
+
+def _container(pod: Manifest) -> str:
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return str(statuses[0].get("containerID", "")).rpartition("/")[2] if statuses else ""
+
+
+def _ready(pod: Manifest) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def said_by(answer: str) -> str:
+    """Return the message of an API server's refusal."""
+    return str(json.loads(answer)["message"])

@@ -1,0 +1,78 @@
+"""Bringing headrace into a cluster: images built and loaded, the chart installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster import GATEWAY_PORT, ROOT, CannotRun, Cluster
+from cluster_world import Site
+from kube import Kube
+from release import COMPONENTS, Images, Release, image_of
+
+KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
+"""An existing cluster to use; it is not deleted. One of kind's is recognised by its context, and gets images loaded."""
+URL = "HEADRACE_E2E_URL"
+"""With a cluster that is not kind's: where its gateway Service will be reached from here."""
+REGISTRY = "HEADRACE_E2E_REGISTRY"
+"""With such a cluster: the prefix under which its nodes find the images (pushed there by the caller)."""
+STORAGE_CLASS = "HEADRACE_E2E_STORAGE_CLASS"
+"""With such a cluster: a class whose volumes many nodes may write."""
+
+
+def prepare(kubeconfig: Path) -> Site:
+    """Return a cluster with headrace in it, as built from this checkout. What is there already costs little."""
+    kube, cluster = Kube(kubeconfig), kind_cluster(kubeconfig)
+    images = built_images()
+    if cluster is None:
+        site = _foreign(kube, images)
+    else:
+        # Into the first node alone: others are closed, and a test that opens one loads them there.
+        cluster.load(list(images.values()), cluster.node_names[:1])
+        site = Site(kube, Release(kube, images), f"http://127.0.0.1:{GATEWAY_PORT}", cluster)
+    site.release.install()
+    site.release.wait()
+    return site
+
+
+def kind_cluster(kubeconfig: Path) -> Cluster | None:
+    """Return kind's cluster that a kubeconfig is for, if it is one of kind's."""
+    context = str(yaml.safe_load(kubeconfig.read_text())["current-context"])
+    kind, dash, name = context.partition("-")
+    return Cluster(name) if (kind, dash) == ("kind", "-") else None
+
+
+def built_images() -> Images:
+    """Build the images (what is unchanged is not built again) and return their names by the chart's components."""
+    module = _build_module()
+    try:
+        built: dict[str, str] = module.build_all()
+    except module.CannotBuild as error:
+        raise CannotRun(f"the images cannot be built: {error}") from error
+    return {component: built[image_of(component)] for component in COMPONENTS}
+
+
+def _build_module() -> Any:
+    """Return `images/build.py`, which lies in no package."""
+    spec = importlib.util.spec_from_file_location("headrace_images", ROOT / "images/build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _foreign(kube: Kube, images: Images) -> Site:
+    missing = [name for name in (URL, REGISTRY, STORAGE_CLASS) if not os.environ.get(name)]
+    if missing:
+        raise CannotRun(
+            f"the cluster is not kind's, so set {', '.join(missing)}; e2e/installation.py says what they mean"
+        )
+    prefixed = {component: f"{os.environ[REGISTRY]}/{image}" for component, image in images.items()}
+    release = Release(kube, prefixed, pull_policy="IfNotPresent", storage_class=os.environ[STORAGE_CLASS])
+    return Site(kube, release, os.environ[URL].rstrip("/"))

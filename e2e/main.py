@@ -1,0 +1,93 @@
+"""`make e2e`, `make cluster-up`, `make cluster-down`: a cluster with headrace in it, for the suite or for a person."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where the behaviours of both worlds are
+
+from cluster import GATEWAY_PORT, ROOT, CannotRun, Cluster, require_tools
+from installation import KUBECONFIG, built_images, prepare
+
+NODES = 2
+"""The second one is closed until the tests that drain: most tests see one node."""
+
+
+def main(words: list[str]) -> int:
+    """Carry out a command; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="make a cluster, build and load the images, install headrace")
+    commands.add_parser("down", help="delete that cluster")
+    commands.add_parser("test", help="run the suite in a cluster of its own; other arguments go to pytest")
+    arguments, others = parser.parse_known_args(words)
+    try:
+        require_tools()
+        if arguments.command == "up":
+            return _up()
+        if arguments.command == "down":
+            Cluster().delete()
+            return 0
+        return _test(others)
+    except CannotRun as error:
+        print(f"end-to-end: {error}", file=sys.stderr)
+        return 2
+
+
+def _up() -> int:
+    cluster = Cluster(nodes=NODES)
+    if not cluster.exists():
+        _create(cluster)
+    prepare(cluster.kubeconfig)
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    print(f"# the gateway: http://127.0.0.1:{GATEWAY_PORT}/v1")
+    return 0
+
+
+def _test(others: list[str]) -> int:
+    """Run the suite. Its summary is the last line: what follows says nothing."""
+    built_images()
+    with _kubeconfig() as kubeconfig:
+        command = [sys.executable, "-m", "pytest", "-q", "--timeout=600", "--durations=15", "e2e/suite", *others]
+        environment = {**os.environ, KUBECONFIG: str(kubeconfig)}
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+@contextlib.contextmanager
+def _kubeconfig() -> Iterator[Path]:
+    """The cluster told, or one of our own, which goes with the run however that ends."""
+    if told := os.environ.get(KUBECONFIG):
+        if not Path(told).exists():
+            raise CannotRun(f"{KUBECONFIG} names {told}, and there is no such file")
+        yield Path(told)
+        return
+    signal.signal(signal.SIGTERM, _interrupted)
+    cluster = Cluster(nodes=NODES)
+    try:
+        _create(cluster)
+        yield cluster.kubeconfig
+    finally:
+        cluster.delete()
+
+
+def _create(cluster: Cluster) -> None:
+    cluster.create()
+    for node in cluster.node_names[1:]:
+        cluster.close(node)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

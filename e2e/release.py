@@ -1,0 +1,166 @@
+"""headrace in a cluster, installed, changed and removed as a user does it: with helm."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from behaviours.behaviours_world import until
+from cluster import BROKER_IN_NODE, GATEWAY_NODE_PORT, ROOT, run
+from kube import SECONDS, Kube, Manifest
+
+CHART = ROOT / "charts/headrace"
+NAME = "headrace"
+NAMESPACE = "headrace-system"
+STORAGE_CLASS = "headrace-e2e"
+MODELS_CLAIM = "headrace-models"
+BROKER_CLAIM = f"data-{NAME}-nats-0"
+COMPONENTS = ("operator", "gateway", "nats", "runtime", "fetch")
+"""The chart's names of the images, each under `images`."""
+IMAGE_NAMES = {"runtime": "headrace-runtime-llm"}
+HELM_SECONDS = 240
+PASSED_ON = {"PIP_INDEX_URL": "PIP_INDEX_URL", "HTTPS_PROXY": "HTTPS_PROXY", "NO_PROXY": "NO_PROXY"}
+"""Variables of this machine that say how the outside is reached, if set; the fetch pods need the same."""
+SMALL = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+"""Two cores carry a whole cluster and a test suite here: no component may reserve much of them."""
+
+Images = Mapping[str, str]
+"""Component -> `repository:tag`."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A helm release, which need not exist yet."""
+
+    kube: Kube
+    images: Images
+    pull_policy: str = "Never"
+    """What is tested was loaded; a node that would pull it from elsewhere tests something else."""
+    storage_class: str = STORAGE_CLASS
+
+    def values(self, images: Images | None = None) -> dict[str, Any]:
+        """Return the chart's values."""
+        named = {
+            component: dict(zip(("repository", "tag"), image.rsplit(":", 1), strict=True))
+            for component, image in (images or self.images).items()
+        }
+        return {
+            "images": {"pullPolicy": self.pull_policy, **named},
+            "models": {"storageClass": self.storage_class},
+            "fetch": {"env": {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}},
+            "operator": {"resources": SMALL},
+            "nats": {"resources": SMALL, "persistence": {"storageClass": self.storage_class}},
+            "gateway": {
+                "resources": SMALL,
+                "service": {"type": "NodePort", "nodePort": GATEWAY_NODE_PORT},
+            },
+        }
+
+    def install(self, changes: Mapping[str, Any] | None = None) -> None:
+        """Install, or upgrade what is installed, and wait until it runs."""
+        values = _merged(self.values(), changes or {})
+        if self.storage_class == STORAGE_CLASS:
+            self.kube.apply(storage_class())
+            renew_volume(self.kube, volume(NAMESPACE, BROKER_CLAIM, BROKER_IN_NODE))
+        self._helm(
+            "upgrade", "--install", NAME, str(CHART), "--create-namespace", "--wait", "-f", "-", text=json.dumps(values)
+        )
+
+    def test(self) -> str:
+        """Run the chart's own tests."""
+        return self._helm("test", NAME)
+
+    def rollback(self) -> None:
+        """Go back to what was installed before."""
+        self._helm("rollback", NAME, "--wait")
+
+    def uninstall(self) -> None:
+        """Uninstall, and wait for it."""
+        self._helm("uninstall", NAME, "--wait")
+
+    def wait(self) -> None:
+        """Wait until every part is there."""
+        for component in ("operator", "gateway"):
+            self.kube.wait_available("deployments", NAMESPACE, f"{NAME}-{component}")
+        self.kube.wait_available("statefulsets", NAMESPACE, f"{NAME}-nats")
+
+    def pods(self, component: str) -> list[Manifest]:
+        """Return the pods of a component that are not going."""
+        selector = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}"
+        pods = self.kube.items("pods", NAMESPACE, selector)
+        return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    def objects(self) -> list[str]:
+        """Return everything that carries the label of something of ours, in any namespace, as `kind/namespace/name`."""
+        ours = (f"app.kubernetes.io/instance={NAME}", "app.kubernetes.io/managed-by=headrace")
+        return sorted(
+            {
+                f"{path.rpartition('/')[2]}/{item['metadata'].get('namespace', '')}/{item['metadata']['name']}"
+                for path in self.kube.collections()
+                for selector in ours
+                for item in self.kube.collect(path, selector)
+            }
+        )
+
+    def _helm(self, *words: str, text: str | None = None) -> str:
+        command = ["helm", "--kubeconfig", str(self.kube.kubeconfig), "-n", NAMESPACE, *words]
+        return run(*command, "--timeout", f"{HELM_SECONDS}s", text=text, timeout=HELM_SECONDS + 30)
+
+
+def image_of(component: str) -> str:
+    """Return the name of a component's image."""
+    return IMAGE_NAMES.get(component, f"headrace-{component}")
+
+
+def storage_class() -> Manifest:
+    """Return the class of our volumes: they are made by hand, one for each claim."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": STORAGE_CLASS},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "Immediate",
+    }
+
+
+def volume(namespace: str, claim: str, path: str) -> Manifest:
+    """Return the volume for a claim: a directory that every node sees."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{namespace}-{claim}"},
+        "spec": {
+            "storageClassName": STORAGE_CLASS,
+            "capacity": {"storage": "20Gi"},
+            "accessModes": ["ReadWriteMany", "ReadOnlyMany", "ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"namespace": namespace, "name": claim},
+            "hostPath": {"path": path, "type": "Directory"},
+        },
+    }
+
+
+def renew_volume(kube: Kube, wanted: Manifest) -> None:
+    """Make a volume, anew if it was bound to a claim that is gone: it would never be bound again."""
+    name, claim = wanted["metadata"]["name"], wanted["spec"]["claimRef"]
+    found = kube.find("persistentvolumes", None, name)
+    if found is not None:
+        bound = found["spec"]["claimRef"].get("uid")
+        there = kube.find("persistentvolumeclaims", claim["namespace"], claim["name"])
+        if bound is None or (there is not None and there["metadata"]["uid"] == bound):
+            return
+        kube.delete("persistentvolumes", None, name)
+        until(lambda: kube.find("persistentvolumes", None, name) is None, f"the volume {name} is gone", SECONDS)
+    kube.apply(wanted)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = deepcopy(dict(base))
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged

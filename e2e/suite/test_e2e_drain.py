@@ -1,0 +1,59 @@
+"""`kubectl drain` of the node that a model's only replica runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from behaviours.behaviours_traffic import Traffic
+from behaviours.behaviours_world import until, wait
+from cluster_world import ClusterWorld, Site
+from kube import Kube
+from release import NAMESPACE
+
+pytestmark = [pytest.mark.two_nodes, pytest.mark.timeout(600)]
+MOVED = ("operator", "gateway", "runtime")
+DRAIN = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
+
+
+@pytest.fixture
+def second_node(site: Site, kube: Kube, served: ClusterWorld) -> Iterator[str]:
+    """The second node, opened, with the model's only replica and a gateway on it."""
+    cluster = site.cluster
+    assert cluster is not None, "the nodes of the cluster are not ours to drain"
+    first, second = cluster.node_names
+    cluster.load([site.release.images[component] for component in MOVED], [second])
+    cluster.open(second)
+    cluster.close(first)
+    for namespace, pod in (
+        (NAMESPACE, site.release.pods("gateway")[0]),
+        (NAMESPACE, site.release.pods("operator")[0]),
+        (served.namespace, served.pods("smol")[0]),
+    ):
+        kube.delete("pods", namespace, pod["metadata"]["name"])
+        gone = pod["metadata"]["name"]
+        until(lambda n=namespace, p=gone: kube.find("pods", n, p) is None, f"{gone} is gone", served.patience)  # type: ignore[misc]
+    site.release.wait()
+    until(lambda: nodes_of(served) == [second], lambda: f"the replica is there: {nodes_of(served)}", served.patience)
+    wait(served, "smol", "Running")
+    cluster.open(first)
+    yield second
+    cluster.open(first)
+    cluster.close(second)
+
+
+def nodes_of(world: ClusterWorld) -> list[str]:
+    return [pod["spec"].get("nodeName", "") for pod in world.pods("smol")]
+
+
+def test_node_when_drained_under_traffic_then_the_only_replica_moves_and_no_request_fails(
+    site: Site, kube: Kube, served: ClusterWorld, second_node: str
+) -> None:
+    gateways = [pod["spec"]["nodeName"] for pod in site.release.pods("gateway")]
+    assert second_node in gateways
+    with Traffic(served, seconds=300).running() as traffic:
+        kube.kubectl("drain", second_node, *DRAIN, seconds=200)
+        wait(served, "smol", "Running")
+        site.release.wait()
+    traffic.assert_nothing_lost()
+    assert second_node not in nodes_of(served)

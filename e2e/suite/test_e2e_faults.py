@@ -1,0 +1,122 @@
+"""Parts that only a cluster has, killed under traffic: a leader, one gateway of two, whole pods."""
+
+from __future__ import annotations
+
+import pytest
+from behaviours.behaviours_traffic import Traffic, post, short
+from behaviours.behaviours_world import SCALING, model, revisions, until, wait
+from cluster_world import ClusterWorld, Site
+from kube import Kube, Manifest
+from release import NAME, NAMESPACE
+
+LEADER_SECONDS = 15
+BROKEN_CONNECTIONS = ("ConnectionResetError", "ConnectionRefusedError", "RemoteDisconnected", "BadStatusLine")
+
+
+def leader(kube: Kube) -> str:
+    """Return the name of the operator's pod that leads."""
+    lease = kube.get("leases", NAMESPACE, f"{NAME}-operator")
+    return str(lease["spec"].get("holderIdentity") or "")
+
+
+def leader_pod(site: Site) -> Manifest:
+    """Return the pod that leads, once one does."""
+
+    def look() -> Manifest | None:
+        holder = leader(site.kube)
+        return next((pod for pod in site.release.pods("operator") if holder.startswith(pod["metadata"]["name"])), None)
+
+    return until(look, lambda: f"an operator leads; the lease's holder is {leader(site.kube)}")
+
+
+def test_operator_when_the_leader_is_killed_under_traffic_then_the_other_takes_over_and_nothing_is_lost(
+    site: Site, served: ClusterWorld
+) -> None:
+    before = leader_pod(site)
+    with Traffic(served).running() as traffic:
+        site.kill_container(NAMESPACE, before)
+        until(
+            lambda: leader(site.kube) and leader(site.kube) != before["metadata"]["name"],
+            "the other operator leads",
+            LEADER_SECONDS,
+        )
+        served.apply(model(served.model_uri, "after", scaling=SCALING))
+        wait(served, "after", "Idle")
+    traffic.assert_nothing_lost()
+    served.delete("after")
+
+
+def test_operator_when_every_replica_is_gone_then_running_models_are_served_and_a_wake_waits(
+    site: Site, kube: Kube, served: ClusterWorld
+) -> None:
+    served.apply(model(served.model_uri, "sleeper", scaling={**SCALING, "idleTimeoutSeconds": 1}))
+    wait(served, "sleeper", "Idle")
+    until(lambda: served.lives("sleeper") == [], "it rests", served.patience)
+    with Traffic(served).running() as traffic:
+        for pod in site.release.pods("operator"):
+            kube.force_delete(NAMESPACE, pod["metadata"]["name"])
+        assert post(served, "/completions", short("sleeper"))[0] == 200
+    traffic.assert_nothing_lost()
+    site.release.wait()
+    served.delete("sleeper")
+
+
+def test_gateway_when_one_of_two_is_killed_under_traffic_then_only_its_connections_break(
+    site: Site, served: ClusterWorld
+) -> None:
+    wait(served, "smol", "Running")
+    lives = served.lives("smol")
+    with Traffic(served).running() as traffic:
+        served.kill_part("gateway")
+        until(lambda: served.part_is_whole("gateway"), "every gateway is back", served.patience)
+        before = len(traffic.errors)
+        good = len(traffic.statuses)
+        until(lambda: len(traffic.statuses) >= good + 20, "traffic flows on", served.patience)
+        assert len(traffic.errors) == before, "no connection breaks once it is back"
+    assert set(traffic.statuses) == {200}
+    assert all(error.startswith(BROKEN_CONNECTIONS) for error in traffic.errors), traffic.errors
+    assert served.lives("smol") == lives
+
+
+def test_gateway_when_its_pod_is_deleted_under_traffic_then_no_request_fails(
+    site: Site, kube: Kube, served: ClusterWorld
+) -> None:
+    with Traffic(served).running() as traffic:
+        pod = site.release.pods("gateway")[0]["metadata"]["name"]
+        kube.delete("pods", NAMESPACE, pod)
+        until(lambda: kube.find("pods", NAMESPACE, pod) is None, "it is gone", served.patience)
+        site.release.wait()
+    traffic.assert_nothing_lost()
+
+
+def test_replica_when_its_pod_is_forced_away_under_traffic_then_no_request_fails(
+    kube: Kube, served: ClusterWorld
+) -> None:
+    (pod,) = served.pods("smol")
+    with Traffic(served).running() as traffic:
+        kube.force_delete(served.namespace, pod["metadata"]["name"])
+        until(lambda: pod["metadata"]["uid"] not in uids(served), "it is gone", served.patience)
+        wait(served, "smol", "Running")
+    traffic.assert_nothing_lost()
+
+
+@pytest.mark.parametrize("kind", ["deployments", "services"])
+def test_child_when_it_is_deleted_by_hand_then_it_is_made_again(kube: Kube, served: ClusterWorld, kind: str) -> None:
+    wait(served, "smol", "Running")
+    before = kube.items(kind, served.namespace, "headrace.dev/model-deployment=smol")
+    for child in before:
+        kube.delete(kind, served.namespace, child["metadata"]["name"])
+    gone = {child["metadata"]["uid"] for child in before}
+
+    def remade() -> bool:
+        now = kube.items(kind, served.namespace, "headrace.dev/model-deployment=smol")
+        return len(now) == len(before) and not gone & {child["metadata"]["uid"] for child in now}
+
+    until(remade, "it is there again", served.patience)
+    wait(served, "smol", "Running")
+    until(lambda: post(served, "/completions", short())[0] == 200, "it serves", served.patience)
+    assert len(revisions(served, "smol")) == 1
+
+
+def uids(world: ClusterWorld) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in world.pods("smol")}

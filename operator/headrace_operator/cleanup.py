@@ -1,0 +1,71 @@
+"""`headrace-operator cleanup`: what `helm uninstall` runs before it removes the operator.
+
+What the operator made for the users' resources would stay and run on: Deployments, Jobs, Services, policies, logins. It
+is deleted; the resources themselves, which are the users', and the claims with their models stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from headrace_operator.client import ApiError, ApiServer
+from headrace_operator.kinds import CHILDREN, CLAIM, SECRET, Watched
+from headrace_operator.lease import Lease
+
+log = logging.getLogger(__name__)
+
+
+def clean_up(arguments: Sequence[str]) -> int:
+    """Delete what the operator made; return the exit code."""
+    parser = argparse.ArgumentParser(prog="headrace-operator cleanup", description=__doc__)
+    parser.add_argument("--operator-namespace", required=True, help="where the operator runs")
+    parser.add_argument("--operator-deployment", required=True, help="its Deployment, which is scaled to zero first")
+    parser.add_argument("--lease-name", default="headrace-operator", help="the operator's Lease, which is taken")
+    parser.add_argument(
+        "--watch-namespace", action="append", default=[], help="only in this namespace; may be repeated"
+    )
+    parser.add_argument("--delete-models", action="store_true", help="delete the claims with the models too")
+    given = parser.parse_args(arguments)
+    asyncio.run(_clean_up(given))
+    return 0
+
+
+async def _clean_up(given: argparse.Namespace) -> None:
+    """Lead, so that no operator makes anew what is deleted, and delete."""
+    async with ApiServer("cleanup") as api:
+        lease = Lease(api, given.operator_namespace, given.lease_name, "cleanup")
+        await _stop_operator(api, given.operator_namespace, given.operator_deployment)
+        await lease.acquire()
+        api.guard = lease.check
+        keeping = asyncio.create_task(lease.keep())
+        ours = [Watched("v1", "Secret", SECRET.plural), *CHILDREN]
+        if given.delete_models:
+            ours.append(Watched(CLAIM.api_version, CLAIM.kind, CLAIM.plural))
+        for watched in ours:
+            for namespace in given.watch_namespace or [None]:
+                await _delete_all(api, watched, namespace)
+        keeping.cancel()
+        await lease.release()
+
+
+async def _delete_all(api: ApiServer, watched: Watched, namespace: str | None) -> None:
+    found = [item["metadata"] async for item in api.list(watched, namespace, metadata_only=True)]
+    for metadata in found:
+        await api.delete(watched.path(metadata["namespace"], metadata["name"]), uid=metadata["uid"])
+    log.info("deleted %d %s", len(found), watched.plural)
+
+
+async def _stop_operator(api: ApiServer, namespace: str, name: str) -> None:
+    """Scale the operator to zero: it gives the Lease back, and its pods are not in the way of a new one."""
+    api.guard = _allowed
+    try:
+        await api.merge(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale", {"spec": {"replicas": 0}})
+    except ApiError as error:
+        log.warning("the operator is not stopped (%s); waiting for its Lease to end", error)
+
+
+def _allowed() -> None:
+    """Nobody needs to lead for this write."""

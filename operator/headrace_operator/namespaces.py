@@ -1,0 +1,120 @@
+"""What a namespace needs before a model can run in it: a login to NATS, and a claim for models.
+
+The login's password is derived from a key that operator and broker share, so nobody stores it, and a broker that starts
+anew knows it at once. Which namespaces may log in is told to the broker as a whole set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import nats.errors
+from nats.aio.client import Client
+from pydantic import ValidationError
+
+from headrace.api.vocabulary import MANAGED_BY
+from headrace.broker.config import runtime_user
+from headrace.broker.passwords import runtime_password
+from headrace.environment import NATS_SECRET
+from headrace.events import subjects
+from headrace.events.messages import AdmittedAnswer, AdmittedNamespaces
+from headrace.reconcile.world import Manifest
+from headrace_operator.client import CONFLICT, ApiError, ApiServer
+from headrace_operator.kinds import CLAIM, SECRET
+from headrace_operator.settings import ModelsClaim
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+_LABELS = {MANAGED_BY: "headrace"}
+
+
+class Namespaces:
+    """Provides each namespace once per leadership; `admitted` keeps the broker's set."""
+
+    def __init__(self, api: ApiServer, client: Client, runtime_key: str, claim: ModelsClaim) -> None:
+        self._api = api
+        self._client = client
+        self._runtime_key = runtime_key
+        self._claim = claim
+        self._provided: set[str] = set()
+        self._wanted: frozenset[str] = frozenset()
+        self._tell = asyncio.Event()
+
+    def want(self, namespaces: frozenset[str]) -> None:
+        """These namespaces have models: their runtimes may log in, others may not.
+
+        What others were given stays, but is not believed in any more: a namespace may be deleted and made anew.
+        """
+        if namespaces != self._wanted:
+            self._provided &= namespaces
+            self._wanted = namespaces
+            self._tell.set()
+
+    def reconnected(self) -> None:
+        """The broker is back, perhaps with an older set."""
+        self._tell.set()
+
+    async def provide(self, namespace: str) -> None:
+        """Make what the namespace needs, once. Raises ApiError."""
+        if namespace in self._provided:
+            return
+        await self._api.apply(SECRET.path(namespace, NATS_SECRET), self._secret(namespace))
+        if not self._claim.existing:
+            await self._make_claim(namespace)
+        self._provided.add(namespace)
+
+    async def keep_admitted(self) -> None:
+        """Tell the broker the set at each change, until it has answered; runs until cancelled."""
+        while True:
+            await self._tell.wait()
+            self._tell.clear()
+            if not await self._admit(self._wanted):
+                self._tell.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _admit(self, namespaces: frozenset[str]) -> bool:
+        message = AdmittedNamespaces(namespaces=tuple(sorted(namespaces)))
+        try:
+            answer = await self._client.request(subjects.ADMIT, message.encode(), timeout=ANSWER_SECONDS)
+            refusal = AdmittedAnswer.decode(answer.data).refusal
+        except (nats.errors.Error, TimeoutError, OSError, ValidationError) as error:
+            log.warning("the broker did not take the set of namespaces (%s); again soon", error or type(error).__name__)
+            return False
+        if refusal is not None:
+            log.error("the broker refused the set of namespaces: %s", refusal)
+        return True
+
+    async def _make_claim(self, namespace: str) -> None:
+        try:
+            await self._api.create(CLAIM.path(namespace), self._claim_manifest(namespace))
+        except ApiError as error:
+            if error.status != CONFLICT:
+                raise
+
+    def _secret(self, namespace: str) -> Manifest:
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": NATS_SECRET, "namespace": namespace, "labels": _LABELS},
+            "stringData": {
+                "user": runtime_user(namespace),
+                "password": runtime_password(self._runtime_key, namespace),
+            },
+        }
+
+    def _claim_manifest(self, namespace: str) -> Manifest:
+        spec: Manifest = {
+            "accessModes": [self._claim.access_mode],
+            "resources": {"requests": {"storage": self._claim.size}},
+        }
+        if self._claim.storage_class is not None:
+            spec["storageClassName"] = self._claim.storage_class
+        return {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": self._claim.name, "namespace": namespace, "labels": _LABELS},
+            "spec": spec,
+        }

@@ -1,0 +1,70 @@
+"""The real openai SDK against a model that is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+from behaviours.behaviours_world import World
+from openai.types.chat import ChatCompletionMessageParam
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+class OpenAIBehaviour:
+    """Needs the fixture `served`: a world with the model `smol`, one replica, ready."""
+
+    @pytest.fixture
+    def client(self, served: World) -> openai.OpenAI:
+        return openai.OpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0)
+
+    def test_chat_when_asked_then_the_model_knows_paris(self, client: openai.OpenAI) -> None:
+        answer = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)
+        assert "Paris" in (answer.choices[0].message.content or "")
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage is not None
+        assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+    def test_stream_when_asked_then_its_text_is_that_of_the_whole_answer(self, client: openai.OpenAI) -> None:
+        whole = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)
+        stream = client.chat.completions.create(
+            model="smol",
+            messages=QUESTION,
+            temperature=0,
+            max_tokens=20,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == whole.choices[0].message.content
+        assert chunks[-1].usage == whole.usage
+
+    async def test_async_client_when_many_ask_at_once_then_all_are_answered(self, served: World) -> None:
+        async with openai.AsyncOpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0) as client:
+            answers = await asyncio.gather(
+                *(
+                    client.completions.create(model="smol", prompt=f"{n} plus one is", temperature=0, max_tokens=4)
+                    for n in range(8)
+                )
+            )
+        assert all(answer.choices[0].text for answer in answers)
+
+    def test_models_when_listed_then_the_public_name_is_there(self, client: openai.OpenAI) -> None:
+        assert "smol" in [model.id for model in client.models.list()]
+
+    def test_request_when_the_model_is_unknown_then_not_found(self, client: openai.OpenAI) -> None:
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.chat.completions.create(model="nobody", messages=QUESTION)
+        assert "nobody" in caught.value.message
+
+    def test_request_when_an_option_is_unsupported_then_bad_request_names_it(self, client: openai.OpenAI) -> None:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model="smol", messages=QUESTION, n=2)
+        assert caught.value.param == "n"
+
+    def test_request_when_the_prompt_is_too_long_then_bad_request_says_how_long(self, client: openai.OpenAI) -> None:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(model="smol", prompt="word " * 2000)
+        assert "512" in caught.value.message
