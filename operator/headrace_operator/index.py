@@ -100,9 +100,8 @@ class Index:
         """Take in an object as the API server gave it; older news than what is known is no news."""
         key, entry = ObjectKey.of(manifest), _entry(manifest)
         before = self._entries.get(key)
-        if entry.uid in self._gone or (
-            before is not None and before.uid == entry.uid and before.version >= entry.version
-        ):
+        known = before is not None and before.version >= entry.version  # also across lives: versions are the cluster's
+        if known or entry.uid in self._gone:
             return
         self._entries[key] = entry
         self._kinds[key.kind][key] = None

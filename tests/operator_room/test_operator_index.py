@@ -1,0 +1,133 @@
+"""What the index keeps, and whose news it believes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.api.vocabulary import MODEL_LABEL
+from headrace.reconcile.world import Manifest, ResourceKey
+from headrace_operator.index import Entry, Index, ObjectKey, digest_of
+
+KEY = ObjectKey("Service", "n", "s")
+
+
+def service(version: int, uid: str = "u", model: str | None = "m", **spec: Any) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "s",
+            "namespace": "n",
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": {} if model is None else {MODEL_LABEL: model},
+            "managedFields": [{"manager": "x"}],
+        },
+        "spec": spec,
+    }
+
+
+class Heard:
+    """An index, and what it told."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[int, int]] = []
+        self.index = Index(self._changed)
+
+    def _changed(self, key: ObjectKey, before: Entry | None, now: Entry | None) -> None:
+        assert key == KEY
+        self.changes.append((0 if before is None else before.version, 0 if now is None else now.version))
+
+
+def test_object_when_put_then_it_is_there_without_what_nobody_reads() -> None:
+    heard = Heard()
+    heard.index.put(service(1, port=80))
+    found = heard.index.get(KEY)
+    assert found is not None
+    assert found["spec"] == {"port": 80}
+    assert "managedFields" not in found["metadata"]
+
+
+def test_pod_when_put_then_its_spec_is_left_out() -> None:
+    index = Index(lambda *_: None)
+    index.put({**service(1), "kind": "Pod", "spec": {"containers": []}, "status": {"phase": "Running"}})
+    found = index.get(ObjectKey("Pod", "n", "s"))
+    assert found is not None
+    assert "spec" not in found
+    assert found["status"] == {"phase": "Running"}
+
+
+def test_news_when_older_than_what_is_known_then_it_is_none() -> None:
+    heard = Heard()
+    heard.index.put(service(9, port=9))
+    heard.index.put(service(10, port=10))
+    heard.index.put(service(9, port=9))
+    heard.index.put(service(10, port=10))
+    assert heard.changes == [(0, 9), (9, 10)]
+
+
+def test_object_when_deleted_then_a_late_answer_about_it_does_not_bring_it_back() -> None:
+    heard = Heard()
+    heard.index.put(service(1))
+    heard.index.remove(KEY, "u")
+    heard.index.put(service(2))
+    assert heard.index.get(KEY) is None
+    assert heard.changes == [(0, 1), (1, 0)]
+
+
+def test_object_when_made_anew_before_the_old_one_s_deletion_is_heard_then_it_stays() -> None:
+    heard = Heard()
+    heard.index.put(service(1))
+    heard.index.put(service(5, uid="other"))
+    heard.index.remove(KEY, "u")
+    entry = heard.index.entry(KEY)
+    assert entry is not None
+    assert entry.uid == "other"
+
+
+def test_owned_when_the_label_changes_or_the_object_goes_then_the_owner_has_it_no_more() -> None:
+    heard = Heard()
+    heard.index.put(service(1))
+    assert [key for key, _ in heard.index.owned(ResourceKey("n", "m"))] == [KEY]
+    heard.index.put(service(2, model="other"))
+    assert list(heard.index.owned(ResourceKey("n", "m"))) == []
+    heard.index.remove(KEY, "u")
+    assert list(heard.index.owned(ResourceKey("n", "other"))) == []
+    assert heard.index.keys("Service") == []
+
+
+def test_digest_when_only_a_controller_speaks_then_it_is_the_same() -> None:
+    before = service(1, port=80)
+    after = {
+        **service(2, port=80),
+        "status": {"loadBalancer": {}},
+        "metadata": {**service(2)["metadata"], "annotations": {"deployment.kubernetes.io/revision": "1"}},
+    }
+    assert digest_of(before) == digest_of(after)
+
+
+def test_digest_when_somebody_changes_what_we_write_then_it_is_another() -> None:
+    labelled = service(1, port=80)
+    labelled["metadata"]["labels"]["x"] = "y"
+    assert len({digest_of(service(1, port=80)), digest_of(service(1, port=81)), digest_of(labelled)}) == 3
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from("ab"), st.booleans()), max_size=40))
+def test_index_when_news_come_in_any_order_then_it_never_goes_back(news: list[tuple[int, str, bool]]) -> None:
+    """While an object is there its versions only grow, and a life (uid) that ended stays ended."""
+    heard = Heard()
+    ended: set[str] = set()
+    for version, uid, deleted in news:
+        if deleted:
+            heard.index.remove(KEY, uid)
+            ended.add(uid)
+        else:
+            heard.index.put(service(version, uid=uid))
+        entry = heard.index.entry(KEY)
+        assert entry is None or entry.uid not in ended
+    assert all(before < now for before, now in heard.changes if now)
+    assert all(now == following for (_, now), (following, _) in itertools.pairwise(heard.changes))
