@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from release import MODELS_CLAIM, NAME, NAMESPACE, STORAGE_CLASS, Release, renew
 
 from headrace.sources.location import location
 
+FILES = MODELS / "files"
+"""Sources that tests put there, a folder for each tenant."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "headrace-e2e": "true"}
 """Labels of a tenant's namespace: the API server refuses every pod that is not locked down."""
 EXAMPLE: Manifest = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())
@@ -63,6 +66,10 @@ class ClusterWorld:
     @property
     def base_url(self) -> str:
         return f"{self.site.gateway}/v1"
+
+    @property
+    def engine_image(self) -> str:
+        return self.site.release.images["runtime"]
 
     def uri(self, file: str) -> str:
         return f"pvc://{MODELS_CLAIM}/{self._path(file).relative_to(MODELS)}"
@@ -136,7 +143,7 @@ class ClusterWorld:
         self.site.kube.kubectl("scale", f"statefulset/{NAME}-nats", f"--replicas={replicas}", "-n", NAMESPACE)
 
     def _path(self, file: str) -> Path:
-        return MODELS / "files" / self.namespace / file
+        return FILES / self.namespace / file
 
 
 def new_key() -> str:
@@ -159,6 +166,7 @@ def tenant(site: Site, namespace: str, directory: str = "") -> Iterator[ClusterW
     """A namespace with a volume for its models and a key, for as long as the context is entered."""
     kube, key = site.kube, new_key()
     _remove(kube, namespace)
+    shutil.rmtree(FILES / namespace, ignore_errors=True)
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}})
     if site.release.storage_class == STORAGE_CLASS:
         path = f"{MODELS_IN_NODE}/{directory}".rstrip("/")

@@ -62,7 +62,7 @@ def test_roles_when_rendered_then_nothing_is_granted_by_wildcard(rendered: Rende
     [
         ("secrets", {"list", "watch"}, None),
         ("secrets", {"create", "patch", "delete"}, ["headrace-nats"]),
-        ("persistentvolumeclaims", {"create"}, None),
+        ("persistentvolumeclaims", {"get", "create", "patch"}, ["headrace-models"]),
         ("modeldeployments", {"get", "list", "watch"}, None),
         ("modeldeployments/status", {"patch"}, None),
         ("pods", {"get", "list", "watch"}, None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from behaviours.behaviours_brought import BroughtBehaviour
 from behaviours.behaviours_faults import FaultBehaviour
 from behaviours.behaviours_openai import OpenAIBehaviour
 from behaviours.behaviours_rollout import RolloutBehaviour
@@ -13,6 +14,10 @@ class TestOpenAI(OpenAIBehaviour):
 
 
 class TestZero(ZeroBehaviour):
+    pass
+
+
+class TestBrought(BroughtBehaviour):
     pass
 
 

@@ -42,7 +42,7 @@ def with_name(name: str) -> Manifest:
         (spec(scaling={"minReplicas": 3, "maxReplicas": 1}), "must not be greater than maxReplicas"),
         (spec(model={"source": {"uri": "ftp://host/model.gguf"}}), "must be package://"),
         (spec(model={"source": {"uri": SMOLLM2, "digest": "sha256:12"}}), "spec.model.source.digest"),
-        (spec(model={}), "spec.model.source: Required value"),
+        (spec(model={}), "model.source is required"),
         (spec(runtime={"type": "Magic"}), 'Unsupported value: "Magic"'),
         (
             spec(scaling={"metric": {"type": "QueueDelay", "concurrency": {"target": 2}}}),

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from headrace_operator.client import ApiError, ApiServer
+from headrace_operator.connection import Connection
 from headrace_operator.kinds import CHILDREN, CLAIM, SECRET, Watched
 from headrace_operator.lease import Lease
 
@@ -35,7 +36,7 @@ def clean_up(arguments: Sequence[str]) -> int:
 
 async def _clean_up(given: argparse.Namespace) -> None:
     """Lead, so that no operator makes anew what is deleted, and delete."""
-    async with ApiServer("cleanup") as api:
+    async with ApiServer(Connection.find("cleanup")) as api:
         lease = Lease(api, given.operator_namespace, given.lease_name, "cleanup")
         await _stop_operator(api, given.operator_namespace, given.operator_deployment)
         await lease.acquire()
@@ -52,9 +53,9 @@ async def _clean_up(given: argparse.Namespace) -> None:
 
 
 async def _delete_all(api: ApiServer, watched: Watched, namespace: str | None) -> None:
-    found = [item["metadata"] async for item in api.list(watched, namespace, metadata_only=True)]
-    for metadata in found:
-        await api.delete(watched.path(metadata["namespace"], metadata["name"]), uid=metadata["uid"])
+    found = (await api.listing(watched, namespace)).objects
+    for each in found:
+        await api.delete(watched.path(each.namespace, each.name), uid=each.uid)
     log.info("deleted %d %s", len(found), watched.plural)
 
 

@@ -1,42 +1,42 @@
 """The API server over HTTP: one thin module over aiohttp.
 
-Writes go one after another, and right before each of them the guard is asked whether this replica still leads. So an
-operator that was stopped for half a minute and wakes up as the former leader has at most one write under way, and ends
-at the next. It costs little: an apply takes 3 ms on a near API server.
+Writes go one after another, and right before each of them the guard is asked whether this replica still leads, with
+nothing in between but the sending. So an operator that was stopped for half a minute and wakes up as the former leader
+has at most one write under way, and ends at the next. It costs little: an apply takes 3 ms on a near API server.
+
+Nothing is retried here: the look that failed is repeated by the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable
-from importlib.metadata import version
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import aiohttp
-import kopf
-from kopf import ConnectionInfo
 from typing_extensions import override
 
 from headrace.api.vocabulary import FIELD_MANAGER
-from headrace.errors import CannotStart, HeadraceError
+from headrace.errors import HeadraceError
 from headrace.reconcile.world import Manifest
+from headrace_operator.connection import Connection
 from headrace_operator.kinds import Watched
 from headrace_operator.metrics import WRITES
 
-ANSWER = aiohttp.ClientTimeout(total=15, connect=5)
-"""For any request: an API server that takes longer is away, and the loop tries again."""
+LEASE_SECONDS = 1.5
+"""Of a write of the Lease: a renewal is good for 6 s, and one that hangs must not cost the leadership."""
 PAGE = 500
 """Objects of a list read at once: bounds memory here and work there."""
-LOGIN_SECONDS = 60.0
-"""How often credentials are read anew: a service account's token is replaced about every hour."""
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-NOT_FOUND, CONFLICT, INVALID = 404, 409, 422
+NOT_FOUND, CONFLICT, INVALID, TOO_MANY = 404, 409, 422, 429
+_ERRORS, _SERVER_ERRORS = 400, 500
 
 
 class ApiError(HeadraceError):
@@ -52,29 +52,41 @@ class ApiError(HeadraceError):
     def __str__(self) -> str:
         return f"API server: {self.status or 'unreachable'}: {self.message}"
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may succeed later without anybody doing anything."""
+        return self.status in (0, TOO_MANY) or self.status >= _SERVER_ERRORS
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object of a list."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which objects there are, and the resourceVersion at which they were: what is newer is not judged by it."""
+
+    version: int
+    objects: tuple[Listed, ...]
+
 
 class ApiServer:
     """A session with the API server. `guard` raises, or does not return, when this replica may not write."""
 
-    def __init__(self, pod_name: str) -> None:
-        self._user_agent = f"headrace-operator/{version('headrace')} ({pod_name})"
-        self._login_at = float("-inf")
-        self._authorization: dict[str, str] = {}
-        self._writing = asyncio.Lock()
-        self._server = ""
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.guard: Callable[[], None] = _nobody_leads
-        self.answered = time.monotonic()
-        """When the API server last answered anything."""
+        self._writing = asyncio.Lock()
+        """Held from the guard to the answer."""
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        info = login()
-        self._server = info.server.rstrip("/")
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=info.as_ssl_context(), limit=8),
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
-            timeout=ANSWER,
-        )
+        self._session = self.connection.session()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -85,24 +97,33 @@ class ApiServer:
         """Return an object. Raises ApiError."""
         return await self._request("GET", path)
 
-    async def list(
-        self, watched: Watched, namespace: str | None = None, *, metadata_only: bool = False
-    ) -> AsyncIterator[Manifest]:
-        """Yield the objects of a kind, or their metadata, page by page."""
+    async def listing(self, watched: Watched, namespace: str | None) -> Listing:
+        """Return which of a kind's objects there are; no more than their metadata is sent."""
+        version, objects = 0, []
+        async for page in self._pages(watched, namespace):
+            version = int(page["metadata"]["resourceVersion"])
+            for item in page["items"] or ():  # null when there are none
+                metadata = item["metadata"]
+                objects.append(Listed(metadata["namespace"], metadata["name"], metadata["uid"]))
+        return Listing(version, tuple(objects))
+
+    async def _pages(self, watched: Watched, namespace: str | None) -> AsyncIterator[Manifest]:
         query = {"limit": str(PAGE)} | ({"labelSelector": watched.selector} if watched.selector else {})
         while True:
-            accept = {"Accept": _METADATA_ONLY} if metadata_only else {}
-            page = await self._request("GET", watched.path(namespace), query=query, headers=accept)
-            for item in page["items"] or ():  # an empty list of metadata alone is null
-                yield {"apiVersion": watched.api_version, "kind": watched.kind, **item}
+            headers = {"Accept": _METADATA_ONLY}
+            page = await self._request("GET", watched.path(namespace), query=query, headers=headers)
+            yield page
             following = page["metadata"].get("continue")
             if not following:
                 return
             query["continue"] = following
 
-    async def apply(self, path: str, manifest: Manifest) -> Manifest:
-        """Apply server-side, as the owner of what is said; return the object as it is then."""
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+    async def apply(self, path: str, manifest: Manifest, *, force: bool) -> Manifest:
+        """Apply server-side, as the owner of what is said; return the object as it is then.
+
+        Without `force`, a field that somebody else has set differently is a conflict (409).
+        """
+        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         return await self._write("apply", "PATCH", path, manifest, content_type=_APPLY, query=query)
 
     async def merge(self, path: str, patch: Manifest) -> Manifest:
@@ -114,6 +135,18 @@ class ApiServer:
         """Patch a built-in object by its lists' keys (strategic merge); return it as it is then."""
         query = {"fieldManager": FIELD_MANAGER}
         return await self._write("patch", "PATCH", path, patch, content_type=_STRATEGIC, query=query)
+
+    async def replace_status(self, path: str, uid: str, status: Manifest) -> Manifest:
+        """Put a whole status in the place of what is there, if the object is still this one (else 422).
+
+        A merge patch would leave what the new status no longer has, at any depth.
+        """
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._write("patch", "PATCH", f"{path}/status", patch, content_type=_JSON_PATCH, query=query)
 
     async def create(self, path: str, manifest: Manifest) -> Manifest:
         """Create an object in a collection."""
@@ -130,14 +163,14 @@ class ApiServer:
 
     async def write_lease(self, method: str, path: str, lease: Manifest) -> Manifest:
         """Write the Lease: not guarded by itself, and not behind other writes."""
-        return await self._request(method, path, body=lease)
+        return await self._request(method, path, body=lease, timeout_seconds=LEASE_SECONDS)
 
     async def _write(
         self,
         verb: str,
         method: str,
         path: str,
-        body: Manifest,
+        body: Any,
         *,
         content_type: str = "application/json",
         query: dict[str, str] | None = None,
@@ -145,7 +178,7 @@ class ApiServer:
         async with self._writing:
             self.guard()
             answer = await self._request(method, path, body=body, query=query, headers={"Content-Type": content_type})
-        WRITES.labels(verb=verb, kind=str(body.get("kind", "") or answer.get("kind", ""))).inc()
+        WRITES.labels(verb=verb, kind=str(answer.get("kind", ""))).inc()
         return answer
 
     async def _request(
@@ -153,43 +186,27 @@ class ApiServer:
         method: str,
         path: str,
         *,
-        body: Manifest | None = None,
+        body: Any = None,
         query: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
+        timeout_seconds: float | None = None,
     ) -> Manifest:
         assert self._session is not None
-        given = {"Content-Type": "application/json", **(headers or {}), **self._authorized()}
+        given = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
         data = None if body is None else json.dumps(body, separators=(",", ":"))
+        url = self.connection.server + path
         try:
-            async with self._session.request(
-                method, self._server + path, params=query, data=data, headers=given
-            ) as response:
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._session.request(method, url, params=query, data=data, headers=given) as response,
+            ):
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
-        self.answered = time.monotonic()
-        if response.status >= 400:  # noqa: PLR2004 - HTTP's errors
+        if response.status >= _ERRORS:
             raise ApiError(response.status, f"{method} {path}: {_message(raw)}")
         answer: Manifest = json.loads(raw)
         return answer
-
-    def _authorized(self) -> dict[str, str]:
-        if time.monotonic() - self._login_at > LOGIN_SECONDS:
-            self._login_at = time.monotonic()
-            self._authorization = login().as_http_headers()
-        return self._authorization
-
-
-def login() -> ConnectionInfo:
-    """Return how to reach the API server: as the pod's service account, else by the kubeconfig. Raises CannotStart."""
-    settings = kopf.OperatorSettings()
-    for way in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
-        info = way(settings=settings)
-        if info is not None:
-            return info
-    raise CannotStart(
-        "there is no API server to talk to", hint="Run in a pod with a service account, or set KUBECONFIG"
-    )
 
 
 def _message(raw: bytes) -> str:

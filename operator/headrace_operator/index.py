@@ -3,32 +3,43 @@
 A body is kept as JSON without what nobody here reads (managed fields, a pod's spec), and decoded when it is looked at:
 as Python dictionaries, 8,000 objects are 80 MB, as JSON 12. Beside it lies a digest of what an operator writes of an
 object, by which a change by somebody else is told from the status updates of its controller.
+
+News comes out of order: from watches, from the answers to our own writes, from lists, and of an object that was deleted
+and made anew under its name from two queues. A resourceVersion is a number that grows over all of them, so the newer
+one wins: also what is gone is gone as of one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.api.vocabulary import GROUP, MODEL_LABEL
+from headrace.api.vocabulary import API_VERSION, GROUP, MODEL_LABEL
 from headrace.reconcile.world import Manifest, ResourceKey
 
+MAX_GONE = 10_000
+"""Uids of deleted objects that are remembered: far more than are deleted in the time of one request."""
 _OF_METADATA = frozenset(
     {
         *("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"),
         *("labels", "annotations", "ownerReferences"),
     }
 )
+_NOISE = "kubectl.kubernetes.io/last-applied-configuration"
+"""An annotation as large as its object."""
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
+_UNWRITTEN = frozenset({"Pod", "ModelDeployment", "Secret"})
+"""Kinds that others make: nobody asks for a digest of them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectKey:
-    """Names an object."""
+    """Names an object. Kinds are told apart without their groups: there are no two of one name among ours."""
 
     kind: str
     namespace: str
@@ -49,8 +60,9 @@ class Entry:
     version: int
     """resourceVersion. An API server's are numbers that grow (etcd's revisions), and since Kubernetes 1.35 must be."""
     digest: str
-    """Of what an operator writes; see `digest_of`."""
+    """Of what an operator writes, see `digest_of`; empty for kinds that it does not write."""
     owner: ResourceKey | None
+    """The ModelDeployment whose label it has: it may not exist, and the object may be somebody else's."""
 
     @property
     def manifest(self) -> Manifest:
@@ -70,9 +82,9 @@ class Index:
         self._changed = changed
         self._entries: dict[ObjectKey, Entry] = {}
         self._kinds: dict[str, dict[ObjectKey, None]] = defaultdict(dict)
-        self._owned: dict[ResourceKey, dict[ObjectKey, None]] = defaultdict(dict)
-        self._gone: dict[str, None] = {}
-        """Uids of deleted objects: an answer to our own write may arrive after the news of the deletion."""
+        self._owned: dict[ResourceKey, dict[ObjectKey, None]] = {}
+        self._gone: dict[str, float] = {}
+        """Uids of objects that are gone and since which resourceVersion, oldest first."""
 
     def entry(self, key: ObjectKey) -> Entry | None:
         """Return an object's entry."""
@@ -87,9 +99,9 @@ class Index:
         """Return the keys of a kind's objects."""
         return list(self._kinds[kind])
 
-    def list(self, kind: str, namespace: str | None = None) -> list[Manifest]:
-        """Return the objects of a kind, of one namespace or (None) of all."""
-        return [self._entries[key].manifest for key in self._kinds[kind] if namespace in (None, key.namespace)]
+    def list(self, kind: str) -> list[Manifest]:
+        """Return the objects of a kind."""
+        return [self._entries[key].manifest for key in self._kinds[kind]]
 
     def owned(self, owner: ResourceKey) -> Iterator[tuple[ObjectKey, Entry]]:
         """Yield the objects that carry the label of a ModelDeployment."""
@@ -98,70 +110,90 @@ class Index:
 
     def put(self, manifest: Manifest) -> None:
         """Take in an object as the API server gave it; older news than what is known is no news."""
-        key, entry = ObjectKey.of(manifest), _entry(manifest)
+        key, metadata = ObjectKey.of(manifest), manifest["metadata"]
         before = self._entries.get(key)
-        known = before is not None and before.version >= entry.version  # also across lives: versions are the cluster's
-        if known or entry.uid in self._gone:
+        known = max(-1 if before is None else before.version, self._gone.get(metadata["uid"], -1))
+        if int(metadata["resourceVersion"]) <= known:
             return
+        entry = _entry(manifest)
         self._entries[key] = entry
         self._kinds[key.kind][key] = None
-        if before is not None and before.owner is not None and before.owner != entry.owner:
-            self._owned[before.owner].pop(key, None)
+        if before is not None and before.owner != entry.owner:
+            self._disown(key, before)
         if entry.owner is not None:
-            self._owned[entry.owner][key] = None
+            self._owned.setdefault(entry.owner, {})[key] = None
         self._changed(key, before, entry)
 
-    def remove(self, key: ObjectKey, uid: str) -> None:
-        """Forget an object that was deleted; one of the same name that came after it stays."""
-        self._gone[uid] = None
-        while len(self._gone) > MAX_GONE:
+    def remove(self, key: ObjectKey, uid: str, version: float = math.inf) -> None:
+        """Forget an object that is gone as of this resourceVersion: deleted, or without the label it is watched by.
+
+        One of the same name that came after it stays. One that gets its label back has a newer version.
+        """
+        self._gone[uid] = version
+        if len(self._gone) > MAX_GONE:
             self._gone.pop(next(iter(self._gone)))
         entry = self._entries.get(key)
-        if entry is None or entry.uid != uid:
+        if entry is None or entry.uid != uid or entry.version > version:
             return
         del self._entries[key]
-        self._kinds[key.kind].pop(key, None)
-        if entry.owner is not None:
-            self._owned[entry.owner].pop(key, None)
-            if not self._owned[entry.owner]:
-                del self._owned[entry.owner]
+        del self._kinds[key.kind][key]
+        self._disown(key, entry)
         self._changed(key, entry, None)
 
-    def sizes(self) -> dict[str, int]:
-        """Return how many objects of each kind there are."""
-        return {kind: len(keys) for kind, keys in self._kinds.items()}
+    def size(self, kind: str) -> int:
+        """Return how many objects of a kind there are."""
+        return len(self._kinds[kind])
 
-
-MAX_GONE = 10_000
-"""Uids remembered: far more than are deleted in the time of one request."""
+    def _disown(self, key: ObjectKey, entry: Entry) -> None:
+        if entry.owner is not None and (owned := self._owned.get(entry.owner)) is not None:
+            owned.pop(key, None)
+            if not owned:
+                del self._owned[entry.owner]
 
 
 def digest_of(manifest: Manifest) -> str:
     """Return a digest of what an operator writes of an object: all but status and what others add to metadata."""
     metadata = manifest["metadata"]
-    ours = {
-        "labels": metadata.get("labels", {}),
-        "annotations": {
-            name: value for name, value in metadata.get("annotations", {}).items() if name.startswith(f"{GROUP}/")
-        },
-        "owners": sorted(reference["uid"] for reference in metadata.get("ownerReferences", [])),
-        **{field: value for field, value in manifest.items() if field not in _NOT_OURS},
-    }
-    return hashlib.sha256(_json(ours)).hexdigest()[:16]
+    annotations = metadata.get("annotations") or {}
+    return digest(
+        {
+            "labels": metadata.get("labels") or {},
+            "annotations": {name: value for name, value in annotations.items() if name.startswith(f"{GROUP}/")},
+            "owners": sorted(reference["uid"] for reference in metadata.get("ownerReferences") or []),
+            **{field: value for field, value in manifest.items() if field not in _NOT_OURS},
+        }
+    )
+
+
+def digest(value: Any) -> str:
+    """Return a name for equal values."""
+    return hashlib.sha256(_json(value)).hexdigest()[:16]
+
+
+def belongs(manifest: Manifest, owner: ResourceKey) -> bool:
+    """Whether a ModelDeployment of this name controls the object. Labels are anybody's to set."""
+    return any(
+        (reference["apiVersion"], reference["kind"], reference["name"]) == (API_VERSION, "ModelDeployment", owner.name)
+        and reference.get("controller", False)
+        for reference in manifest["metadata"].get("ownerReferences") or []
+    )
 
 
 def _entry(manifest: Manifest) -> Entry:
-    metadata = manifest["metadata"]
-    model = metadata.get("labels", {}).get(MODEL_LABEL)
+    metadata, kind = manifest["metadata"], manifest["kind"]
+    model = (metadata.get("labels") or {}).get(MODEL_LABEL)
     kept = {
-        **{field: value for field, value in manifest.items() if not (field == "spec" and manifest["kind"] == "Pod")},
+        **{field: value for field, value in manifest.items() if not (field == "spec" and kind == "Pod")},
         "metadata": {field: value for field, value in metadata.items() if field in _OF_METADATA},
     }
+    if _NOISE in (metadata.get("annotations") or {}):
+        annotations = {name: value for name, value in metadata["annotations"].items() if name != _NOISE}
+        kept["metadata"]["annotations"] = annotations
     return Entry(
         body=_json(kept),
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
-        digest=digest_of(kept),
+        digest="" if kind in _UNWRITTEN else digest_of(kept),
         owner=ResourceKey(metadata["namespace"], model) if model is not None else None,
     )
 

@@ -21,6 +21,11 @@ class Watched:
         """The API group; empty for the core."""
         return self.api_version.rpartition("/")[0]
 
+    @property
+    def version(self) -> str:
+        """The version in the group."""
+        return self.api_version.rpartition("/")[2]
+
     def path(self, namespace: str | None, name: str | None = None) -> str:
         """Return the path of an object, of a namespace's list, or (None) of the list of all."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"

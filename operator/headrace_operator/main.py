@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from headrace.errors import HeadraceError
+from headrace.termination import write_termination_message
 from headrace_operator.cleanup import clean_up
 from headrace_operator.operator import run
 from headrace_operator.settings import Settings
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(run(Settings.parse(given)))
     except HeadraceError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is the explanation; a trace would bury it
+        write_termination_message(str(error))
         return error.exit_code
     return 0
 

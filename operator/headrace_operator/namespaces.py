@@ -2,11 +2,15 @@
 
 The login's password is derived from a key that operator and broker share, so nobody stores it, and a broker that starts
 anew knows it at once. Which namespaces may log in is told to the broker as a whole set.
+
+Both are written by server-side apply, whose request names the object also when it makes it: so the operator's rights
+are to these names alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 
 import nats.errors
@@ -20,7 +24,7 @@ from headrace.environment import NATS_SECRET
 from headrace.events import subjects
 from headrace.events.messages import AdmittedAnswer, AdmittedNamespaces
 from headrace.reconcile.world import Manifest
-from headrace_operator.client import CONFLICT, ApiError, ApiServer
+from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
 from headrace_operator.kinds import CLAIM, SECRET
 from headrace_operator.settings import ModelsClaim
 
@@ -32,7 +36,7 @@ _LABELS = {MANAGED_BY: "headrace"}
 
 
 class Namespaces:
-    """Provides each namespace once per leadership; `admitted` keeps the broker's set."""
+    """Provides each namespace once per leadership, and keeps the broker's set."""
 
     def __init__(self, api: ApiServer, client: Client, runtime_key: str, claim: ModelsClaim) -> None:
         self._api = api
@@ -41,15 +45,16 @@ class Namespaces:
         self._claim = claim
         self._provided: set[str] = set()
         self._wanted: frozenset[str] = frozenset()
+        self._left: set[str] = set()
+        """Namespaces without models whose login is still there."""
         self._tell = asyncio.Event()
 
     def want(self, namespaces: frozenset[str]) -> None:
-        """These namespaces have models: their runtimes may log in, others may not.
-
-        What others were given stays, but is not believed in any more: a namespace may be deleted and made anew.
-        """
+        """These namespaces have models: their runtimes may log in, others may not."""
         if namespaces != self._wanted:
-            self._provided &= namespaces
+            self._left |= self._wanted - namespaces
+            self._left -= namespaces
+            self._provided &= namespaces  # one that is deleted and made again has nothing of ours
             self._wanted = namespaces
             self._tell.set()
 
@@ -58,51 +63,78 @@ class Namespaces:
         self._tell.set()
 
     async def provide(self, namespace: str) -> None:
-        """Make what the namespace needs, once. Raises ApiError."""
+        """Make what the namespace needs, once. Raises ApiError when it may go better next time.
+
+        A claim that is refused does not keep the children from being made: their pods then say what they lack.
+        """
         if namespace in self._provided:
             return
-        await self._api.apply(SECRET.path(namespace, NATS_SECRET), self._secret(namespace))
+        await self._api.apply(SECRET.path(namespace, NATS_SECRET), self._secret(namespace), force=True)
         if not self._claim.existing:
-            await self._make_claim(namespace)
-        self._provided.add(namespace)
+            try:
+                await self._make_claim(namespace)
+            except ApiError as error:
+                if error.passes:
+                    raise
+                log.error("no claim for models in the namespace %s: %s", namespace, error)  # noqa: TRY400 - explained
+        if namespace in self._wanted:
+            self._provided.add(namespace)
 
     async def keep_admitted(self) -> None:
         """Tell the broker the set at each change, until it has answered; runs until cancelled."""
         while True:
             await self._tell.wait()
             self._tell.clear()
-            if not await self._admit(self._wanted):
+            done = await self._admit(self._wanted)
+            done = await self._take_back() and done
+            if not done:
                 self._tell.set()
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _admit(self, namespaces: frozenset[str]) -> bool:
+        """Tell the broker; return whether it obeys."""
         message = AdmittedNamespaces(namespaces=tuple(sorted(namespaces)))
         try:
             answer = await self._client.request(subjects.ADMIT, message.encode(), timeout=ANSWER_SECONDS)
             refusal = AdmittedAnswer.decode(answer.data).refusal
         except (nats.errors.Error, TimeoutError, OSError, ValidationError) as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from error  # nats-py makes a timeout of a cancellation
             log.warning("the broker did not take the set of namespaces (%s); again soon", error or type(error).__name__)
             return False
         if refusal is not None:
             log.error("the broker refused the set of namespaces: %s", refusal)
+        return refusal is None
+
+    async def _take_back(self) -> bool:
+        """Delete the logins of namespaces without models; the models stay, to be found again."""
+        for namespace in sorted(self._left):
+            try:
+                await self._api.delete(SECRET.path(namespace, NATS_SECRET))
+            except ApiError as error:
+                log.warning("the login of the namespace %s is not taken back: %s", namespace, error)
+                if error.passes:
+                    return False
+            self._left.discard(namespace)
         return True
 
     async def _make_claim(self, namespace: str) -> None:
+        """Make the claim if it is not there: one that is keeps its size and class, whatever we would ask for today."""
+        path = CLAIM.path(namespace, self._claim.name)
         try:
-            await self._api.create(CLAIM.path(namespace), self._claim_manifest(namespace))
+            await self._api.get(path)
         except ApiError as error:
-            if error.status != CONFLICT:
+            if error.status != NOT_FOUND:
                 raise
+            await self._api.apply(path, self._claim_manifest(namespace), force=False)
 
     def _secret(self, namespace: str) -> Manifest:
+        login = {"user": runtime_user(namespace), "password": runtime_password(self._runtime_key, namespace)}
         return {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": NATS_SECRET, "namespace": namespace, "labels": _LABELS},
-            "stringData": {
-                "user": runtime_user(namespace),
-                "password": runtime_password(self._runtime_key, namespace),
-            },
+            "data": {name: base64.b64encode(value.encode()).decode() for name, value in login.items()},
         }
 
     def _claim_manifest(self, namespace: str) -> Manifest:

@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace import environment
+from headrace.errors import CannotStart
+from headrace.reconcile.world import Settings as Rules
 
 POD_NAME = "POD_NAME"
 POD_NAMESPACE = "POD_NAMESPACE"
+MODELS_DIRECTORY = "/models"
+"""Where the claim is mounted in fetch and runtime pods."""
+ALLOWED_SCHEMES = frozenset({"package", "https", "pvc"})
+"""file:// would be a file of whichever node a pod happens to run on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class ModelsClaim:
 
     name: str
     storage_class: str | None
+    """None: the cluster's default; empty: a volume that is there and has no class."""
     access_mode: str
     size: str
     existing: bool
@@ -31,6 +38,7 @@ class Settings:
     """The operator's configuration."""
 
     pod_name: str
+    """This replica's name: of its User-Agent, and of the Lease's holder."""
     namespace: str
     """Where the operator itself runs, and its Lease is."""
     watch_namespaces: tuple[str, ...]
@@ -41,31 +49,35 @@ class Settings:
     nats_user: str | None
     nats_password: str | None = field(repr=False)
     runtime_key: str = field(repr=False)
+    """From which each namespace's password is derived."""
     runtime_image: str
     runtime_image_cuda: str | None
     fetch_image: str
     image_pull_secrets: tuple[str, ...]
     models: ModelsClaim
-    fetch_environment: tuple[tuple[str, str], ...]
-    """For fetch children: proxies, a package index."""
+    fetch_environment: tuple[tuple[str, str], ...] = field(repr=False)
+    """For fetch children: proxies, a package index. Not shown: a URL may hold a password."""
     ca_bundle_configmap: str | None
     """ConfigMap of each model's namespace, key `ca.crt`, that fetches trust."""
     health_port: int
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
-        """Return what the command line and the environment say; exits with 2 and the usage on nonsense."""
+        """Return what the command line and the environment say; exits with 2 and the usage on nonsense.
+
+        Raises CannotStart when the environment lacks what nobody could guess.
+        """
         given = _parser().parse_args(arguments)
         return cls(
-            pod_name=variables.get(POD_NAME) or socket.gethostname(),
-            namespace=variables.get(POD_NAMESPACE) or "default",
+            pod_name=variables.get(POD_NAME) or f"{socket.gethostname()}-{os.getpid()}",
+            namespace=_needed(variables, POD_NAMESPACE),
             watch_namespaces=tuple(given.watch_namespace),
             lease_name=given.lease_name,
             gateway_url=given.gateway_url,
-            nats_url=variables.get(environment.NATS_URL, "nats://127.0.0.1:4222"),
+            nats_url=_needed(variables, environment.NATS_URL),
             nats_user=variables.get(environment.NATS_USER) or None,
             nats_password=variables.get(environment.NATS_PASSWORD) or None,
-            runtime_key=variables.get(environment.NATS_RUNTIME_KEY, ""),
+            runtime_key=_needed(variables, environment.NATS_RUNTIME_KEY),
             runtime_image=given.runtime_image,
             runtime_image_cuda=given.runtime_image_cuda,
             fetch_image=given.fetch_image,
@@ -80,6 +92,24 @@ class Settings:
             fetch_environment=tuple(given.fetch_env),
             ca_bundle_configmap=given.ca_bundle_configmap,
             health_port=given.health_port,
+        )
+
+    def rules(self) -> Rules:
+        """Return what the pure rules may know of this cluster."""
+        return Rules(
+            gateway_url=self.gateway_url,
+            nats_url=self.nats_url,
+            models_directory=MODELS_DIRECTORY,
+            models_claim=self.models.name,
+            runtime_image=self.runtime_image,
+            runtime_image_cuda=self.runtime_image_cuda,
+            fetch_image=self.fetch_image,
+            image_pull_secrets=self.image_pull_secrets,
+            platform_namespace=self.namespace,
+            fetch_env=self.fetch_environment,
+            ca_bundle_configmap=self.ca_bundle_configmap,
+            pod_security=True,
+            allowed_schemes=ALLOWED_SCHEMES,
         )
 
 
@@ -104,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--ca-bundle-configmap", help="ConfigMap with ca.crt in each model's namespace, which fetches trust")
     add("--health-port", type=int, default=8081, help="port of /healthz, /readyz and /metrics")
     return parser
+
+
+def _needed(variables: Mapping[str, str], name: str) -> str:
+    value = variables.get(name)
+    if not value:
+        raise CannotStart(f"the environment variable {name} is not set", hint="The chart sets it")
+    return value
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -5,6 +5,9 @@ is there cannot be compared field by field. Instead two digests are remembered o
 the object as the API server answered. While both are what they were, there is nothing to do; when either changed (the
 rule wants something else, or somebody changed the object) it is applied again. After a restart each child is applied
 once, which changes nothing.
+
+What is ours is what a ModelDeployment *controls*: labels are anybody's to set. So an object of a child's name that
+somebody else made is never taken over, and what `kubectl delete --cascade=orphan` leaves is left.
 """
 
 from __future__ import annotations
@@ -15,13 +18,23 @@ from collections.abc import Mapping
 from headrace.api import vocabulary as v
 from headrace.control.naming import Names, grant_of
 from headrace.control.world import Changed
+from headrace.errors import HeadraceError
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
-from headrace_operator.client import INVALID, NOT_FOUND, ApiError, ApiServer
-from headrace_operator.index import Entry, Index, ObjectKey, digest_of
-from headrace_operator.kinds import ALL, CHILD_KINDS, EVENT, MODEL_DEPLOYMENT, POD
+from headrace_operator.client import CONFLICT, INVALID, NOT_FOUND, ApiError, ApiServer
+from headrace_operator.events import Recorder
+from headrace_operator.index import Entry, Index, ObjectKey, belongs, digest, digest_of
+from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
+from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
+
+
+class NotOurs(HeadraceError):
+    """An object has the name of a child, and somebody else made it."""
+
+    http_status = 409
+    reason = "NotOurs"
 
 
 class KubernetesWorld:
@@ -30,9 +43,9 @@ class KubernetesWorld:
     def __init__(self, api: ApiServer, pod_name: str) -> None:
         self.index = Index(self._on_change)
         self._api = api
-        self._pod_name = pod_name
-        self._namespaces: Namespaces | None = None
+        self._recorder = Recorder(api, pod_name)
         self._names = Names()
+        self._namespaces: Namespaces | None = None
         self._changed: list[Changed] = []
         self._applied: dict[ObjectKey, tuple[str, str]] = {}
         """By child: the digests of what was wanted, and of what was there then."""
@@ -62,10 +75,11 @@ class KubernetesWorld:
         children: dict[ChildKey, Manifest] = {}
         pods: list[Manifest] = []
         for object_key, entry in self.index.owned(key):
+            manifest = entry.manifest
             if object_key.kind == POD.kind:
-                pods.append(entry.manifest)
-            elif object_key.kind in CHILD_KINDS and not (child := entry.manifest)["metadata"].get("deletionTimestamp"):
-                children[ChildKey.of(child)] = child
+                pods.append(manifest)
+            elif object_key.kind in CHILD_KINDS and belongs(manifest, key) and not _deleting(manifest):
+                children[ChildKey.of(manifest)] = manifest
         return Observed(children, tuple(pods), self._names.taken(key))
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
@@ -77,27 +91,23 @@ class KubernetesWorld:
         key = ObjectKey.of(child.manifest)
         wanted, entry = digest_of(child.manifest), self.index.entry(key)
         assert self._namespaces is not None
-        await self._namespaces.provide(owner.namespace)
+        await self._namespaces.provide(owner.namespace)  # nothing when it is; a namespace may be deleted and made anew
         if entry is not None and self._applied.get(key) == (wanted, entry.digest):
+            SKIPPED.inc()
             return
-        path = ALL[key.kind].path(key.namespace, key.name)
-        try:
-            answer = await self._api.apply(path, child.manifest)
-        except ApiError as error:
-            if error.status != INVALID or entry is None:
-                raise
-            # Lists are merged by key: an item that somebody changed the key of stays beside ours, and contradicts it.
-            await self._api.merge(path, {"spec": child.manifest["spec"]})
-            answer = await self._api.apply(path, child.manifest)
+        ours = entry is not None and belongs(entry.manifest, owner)
+        answer = await self._apply(owner, ALL[key.kind].path(key.namespace, key.name), child.manifest, ours=ours)
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child; its pods get their grace period."""
-        del owner
+        """Delete the child; its pods get their grace period. Children of a resource that is gone go without us.
+
+        The garbage collector follows owner references, or removes them when the user wanted to keep the children.
+        """
         key = ObjectKey(child.kind, child.namespace, child.name)
         entry = self.index.entry(key)
-        if entry is not None:
+        if entry is not None and self.resource(owner) is not None:
             await self._api.delete(ALL[key.kind].path(key.namespace, key.name), uid=entry.uid)
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
@@ -108,7 +118,7 @@ class KubernetesWorld:
             pod = entry.manifest
             runs = pod["metadata"]["labels"].get(v.COMPONENT_LABEL) == v.COMPONENT_RUNTIME
             wanted = key.name in pods
-            if runs and not pod["metadata"].get("deletionTimestamp") and _gate(pod) != wanted:
+            if runs and not _deleting(pod) and _gate(pod) != wanted:
                 await self._set_gate(key, entry, wanted=wanted)
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
@@ -116,51 +126,49 @@ class KubernetesWorld:
         resource = self.resource(key)
         if resource is None or resource.get("status") == status:
             return
-        before = resource.get("status", {})
-        wanted = digest_of({"metadata": {}, "wanted": status})
-        if self._status.get(key) == (wanted, digest_of({"metadata": {}, "there": before})):
+        wanted = digest(status)
+        if self._status.get(key) == (wanted, digest(resource.get("status"))):
             return  # the schema of an older CRD drops a field: writing it again would change nothing, for ever
-        dropped = {field: None for field in before if field not in status}
-        patch = {"metadata": {"uid": resource["metadata"]["uid"]}, "status": {**dropped, **status}}
         path = MODEL_DEPLOYMENT.path(key.namespace, key.name)
         try:
-            answer = await self._api.merge(f"{path}/status", patch)
+            answer = await self._api.replace_status(path, resource["metadata"]["uid"], status)
         except ApiError as error:
             if error.status == NOT_FOUND:
                 return
             raise
         self.index.put(answer)
-        self._status[key] = (wanted, digest_of({"metadata": {}, "there": answer.get("status", {})}))
+        self._status[key] = (wanted, digest(answer.get("status")))
 
     async def record(self, key: ResourceKey, event: Event) -> None:
         """Record an event about the resource."""
         resource = self.resource(key)
-        if resource is None:
-            return
-        now = timestamp(time.time())
-        manifest: Manifest = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{key.name}.{time.time_ns():x}", "namespace": key.namespace},
-            "involvedObject": {
-                "apiVersion": v.API_VERSION,
-                "kind": MODEL_DEPLOYMENT.kind,
-                "namespace": key.namespace,
-                "name": key.name,
-                "uid": resource["metadata"]["uid"],
-                "resourceVersion": resource["metadata"]["resourceVersion"],
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message,
-            "count": 1,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "source": {"component": v.FIELD_MANAGER, "host": self._pod_name},
-            "reportingComponent": v.FIELD_MANAGER,
-            "reportingInstance": self._pod_name,
-        }
-        await self._api.create(EVENT.path(key.namespace), manifest)
+        if resource is not None:
+            await self._recorder.record(resource, event)
+
+    async def _apply(self, owner: ResourceKey, path: str, manifest: Manifest, *, ours: bool) -> Manifest:
+        """Apply a child. Raises NotOurs when somebody else's object has its name."""
+        try:
+            return await self._api.apply(path, manifest, force=ours)
+        except ApiError as error:
+            if error.status == CONFLICT and not ours:
+                await self._check_owner(owner, path, error)
+            elif error.status == INVALID and ours and "spec" in manifest:
+                # Lists are merged by key: an item that somebody changed the key of stays beside ours, and contradicts
+                # it.
+                await self._api.merge(path, {"spec": manifest["spec"]})
+            else:
+                raise
+        return await self._api.apply(path, manifest, force=True)
+
+    async def _check_owner(self, owner: ResourceKey, path: str, conflict: ApiError) -> None:
+        """Return if the object is the resource's, without having been known as such: somebody took its labels off."""
+        found = await self._api.get(path)
+        if not belongs(found, owner):
+            what = f"{found['kind']} {found['metadata']['name']}"
+            raise NotOurs(
+                f"{what} exists in namespace {owner.namespace} and belongs to somebody else",
+                hint=f"Delete it, or give the ModelDeployment {owner.name} another name",
+            ) from conflict
 
     async def _set_gate(self, key: ObjectKey, entry: Entry, *, wanted: bool) -> None:
         condition = {
@@ -173,30 +181,34 @@ class KubernetesWorld:
         try:
             self.index.put(await self._api.merge_lists(f"{POD.path(key.namespace, key.name)}/status", patch))
         except ApiError as error:
-            if error.status != NOT_FOUND:
+            if error.status not in (NOT_FOUND, CONFLICT):  # it is gone, or another one has its name
                 raise
 
     def _on_change(self, key: ObjectKey, before: Entry | None, now: Entry | None) -> None:
         if key.kind == MODEL_DEPLOYMENT.kind:
-            resource = ResourceKey(key.namespace, key.name)
-            others = self._names.update(resource, None if now is None else now.manifest)
-            for concerned in (resource, *sorted(others)):
-                self._tell(concerned)
-            if before is None or now is None:
-                self._tell_namespaces()
-                self._status.pop(resource, None)
-            return
-        if key.kind == "Secret":
+            self._on_resource(ResourceKey(key.namespace, key.name), before, now)
+        elif key.kind == "Secret":
             self._tell(None)
-            return
-        if now is None:
-            self._applied.pop(key, None)
-        for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
-            self._tell(owner)
+        else:
+            if now is None:
+                self._applied.pop(key, None)
+            for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
+                self._tell(owner)
+        if (before is None or now is None) and key.kind in (MODEL_DEPLOYMENT.kind, POD.kind):
+            self._tell_namespaces()
+
+    def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
+        self._tell(key)
+        for other in sorted(self._names.update(key, None if now is None else now.manifest)):
+            self._tell(other)
+        if before is None or now is None or before.uid != now.uid:
+            self._status.pop(key, None)
 
     def _tell_namespaces(self) -> None:
+        """A namespace is needed while it has a model, and until the last pod of one has gone in good order."""
         if self._namespaces is not None:
-            self._namespaces.want(frozenset(key.namespace for key in self.keys()))
+            kinds = (MODEL_DEPLOYMENT.kind, POD.kind)
+            self._namespaces.want(frozenset(key.namespace for kind in kinds for key in self.index.keys(kind)))
 
     def _tell(self, key: ResourceKey | None) -> None:
         for changed in self._changed:
@@ -207,6 +219,10 @@ def _object_key(key: ResourceKey) -> ObjectKey:
     return ObjectKey(MODEL_DEPLOYMENT.kind, key.namespace, key.name)
 
 
+def _deleting(manifest: Manifest) -> bool:
+    return "deletionTimestamp" in manifest["metadata"]
+
+
 def _gate(pod: Manifest) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
+    conditions = pod.get("status", {}).get("conditions") or []
     return any(gate["type"] == v.ROUTABLE_GATE and gate["status"] == "True" for gate in conditions)

@@ -25,6 +25,7 @@ class LocalWorld:
     instance: Instance
     model_path: Path
     api_key: str = "none"
+    engine_image: str = "headrace-runtime-llm"
     patience: float = DEADLINE_SECONDS
 
     @property

@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 from acceptance.acceptance_instance import BIN, Instance
+from behaviours.behaviours_brought import BroughtBehaviour
 from behaviours.behaviours_openai import OpenAIBehaviour
 
 pytestmark = pytest.mark.acceptance
 
 
 class TestOpenAI(OpenAIBehaviour):
+    pass
+
+
+class TestBrought(BroughtBehaviour):
     pass
 
 

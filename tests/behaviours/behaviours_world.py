@@ -42,6 +42,10 @@ class World(Protocol):
     def model_uri(self) -> str:
         """A source of SmolLM2."""
 
+    @property
+    def engine_image(self) -> str:
+        """The image of our own engine, to be brought as a container."""
+
     def uri(self, file: str) -> str:
         """Return the source of a file that `put` brings, or has not brought yet."""
 

@@ -166,8 +166,9 @@ class Spokesman:
             await asyncio.sleep(max(0.0, began + PROBE_SECONDS - time.monotonic()))
 
     async def _say_all(self) -> None:
-        for voice in list(self._voices.values()):
-            await self._say(voice)
+        for name in list(self._voices):
+            if (voice := self._voices.get(name)) is not None:  # not a former life of it, while others are spoken for
+                await self._say(voice)
 
     async def _say(self, voice: _Voice) -> None:
         pod, state = voice.pod, voice.state

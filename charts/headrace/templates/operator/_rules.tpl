@@ -1,9 +1,8 @@
 {{/*
 What the operator may do where models are. No wildcards, no pod logs, no deletion of anything that holds data.
 
-The login of a namespace is granted by name, its creation too: the operator writes it by server-side apply, whose
-request carries the name also when it creates. The claim it makes with a plain create, which has none that RBAC could see,
-because an apply would undo what somebody has changed of it.
+The login and the claim of a namespace are granted by name, their creation too: the operator writes them by server-side
+apply, whose request carries the name also when it creates. A claim that is there it only looks at.
 */}}
 {{- define "headrace.operator.rules" -}}
 - apiGroups: [headrace.dev]
@@ -53,7 +52,8 @@ because an apply would undo what somebody has changed of it.
 {{- if not .Values.models.existingClaim }}
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [create]
+  resourceNames: [{{ include "headrace.modelsClaim" . }}]
+  verbs: [get, create, patch]
 {{- end }}
 - apiGroups: [""]
   resources: [events]

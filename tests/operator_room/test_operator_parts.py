@@ -1,0 +1,146 @@
+"""Settings, paths, health and the namespaces' needs."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import cast
+
+import pytest
+from nats.aio.client import Client
+from operator_room.operator_api import RecordingApi
+
+from headrace.broker.passwords import runtime_password
+from headrace.errors import CannotStart
+from headrace_operator.client import ApiError, ApiServer
+from headrace_operator.health import SILENCE_SECONDS, STUCK_SECONDS, Health
+from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, POD
+from headrace_operator.namespaces import Namespaces
+from headrace_operator.settings import ModelsClaim, Settings
+
+VARIABLES = {
+    "HEADRACE_NATS_URL": "nats://headrace-nats:4222",
+    "HEADRACE_NATS_USER": "reconciler",
+    "HEADRACE_NATS_PASSWORD": "s3cret-password",
+    "HEADRACE_NATS_RUNTIME_KEY": "s3cret-key",
+    "POD_NAME": "operator-0",
+    "POD_NAMESPACE": "headrace-system",
+}
+NEEDED = ["--gateway-url=http://gateway", "--runtime-image=runtime:1", "--fetch-image=fetch:1"]
+SECRET = "/api/v1/namespaces/team/secrets/headrace-nats"
+CLAIM = "/api/v1/namespaces/team/persistentvolumeclaims/headrace-models"
+
+
+def claim(*, existing: bool = False) -> ModelsClaim:
+    return ModelsClaim("headrace-models", None, "ReadWriteMany", "20Gi", existing)
+
+
+def namespaces(api: RecordingApi, *, existing: bool = False) -> Namespaces:
+    made = Namespaces(cast("ApiServer", api), cast("Client", None), "key", claim(existing=existing))
+    made.want(frozenset({"team"}))
+    return made
+
+
+def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
+    given = [
+        *NEEDED,
+        "--runtime-image-cuda=cuda:1",
+        "--image-pull-secret=a",
+        "--image-pull-secret=b",
+        "--fetch-env=HTTPS_PROXY=http://proxy:1/?a=b",
+        "--ca-bundle-configmap=ca",
+    ]
+    rules = Settings.parse(given, VARIABLES).rules()
+    assert rules.runtime_image_cuda == "cuda:1"
+    assert rules.image_pull_secrets == ("a", "b")
+    assert rules.fetch_env == (("HTTPS_PROXY", "http://proxy:1/?a=b"),)
+    assert rules.ca_bundle_configmap == "ca"
+    assert rules.platform_namespace == "headrace-system"
+    assert rules.pod_security
+    assert "file" not in rules.allowed_schemes
+
+
+@pytest.mark.parametrize("missing", ["HEADRACE_NATS_URL", "HEADRACE_NATS_RUNTIME_KEY", "POD_NAMESPACE"])
+def test_settings_when_a_variable_is_missing_then_it_is_named(missing: str) -> None:
+    with pytest.raises(CannotStart, match=missing):
+        Settings.parse(NEEDED, {name: value for name, value in VARIABLES.items() if name != missing})
+
+
+def test_settings_when_printed_then_no_secret_is_in_it() -> None:
+    given = [*NEEDED, "--fetch-env=HTTPS_PROXY=http://me:s3cret-proxy@proxy"]
+    assert "s3cret" not in repr(Settings.parse(given, VARIABLES))
+
+
+@pytest.mark.parametrize(("text", "storage_class"), [([], None), (["--models-storage-class="], "")])
+def test_settings_when_the_storage_class_is_empty_then_it_is_not_the_default(
+    text: list[str], storage_class: str | None
+) -> None:
+    assert Settings.parse([*NEEDED, *text], VARIABLES).models.storage_class == storage_class
+
+
+def test_paths_are_those_of_the_api_server() -> None:
+    assert POD.path(None) == "/api/v1/pods"
+    assert MODEL_DEPLOYMENT.path("a", "b") == "/apis/headrace.dev/v1alpha1/namespaces/a/modeldeployments/b"
+    assert (ALL["Deployment"].group, ALL["Deployment"].version) == ("apps", "v1")
+    assert (POD.group, POD.version) == ("", "v1")
+
+
+async def test_provide_when_asked_twice_then_the_namespace_is_provided_once() -> None:
+    api = RecordingApi()
+    made = namespaces(api)
+    await made.provide("team")
+    await made.provide("team")
+    assert api.writes == [("apply", SECRET), ("apply", CLAIM)]
+    password = base64.b64decode(api.bodies[0]["data"]["password"]).decode()
+    assert password == runtime_password("key", "team")
+
+
+async def test_provide_when_the_claim_is_there_or_somebody_elses_then_it_is_left_alone() -> None:
+    api = RecordingApi()
+    api.objects[CLAIM] = {"metadata": {}}
+    await namespaces(api).provide("team")
+    await namespaces(RecordingApi(), existing=True).provide("team")
+    assert ("apply", CLAIM) not in api.writes
+
+
+async def test_provide_when_the_namespace_was_deleted_and_made_anew_then_it_is_provided_again() -> None:
+    api = RecordingApi()
+    made = namespaces(api, existing=True)
+    await made.provide("team")
+    made.want(frozenset())
+    made.want(frozenset({"team"}))
+    await made.provide("team")
+    assert api.writes == [("apply", SECRET), ("apply", SECRET)]
+
+
+@pytest.mark.parametrize(("status", "raises"), [(403, False), (422, False), (0, True), (429, True), (503, True)])
+async def test_provide_when_the_claim_is_refused_then_only_what_passes_is_tried_again(
+    status: int,
+    raises: bool,  # noqa: FBT001 - a table
+) -> None:
+    api = RecordingApi()
+    made = namespaces(api)
+
+    async def get(path: str) -> dict[str, object]:
+        raise ApiError(status, "no")
+
+    api.get = get  # type: ignore[method-assign]
+    if raises:
+        with pytest.raises(ApiError):
+            await made.provide("team")
+    else:
+        await made.provide("team")
+
+
+@pytest.mark.parametrize(
+    ("silent", "stuck", "fault"),
+    [
+        (1.0, 0.0, None),
+        (SILENCE_SECONDS + 1, 0.0, "API server"),
+        (1.0, STUCK_SECONDS + 1, "no look"),
+    ],
+)
+def test_health_is_what_happened(silent: float, stuck: float, fault: str | None) -> None:
+    health = Health(0, lambda: time.monotonic() - silent)
+    health.stuck_seconds = lambda: stuck
+    assert fault is None if health.fault() is None else fault is not None and fault in str(health.fault())

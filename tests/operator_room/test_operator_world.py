@@ -1,0 +1,184 @@
+"""The world of an API server: what is written, and what is not."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from operator_room.operator_api import RecordingApi
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
+from headrace_operator.client import CONFLICT, ApiError, ApiServer
+from headrace_operator.namespaces import Namespaces
+from headrace_operator.world import KubernetesWorld, NotOurs
+
+OWNER = ResourceKey("default", "smollm2")
+PATH = "/api/v1/namespaces/default/services/smollm2"
+CONTROLLED = {
+    "apiVersion": v.API_VERSION,
+    "kind": "ModelDeployment",
+    "name": "smollm2",
+    "uid": "r1",
+    "controller": True,
+}
+
+
+class Provided:
+    """Namespaces that need nothing."""
+
+    def want(self, namespaces: frozenset[str]) -> None:
+        self.wanted = namespaces
+
+    async def provide(self, namespace: str) -> None:
+        pass
+
+
+def world() -> tuple[KubernetesWorld, RecordingApi]:
+    api = RecordingApi()
+    made = KubernetesWorld(cast("ApiServer", api), "operator-0")
+    made.lead(cast("Namespaces", Provided()))
+    made.index.put(resource())
+    return made, api
+
+
+def resource(version: int = 1, **metadata: Any) -> Manifest:
+    return {
+        "apiVersion": v.API_VERSION,
+        "kind": "ModelDeployment",
+        "metadata": {
+            "name": "smollm2",
+            "namespace": "default",
+            "uid": "r1",
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **metadata,
+        },
+        "spec": {"model": {}},
+    }
+
+
+def service(port: int = 80) -> Child:
+    labels = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: "smollm2"}
+    metadata = {"name": "smollm2", "namespace": "default", "labels": labels, "ownerReferences": [CONTROLLED]}
+    manifest = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"port": port}}
+    return Child(ChildKey.of(manifest), manifest)
+
+
+async def test_apply_when_nothing_changed_since_then_nothing_is_written() -> None:
+    made, api = world()
+    for _ in range(3):
+        await made.apply(OWNER, service())
+    assert api.writes == [("apply", PATH)]
+
+
+async def test_apply_when_the_rule_wants_something_else_then_it_is_written() -> None:
+    made, api = world()
+    await made.apply(OWNER, service())
+    await made.apply(OWNER, service(81))
+    assert len(api.writes) == 2
+
+
+async def test_apply_when_somebody_changed_the_object_then_it_is_written_and_forced() -> None:
+    made, api = world()
+    await made.apply(OWNER, service())
+    made.index.put({**api.objects[PATH], "spec": {"port": 9}, "metadata": _newer(api.objects[PATH])})
+    await made.apply(OWNER, service())
+    assert api.forced == [False, True]
+
+
+async def test_apply_when_only_the_status_changed_then_nothing_is_written() -> None:
+    made, api = world()
+    await made.apply(OWNER, service())
+    made.index.put({**api.objects[PATH], "status": {"x": 1}, "metadata": _newer(api.objects[PATH])})
+    await made.apply(OWNER, service())
+    assert len(api.writes) == 1
+
+
+async def test_apply_when_the_name_is_somebody_elses_object_then_it_is_refused() -> None:
+    made, api = world()
+    api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "namespace": "default"}}
+    api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
+    with pytest.raises(NotOurs, match="belongs to somebody else"):
+        await made.apply(OWNER, service())
+    assert api.writes == []
+
+
+async def test_apply_when_our_own_object_lost_its_labels_then_it_is_forced() -> None:
+    made, api = world()
+    api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "ownerReferences": [CONTROLLED]}}
+    api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
+    await made.apply(OWNER, service())
+    assert api.forced == [False, True]
+
+
+async def test_observe_when_labels_are_ours_and_the_owner_is_not_then_it_is_no_child() -> None:
+    made, _ = world()
+    stranger = service().manifest
+    stranger["metadata"].update(uid="s", resourceVersion="3", ownerReferences=[])
+    made.index.put(stranger)
+    assert made.observe(OWNER).children == {}
+
+
+async def test_delete_when_the_resource_is_gone_then_the_garbage_collector_does_it() -> None:
+    made, api = world()
+    await made.apply(OWNER, service())
+    made.index.put(resource(9, deletionTimestamp="2026-01-01T00:00:01Z"))
+    await made.delete(OWNER, service().key)
+    assert [verb for verb, _ in api.writes] == ["apply"]
+
+
+async def test_write_status_when_a_nested_field_is_gone_then_the_whole_status_is_replaced() -> None:
+    made, api = world()
+    api.objects["/apis/headrace.dev/v1alpha1/namespaces/default/modeldeployments/smollm2"] = resource()
+    await made.write_status(OWNER, {"source": {"uri": "a", "digest": "b"}})
+    await made.write_status(OWNER, {"source": {"uri": "c"}})
+    await made.write_status(OWNER, {"source": {"uri": "c"}})
+    assert api.bodies == [{"source": {"uri": "a", "digest": "b"}}, {"source": {"uri": "c"}}]
+
+
+async def test_set_routable_when_the_gate_is_so_already_then_nothing_is_written() -> None:
+    made, api = world()
+    made.index.put(_pod(1, []))
+    await made.set_routable(OWNER, frozenset())
+    made.index.put(_pod(2, [{"type": v.ROUTABLE_GATE, "status": "True"}]))
+    await made.set_routable(OWNER, frozenset({"pod"}))
+    assert api.writes == []
+
+
+async def test_record_when_it_is_refused_then_no_look_fails() -> None:
+    made, api = world()
+    api.errors = [ApiError(403, "the namespace is being terminated")]
+    await made.record(OWNER, Event("Normal", "Scaled", "0 to 1"))
+
+
+async def test_record_when_an_event_is_repeated_then_it_is_counted() -> None:
+    made, api = world()
+    for _ in range(3):
+        await made.record(OWNER, Event("Normal", "Scaled", "0 to 1"))
+    assert [verb for verb, _ in api.writes] == ["create", "merge", "merge"]
+    assert [body["count"] for body in api.bodies] == [1, 2, 3]
+
+
+async def test_record_when_an_earlier_life_wrote_it_then_its_count_goes_on() -> None:
+    made, api = world()
+    api.errors = [ApiError(CONFLICT, "exists")]
+
+    async def merge(path: str, patch: Manifest) -> Manifest:
+        api.bodies.append(patch)
+        return {"count": 7}
+
+    api.merge = merge  # type: ignore[method-assign]
+    await made.record(OWNER, Event("Normal", "Scaled", "0 to 1"))
+    assert api.bodies[-1]["count"] == 8
+
+
+def _newer(manifest: Manifest) -> Manifest:
+    version = int(manifest["metadata"]["resourceVersion"]) + 1
+    return {**manifest["metadata"], "resourceVersion": str(version)}
+
+
+def _pod(version: int, conditions: list[Manifest]) -> Manifest:
+    labels = {v.MODEL_LABEL: "smollm2", v.COMPONENT_LABEL: v.COMPONENT_RUNTIME}
+    metadata = {"name": "pod", "namespace": "default", "uid": "p", "resourceVersion": str(version), "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"conditions": conditions}}
