@@ -28,13 +28,13 @@ async def test_request_when_the_model_is_at_zero_then_it_wakes_it_and_is_answere
     assert answer.headers["x-headrace-decision"] == "echo-1/only-replica"
 
 
-async def test_demand_when_the_first_request_waits_then_it_is_published_within_milliseconds(world: World) -> None:
+async def test_demand_when_the_first_request_waits_then_it_is_published_at_once(world: World) -> None:
     await world.loop.route()
     await send(world.port, chat("unknown"))
     began = time.monotonic()
     asking = asyncio.create_task(send(world.port, chat()))
     await world.loop.hears_demand(1)
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 0.9  # not with the next of the reports, which come each second
     asking.cancel()
 
 

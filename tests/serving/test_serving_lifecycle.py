@@ -98,7 +98,7 @@ async def test_server_when_solicited_then_reports_at_once(start: Start, broker: 
     await gateway.solicit()
     await until(lambda: bool(gateway.reports), "a report")
 
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9  # not with the next of the reports, which come each second
 
 
 async def test_drain_when_a_gateway_routes_here_then_admits_until_it_acknowledges(
