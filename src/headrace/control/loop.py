@@ -22,6 +22,7 @@ from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOUR
 from headrace.control.signals import SignalHub
 from headrace.control.spokesman import Spokesman, brought_pods
 from headrace.control.world import World
+from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.reconcile.model_deployment import Memory, reconcile
 from headrace.reconcile.world import ChildKey, Observed, Outcome, ResourceKey, Settings
@@ -172,12 +173,14 @@ class ControlLoop:
             requeue_seconds = await self._reconcile(key, known)
             known.failures = 0
             self._note_first_pass(key)
-        except Exception:
+        except Exception as error:
             # One resource's failure, whatever it is, must not stop the others: logged, counted, tried again.
             known.failures += 1
             requeue_seconds = _backoff_seconds(known.failures)
             RECONCILE_ERRORS.inc()
-            log.exception("reconciling %s/%s failed; again in %.0f s", key.namespace, key.name, requeue_seconds)
+            trace = None if isinstance(error, HeadraceError) else error
+            said = f"reconciling {key.namespace}/{key.name}: {error}; again in {requeue_seconds:.0f} s"
+            log.error("%s", said, exc_info=trace)  # noqa: TRY400 - an error of ours is its own explanation
         RECONCILE_SECONDS.observe(time.perf_counter() - started)
         if requeue_seconds is not None and key in self._known:
             known.timer = asyncio.get_running_loop().call_later(requeue_seconds, self.enqueue, key)
