@@ -10,7 +10,10 @@ from kube import Kube, Manifest
 from release import NAME, NAMESPACE
 
 LEADER_SECONDS = 15
-BROKEN_CONNECTIONS = ("ConnectionResetError", "ConnectionRefusedError", "RemoteDisconnected", "BadStatusLine")
+BROKEN_CONNECTIONS = (
+    *("ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError"),
+    *("RemoteDisconnected", "IncompleteRead", "BadStatusLine"),
+)
 
 
 def leader(kube: Kube) -> str:
