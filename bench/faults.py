@@ -93,8 +93,10 @@ def main() -> None:
         instance = BenchInstance(home, file)
         instance.start()
         instance.wait_idle()
-        restarts = [gateway_restart(instance) for _ in range(KILLS)]
-        wakes = [wake_after_broker(instance) for _ in range(KILLS)]
+        restarts, wakes = [], []
+        for _ in range(KILLS):  # in turns: who is killed three times within ten seconds is made to wait, by design
+            restarts.append(gateway_restart(instance))
+            wakes.append(wake_after_broker(instance))
         instance.stop()
     spread("gateway killed to served", restarts, "s")
     spread("NATS back to process of a held request", wakes, "s")
