@@ -32,15 +32,15 @@ class FaultBehaviour:
         assert json.loads(events[-1][6:])["error"]["code"] == "replica_lost"
 
     def test_gateway_when_killed_then_requests_are_served_again_and_no_replica_restarts(self, faulty: World) -> None:
-        lives = until(lambda: faulty.lives("smol"), "a replica lives", faulty.patience)
-        wait(faulty, "smol", "Running")
-        faulty.kill_part("gateway")
-
         def served() -> bool:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 return post(faulty, "/completions", short())[0] == 200
             return False
 
+        until(served, "what was killed before is served again", faulty.patience)
+        wait(faulty, "smol", "Running")
+        lives = faulty.lives("smol")
+        faulty.kill_part("gateway")
         until(served, "a gateway serves", faulty.patience)
         until(lambda: faulty.part_is_whole("gateway"), "every gateway is back", faulty.patience)
         assert served()
