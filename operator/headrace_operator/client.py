@@ -2,7 +2,7 @@
 
 Writes go one after another, and right before each of them the guard is asked whether this replica still leads, with
 nothing in between but the sending. So an operator that was stopped for half a minute and wakes up as the former leader
-has at most one write under way, and ends at the next. It costs little: an apply takes 3 ms on a near API server.
+has at most one write under way, and ends at the next. What it costs when much changes at once: docs/decisions.md.
 
 Nothing is retried here: the look that failed is repeated by the loop.
 """
