@@ -21,6 +21,8 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 from nats.js.kv import KV_OP
 
+from headrace.events.connection import heed_cancellation
+
 log = logging.getLogger(__name__)
 
 READ_AGAIN_SECONDS = 30.0
@@ -81,6 +83,7 @@ class BucketMirror:
             except (nats.errors.Error, TimeoutError, OSError) as error:
                 log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
                 wait = RETRY_SECONDS
+            heed_cancellation()
             try:
                 async with asyncio.timeout(wait):
                     await self._again.wait()

@@ -17,7 +17,7 @@ from nats.js.kv import KV_DEL, KV_OP
 from pydantic import ValidationError
 
 from headrace.events import subjects
-from headrace.events.connection import connect
+from headrace.events.connection import connect, heed_cancellation
 from headrace.events.messages import FetchProgress, ReplicaReport
 from headrace_gateway.admission import Admissions
 from headrace_gateway.buckets import BucketMirror
@@ -94,10 +94,12 @@ class Link:
             await self._say_present(client)
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)
+            heed_cancellation()
             await self._returned.wait()
 
     async def _be_present(self, client: Client) -> None:
         while True:
+            heed_cancellation()
             await asyncio.sleep(PRESENCE_SECONDS)
             await self._say_present(client)
 

@@ -10,7 +10,7 @@ import asyncio
 from nats.aio.client import Client
 
 from headrace.events import subjects
-from headrace.events.connection import publish_quietly
+from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import Admission, Message, ReplicaReport, ReplicaState
 from headrace_gateway.model import ServedModel
 
@@ -47,6 +47,7 @@ class Outbox:
     async def run(self, client: Client) -> None:
         """Send until cancelled."""
         while True:
+            heed_cancellation()
             await self._filled.wait()
             self._filled.clear()
             messages, self._messages = self._messages, {}

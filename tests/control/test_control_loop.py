@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
 from headrace.control import loop as loop_module
+from headrace.control.buckets import BucketWriter
 from headrace.control.loop import ControlLoop
 from headrace.control.signals import SignalHub
 from headrace.events import subjects
@@ -216,6 +217,18 @@ async def test_reports_when_they_arrive_out_of_order_then_the_newest_stays(contr
         await publish_quietly(control.client, subjects.replica(*_names(), "p"), report)
     await asyncio.wait_for(heard.wait(), 5)
     assert hub.signals(KEY).replicas["p"].state is ReplicaState.DRAINING
+
+
+async def test_bucket_writer_when_cancelled_at_any_instant_then_it_ends(control: Control) -> None:
+    await control.loop.settled()
+    for steps in range(0, 200, 4):
+        writer = BucketWriter(control.client, subjects.ROUTES_BUCKET)
+        writing = asyncio.create_task(writer.run())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        writing.cancel()
+        done, _ = await asyncio.wait([writing], timeout=5)
+        assert done, f"cancelled after {steps} steps, it runs on"
 
 
 async def test_keys_when_they_change_then_the_bucket_has_exactly_these(control: Control) -> None:

@@ -18,7 +18,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.events.connection import connect, publish_quietly
+from headrace.events.connection import connect, heed_cancellation, publish_quietly
 from headrace.events.messages import FetchProgress
 
 MESSAGE = FetchProgress(uri="https://example.org/model", received_bytes=1)
@@ -171,3 +171,20 @@ async def test_log_then_each_change_of_state_is_one_line_and_closing_none(
 
     words = [record.getMessage().removeprefix(f"NATS at {server.url} ") for record in caplog.records]
     assert [word.split(" (")[0] for word in words] == ["is not there", "is there", "is away; reconnecting", "is back"]
+
+
+async def test_cancellation_when_it_meets_the_answer_then_heeding_ends_the_task() -> None:
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ask_forever() -> None:
+        while True:
+            heed_cancellation()
+            await asyncio.wait_for(answer, 5)  # loses a cancellation that meets the answer, before Python 3.12
+            await asyncio.sleep(0)
+
+    asking = asyncio.create_task(ask_forever())
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    asking.cancel()
+    done, _ = await asyncio.wait([asking], timeout=5)
+    assert done

@@ -18,6 +18,7 @@ from nats.js.errors import BucketNotFoundError, NoKeysError, NotFoundError
 from nats.js.kv import KeyValue
 
 from headrace.events import subjects
+from headrace.events.connection import heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +96,10 @@ class BucketWriter:
 
     async def run(self) -> None:
         """Write differences until cancelled."""
-        jetstream, task = self._client.jetstream(timeout=2), asyncio.current_task()
+        jetstream = self._client.jetstream(timeout=2)
         bucket: KeyValue | None = None
         while True:
+            heed_cancellation()
             audit = False
             try:
                 async with asyncio.timeout(AUDIT_SECONDS):
@@ -115,8 +117,7 @@ class BucketWriter:
                 if not self._work.is_set():
                     self._clean.set()
             except (nats.errors.Error, TimeoutError, OSError) as error:
-                if task is not None and task.cancelling():
-                    raise asyncio.CancelledError from error  # nats-py makes a timeout of a cancellation
+                heed_cancellation()
                 log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
                 bucket = None
                 self._compare = True

@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ContainerRuntime
 from headrace.events import subjects
-from headrace.events.connection import publish_quietly
+from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
@@ -127,6 +127,7 @@ class Spokesman:
             solicited = await self._client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
             try:
                 while True:
+                    heed_cancellation()
                     await self._say_all()
                     await asyncio.sleep(SAY_SECONDS)
             finally:

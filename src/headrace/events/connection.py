@@ -7,6 +7,7 @@ return (`on_reconnect`), and a buffer would only deliver yesterday's state first
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -104,6 +105,20 @@ async def connect(
     if waiting:
         log.info("NATS at %s is there", url)
     return client
+
+
+def heed_cancellation() -> None:
+    """End the current task if it was cancelled: every loop over calls of nats-py asks, once per round.
+
+    nats-py waits by `asyncio.wait_for`, which loses a cancellation that meets the answer (Python before 3.12), and
+    makes of some others a `TimeoutError`. The loop would then run on, and whoever cancelled it wait for ever.
+
+    Raises:
+        asyncio.CancelledError: the task was cancelled, whatever became of the exception that said so.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def publish_quietly(client: Client, subject: str, message: Message) -> bool:

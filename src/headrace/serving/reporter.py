@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from headrace.events import subjects
-from headrace.events.connection import connect, publish_quietly
+from headrace.events.connection import connect, heed_cancellation, publish_quietly
 from headrace.events.messages import Admission, ReplicaReport, ReplicaState
 from headrace.serving.identity import Identity
 from headrace.serving.replica import Replica
@@ -80,6 +80,7 @@ class Reporter:
         me = self._identity
         subject = subjects.replica(me.namespace, me.deployment, me.pod)
         while True:
+            heed_cancellation()
             self._changed.clear()
             if await publish_quietly(client, subject, self._report()):
                 self._announced.set()

@@ -24,7 +24,7 @@ from types import FrameType
 from headrace import environment
 from headrace.errors import HeadraceError
 from headrace.events import subjects
-from headrace.events.connection import connect, publish_quietly
+from headrace.events.connection import connect, heed_cancellation, publish_quietly
 from headrace.events.messages import FetchProgress
 from headrace.sources.location import redacted
 from headrace.sources.store import fetch
@@ -166,6 +166,7 @@ async def _publish(broker: _Broker, progress: _Progress) -> None:
     said: FetchProgress | None = None
     try:
         while True:
+            heed_cancellation()
             now = progress.now
             if now != said and await publish_quietly(client, subject, now):
                 said = now
