@@ -1,8 +1,8 @@
 """The API server over HTTP: one thin module over aiohttp.
 
-Writes go one after another, and right before each of them the guard is asked whether this replica still leads, with
-nothing in between but the sending. So an operator that was stopped for half a minute and wakes up as the former leader
-has at most one write under way, and ends at the next. What it costs when much changes at once: docs/decisions.md.
+The guard is asked whether this replica still leads at the very moment when a write's bytes go to the socket, with
+nothing in between that waits. So an operator that was stopped for half a minute and wakes up as the former leader has
+at most one write between the two, and ends at the next; what it had sent before it was stopped has long arrived.
 
 Nothing is retried here: the look that failed is repeated by the loop.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
 from headrace.api.vocabulary import FIELD_MANAGER
@@ -81,8 +82,6 @@ class ApiServer:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.guard: Callable[[], None] = _nobody_leads
-        self._writing = asyncio.Lock()
-        """Held from the guard to the answer."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -162,7 +161,7 @@ class ApiServer:
                 raise
 
     async def write_lease(self, method: str, path: str, lease: Manifest) -> Manifest:
-        """Write the Lease: not guarded by itself, and not behind other writes."""
+        """Write the Lease: the one write that the guard is not asked about."""
         return await self._request(method, path, body=lease, timeout_seconds=LEASE_SECONDS)
 
     async def _write(
@@ -175,9 +174,9 @@ class ApiServer:
         content_type: str = "application/json",
         query: dict[str, str] | None = None,
     ) -> Manifest:
-        async with self._writing:
-            self.guard()
-            answer = await self._request(method, path, body=body, query=query, headers={"Content-Type": content_type})
+        self.guard()
+        headers = {"Content-Type": content_type}
+        answer = await self._request(method, path, body=body, query=query, headers=headers, guard=self.guard)
         WRITES.labels(verb=verb, kind=str(answer.get("kind", ""))).inc()
         return answer
 
@@ -190,10 +189,11 @@ class ApiServer:
         query: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
         timeout_seconds: float | None = None,
+        guard: Callable[[], None] | None = None,
     ) -> Manifest:
         assert self._session is not None
         given = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
-        data = None if body is None else json.dumps(body, separators=(",", ":"))
+        data = None if body is None else _Body(json.dumps(body, separators=(",", ":")).encode(), guard)
         url = self.connection.server + path
         try:
             async with (
@@ -207,6 +207,20 @@ class ApiServer:
             raise ApiError(response.status, f"{method} {path}: {_message(raw)}")
         answer: Manifest = json.loads(raw)
         return answer
+
+
+class _Body(aiohttp.BytesPayload):
+    """A request's body, which asks the guard when it is sent: a connection may have been waited for until then."""
+
+    def __init__(self, value: bytes, guard: Callable[[], None] | None) -> None:
+        super().__init__(value)
+        self._guard = guard
+
+    @override
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if self._guard is not None:
+            self._guard()
+        await super().write_with_length(writer, content_length)
 
 
 def _message(raw: bytes) -> str:

@@ -159,4 +159,4 @@ def test_container_when_no_images_run_here_then_it_needs_a_command(command: list
 
 
 def test_service_when_the_container_listens_elsewhere_then_it_is_found_by_the_port_s_name() -> None:
-    assert child(brought(), "Service")["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    assert child(brought(), "Service")["spec"]["ports"] == [{"name": "http", "port": 9000, "targetPort": "http"}]

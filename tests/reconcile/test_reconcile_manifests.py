@@ -211,12 +211,25 @@ def test_guards_when_there_is_no_platform_then_none_is_made() -> None:
 def test_guards_when_there_is_a_platform_then_all_are_made_before_the_pods_that_need_them() -> None:
     outcome = World(manifest=resource(), settings=CLUSTER).look()
     kinds = [made.key.kind for made in outcome.children]
-    guards = ["ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "NetworkPolicy"]
+    guards = ["ServiceAccount", "NetworkPolicy", "NetworkPolicy"]
     assert kinds == [*guards, "Deployment", "Job", "Service"]
 
 
+@pytest.mark.parametrize(
+    ("spec", "made"),
+    [
+        ({"replicas": 1}, False),
+        ({"replicas": 2}, True),
+        ({"scaling": {"minReplicas": 0, "maxReplicas": 1}}, False),
+        ({"scaling": {"minReplicas": 0, "maxReplicas": 2}}, True),
+    ],
+)
+def test_disruption_budget_when_there_can_be_two_replicas_then_there_is_one(spec: dict[str, Any], *, made: bool) -> None:
+    assert ("PodDisruptionBudget" in {key.kind for key in in_cluster(**spec).children}) is made
+
+
 def test_disruption_budget_when_made_then_one_runtime_pod_at_a_time_of_whatever_revision() -> None:
-    spec = child(in_cluster(), "PodDisruptionBudget")["spec"]
+    spec = child(in_cluster(replicas=2), "PodDisruptionBudget")["spec"]
     labels = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: "smol", v.COMPONENT_LABEL: "runtime"}
     assert spec == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
 
@@ -313,7 +326,7 @@ def _empty(part: Any, *path: str) -> Iterator[tuple[str, ...]]:
 
 
 def test_kept_children_when_the_server_filled_them_in_then_only_what_was_said_is_said_again() -> None:
-    """To claim a Job's selector or a Service's address would make the next apply take it away, which is refused."""
+    """To claim a Job's selector would make the next apply take it away, which is refused."""
     world = in_cluster()
     said = {key: {k: x for k, x in made.items() if k != "status"} for key, made in world.children.items()}
     for key, made in world.children.items():
@@ -324,7 +337,7 @@ def test_kept_children_when_the_server_filled_them_in_then_only_what_was_said_is
                 labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": key.name}
                 made["spec"]["template"] = {**template, "metadata": {"labels": labels, "creationTimestamp": None}}
             case "Service":
-                made["spec"] = {**made["spec"], "clusterIP": "10.0.0.1", "sessionAffinity": "None"}
+                made["spec"] = {**made["spec"], "clusterIPs": ["None"], "sessionAffinity": "None"}
             case "ServiceAccount":
                 made["secrets"] = [{"name": "token"}]
             case "Deployment":

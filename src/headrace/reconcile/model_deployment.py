@@ -254,7 +254,7 @@ def _guards(resource: ModelDeployment, settings: Settings) -> Iterator[Child]:
     """Yield what guards the pods, where there is a platform: before them, because they need the account to exist."""
     if settings.platform_namespace is not None:
         yield service_account(resource)
-        yield disruption_budget(resource)
+        yield from disruption_budget(resource)
         yield from network_policies(resource, settings.platform_namespace, settings)
 
 

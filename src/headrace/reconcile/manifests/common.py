@@ -35,10 +35,10 @@ _APPLIED_FIELDS = ("spec", "automountServiceAccountToken")
 _APPLIED_SPEC = {
     "Deployment": ("replicas", "selector", "strategy", "template"),
     "Job": ("backoffLimit", "template"),
-    "Service": ("selector", "ports"),
+    "Service": ("clusterIP", "selector", "ports"),
 }
-"""What we say in the specs to which a server adds fields. To claim what it chose (a Job's selector, a Service's
-address) would make it ours to take away, by the next apply without it, which the server refuses."""
+"""What we say in the specs to which a server adds fields. To claim what it chose (a Job's selector) would make it ours
+to take away, by the next apply without it, which the server refuses."""
 
 
 def metadata(resource: ModelDeployment, name: str, labels: dict[str, str]) -> Manifest:
