@@ -21,6 +21,10 @@ NODES = 2
 """The second one is closed until the tests that drain: most tests see one node."""
 
 
+SUITES = ("e2e/chart", "e2e/suite")
+"""What the chart renders, and what it does."""
+
+
 def main(words: list[str]) -> int:
     """Carry out a command; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,7 +60,7 @@ def _test(others: list[str]) -> int:
     """Run the suite. Its summary is the last line: what follows says nothing."""
     built_images()
     with _kubeconfig() as kubeconfig:
-        command = [sys.executable, "-m", "pytest", "-q", "--timeout=600", "--durations=15", "e2e/suite", *others]
+        command = [sys.executable, "-m", "pytest", "-q", "--timeout=600", "--durations=15", *SUITES, *others]
         environment = {**os.environ, KUBECONFIG: str(kubeconfig)}
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 

@@ -61,7 +61,7 @@ def test_roles_when_rendered_then_nothing_is_granted_by_wildcard(rendered: Rende
     ("resource", "verbs", "names"),
     [
         ("secrets", {"list", "watch"}, None),
-        ("secrets", {"create", "patch", "delete"}, ["headrace-nats"]),
+        ("secrets", {"get", "create", "patch", "delete"}, ["headrace-nats"]),
         ("persistentvolumeclaims", {"get", "create", "patch"}, ["headrace-models"]),
         ("modeldeployments", {"get", "list", "watch"}, None),
         ("modeldeployments/status", {"patch"}, None),

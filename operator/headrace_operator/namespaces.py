@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 1.0
+AUDIT_SECONDS = 60.0
 _LABELS = {MANAGED_BY: "headrace"}
 
 
@@ -70,6 +71,32 @@ class Namespaces:
         """
         if namespace in self._provided:
             return
+        await self._make(namespace)
+        if namespace in self._wanted:
+            self._provided.add(namespace)
+
+    async def keep_provided(self) -> None:
+        """Make anew what somebody deleted or changed: nobody tells of it. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS)
+            for namespace in sorted(self._provided):
+                try:
+                    if await self._is_lost(namespace):
+                        log.warning("the login of the namespace %s is not as it was made; making it anew", namespace)
+                        await self._make(namespace)
+                except ApiError as error:
+                    log.warning("the login of the namespace %s cannot be kept: %s", namespace, error)
+
+    async def _is_lost(self, namespace: str) -> bool:
+        try:
+            found = await self._api.get(SECRET.path(namespace, NATS_SECRET))
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return True
+        return bool(found.get("data") != self._secret(namespace)["data"])
+
+    async def _make(self, namespace: str) -> None:
         await self._api.apply(SECRET.path(namespace, NATS_SECRET), self._secret(namespace), force=True)
         if not self._claim.existing:
             try:
@@ -78,8 +105,6 @@ class Namespaces:
                 if error.passes:
                     raise
                 log.error("no claim for models in the namespace %s: %s", namespace, error)  # noqa: TRY400 - explained
-        if namespace in self._wanted:
-            self._provided.add(namespace)
 
     async def keep_admitted(self) -> None:
         """Tell the broker the set at each change, until it has answered; runs until cancelled."""

@@ -121,6 +121,7 @@ class _Life:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lease.keep())
             tasks.create_task(self._namespaces.keep_admitted())
+            tasks.create_task(self._namespaces.keep_provided())
             tasks.create_task(self._loop.run())
 
     def _reconnected(self) -> None:

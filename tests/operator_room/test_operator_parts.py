@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from nats.aio.client import Client
@@ -110,6 +111,27 @@ async def test_provide_when_the_namespace_was_deleted_and_made_anew_then_it_is_p
     made.want(frozenset())
     made.want(frozenset({"team"}))
     await made.provide("team")
+    assert api.writes == [("apply", SECRET), ("apply", SECRET)]
+
+
+@pytest.mark.parametrize("found", [None, {"data": {"password": "other"}}])
+async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any] | None
+) -> None:
+    monkeypatch.setattr("headrace_operator.namespaces.AUDIT_SECONDS", 0.01)
+    api = RecordingApi()
+    made = namespaces(api, existing=True)
+    made.want(frozenset({"team"}))
+    await made.provide("team")
+    keeping = asyncio.create_task(made.keep_provided())
+    await asyncio.sleep(0.1)
+    assert len(api.writes) == 1
+    if found is None:
+        del api.objects[SECRET]
+    else:
+        api.objects[SECRET] = {**api.objects[SECRET], **found}
+    await asyncio.sleep(0.1)
+    keeping.cancel()
     assert api.writes == [("apply", SECRET), ("apply", SECRET)]
 
 

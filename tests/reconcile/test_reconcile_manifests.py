@@ -224,7 +224,7 @@ def test_guards_when_there_is_a_platform_then_all_are_made_before_the_pods_that_
         ({"scaling": {"minReplicas": 0, "maxReplicas": 2}}, True),
     ],
 )
-def test_disruption_budget_when_there_can_be_two_replicas_then_there_is_one(spec: dict[str, Any], *, made: bool) -> None:
+def test_disruption_budget_when_two_replicas_can_be_then_it_is_made(spec: dict[str, Any], *, made: bool) -> None:
     assert ("PodDisruptionBudget" in {key.kind for key in in_cluster(**spec).children}) is made
 
 

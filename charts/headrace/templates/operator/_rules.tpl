@@ -48,7 +48,7 @@ apply, whose request carries the name also when it creates. A claim that is ther
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [headrace-nats]
-  verbs: [create, patch, delete]
+  verbs: [get, create, patch, delete]
 {{- if not .Values.models.existingClaim }}
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
