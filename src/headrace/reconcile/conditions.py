@@ -53,6 +53,11 @@ def clipped(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return so many of something: `1 replica`, `2 replicas`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def timestamp(wall: float) -> str:
     """Return a Unix time as Kubernetes writes it."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ConcurrencyMetric, QueueDelayMetric, Scaling, Spec
 from headrace.api.validation import ModelDeployment
-from headrace.reconcile.conditions import Condition
+from headrace.reconcile.conditions import Condition, counted
 from headrace.reconcile.world import Signals
 from headrace.routes import Unavailable
 from headrace.scaling.autoscaler import Decision, Reason, Sample, ScalePolicy, ScaleState, decide, start
@@ -94,7 +94,7 @@ def _change(before: int, decision: Decision) -> str:
     if before == decision.replicas:
         return ""
     short = f", {-decision.burst_capacity} requests short of room for a burst" if decision.burst_capacity < 0 else ""
-    return f"from {before} to {decision.replicas} replicas: {decision.reason}{short if before else ''}"
+    return f"from {before} to {counted(decision.replicas, 'replica')}: {decision.reason}{short if before else ''}"
 
 
 def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:

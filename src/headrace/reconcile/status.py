@@ -9,7 +9,7 @@ to be when it has its share: then Ready is True.
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.reconcile.conditions import Condition, Status, rendered
+from headrace.reconcile.conditions import Condition, Status, counted, rendered
 from headrace.reconcile.findings import Findings
 from headrace.reconcile.rollout import Way
 from headrace.reconcile.wake import Wake, cold_start_status
@@ -97,7 +97,8 @@ def _routable(found: Findings) -> Condition:
     if routable < serving:
         message = f"{routable} of {serving} serving replicas are admitted by every gateway"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
-    return Condition(v.ROUTABLE, "True", v.ADMITTED, f"all {serving} replicas are admitted by {gateways} gateways")
+    message = f"{counted(serving, 'replica')} admitted by {counted(gateways, 'gateway')}"
+    return Condition(v.ROUTABLE, "True", v.ADMITTED, message)
 
 
 def _progressing(found: Findings) -> Condition:
@@ -171,7 +172,7 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
         if condition.status != "True":
             return said(condition.status, condition.reason, condition.message)
     taking = sum(found.routable(weight.revision) for weight in found.rollout.weights)
-    return said("True", v.RUNNING, f"{taking} replicas take requests")
+    return said("True", v.RUNNING, f"requests go to {counted(taking, 'replica')}")
 
 
 def _ready_at_zero(found: Findings) -> Condition:
