@@ -2,19 +2,18 @@
 
 What was written, when and by whom is read off the API server's audit log, whose times have microseconds and are those
 of this machine. The node takes no pods while a thousand resources are there: their fetches wait, and what is measured
-is the operator and the API server, not the kubelet.
+is the operator and the API server, not the kubelet. What wakes take from end to end is measured by `bench_wakes`.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,8 +24,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "e2e")]  # the cluster and its installation are those of the suite
 
+import bench_wakes
 from bars import bar, environment, percentile, spread
 from cluster import Cluster, run
+from cluster_bench import ask, rest, until
 from cluster_world import EXAMPLE, ClusterWorld, Site, tenant
 from installation import built_images
 from kube import Kube
@@ -38,7 +39,6 @@ MODELS = 1000
 WAKES = 15
 CHANGES = 20
 STOPPED_SECONDS = 30
-DEADLINE_SECONDS = 400.0
 CHILDREN = ("deployments", "jobs", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies")
 LABEL = "headrace.dev/component"
 OPERATOR = re.compile(r"^headrace-operator/\S+ \((?P<pod>[^)]+)\)")
@@ -54,15 +54,6 @@ class Write:
     kind: str
     name: str
     verb: str
-
-
-def until(look: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS, pause: float = 0.05) -> float:
-    """Wait until it is true; return how long it took."""
-    began = time.monotonic()
-    while not look():
-        assert time.monotonic() - began < seconds, f"not in {seconds:.0f} s: {what}"
-        time.sleep(pause)
-    return time.monotonic() - began
 
 
 def writes(cluster: Cluster, since: float) -> Iterator[Write]:
@@ -112,37 +103,16 @@ def wakes(site: Site, world: ClusterWorld) -> None:
     decided, first = [], []
     assert site.cluster is not None
     for _ in range(WAKES):
-        until(lambda: reason(world, "smollm2") == "Idle" and not world.pods("smollm2"), "the model rests")
-        sent, token = ask(world)
-        patched = min(w.at for w in writes(site.cluster, sent) if w.kind == "deployments" and w.verb == "patch")
-        decided.append((patched - sent) * 1000)
-        first.append(token - sent)
+        rest(world, "smollm2")
+        answer = ask(world, EXAMPLE["spec"]["model"]["name"], stream=True)
+        patched = min(w.at for w in writes(site.cluster, answer.sent) if w.kind == "deployments" and w.verb == "patch")
+        decided.append((patched - answer.sent) * 1000)
+        first.append(answer.arrived - answer.sent)
     world.delete("smollm2")
     spread("request at zero to the Deployment's patch", decided, "ms")
     spread("request at zero to first token", first, "s")
     bar("scale-decision-p50", statistics.median(decided), 15, "ms")
     bar("scale-decision-p95", percentile(decided, 95), 30, "ms")
-
-
-def reason(world: ClusterWorld, name: str) -> str:
-    """Return the reason of a resource's condition Ready."""
-    conditions = world.get(name).get("status", {}).get("conditions", [])
-    return next((c["reason"] for c in conditions if c["type"] == "Ready"), "")
-
-
-def ask(world: ClusterWorld) -> tuple[float, float]:
-    """Send a streamed request; return when it was sent and when the first token came, Unix time."""
-    body = {"model": "smollm2-135m-instruct", "prompt": "Once", "max_tokens": 1, "stream": True, "temperature": 0}
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {world.api_key}"}
-    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE_SECONDS)
-    connection.connect()
-    sent = time.time()
-    connection.request("POST", "/v1/completions", json.dumps(body), headers)
-    for line in connection.getresponse():
-        if line.startswith(b"data: {") and b'"error"' not in line:
-            connection.close()
-            return sent, time.time()
-    raise AssertionError("the stream ended without a token")
 
 
 def thousand(site: Site, world: ClusterWorld) -> None:
@@ -293,6 +263,7 @@ def main() -> None:
         site.release.wait()
         with tenant(site, "bench-wakes") as world:
             wakes(site, world)
+        bench_wakes.measure(site)
         cluster.close(cluster.node_names[0])
         with tenant(site, "bench-thousand") as world:
             thousand(site, world)

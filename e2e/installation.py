@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from behaviours.behaviours_world import Engine
 from cluster import GATEWAY_PORT, ROOT, CannotRun, Cluster
 from cluster_world import Site
 from kube import Kube
@@ -19,7 +21,7 @@ KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
 URL = "HEADRACE_E2E_URL"
 """With a cluster that is not kind's: where its gateway Service will be reached from here."""
 REGISTRY = "HEADRACE_E2E_REGISTRY"
-"""With such a cluster: the prefix under which its nodes find the images (pushed there by the caller)."""
+"""With such a cluster: the prefix under which its nodes find the images, `brought_engine` too (the caller pushes)."""
 STORAGE_CLASS = "HEADRACE_E2E_STORAGE_CLASS"
 """With such a cluster: a class whose volumes many nodes may write."""
 
@@ -48,14 +50,37 @@ def kind_cluster(kubeconfig: Path) -> Cluster | None:
 
 def built_images() -> Images:
     """Build the images (what is unchanged is not built again) and return their names by the chart's components."""
-    module = _build_module()
-    try:
-        built: dict[str, str] = module.build_all()
-    except module.CannotBuild as error:
-        raise CannotRun(f"the images cannot be built: {error}") from error
+    built = _built()
     return {component: built[image_of(component)] for component in COMPONENTS}
 
 
+def brought_engine(site: Site) -> Engine:
+    """Return `transformers serve` in an image, built and loaded here: nothing but its test needs it."""
+    runtime = site.release.images["runtime"].rpartition("/")[2]  # as it is called where it was built
+    engine = _build_module().Image(
+        "transformers",
+        also=("transformers[serving]",),
+        there=("torch",),
+        files=("tests/behaviours/behaviours_weights.py",),
+        folder="e2e",
+    )
+    (image,) = _built(runtime, (engine,)).values()
+    if site.cluster is None:
+        image = f"{os.environ[REGISTRY]}/{image}"
+    else:
+        site.cluster.load([image], site.cluster.node_names[:1])
+    return Engine(image, "/weights")
+
+
+def _built(*arguments: Any) -> dict[str, str]:
+    module = _build_module()
+    try:
+        return dict(module.build_all(*arguments))
+    except module.CannotBuild as error:
+        raise CannotRun(f"the images cannot be built: {error}") from error
+
+
+@cache
 def _build_module() -> Any:
     """Return `images/build.py`, which lies in no package."""
     spec = importlib.util.spec_from_file_location("headrace_images", ROOT / "images/build.py")

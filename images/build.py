@@ -65,6 +65,12 @@ class Image:
     """The package that it has beside the core."""
     also: tuple[str, ...] = ()
     """Distributions that our wheel does not name."""
+    there: tuple[str, ...] = ()
+    """Distributions that its base has already, and that are too large to be put into the context for nothing."""
+    files: tuple[str, ...] = ()
+    """What of the checkout its build sees besides, in the context's `files`."""
+    folder: str = "images"
+    """Where its Dockerfile is."""
     goal_megabytes: int | None = None
 
     @property
@@ -75,7 +81,7 @@ class Image:
     @property
     def dockerfile(self) -> Path:
         """How it is built."""
-        return ROOT / "images" / f"{self.short}.Dockerfile"
+        return ROOT / self.folder / f"{self.short}.Dockerfile"
 
     @property
     def context(self) -> Path:
@@ -152,6 +158,7 @@ def _build(image: Image, wheel: Path, base: str, reference: str) -> None:
     started = time.monotonic()
     _collect_dependencies(image)
     _put_wheel(image, wheel)
+    _put_files(image)
     _say(f"building {reference}")
     client, buildkit = _client()
     arguments = ["--build-arg", f"BASE={base}", "--file", str(image.dockerfile), "--tag", reference]
@@ -172,7 +179,7 @@ def _tag(image: Image, base_id: str) -> str:
 
 
 def _inputs(image: Image) -> Iterator[Path]:
-    yield from (ROOT / name for name in ("images/build.py", "constraints.txt", "pyproject.toml"))
+    yield from (ROOT / name for name in ("images/build.py", "constraints.txt", "pyproject.toml", *image.files))
     yield image.dockerfile
     for package in _packages(image):
         for path in (ROOT / SOURCES[package]).rglob("*"):
@@ -218,8 +225,8 @@ def _collect_dependencies(image: Image) -> None:
             f"pip brought a torch with CUDA ({cuda[0]}, …), which makes the image gigabytes large: name an index of "
             f"CPU builds of torch in {PIP_ARGS_VARIABLE}, or put its wheel into a folder and say --find-links there"
         )
-    for tool in BUILD_TOOLS:
-        for wheel in wheels.glob(f"{tool}-*"):
+    for name in (*BUILD_TOOLS, *image.there):
+        for wheel in wheels.glob(f"{name}-*"):
             wheel.unlink()
     mark.write_text(wanted, encoding="utf-8")
 
@@ -234,6 +241,15 @@ def _put_wheel(image: Image, whole: Path) -> None:
         for info in source.infolist():
             if info.filename.partition("/")[0] not in left_out:
                 target.writestr(info, _without(source.read(info), info.filename, left_out))
+
+
+def _put_files(image: Image) -> None:
+    """Put the image's other files into the context."""
+    folder = image.context / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in image.files:
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder)
 
 
 def _without(content: bytes, name: str, left_out: tuple[str, ...]) -> bytes:

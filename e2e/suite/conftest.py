@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from behaviours.behaviours_world import SCALING, World, model, wait
+from behaviours.behaviours_world import SCALING, Engine, World, model, wait
 from cluster import CACHE
 from cluster_world import SMOLLM2_PATH, ClusterWorld, Site, tenant, tenants
-from installation import KUBECONFIG, prepare
+from installation import KUBECONFIG, brought_engine, prepare
 from kube import MOST_DUMPED, Kube
 from release import NAMESPACE
 from skips import fail_skipped
@@ -22,7 +22,7 @@ REPORTS = CACHE / "e2e-reports"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What changes the whole cluster comes after everything else, and the end comes last."""
-    items.sort(key=lambda item: [mark in item.keywords for mark in ("last", "two_nodes", "upgrades")])
+    items.sort(key=lambda item: [mark in item.keywords for mark in ("last", "two_nodes", "upgrades", "alone")])
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -68,6 +68,11 @@ def zero(site: Site) -> Iterator[ClusterWorld]:
     with tenant(site, "e2e-zero") as world:
         world.apply(model(world.model_uri, scaling=SCALING))
         yield world
+
+
+@pytest.fixture(scope="session")
+def engine(site: Site) -> Engine:
+    return brought_engine(site)
 
 
 @pytest.fixture

@@ -84,17 +84,22 @@ class LocalWorld:
         return len(self.instance.pids(PROGRAMS[part])) == 1
 
     def _replicas(self, name: str) -> list[int]:
-        """Return the runtime processes of a model, recognised by the environment of its pods."""
-        mark = f"{environment.MODEL_DEPLOYMENT}={name}\0".encode()
-        found = []
-        for pid in self.instance.runtime_pids():
-            with contextlib.suppress(OSError):
-                if mark in Path(f"/proc/{pid}/environ").read_bytes():
-                    found.append(pid)
-        return found
+        """Return the runtime processes of a model: an engine that is brought is told the public name alone."""
+        ours = _told(self.instance.runtime_pids(), environment.MODEL_DEPLOYMENT, name)
+        return ours or _told(self.instance.processes(), environment.MODEL_NAME, name)
 
     def _path(self, file: str) -> Path:
         return self.instance.home / file
+
+
+def _told(pids: list[int], variable: str, value: str) -> list[int]:
+    """Return the processes that were started with a variable of this value."""
+    mark, found = f"{variable}={value}\0".encode(), []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
+    return found
 
 
 def only(pids: list[int]) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from acceptance.acceptance_instance import Instance, model
 from acceptance.acceptance_world import LocalWorld
+from behaviours.behaviours_world import Engine
+
+BEHAVIOURS = Path(__file__).parents[1] / "behaviours"
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +29,14 @@ def instance(tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path) -> It
 @pytest.fixture
 def served(instance: Instance, smollm2_path: Path) -> LocalWorld:
     return LocalWorld(instance, smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """Another's engine, out of this environment."""
+    weights = tmp_path_factory.mktemp("weights")
+    subprocess.run([sys.executable, BEHAVIOURS / "behaviours_weights.py", weights], check=True)
+    return Engine("an-engine:1", str(weights))
 
 
 @pytest.fixture

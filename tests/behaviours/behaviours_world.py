@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 PUBLIC_NAME = "smol"
@@ -86,6 +87,15 @@ class World(Protocol):
         """Whether every process of a part runs and is ready, the one killed last included."""
 
 
+@dataclass(frozen=True)
+class Engine:
+    """`transformers serve`, which nobody here wrote, as a world has it."""
+
+    image: str
+    weights: str
+    """Where it finds what `behaviours_weights` made: the only name of its model that it does not refuse."""
+
+
 def until(look: Callable[[], Found | None], what: str | Callable[[], object], seconds: float = 60) -> Found:
     """Return what `look` finds, as soon as it finds something."""
     deadline = time.monotonic() + seconds
@@ -133,14 +143,14 @@ def revisions(world: World, name: str) -> list[str]:
     return [item["name"] for item in world.get(name).get("status", {}).get("revisions", [])]
 
 
-def model(uri: str, name: str = PUBLIC_NAME, **spec: Any) -> Manifest:
-    """Return a resource that serves a source, with parts of its spec replaced."""
+def model(uri: str | None, name: str = PUBLIC_NAME, **spec: Any) -> Manifest:
+    """Return a resource that serves a source, or what its engine has already, with parts of its spec replaced."""
     return {
         "apiVersion": "headrace.dev/v1alpha1",
         "kind": "ModelDeployment",
         "metadata": {"name": name},
         "spec": {
-            "model": {"source": {"uri": uri}},
+            "model": {} if uri is None else {"source": {"uri": uri}},
             "runtime": {"llm": {"maxModelLen": 512, "maxConcurrentRequests": 4}},
             **spec,
         },

@@ -1,0 +1,263 @@
+"""How long wakes take on a cluster, beside what cannot be avoided: starting a pod of the same image.
+
+Three kinds of wakes, each measured in turns with its measure, so that whatever disturbs this machine disturbs all:
+
+- A runtime that does nothing but live in our serving shell, and so announces itself on NATS. Its measure is a bare pod
+  of the same image and command, as anybody would write it, until its first 200 (`bare_pods.serving`).
+- A brought container that knows nothing of headrace. Its measure is a bare pod of its image and command.
+- SmolLM2. Its measure is a pod of the runtime's image that ends at once, and a cold start of `headrace up`.
+
+`--kubeconfig` measures on a cluster that has headrace in it, and puts back what it changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+sys.path[:0] = [str(Path(__file__).parent.parent / folder) for folder in ("tests", "e2e")]
+
+from bare_pods import Prober, Started, ending, seen, serving
+from bars import bar, environment, spread
+from cluster import CACHE, GATEWAY_PORT, ROOT, run
+from cluster_bench import Manifest, Watch, ask, is_of, rest, runs
+from cluster_world import EXAMPLE, ClusterWorld, Site, tenant
+from installation import kind_cluster
+from kube import Kube
+from local import BenchInstance, Wake
+from release import COMPONENTS, NAME, NAMESPACE, Release
+
+ROUNDS = 15
+MODEL_ROUNDS = 10
+PAUSE_SECONDS = (0.5, 1.5)
+"""Before each start, at random: the kubelet looks at its containers once a second, and no series may keep step."""
+IDLE_SECONDS = 2
+RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+SHELL = ["headrace-llm", "serve", "none", "--served-model-name", "minimal", "--host", "0.0.0.0", "--port", "8000"]
+BROUGHT = ["python", "/echo/brought.py"]
+ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/minimal.py", "bench/echo/brought.py")
+ECHO_ENGINE = "tests/serving/serving_echo.py"
+
+
+class Series:
+    """What was measured of one kind of start."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.seconds: list[float] = []
+        self._stages: dict[str, list[float]] = {}
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    def add(self, started: Started, end: float) -> None:
+        """Take one in; its last stage is the end."""
+        self.seconds.append(end - started.began)
+        for stage, at in started.stages.items():
+            self._stages.setdefault(stage, []).append(at - started.began)
+
+    def tell(self) -> None:
+        """Print the spread of each stage, in the order in which they came, and of the whole."""
+        for stage, seconds in sorted(self._stages.items(), key=lambda item: statistics.median(item[1])):
+            spread(f"  {self._name}: to '{stage}'", seconds, "s")
+        spread(self._name, self.seconds, "s")
+
+
+def echo_image(gateway: str) -> str:
+    """Build the echo image on top of the gateway's, which has all that the shell needs; return its name and tag."""
+    digest = hashlib.sha256(gateway.encode())
+    context = CACHE / "images/echo"
+    shutil.rmtree(context, ignore_errors=True)
+    (context / "serving").mkdir(parents=True)
+    for source in (*ECHO_SOURCES, ECHO_ENGINE):
+        digest.update((ROOT / source).read_bytes())
+        shutil.copy(ROOT / source, context / ("serving" if source == ECHO_ENGINE else ""))
+    reference = f"headrace-echo:{digest.hexdigest()[:12]}"
+    run("docker", "build", "--build-arg", f"BASE={gateway}", "--tag", reference, str(context), timeout=300)
+    return reference
+
+
+def woken(world: ClusterWorld, watches: Watches, name: str, model: str, *, stream: bool) -> Started:
+    """Wake a model that rests; its end is the answer, or the first token of a stream."""
+    rest(world, name)
+    pause()
+    answer = ask(world, model, stream=stream)
+    pod = watches.pods.first(lambda pod: is_of(name)(pod) and runs(pod), answer.sent).object
+    patched = watches.deployments.first(lambda it: is_of(name)(it) and it["spec"]["replicas"] == 1, answer.sent)
+    stages = {"Deployment patched": patched.at, **seen(world, watches.pods, pod, answer.sent)}
+    stages |= {f"the client hears {stage}": at for stage, at in answer.stages.items()}
+    return Started(answer.sent, {**stages, ANSWER: answer.arrived})
+
+
+ANSWER = "answer"
+
+
+class Watches:
+    """What the API server tells of a tenant."""
+
+    def __init__(self, world: ClusterWorld) -> None:
+        self.pods = Watch(world.site.kube, "pods", world.namespace)
+        self.deployments = Watch(world.site.kube, "deployments", world.namespace)
+
+
+def pause() -> None:
+    """Let the machine come to rest, for a time that nothing else keeps."""
+    time.sleep(random.uniform(*PAUSE_SECONDS))
+
+
+def minimal(world: ClusterWorld) -> Manifest:
+    """Return a model whose runtime is `headrace-llm` of whatever image the release names: here the echo."""
+    world.put("echo", b"There is no model in here.")
+    return _resource("minimal", {"model": {"source": {"uri": world.uri("echo")}}})
+
+
+def brought(image: str) -> Manifest:
+    """Return a model that is a container which knows nothing of headrace."""
+    runtime = {"type": "Container", "container": {"image": image, "command": BROUGHT}}
+    return _resource("brought", {"model": {}, "runtime": runtime})
+
+
+def _resource(name: str, spec: Manifest) -> Manifest:
+    scaling = {"minReplicas": 0, "maxReplicas": 1, "idleTimeoutSeconds": IDLE_SECONDS}
+    return {
+        "apiVersion": "headrace.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {**spec, "scaling": scaling, "template": {"resources": RESOURCES}},
+    }
+
+
+def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
+    """Wakes of the smallest runtimes, and bare pods of them."""
+    world.apply(minimal(world))
+    world.apply(brought(image))
+    watches, prober = Watches(world), Prober(node(world))
+    wake_minimal, wake_brought = Series("wake of a minimal runtime"), Series("wake of a brought container")
+    bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the brought container")
+    rest(world, "minimal")
+    rest(world, "brought")
+    for _ in range(rounds):
+        for series, name in ((wake_minimal, "minimal"), (wake_brought, "brought")):
+            wake = woken(world, watches, name, name, stream=False)
+            series.add(wake, wake.stages[ANSWER])
+            rest(world, name)
+        for series, command in ((bare_minimal, SHELL), (bare_brought, BROUGHT)):
+            pause()
+            bare = serving(world, watches.pods, prober, {"image": image, "command": command, "resources": RESOURCES})
+            series.add(bare, bare.stages["200"])
+    prober.close()
+    for series in (bare_minimal, wake_minimal, bare_brought, wake_brought):
+        series.tell()
+    bar("wake-minimal-over-bare-pod", wake_minimal.median / bare_minimal.median, 0.8, "")
+    bar("wake-brought-over-bare-pod", wake_brought.median / bare_brought.median, 1.15, "")
+
+
+def smollm2(world: ClusterWorld, rounds: int) -> None:
+    """Wakes of a real model; beside them cold starts on this machine without a cluster, of the same file and engine."""
+    name, model = EXAMPLE["metadata"]["name"], EXAMPLE["spec"]["model"]["name"]
+    scaling = {"minReplicas": 0, "maxReplicas": 1, "idleTimeoutSeconds": IDLE_SECONDS}
+    world.apply({**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": scaling}})
+    watches = Watches(world)
+    wakes, pods, local = Series("wake of SmolLM2"), Series("pod of its image"), Series("local cold start of SmolLM2")
+    rest(world, name)
+    with local_instance() as instance:
+        for _ in range(rounds):
+            wake = woken(world, watches, name, model, stream=True)
+            wakes.add(wake, wake.stages[ANSWER])
+            rest(world, name)
+            pause()
+            pod = ending(world, watches.pods, world.engine_image)
+            pods.add(pod, pod.stages["it ran"])
+            instance.wait_idle()
+            pause()
+            local.add(*cold_start())
+    for series in (pods, local, wakes):
+        series.tell()
+    bar("wake-smollm2", wakes.median, 1.25 * (pods.median + local.median) + 0.5, "s")
+
+
+@contextmanager
+def local_instance() -> Iterator[BenchInstance]:
+    """`headrace up` with the example, at rest."""
+    with tempfile.TemporaryDirectory(prefix="hr") as directory:
+        home = Path(directory)
+        manifest = {**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": {"minReplicas": 0, "idleTimeoutSeconds": 1}}}
+        file = home / "model.yaml"
+        file.write_text(yaml.safe_dump(manifest))
+        instance = BenchInstance(home, file)
+        instance.start()
+        try:
+            instance.wait_idle()
+            yield instance
+        finally:
+            instance.stop()
+
+
+def cold_start() -> tuple[Started, float]:
+    """Wake the local instance's model; return that, and when the first token came."""
+    wake = Wake()
+    wake.run()
+    assert wake.first_token, "the stream ended without a token"
+    stages = {f"the client hears {name}": wake.sent + ms / 1000 for name, ms in wake.stages.items()}
+    return Started(wake.sent, stages), wake.first_token
+
+
+def node(world: ClusterWorld) -> str:
+    """Return the node's container."""
+    assert world.site.cluster is not None
+    return world.site.cluster.node_names[0]
+
+
+def measure(site: Site, rounds: int = ROUNDS, model_rounds: int = MODEL_ROUNDS) -> None:
+    """Measure on a cluster with headrace in it, whose runtime's image is the echo's for a while."""
+    assert site.cluster is not None
+    image = echo_image(site.release.images["gateway"])
+    site.cluster.load([image], site.cluster.node_names[:1])
+    with_echo = Release(site.kube, {**site.release.images, "runtime": image})
+    if rounds:
+        try:
+            with_echo.install()
+            with_echo.wait()
+            with tenant(site, "bench-echoes") as world:
+                echoes(world, image, rounds)
+        finally:
+            site.release.install()
+            site.release.wait()
+    if model_rounds:
+        with tenant(site, "bench-smollm2") as world:
+            smollm2(world, model_rounds)
+
+
+def main() -> None:
+    """Measure on an existing cluster, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="of a kind cluster with headrace in it")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of echoes")
+    parser.add_argument("--model-rounds", type=int, default=MODEL_ROUNDS, help="of SmolLM2")
+    given = parser.parse_args()
+    environment()
+    kube = Kube(given.kubeconfig)
+    values = json.loads(
+        run("helm", "--kubeconfig", str(given.kubeconfig), "-n", NAMESPACE, "get", "values", NAME, "-ojson")
+    )
+    images = {name: f"{it['repository']}:{it['tag']}" for name, it in values["images"].items() if name in COMPONENTS}
+    site = Site(kube, Release(kube, images), f"http://127.0.0.1:{GATEWAY_PORT}", kind_cluster(given.kubeconfig))
+    measure(site, given.rounds, given.model_rounds)
+
+
+if __name__ == "__main__":
+    main()
