@@ -3,6 +3,7 @@
 What was written, when and by whom is read off the API server's audit log, whose times have microseconds and are those
 of this machine. The node takes no pods while a thousand resources are there: their fetches wait, and what is measured
 is the operator and the API server, not the kubelet. What wakes take from end to end is measured by `bench_wakes`.
+How large the images are is measured where they are built: `images/build.py --sizes`.
 """
 
 from __future__ import annotations

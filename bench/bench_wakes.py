@@ -4,7 +4,8 @@ Three kinds of wakes, each measured in turns with its measure, so that whatever 
 
 - A runtime that does nothing but live in our serving shell, and so announces itself on NATS. Its measure is a bare pod
   of the same image and command, as anybody would write it, until its first 200 (`bare_pods.serving`).
-- A brought container that knows nothing of headrace. Its measure is a bare pod of its image and command.
+- A brought container that knows nothing of headrace. Its measure is a bare pod of its image and command, which starts
+  sooner than the one above: both show up when the API server tells of them.
 - SmolLM2. Its measure is a pod of the runtime's image that ends at once, and a cold start of `headrace up`.
 
 `--kubeconfig` measures on a cluster that has headrace in it, and puts back what it changes.
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import yaml
@@ -49,6 +50,8 @@ SHELL = ["headrace-llm", "serve", "none", "--served-model-name", "minimal", "--h
 BROUGHT = ["python", "/echo/brought.py"]
 ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/minimal.py", "bench/echo/brought.py")
 ECHO_ENGINE = "tests/serving/serving_echo.py"
+ANSWER = "answer"
+"""The last stage of a wake for who asked."""
 
 
 class Series:
@@ -91,6 +94,19 @@ def echo_image(gateway: str) -> str:
     return reference
 
 
+class Watches:
+    """What the API server tells of a tenant."""
+
+    def __init__(self, world: ClusterWorld) -> None:
+        self.pods = Watch(world.site.kube, "pods", world.namespace)
+        self.deployments = Watch(world.site.kube, "deployments", world.namespace)
+
+    def close(self) -> None:
+        """Hear no more."""
+        self.pods.close()
+        self.deployments.close()
+
+
 def woken(world: ClusterWorld, watches: Watches, name: str, model: str, *, stream: bool) -> Started:
     """Wake a model that rests; its end is the answer, or the first token of a stream."""
     rest(world, name)
@@ -101,17 +117,6 @@ def woken(world: ClusterWorld, watches: Watches, name: str, model: str, *, strea
     stages = {"Deployment patched": patched.at, **seen(world, watches.pods, pod, answer.sent)}
     stages |= {f"the client hears {stage}": at for stage, at in answer.stages.items()}
     return Started(answer.sent, {**stages, ANSWER: answer.arrived})
-
-
-ANSWER = "answer"
-
-
-class Watches:
-    """What the API server tells of a tenant."""
-
-    def __init__(self, world: ClusterWorld) -> None:
-        self.pods = Watch(world.site.kube, "pods", world.namespace)
-        self.deployments = Watch(world.site.kube, "deployments", world.namespace)
 
 
 def pause() -> None:
@@ -145,21 +150,21 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
     """Wakes of the smallest runtimes, and bare pods of them."""
     world.apply(minimal(world))
     world.apply(brought(image))
-    watches, prober = Watches(world), Prober(node(world))
     wake_minimal, wake_brought = Series("wake of a minimal runtime"), Series("wake of a brought container")
     bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the brought container")
     rest(world, "minimal")
     rest(world, "brought")
-    for _ in range(rounds):
-        for series, name in ((wake_minimal, "minimal"), (wake_brought, "brought")):
-            wake = woken(world, watches, name, name, stream=False)
-            series.add(wake, wake.stages[ANSWER])
-            rest(world, name)
-        for series, command in ((bare_minimal, SHELL), (bare_brought, BROUGHT)):
-            pause()
-            bare = serving(world, watches.pods, prober, {"image": image, "command": command, "resources": RESOURCES})
-            series.add(bare, bare.stages["200"])
-    prober.close()
+    with closing(Watches(world)) as watches, closing(Prober(node(world))) as prober:
+        for _ in range(rounds):
+            for series, name in ((wake_minimal, "minimal"), (wake_brought, "brought")):
+                wake = woken(world, watches, name, name, stream=False)
+                series.add(wake, wake.stages[ANSWER])
+                rest(world, name)
+            for series, command in ((bare_minimal, SHELL), (bare_brought, BROUGHT)):
+                pause()
+                container = {"image": image, "command": command, "resources": RESOURCES}
+                bare = serving(world, watches.pods, prober, container)
+                series.add(bare, bare.stages["200"])
     for series in (bare_minimal, wake_minimal, bare_brought, wake_brought):
         series.tell()
     bar("wake-minimal-over-bare-pod", wake_minimal.median / bare_minimal.median, 0.8, "")
@@ -167,14 +172,16 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
 
 
 def smollm2(world: ClusterWorld, rounds: int) -> None:
-    """Wakes of a real model; beside them cold starts on this machine without a cluster, of the same file and engine."""
+    """Wakes of a real model; beside them cold starts on this machine without a cluster, of the same file and engine.
+
+    A pod's start ends when its program says that it runs: the API server shows it, and more so its end, much later.
+    """
     name, model = EXAMPLE["metadata"]["name"], EXAMPLE["spec"]["model"]["name"]
     scaling = {"minReplicas": 0, "maxReplicas": 1, "idleTimeoutSeconds": IDLE_SECONDS}
     world.apply({**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": scaling}})
-    watches = Watches(world)
     wakes, pods, local = Series("wake of SmolLM2"), Series("pod of its image"), Series("local cold start of SmolLM2")
     rest(world, name)
-    with local_instance() as instance:
+    with closing(Watches(world)) as watches, local_instance() as instance:
         for _ in range(rounds):
             wake = woken(world, watches, name, model, stream=True)
             wakes.add(wake, wake.stages[ANSWER])

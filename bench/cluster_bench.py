@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import kubernetes.config
+import urllib3
 from typing_extensions import override
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +100,7 @@ class Told:
 
 
 class Watch(threading.Thread):
-    """Everything that the API server tells of a kind in a namespace, until the process ends.
+    """Everything that the API server tells of a kind in a namespace, from now until it is closed.
 
     A watch is what anybody has who is not told by the pod itself; nobody learns of a pod through the API sooner.
     """
@@ -111,21 +112,33 @@ class Watch(threading.Thread):
         self._told: list[Told] = []
         self._news = threading.Condition()
         """Guards what was told."""
+        self._closed = False
         self.start()
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._closed = True
 
     @override
     def run(self) -> None:
         """Listen. A watch that ends (they do, after half an hour) is begun anew."""
-        while True:
-            url = f"{self._client.configuration.host}{self._path}?watch=true"
-            response = self._client.rest_client.pool_manager.request("GET", url, preload_content=False, timeout=None)
-            rest = b""
-            for chunk in response.stream(None):
-                at = time.time()
-                *lines, rest = (rest + chunk).split(b"\n")
-                with self._news:
-                    self._told += [_told(at, json.loads(line)) for line in lines]
-                    self._news.notify_all()
+        try:
+            while not self._closed:
+                self._listen()
+        except (OSError, urllib3.exceptions.HTTPError):
+            if not self._closed:  # else the cluster is gone, as it should be
+                raise
+
+    def _listen(self) -> None:
+        url = f"{self._client.configuration.host}{self._path}?watch=true"
+        response = self._client.rest_client.pool_manager.request("GET", url, preload_content=False, timeout=None)
+        unfinished = b""
+        for chunk in response.stream(None):
+            at = time.time()
+            *lines, unfinished = (unfinished + chunk).split(b"\n")
+            with self._news:
+                self._told += [_told(at, json.loads(line)) for line in lines]
+                self._news.notify_all()
 
     def first(self, look: Callable[[Manifest], object], since: float, seconds: float = DEADLINE_SECONDS) -> Told:
         """Return the first thing told since then that is so; wait for it if need be."""
