@@ -30,7 +30,8 @@ EXPIRE_SECONDS = 1.0
 """How long a watch that will be told 410 may wait for its one event."""
 CONFLICT_EVERY = 3
 CUT_EVERY = 4
-"""Not three: a Lease whose renewal was cut asks three times until it is renewed, so all renewals would be cut."""
+"""Not three: a Lease whose renewal was cut asks three times until it is renewed, so all renewals would be cut. For the
+same reason its requests are counted by themselves."""
 CUT_EVERY_WRITE = 2
 LONGEST_EVENT = 2**21
 REMEMBERED_WRITES = 12
@@ -43,7 +44,7 @@ class Fault(Enum):
 
     NOTHING = auto()
     AWAY = auto()
-    """What is open is reset (count: `reset`), and nobody listens."""
+    """What is open is dropped (count: `reset`), and nobody listens."""
     SILENT = auto()
     """Every watch never says anything again, and stays open, also after the fault: those that are open, and those that
     are opened. Of the former every other one is ended first, so that there are some of the latter (`mute`). Counted too
@@ -52,12 +53,12 @@ class Fault(Enum):
     """Every watch is told that its resourceVersion is too old: those that are open, and every other new one, at once;
     the others after an event."""
     CONFLICT = auto()
-    """Every third write is refused with 409, the Lease's too. Deletions are not: with no precondition but the uid,
-    the API server answers so when the object is another one by now, and never when it is not."""
+    """Every third write is refused with 409, and every third of the Lease's. Deletions are not: with no precondition
+    but the uid, the API server answers so when the object is another one by now, and never when it is not."""
     CUT = auto()
-    """Every other answer to a write, every fourth of the other answers, the Lease's with them, and every fourth event
-    of the watches ends in its middle with a reset. What was asked for has happened. (`cut write`, `cut answer`,
-    `cut event`)"""
+    """Every other answer to a write, every fourth of the other answers, of the Lease's and of the watches' events ends
+    in its middle, and its connection is dropped. What was asked for has happened. (`cut write`, `cut answer`,
+    `cut lease answer`, `cut event`)"""
 
 
 @dataclass(eq=False)
@@ -196,13 +197,17 @@ class FaultProxy:
             self._fault is Fault.CONFLICT
             and writes
             and request.method != "DELETE"
-            and self._is_nth("write", CONFLICT_EVERY)
+            and self._is_nth("lease write" if leads else "write", CONFLICT_EVERY)
         ):
             self.counts["conflict"] += 1
             return web.json_response(_status(409, "Conflict", "somebody else was faster"), status=409)
         async with self._ask(request, await request.read()) as answer:
             body, headers = await answer.read(), _passed_on(answer.headers)
-        what, every = ("write", CUT_EVERY_WRITE) if writes and not leads else ("answer", CUT_EVERY)
+        what, every = "answer", CUT_EVERY
+        if leads:
+            what = "lease answer"  # counted by itself, or several answers of one renewal could be cut
+        elif writes:
+            what, every = "write", CUT_EVERY_WRITE
         if self._fault is Fault.CUT and self._is_nth(what, every):
             self.counts[f"cut {what}"] += 1
             response = web.StreamResponse(status=answer.status, headers={**headers, "Content-Length": str(len(body))})
@@ -213,6 +218,8 @@ class FaultProxy:
 
     @contextlib.asynccontextmanager
     async def _ask(self, request: web.Request, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._fault is Fault.AWAY:
+            raise ConnectionResetError  # it was read just before its connection was dropped
         self.counts["forwarded"] += 1
         url, headers = URL(self._server + request.raw_path, encoded=True), _passed_on(request.headers)
         async with self._session.request(request.method, url, headers=headers, data=body or None) as answer:

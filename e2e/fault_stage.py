@@ -74,8 +74,9 @@ class Operator:
             yield
         finally:
             self._stopping.set()
-            self._process.terminate()
-            keeper.join()
+            while keeper.is_alive():  # it may just have started another one
+                self._process.terminate()
+                keeper.join(1.0)
 
     def kill(self) -> None:
         self._process.kill()
@@ -282,4 +283,4 @@ def _gateway(nats_url: str, log: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait()
+        process.wait(timeout=SETTLE_SECONDS)

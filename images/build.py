@@ -171,7 +171,7 @@ def _build(image: Image, wheel: Path, base: str, reference: str) -> None:
 
 
 def _tag(image: Image, base_id: str) -> str:
-    digest = hashlib.sha256(base_id.encode())
+    digest = hashlib.sha256(f"{base_id}\0{image!r}".encode())
     for path in sorted(_inputs(image)):
         digest.update(f"\0{path.relative_to(ROOT)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())

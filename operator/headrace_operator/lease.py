@@ -1,6 +1,7 @@
 """Leadership by a Lease of our own: one replica reconciles, the others watch and wait.
 
-kopf's peering pauses by priority and cannot promise that one at most acts. Ours can, up to one write in flight:
+kopf's peering pauses by priority and cannot promise that one at most acts. Ours can, up to what is on its way: of a
+process that was stopped one write, of one that was cut off what its workers had sent while the Lease was good.
 
 - The leader renews every 2 s. Before every write it looks at its monotonic clock: when its last successful renewal was
   begun more than 6 s ago, the process ends at once.

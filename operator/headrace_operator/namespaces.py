@@ -34,11 +34,12 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 AUDIT_SECONDS = 60.0
+"""How long a login can stay lost; one small read per namespace."""
 _LABELS = {MANAGED_BY: "headrace"}
 
 
 class Namespaces:
-    """Provides each namespace once per leadership, and keeps the broker's set."""
+    """Provides each namespace, keeps its login, and keeps the broker's set."""
 
     def __init__(self, api: ApiServer, client: Client, runtime_key: str, claim: ModelsClaim) -> None:
         self._api = api
@@ -76,12 +77,12 @@ class Namespaces:
             self._provided.add(namespace)
 
     async def keep_provided(self) -> None:
-        """Make anew what somebody deleted or changed: nobody tells of it. Runs until cancelled."""
+        """Make the login anew that somebody deleted or changed: nobody tells of it. Runs until cancelled."""
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
             for namespace in sorted(self._provided):
                 try:
-                    if await self._is_lost(namespace):
+                    if await self._is_lost(namespace) and namespace in self._provided:
                         log.warning("the login of the namespace %s is not as it was made; making it anew", namespace)
                         await self._make(namespace)
                 except ApiError as error:
@@ -94,7 +95,8 @@ class Namespaces:
             if error.status != NOT_FOUND:
                 raise
             return True
-        return bool(found.get("data") != self._secret(namespace)["data"])
+        data = found.get("data") or {}
+        return any(data.get(name) != value for name, value in self._secret(namespace)["data"].items())
 
     async def _make(self, namespace: str) -> None:
         await self._api.apply(SECRET.path(namespace, NATS_SECRET), self._secret(namespace), force=True)
@@ -105,6 +107,9 @@ class Namespaces:
                 if error.passes:
                     raise
                 log.error("no claim for models in the namespace %s: %s", namespace, error)  # noqa: TRY400 - explained
+        if namespace not in self._wanted:  # its last model went meanwhile
+            self._left.add(namespace)
+            self._tell.set()
 
     async def keep_admitted(self) -> None:
         """Tell the broker the set at each change, until it has answered; runs until cancelled."""

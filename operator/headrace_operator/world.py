@@ -152,6 +152,8 @@ class KubernetesWorld:
         except ApiError as error:
             if error.status == CONFLICT and not ours:
                 await self._check_owner(owner, path, error)
+            elif error.status == INVALID and ours and manifest["kind"] == "Service":
+                await self._api.delete(path)  # its address may not change once set; no request of ours goes by it
             elif error.status == INVALID and ours and "spec" in manifest:
                 # Lists are merged by key: an item that somebody changed the key of stays beside ours, and contradicts
                 # it.

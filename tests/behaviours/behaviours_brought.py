@@ -11,7 +11,7 @@ from behaviours.behaviours_world import SCALING, Engine, Manifest, World, model,
 
 INSIDE = "its-own-name"
 """By which the engine knows the model; clients use the public name."""
-SEEN_SECONDS = 5
+SEEN_SECONDS = 10
 """So long it stays when nobody asks: time enough for a look at it."""
 
 

@@ -229,6 +229,7 @@ async def test_bucket_writer_when_cancelled_at_any_instant_then_it_ends(control:
         writing.cancel()
         done, _ = await asyncio.wait([writing], timeout=5)
         assert done, f"cancelled after {steps} steps, it runs on"
+        assert writing.cancelled()
 
 
 async def test_keys_when_they_change_then_the_bucket_has_exactly_these(control: Control) -> None:

@@ -188,3 +188,4 @@ async def test_cancellation_when_it_meets_the_answer_then_heeding_ends_the_task(
     asking.cancel()
     done, _ = await asyncio.wait([asking], timeout=5)
     assert done
+    assert asking.cancelled()

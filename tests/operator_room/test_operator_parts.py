@@ -114,9 +114,11 @@ async def test_provide_when_the_namespace_was_deleted_and_made_anew_then_it_is_p
     assert api.writes == [("apply", SECRET), ("apply", SECRET)]
 
 
-@pytest.mark.parametrize("found", [None, {"data": {"password": "other"}}])
+@pytest.mark.parametrize(
+    ("found", "anew"), [(None, True), ({"password": "other"}, True), ({"somebody": "else's"}, False)]
+)
 async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
-    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any] | None
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any] | None, *, anew: bool
 ) -> None:
     monkeypatch.setattr("headrace_operator.namespaces.AUDIT_SECONDS", 0.01)
     api = RecordingApi()
@@ -129,10 +131,33 @@ async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
     if found is None:
         del api.objects[SECRET]
     else:
-        api.objects[SECRET] = {**api.objects[SECRET], **found}
+        api.objects[SECRET]["data"] |= found
     await asyncio.sleep(0.1)
     keeping.cancel()
-    assert api.writes == [("apply", SECRET), ("apply", SECRET)]
+    await asyncio.wait([keeping])
+    assert keeping.cancelled()
+    assert api.writes == [("apply", SECRET)] * (1 + anew)
+
+
+async def test_login_when_its_last_model_goes_while_it_is_looked_at_then_it_is_not_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("headrace_operator.namespaces.AUDIT_SECONDS", 0.01)
+    api = RecordingApi()
+    made = namespaces(api, existing=True)
+    made.want(frozenset({"team"}))
+    await made.provide("team")
+
+    async def get(path: str) -> dict[str, object]:
+        made.want(frozenset())
+        raise ApiError(404, "not found")
+
+    api.get = get  # type: ignore[method-assign]
+    keeping = asyncio.create_task(made.keep_provided())
+    await asyncio.sleep(0.1)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert api.writes == [("apply", SECRET)]
 
 
 @pytest.mark.parametrize(("status", "raises"), [(403, False), (422, False), (0, True), (429, True), (503, True)])

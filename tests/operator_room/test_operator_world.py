@@ -9,7 +9,7 @@ from operator_room.operator_api import RecordingApi
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
-from headrace_operator.client import CONFLICT, ApiError, ApiServer
+from headrace_operator.client import CONFLICT, INVALID, ApiError, ApiServer
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld, NotOurs
 
@@ -110,6 +110,14 @@ async def test_apply_when_our_own_object_lost_its_labels_then_it_is_forced() -> 
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
     await made.apply(OWNER, service())
     assert api.forced == [False, True]
+
+
+async def test_apply_when_our_service_has_an_address_that_may_not_change_then_it_is_made_anew() -> None:
+    made, api = world()
+    await made.apply(OWNER, service())
+    api.errors = [ApiError(INVALID, "spec.clusterIPs[0]: may not change once set")]
+    await made.apply(OWNER, service(81))
+    assert api.writes == [("apply", PATH), ("delete", PATH), ("apply", PATH)]
 
 
 async def test_observe_when_labels_are_ours_and_the_owner_is_not_then_it_is_no_child() -> None:

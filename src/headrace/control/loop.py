@@ -24,6 +24,7 @@ from headrace.control.spokesman import Spokesman, brought_pods
 from headrace.control.world import World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
+from headrace.events.connection import heed_cancellation
 from headrace.reconcile.model_deployment import Memory, reconcile
 from headrace.reconcile.world import ChildKey, Observed, Outcome, ResourceKey, Settings
 
@@ -143,6 +144,7 @@ class ControlLoop:
 
     async def _solicit_after_reconnections(self) -> None:
         while True:
+            heed_cancellation()
             await self._reconnected.wait()
             self._reconnected.clear()
             with contextlib.suppress(nats.errors.Error):
@@ -150,6 +152,7 @@ class ControlLoop:
 
     async def _work(self) -> None:
         while True:
+            heed_cancellation()
             key = await self._queue.get()
             self._waiting.discard(key)
             self._busy.add(key)

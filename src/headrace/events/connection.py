@@ -101,6 +101,11 @@ async def connect(
         reconnected_cb=reconnected,
         error_cb=failed,
     )
+    try:
+        heed_cancellation()
+    except asyncio.CancelledError:
+        await client.close()
+        raise
     arrived = True
     if waiting:
         log.info("NATS at %s is there", url)

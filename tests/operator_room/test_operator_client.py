@@ -1,0 +1,81 @@
+"""The guard of writes, between a real session and a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import kopf
+import pytest
+from aiohttp import web
+
+from headrace_operator.client import ApiError, ApiServer
+from headrace_operator.connection import Connection
+
+
+class Server:
+    """Takes anything, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(f"{request.method} {request.path}")
+        return web.json_response({"kind": "Thing"})
+
+
+class Guard:
+    """Counts how often it is asked, and refuses from some time on."""
+
+    def __init__(self, allowed: int) -> None:
+        self.asked = 0
+        self._allowed = allowed
+
+    def __call__(self) -> None:
+        self.asked += 1
+        if self.asked > self._allowed:
+            raise ApiError(0, "the Lease is lost")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    made, app = Server(), web.Application()
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[ApiServer]:
+    async with ApiServer(Connection(kopf.ConnectionInfo(server=server.url), "operator-0")) as session:
+        yield session
+
+
+async def test_write_when_the_lease_is_lost_before_its_bytes_are_sent_then_nothing_is_sent(
+    api: ApiServer, server: Server
+) -> None:
+    api.guard = Guard(allowed=1)  # when the write is asked for, and not when its connection is there
+    with pytest.raises(ApiError):
+        await api.create("/things", {})
+    assert server.asked == []
+
+
+async def test_writes_when_the_connection_is_kept_then_the_guard_is_asked_at_each(
+    api: ApiServer, server: Server
+) -> None:
+    api.guard = guard = Guard(allowed=6)
+    await api.create("/things", {})
+    await api.apply("/things/a", {}, force=True)
+    await api.delete("/things/a")
+    assert server.asked == ["POST /things", "PATCH /things/a", "DELETE /things/a"]
+    assert guard.asked == 6
+
+
+async def test_read_then_the_guard_is_not_asked(api: ApiServer, server: Server) -> None:
+    api.guard = Guard(allowed=0)
+    await api.get("/things/a")
+    assert server.asked == ["GET /things/a"]
