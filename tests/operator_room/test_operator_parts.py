@@ -114,17 +114,23 @@ async def test_provide_when_the_namespace_was_deleted_and_made_anew_then_it_is_p
     assert api.writes == [("apply", SECRET), ("apply", SECRET)]
 
 
+async def provided(monkeypatch: pytest.MonkeyPatch) -> tuple[Namespaces, RecordingApi]:
+    """Return namespaces of which `team` is wanted and provided, and looked at often."""
+    monkeypatch.setattr("headrace_operator.namespaces.AUDIT_SECONDS", 0.01)
+    api = RecordingApi()
+    made = namespaces(api, existing=True)
+    made.want(frozenset({"team"}))
+    await made.provide("team")
+    return made, api
+
+
 @pytest.mark.parametrize(
     ("found", "anew"), [(None, True), ({"password": "other"}, True), ({"somebody": "else's"}, False)]
 )
 async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, Any] | None, *, anew: bool
 ) -> None:
-    monkeypatch.setattr("headrace_operator.namespaces.AUDIT_SECONDS", 0.01)
-    api = RecordingApi()
-    made = namespaces(api, existing=True)
-    made.want(frozenset({"team"}))
-    await made.provide("team")
+    made, api = await provided(monkeypatch)
     keeping = asyncio.create_task(made.keep_provided())
     await asyncio.sleep(0.1)
     assert len(api.writes) == 1
@@ -142,11 +148,7 @@ async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
 async def test_login_when_its_last_model_goes_while_it_is_looked_at_then_it_is_not_made_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("headrace_operator.namespaces.AUDIT_SECONDS", 0.01)
-    api = RecordingApi()
-    made = namespaces(api, existing=True)
-    made.want(frozenset({"team"}))
-    await made.provide("team")
+    made, api = await provided(monkeypatch)
 
     async def get(path: str) -> dict[str, object]:
         made.want(frozenset())
