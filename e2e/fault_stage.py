@@ -134,6 +134,7 @@ class Stage:
         self.patch("services", "tampered", mine)
         self.kube.delete("services", TENANT, "bereft")
         self.kube.delete("networkpolicies", TENANT, "bereft-runtime")
+        self.kube.delete("poddisruptionbudgets", TENANT, "bereft-runtime")
         self.kube.delete("deployments", TENANT, self.deployment("remade"))
         self.kube.delete("modeldeployments", TENANT, "remade")
         self.world.apply(self.manifest("remade"))
@@ -142,7 +143,8 @@ class Stage:
         if name == "changed":  # another file is another revision, and another Job
             return model(self.world.uri(FILES[self.file]), name, scaling=SCALING)
         engine = {"image": self.world.site.release.images["runtime"], "command": ["headrace-llm"]}
-        return model("", name, model={}, runtime={"type": "Container", "container": engine}, scaling=SCALING)
+        scaling = {**SCALING, "maxReplicas": 2} if name == "bereft" else SCALING  # of two there is a disruption budget
+        return model("", name, model={}, runtime={"type": "Container", "container": engine}, scaling=scaling)
 
     def patch(self, kind: str, name: str, patch: Manifest, part: str = "") -> None:
         path = f"{path_of(kind, TENANT, name)}{part}?fieldManager=somebody"

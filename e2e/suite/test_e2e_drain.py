@@ -1,14 +1,16 @@
-"""`kubectl drain` of the node that a model's only replica runs on."""
+"""What a drain does: evictions of replicas, one at a time, and `kubectl drain` of the node of an only one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from http import HTTPStatus
 
 import pytest
 from behaviours.behaviours_traffic import Traffic
 from behaviours.behaviours_world import until, wait
 from cluster_world import ClusterWorld, Site
-from kube import Kube
+from kube import Kube, Manifest, path_of
 from release import NAMESPACE
 
 pytestmark = [pytest.mark.two_nodes, pytest.mark.timeout(600)]
@@ -57,3 +59,32 @@ def test_node_when_drained_under_traffic_then_the_only_replica_moves_and_no_requ
         site.release.wait()
     traffic.assert_nothing_lost()
     assert second_node not in nodes_of(served)
+
+
+def test_replicas_when_one_is_evicted_then_the_other_stays_until_it_is_replaced(
+    kube: Kube, served: ClusterWorld
+) -> None:
+    budget = partial(kube.find, "poddisruptionbudgets", served.namespace, "smol-runtime")
+    served.scale("smol", 2)
+    until(lambda: allowed(budget()) == 1, lambda: f"one may go: {budget()}", served.patience)
+    first, second = served.pods("smol")
+    assert evict(kube, first) == HTTPStatus.CREATED
+    assert evict(kube, second) == HTTPStatus.TOO_MANY_REQUESTS
+    until(lambda: allowed(budget()) == 1, lambda: f"the next one may go: {budget()}", served.patience)
+    served.scale("smol", 1)
+    until(lambda: len(served.lives("smol")) == 1, "one replica is left", served.patience)
+    until(lambda: budget() is None, "of one replica there is no budget", served.patience)
+    wait(served, "smol", "Running")
+
+
+def allowed(budget: Manifest | None) -> int:
+    """Return how many replicas may be evicted now."""
+    return int((budget or {}).get("status", {}).get("disruptionsAllowed", 0))
+
+
+def evict(kube: Kube, pod: Manifest) -> int:
+    """Ask for a pod's eviction as `kubectl drain` does; return the answer's status."""
+    metadata = {key: pod["metadata"][key] for key in ("name", "namespace")}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = path_of("pods", metadata["namespace"], metadata["name"])
+    return kube.request("POST", f"{path}/eviction", eviction)[0]

@@ -53,6 +53,7 @@ SPECS: dict[str, list[Any]] = {
 }
 changes = st.sampled_from([(name, value) for name, values in SPECS.items() for value in values])
 picks = st.integers(0, 7)
+VERY_LONG_SECONDS = 1e6
 FETCH_WORDS = ["", "Killed", json.dumps({"reason": v.NO_SPACE, "message": "full"}), '{"reason": 3}', "[1]"]
 
 
@@ -81,9 +82,14 @@ class Faults(RuleBasedStateMachine):
 
     @rule()
     def look_again(self) -> None:
-        """Once it has seen what it made, a look that follows at once finds nothing to do, and has nothing to say."""
+        """Once it has seen what it made, a look that follows at once finds nothing to do, and has nothing to say.
+
+        Nor does one after any time, where no look was asked for.
+        """
         self.world.look()
         first = self.world.look()
+        if self.world.decide().requeue_seconds is None:
+            self.world.now += VERY_LONG_SECONDS
         again = self.outcome = self.world.decide()
         assert (again.children, again.status, again.route) == (first.children, first.status, first.route)
         assert (again.events, again.routable_pods) == ((), first.routable_pods)

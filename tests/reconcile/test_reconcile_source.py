@@ -11,6 +11,7 @@ from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, serving_w
 from headrace import environment
 from headrace.api import vocabulary as v
 from headrace.events.messages import FetchProgress
+from headrace.reconcile.model_deployment import STEADY_REQUEUE_SECONDS, WORKING_REQUEUE_SECONDS
 from headrace.reconcile.world import Manifest
 
 OTHER = "sha256:" + "cd" * 32
@@ -44,6 +45,19 @@ def test_fetch_when_under_way_then_the_percent_and_the_stage_are_told() -> None:
     assert "41%" in world.condition(v.MODEL_CACHED)["message"]
     assert outcome.route is not None
     assert (outcome.route.stage, outcome.route.unavailable) == ("fetching", None)
+
+
+def test_fetch_when_under_way_then_nobody_looks_but_at_news_or_while_somebody_waits() -> None:
+    world = started(scaling={"maxReplicas": 4})
+    assert world.look().requeue_seconds is None
+    world.ask(queued=1)
+    assert world.look().requeue_seconds == WORKING_REQUEUE_SECONDS
+
+
+def test_fetch_when_it_fails_then_somebody_looks_whether_it_goes_on() -> None:
+    world = started(replicas=1)
+    world.fetch_fails("Killed")
+    assert world.look().requeue_seconds == STEADY_REQUEUE_SECONDS
 
 
 def test_fetch_when_done_then_the_file_is_recorded_and_replicas_start_at_once() -> None:

@@ -274,10 +274,20 @@ def _events(found: Findings) -> Iterator[Event]:
         yield Event("Normal", v.REVISION_RETIRED, f"revision {name} has no requests any more")
 
 
+def _waits_for_news(found: Findings) -> bool:
+    """Whether time alone changes nothing: no pods are there or asked for, none are to go or to be tried again."""
+    scaling = found.resource.spec.scaling
+    lowest = scaling is None or found.wanted.replicas <= scaling.min_replicas
+    none = not found.pods and not any(found.rollout.replicas.values())
+    return none and lowest and found.startup.given_up is None
+
+
 def _requeue(found: Findings, ready: Condition) -> float | None:
     demanded = any(demand.queued + demand.in_flight for demand in found.signals.demand.values())
     if found.wanted.off is not None:
         return None
+    if not demanded and _waits_for_news(found):
+        return STEADY_REQUEUE_SECONDS if found.source.failed else None  # a fetch recovers by going on for a while
     moving = found.rollout.rolling and not found.stays_canary
     if ready.status != "True" or moving or (demanded and found.wanted.scale is not None):
         return WORKING_REQUEUE_SECONDS
