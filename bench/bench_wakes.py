@@ -42,6 +42,8 @@ from release import COMPONENTS, NAME, NAMESPACE, Release
 
 ROUNDS = 15
 MODEL_ROUNDS = 10
+BARE_PODS = 3
+"""For each wake of the minimal runtime: when the API shows a pod varies by 1 s, the kubelet's turn."""
 PAUSE_SECONDS = (0.5, 1.5)
 """Before each start, at random: the kubelet looks at its containers once a second, and no series may keep step."""
 IDLE_SECONDS = 2
@@ -160,7 +162,7 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
                 wake = woken(world, watches, name, name, stream=False)
                 series.add(wake, wake.stages[ANSWER])
                 rest(world, name)
-            for series, command in ((bare_minimal, SHELL), (bare_brought, BROUGHT)):
+            for series, command in (*[(bare_minimal, SHELL)] * BARE_PODS, (bare_brought, BROUGHT)):
                 pause()
                 container = {"image": image, "command": command, "resources": RESOURCES}
                 bare = serving(world, watches.pods, prober, container)

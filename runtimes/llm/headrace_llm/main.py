@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ a time when two replicas share two cores. Measured, a step alone / of each of tw
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(argv)
+    gc.disable()  # until the engine is loaded: what imports make stays, and need not be looked through meanwhile
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported
     from headrace_llm.server import LLMSettings, serve  # noqa: PLC0415 - `--help` does not wait for a server's imports
 

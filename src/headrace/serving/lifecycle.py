@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -165,6 +166,8 @@ class RuntimeProcess(Generic[AnyEngine]):
             log.info("told to stop while loading")
             return
         try:
+            gc.freeze()  # what is there now stays: it need not be looked through again and again
+            gc.enable()  # for who started without it, as imports are faster
             self._replica.loaded(engine)
             log.info("%s is ready after %.2f s", self._runtime.model, self._replica.ready_seconds or 0.0)
             self._runtime.on_ready()
