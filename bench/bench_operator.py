@@ -40,6 +40,8 @@ MODELS = 1000
 WAKES = 15
 CHANGES = 20
 STOPPED_SECONDS = 30
+QUIET_PERCENT = 10
+"""Of one core, for a thousand resources that wait: heartbeats, a Lease, watches that are begun anew."""
 CHILDREN = ("deployments", "jobs", "services", "serviceaccounts", "networkpolicies")
 LABEL = "headrace.dev/component"
 OPERATOR = re.compile(r"^headrace-operator/\S+ \((?P<pod>[^)]+)\)")
@@ -89,13 +91,17 @@ def leader(site: Site) -> str:
     return next((name for name in names if holder.startswith(name)), "")
 
 
-def resident_megabytes(site: Site, pod: str) -> float:
-    """Return the operator's resident memory, MB."""
-    status, text = site.kube.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics")
-    assert status == 200, text
-    found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
-    assert found is not None
-    return float(found[1]) / 1e6
+def process_figures(site: Site, name: str) -> list[float]:
+    """Return what each operator's process says of itself under a metric's name."""
+    figures = []
+    for pod in site.release.pods("operator"):
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8081/proxy/metrics"
+        status, text = site.kube.request("GET", path)
+        assert status == 200, text
+        found = re.search(rf"^{name} (\S+)", text, re.MULTILINE)
+        assert found is not None
+        figures.append(float(found[1]))
+    return figures
 
 
 def wakes(site: Site, world: ClusterWorld) -> None:
@@ -132,8 +138,7 @@ def thousand(site: Site, world: ClusterWorld) -> None:
     print("children:", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     assert min(counts.values()) >= MODELS, counts
     bar("thousand-reconciled", seconds, 120, "s")
-    memory = max(resident_megabytes(site, pod["metadata"]["name"]) for pod in site.release.pods("operator"))
-    bar("operator-rss", memory, 150, "MB")
+    bar("operator-rss", max(process_figures(site, "process_resident_memory_bytes")) / 1e6, 150, "MB")
 
 
 def settled(kube: Kube, namespace: str) -> bool:
@@ -144,15 +149,17 @@ def settled(kube: Kube, namespace: str) -> bool:
     return all(len(kube.items(kind, namespace, "app.kubernetes.io/managed-by=headrace")) >= MODELS for kind in CHILDREN)
 
 
-def quiet(cluster: Cluster, seconds: float) -> None:
-    """Nothing happens: nothing is written."""
+def quiet(site: Site, cluster: Cluster, seconds: float) -> None:
+    """Nothing happens: nothing is written, and next to nothing computed."""
     until(lambda: not list(writes(cluster, time.time() - 10)), "the operators come to rest", pause=2.0)
-    since = time.time()
+    since, computed = time.time(), sum(process_figures(site, "process_cpu_seconds_total"))
     time.sleep(seconds)
+    computed = sum(process_figures(site, "process_cpu_seconds_total")) - computed
     said = list(writes(cluster, since))
     for write in said[:5]:
         print("  written in quiet:", write)
     bar(f"writes-in-{seconds:.0f}s-of-quiet", len(said), 0, "")
+    bar("processor-in-quiet-of-both-operators", 100 * computed / seconds, QUIET_PERCENT, "%")
 
 
 def reactions(world: ClusterWorld) -> None:
@@ -269,7 +276,7 @@ def main() -> None:
         cluster.close(cluster.node_names[0])
         with tenant(site, "bench-thousand") as world:
             thousand(site, world)
-            quiet(cluster, given.quiet_seconds)
+            quiet(site, cluster, given.quiet_seconds)
             reactions(world)
             cluster.open(cluster.node_names[0])  # or an operator that is killed could not come back
             cluster.close(cluster.node_names[0])
