@@ -14,11 +14,14 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where the behaviours of both worlds are
 
-from cluster import GATEWAY_PORT, ROOT, CannotRun, Cluster, require_tools
+from cluster import GATEWAY_PORT, MODELS_IN_NODE, ROOT, CannotRun, Cluster, require_tools
 from installation import KUBECONFIG, built_images, prepare
+from release import MODELS_CLAIM, renew_volume, volume
 
 NODES = 2
 """The second one is closed until the tests that drain: most tests see one node."""
+FOR_A_PERSON = ("default", "team-a", "team-b")
+"""Namespaces that get a volume for models with `up`: those of the suite's class are made by hand."""
 
 
 SUITES = ("e2e/chart", "e2e/suite")
@@ -50,9 +53,13 @@ def _up() -> int:
     cluster = Cluster(nodes=NODES)
     if not cluster.exists():
         _create(cluster)
-    prepare(cluster.kubeconfig)
+    site = prepare(cluster.kubeconfig)
+    for namespace in FOR_A_PERSON:
+        renew_volume(site.kube, volume(namespace, MODELS_CLAIM, MODELS_IN_NODE))
     print(f"export KUBECONFIG={cluster.kubeconfig}")
-    print(f"# the gateway: http://127.0.0.1:{GATEWAY_PORT}/v1")
+    print(f"# the gateway: http://127.0.0.1:{GATEWAY_PORT}/v1 (no port-forward is needed)")
+    print(f"# volumes for models: in the namespaces {', '.join(FOR_A_PERSON)}")
+    print("# next: docs/kubernetes.md, 'A first token'")
     return 0
 
 

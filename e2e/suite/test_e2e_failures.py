@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from behaviours.behaviours_traffic import post, send, short
 from behaviours.behaviours_world import SCALING, model, until, wait
-from cluster_world import SMOLLM2, ClusterWorld
+from cluster_world import SMOLLM2, ClusterWorld, Site, tenant
 from kube import Kube
 
 
@@ -43,6 +43,34 @@ def test_model_when_it_cannot_be_scheduled_then_a_request_is_held_until_it_can(
     finally:
         kube.kubectl("label", "node", node, "headrace-e2e/room-")
         served.delete("waiting")
+
+
+def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_what_serves_goes_on(
+    served: ClusterWorld,
+) -> None:
+    wrong = {"requests": {"memory": "4Gi"}, "limits": {"memory": "2Gi"}}
+    served.apply(with_template("refused", resources=wrong))
+    assert "memory limit" in wait(served, "refused", "Refused")["message"]
+    assert "Warning" in served.describe("refused")
+    served.apply(with_template("refused"))
+    wait(served, "refused", "Running")
+    served.apply(with_template("refused", resources=wrong))
+    wait(served, "refused", "Refused")
+    assert post(served, "/completions", short("refused"))[0] == 200
+    served.delete("refused")
+
+
+def test_quota_when_it_leaves_no_room_then_its_words_are_told_until_there_is(kube: Kube, site: Site) -> None:
+    with tenant(site, "e2e-quota") as world:
+        quota = {
+            "metadata": {"name": "small", "namespace": world.namespace},
+            "spec": {"hard": {"requests.memory": "1Gi"}},
+        }
+        kube.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+        world.apply(with_template("large", resources={"requests": {"memory": "2Gi"}}))
+        assert "exceeded quota: small" in wait(world, "large", "Refused")["message"]
+        world.apply(with_template("large", resources={"requests": {"memory": "512Mi"}}))
+        wait(world, "large", "Running")
 
 
 @pytest.mark.parametrize(

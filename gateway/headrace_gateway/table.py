@@ -73,7 +73,9 @@ class Table:
             grant = self._grants.get(sha256(key).hexdigest())
         if grant is None:
             raise InvalidApiKey(
-                "the API key is not valid", hint="`headrace keys list` shows keys by name; a lost one is replaced"
+                "the API key is not valid",
+                hint="Ask whoever gave it to you whether it was revoked; "
+                "`headrace keys list` shows the names of a local instance's keys",
             )
         return grant
 

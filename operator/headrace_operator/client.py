@@ -36,7 +36,7 @@ _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-NOT_FOUND, CONFLICT, INVALID, TOO_MANY = 404, 409, 422, 429
+FORBIDDEN, NOT_FOUND, CONFLICT, INVALID, TOO_MANY = 403, 404, 409, 422, 429
 _ERRORS, _SERVER_ERRORS = 400, 500
 
 
@@ -45,9 +45,11 @@ class ApiError(HeadraceError):
 
     reason = "ApiServer"
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, said: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.said = said or message
+        """What it said itself, without what it was asked."""
 
     @override
     def __str__(self) -> str:
@@ -204,7 +206,8 @@ class ApiServer:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
         if response.status >= _ERRORS:
-            raise ApiError(response.status, f"{method} {path}: {_message(raw)}")
+            said = _message(raw)
+            raise ApiError(response.status, f"{method} {path}: {said}", said=said)
         answer: Manifest = json.loads(raw)
         return answer
 

@@ -14,27 +14,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
 from headrace.control.naming import Names, grant_of
-from headrace.control.world import Changed
+from headrace.control.world import Changed, ChildRefused
 from headrace.errors import HeadraceError
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
-from headrace_operator.client import CONFLICT, INVALID, NOT_FOUND, ApiError, ApiServer
+from headrace_operator.client import CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, ApiError, ApiServer
 from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, ObjectKey, belongs, digest, digest_of
 from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
 
+REFUSALS = frozenset({FORBIDDEN, INVALID})
+"""What an API server answers, again and again, to what it (or a policy, a quota) does not allow."""
+REFUSED_SECONDS = 5.0
+"""What was refused is not asked for again before that."""
+
 
 class NotOurs(HeadraceError):
     """An object has the name of a child, and somebody else made it."""
 
-    http_status = 409
-    reason = "NotOurs"
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """That a child was refused."""
+
+    wanted: str
+    """Its digest."""
+    until: float
+    """Monotonic time before which it is not tried again."""
+    why: str
 
 
 class KubernetesWorld:
@@ -49,6 +63,8 @@ class KubernetesWorld:
         self._changed: list[Changed] = []
         self._applied: dict[ObjectKey, tuple[str, str]] = {}
         """By child: the digests of what was wanted, and of what was there then."""
+        self._refused: dict[ResourceKey, dict[ObjectKey, _Refusal]] = {}
+        """By resource: the children that were refused last."""
         self._status: dict[ResourceKey, tuple[str, str]] = {}
         """By resource: the same of its status."""
 
@@ -87,7 +103,7 @@ class KubernetesWorld:
         return dict(grant for secret in self.index.list("Secret") if (grant := grant_of(secret)) is not None)
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described."""
+        """Make the child be as described. Raises ChildRefused when the API server does not take it."""
         key = ObjectKey.of(child.manifest)
         wanted, entry = digest_of(child.manifest), self.index.entry(key)
         assert self._namespaces is not None
@@ -95,8 +111,20 @@ class KubernetesWorld:
         if entry is not None and self._applied.get(key) == (wanted, entry.digest):
             SKIPPED.inc()
             return
+        before = self._refused.get(owner, {}).get(key)
+        if before is not None and before.wanted == wanted and time.monotonic() < before.until:
+            raise ChildRefused(before.why)
         ours = entry is not None and belongs(entry.manifest, owner)
-        answer = await self._apply(owner, ALL[key.kind].path(key.namespace, key.name), child.manifest, ours=ours)
+        try:
+            answer = await self._apply(owner, ALL[key.kind].path(key.namespace, key.name), child.manifest, ours=ours)
+        except (ApiError, NotOurs) as error:
+            if isinstance(error, ApiError) and error.status not in REFUSALS:
+                raise
+            why = error.said if isinstance(error, ApiError) else str(error)
+            refusal = _Refusal(wanted, time.monotonic() + REFUSED_SECONDS, why)
+            self._refused.setdefault(owner, {})[key] = refusal
+            raise ChildRefused(why) from error
+        self._refused.pop(owner, None)
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))
 
@@ -205,6 +233,7 @@ class KubernetesWorld:
             self._tell(other)
         if before is None or now is None or before.uid != now.uid:
             self._status.pop(key, None)
+            self._refused.pop(key, None)
 
     def _tell_namespaces(self) -> None:
         """A namespace is needed while it has a model, and until the last pod of one has gone in good order."""

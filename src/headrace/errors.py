@@ -89,12 +89,14 @@ class SourceError(HeadraceError):
     """A model source could not be turned into a verified file."""
 
     http_status = 503
-    reason = "SourceUnreachable"
+    reason = "FetchFailed"
     exit_code = 10
 
 
 class SourceUnreachable(SourceError):
     """The bytes could not be had: no route, refused, timed out, not found, cut short. Trying again may heal it."""
+
+    reason = "SourceUnreachable"
 
 
 class SourceNotAllowed(SourceError):

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from headrace.api.validation import with_defaults
-from headrace.control.world import Changed
+from headrace.control.world import Changed, ChildRefused
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
@@ -70,6 +70,8 @@ class DictWorld:
         self.grants: dict[str, KeyGrant] = {}
         self.events: list[Event] = []
         self.broken = False
+        self.refused: set[str] = set()
+        """Kinds that are not taken."""
         self.applied = 0
         self._changed: list[Changed] = []
 
@@ -123,6 +125,8 @@ class DictWorld:
     async def apply(self, owner: ResourceKey, child: Child) -> None:
         if self.broken:
             raise OSError("the world is broken")
+        if child.key.kind in self.refused:
+            raise ChildRefused("spec.template: must be less than the limit")
         self.applied += 1
         status = self.children.get(child.key, {}).get("status")
         self.children[child.key] = child.manifest if status is None else {**child.manifest, "status": status}

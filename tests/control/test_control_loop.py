@@ -141,6 +141,22 @@ async def test_apply_when_it_fails_then_it_is_tried_again_and_others_are_not_hel
     await until(control.has_route, "the route is written when the world is mended")
 
 
+async def test_apply_when_a_child_is_refused_then_the_status_says_why_and_the_others_are_there(
+    control: Control,
+) -> None:
+    control.world.refused = {"Deployment"}
+    control.world.add()
+
+    async def told() -> bool:
+        return control.world.condition("WorkloadsReady").get("reason") == "Refused"
+
+    await until(told, "the condition says that it is refused")
+    assert "must be less than the limit" in control.world.condition("WorkloadsReady")["message"]
+    assert {key.kind for key in control.world.children} >= {"Job", "Service"}
+    assert await control.has_route()
+    assert [event.reason for event in control.world.events].count("Refused") == 1
+
+
 async def test_messages_when_they_are_no_messages_then_the_loop_goes_on(control: Control) -> None:
     for subject in (
         subjects.demand(*_names()),

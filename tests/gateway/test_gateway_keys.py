@@ -123,8 +123,8 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_door_when_the_key_is_wrong_then_the_error_names_the_command_that_lists_keys() -> None:
+async def test_door_when_the_key_is_wrong_then_the_error_says_whom_to_ask_and_what_lists_keys() -> None:
     keys = table()
     keys.set_key(DIGEST, GRANT)
-    with pytest.raises(InvalidApiKey, match="`headrace keys list`"):
+    with pytest.raises(InvalidApiKey, match=r"Ask whoever gave it to you.*; `headrace keys list` shows"):
         keys.authenticate(b"Bearer wrong")

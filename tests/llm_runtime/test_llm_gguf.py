@@ -101,8 +101,15 @@ def test_real_model_when_cut_then_the_error_says_so(tmp_path: Path, smollm2_path
     cut = tmp_path / "cut.gguf"
     with smollm2_path.open("rb") as file:
         cut.write_bytes(file.read(5_000_000))
-    with pytest.raises(InvalidModel, match="it was cut"):
+    with pytest.raises(InvalidModel, match=r"it was cut\. Fetch the model again"):
         GGUFFile(cut)
+
+
+def test_file_when_it_is_no_gguf_then_the_error_points_at_the_source(tmp_path: Path) -> None:
+    page = tmp_path / "page.gguf"
+    page.write_text("<!DOCTYPE html>")
+    with pytest.raises(InvalidModel, match=r"begin with GGUF\. Check spec\.model\.source\.uri: a GGUF file is needed$"):
+        GGUFFile(page)
 
 
 def test_file_when_it_has_tensors_that_nothing_computes_with_then_it_is_refused_by_their_name(small: Path) -> None:

@@ -8,10 +8,12 @@ import pytest
 from operator_room.operator_api import RecordingApi
 
 from headrace.api import vocabulary as v
+from headrace.control.world import ChildRefused
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
-from headrace_operator.client import CONFLICT, INVALID, ApiError, ApiServer
+from headrace_operator import world as world_module
+from headrace_operator.client import CONFLICT, FORBIDDEN, INVALID, ApiError, ApiServer
 from headrace_operator.namespaces import Namespaces
-from headrace_operator.world import KubernetesWorld, NotOurs
+from headrace_operator.world import KubernetesWorld
 
 OWNER = ResourceKey("default", "smollm2")
 PATH = "/api/v1/namespaces/default/services/smollm2"
@@ -99,9 +101,37 @@ async def test_apply_when_the_name_is_somebody_elses_object_then_it_is_refused()
     made, api = world()
     api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "namespace": "default"}}
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
-    with pytest.raises(NotOurs, match="belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="belongs to somebody else"):
         await made.apply(OWNER, service())
     assert api.writes == []
+
+
+@pytest.mark.parametrize("status", [FORBIDDEN, INVALID])
+async def test_apply_when_it_is_refused_then_it_is_asked_for_again_after_a_while_or_when_it_is_another(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, api = world()
+    api.errors = [ApiError(status, "PATCH /api: exceeded quota", said="exceeded quota") for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(ChildRefused, match=r"^exceeded quota$"):
+            await made.apply(OWNER, service())
+    assert len(api.errors) == 2
+    with pytest.raises(ChildRefused):
+        await made.apply(OWNER, service(81))
+    assert len(api.errors) == 1
+    monkeypatch.setattr(world_module, "REFUSED_SECONDS", 0.0)
+    with pytest.raises(ChildRefused):
+        await made.apply(OWNER, service())
+    await made.apply(OWNER, service())
+    assert api.writes == [("apply", PATH)]
+
+
+async def test_apply_when_the_api_server_is_away_then_nothing_is_refused() -> None:
+    made, api = world()
+    api.errors = [ApiError(503, "later")]
+    with pytest.raises(ApiError):
+        await made.apply(OWNER, service())
+    await made.apply(OWNER, service())
 
 
 async def test_apply_when_our_own_object_lost_its_labels_then_it_is_forced() -> None:

@@ -55,6 +55,8 @@ class World:
     gateways: frozenset[str] = frozenset({"gw-1"})
     progress: FetchProgress | None = None
     names_taken: frozenset[str] = frozenset()
+    not_taken: dict[ChildKey, str] = field(default_factory=dict)
+    """What the cluster would not take, if it were wanted."""
     connected: bool = True
     room: int | None = None
     """How many runtime pods find a node; None: all."""
@@ -69,7 +71,7 @@ class World:
     # -- the rule, carried out -------------------------------------------------------------------------------
 
     def observed(self) -> Observed:
-        return Observed(children=self.children, pods=tuple(self.pods.values()), names_taken=self.names_taken)
+        return Observed(self.children, tuple(self.pods.values()), self.names_taken, self.not_taken)
 
     def signals(self) -> Signals:
         return Signals(
@@ -98,6 +100,8 @@ class World:
         for key in self.children.keys() - wanted.keys():
             del self.children[key]
         for key, manifest in wanted.items():
+            if key in self.not_taken:
+                continue
             status = self.children.get(key, {}).get("status")
             self.children[key] = {**manifest, **({"status": status} if status else {})}
         self.manifest["status"] = outcome.status

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from reconcile.reconcile_world import World, serving_world, set_condition
+from reconcile.reconcile_world import World, resource, serving_world, set_condition
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.startup import PAUSE_SECONDS
+from headrace.reconcile.world import ChildKey
 
 
 def woken(**spec: object) -> tuple[World, str]:
@@ -172,3 +173,77 @@ def test_pod_that_is_being_deleted_when_looked_at_then_it_counts_for_nothing() -
     outcome = world.decide()
     assert outcome.routable_pods == frozenset()
     assert outcome.status["replicas"] == 0
+
+
+def refusing(world: World, kind: str) -> ChildKey:
+    """Have the cluster refuse the first child of a kind that the rule wants now."""
+    key = next(child.key for child in world.decide().children if child.key.kind == kind)
+    world.not_taken[key] = "spec.template: must be less than or equal to memory limit"
+    return key
+
+
+@pytest.mark.parametrize("spec", [{"replicas": 1}, {"scaling": {"maxReplicas": 1}}])
+def test_deployment_when_the_cluster_refuses_it_then_its_words_are_in_every_condition(spec: dict[str, object]) -> None:
+    world = World(manifest=resource(**spec))
+    key = refusing(world, "Deployment")
+    world.look()
+    world.fetch()
+    world.look()
+    for condition in (v.READY, v.WORKLOADS_READY):
+        assert world.says(condition) == ("False", v.REFUSED)
+        assert f"{key.name}: spec.template: must be less" in world.condition(condition)["message"]
+    assert world.refused() == v.REFUSED
+    assert [event.type for event in world.events if event.reason == v.REFUSED] == ["Warning"]
+    world.not_taken.clear()
+    world.calm()
+    assert world.says(v.READY)[0] == "True"
+    assert world.refused() is None
+
+
+def test_deployment_when_refused_in_a_rollout_then_the_old_revision_serves_on_and_scales() -> None:
+    world = serving_world(replicas=1)
+    (old,) = world.revisions()
+    world.apply(template={"env": [{"name": "A", "value": "B"}]}, replicas=2)
+    refusing(world, "Deployment")
+    world.calm()
+    assert world.revisions() == {old: 2}
+    assert world.says(v.READY) == ("False", v.REFUSED)
+    assert world.refused() is None
+
+
+def test_service_when_refused_beside_pods_that_serve_then_it_is_told_and_they_serve_on() -> None:
+    world = serving_world(replicas=1)
+    refusing(world, "Service")
+    world.calm()
+    assert world.says(v.READY) == ("False", v.REFUSED)
+    assert world.refused() is None
+    assert len(world.runtimes()) == 1
+
+
+def test_job_when_refused_then_it_is_the_source_that_is_not_there() -> None:
+    world = World(manifest=resource(replicas=1))
+    refusing(world, "Job")
+    world.look()
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.REFUSED)
+    assert world.says(v.READY) == ("False", v.REFUSED)
+
+
+def test_pods_when_a_quota_refuses_them_then_its_words_are_in_the_condition_until_there_is_one() -> None:
+    world, pod = woken()
+    deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
+    world.pods.pop(pod)
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small, requested: memory=8Gi"}
+    deployment["status"] = {"conditions": [failure]}
+    assert world.decide().status["conditions"][0]["reason"] == v.REFUSED
+    assert "exceeded quota: small" in world.decide().status["conditions"][0]["message"]
+    deployment["status"] = {"conditions": []}
+    assert world.decide().status["conditions"][0]["reason"] == v.STARTING
+
+
+def test_request_when_there_is_no_room_for_the_model_then_its_stage_says_so() -> None:
+    world, pod = woken()
+    world.no_room(pod)
+    outcome = world.look()
+    assert outcome.route is not None
+    assert (outcome.route.stage, outcome.route.unavailable) == ("unschedulable", None)

@@ -180,6 +180,14 @@ class Faults(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.children)
     @rule(pick=picks)
+    def cluster_refuses(self, pick: int) -> None:
+        """From now on it does not take one of the children that are wanted."""
+        wanted = sorted(child.key for child in self.world.decide().children)
+        if wanted:
+            self.world.not_taken[wanted[pick % len(wanted)]] = "it may not be"
+
+    @precondition(lambda self: self.world.children)
+    @rule(pick=picks)
     def somebody_deletes_a_child(self, pick: int) -> None:
         del self.world.children[sorted(self.world.children)[pick % len(self.world.children)]]
 
@@ -196,6 +204,7 @@ class Faults(RuleBasedStateMachine):
         world = self.world
         world.connected, world.gateways, world.demand = True, frozenset({"gw-1"}), {}
         world.names_taken, world.room, world.lingers = frozenset(), None, False
+        world.not_taken.clear()
         world.depart()
         for pod in list(world.pods.values()):
             pod["status"]["conditions"] = [c for c in pod["status"]["conditions"] if c["type"] != "PodScheduled"]

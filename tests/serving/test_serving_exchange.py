@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from headrace import headers
+from headrace.api import vocabulary as v
+from headrace.errors import HeadraceError
 from headrace.serving import exchange
 from headrace.serving.errors import Draining
-from headrace.serving.exchange import Endpoints, Exchange
+from headrace.serving.exchange import Endpoints, Exchange, error_body
 
 Message = MutableMapping[str, Any]
 
@@ -91,3 +94,21 @@ async def test_handler_when_it_fails_in_a_stream_then_the_stream_ends_with_the_e
     event, end, rest = last["body"].decode().split("\n\n")
     assert json.loads(event.removeprefix("data: "))["error"]["code"] == "draining"
     assert (end, rest, last["more_body"]) == ("data: [DONE]", "", False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (v.OOM_KILLED, "oom_killed"),
+        (v.NAME_TAKEN, "name_taken"),
+        (v.STARTUP_DEADLINE_EXCEEDED, "startup_deadline_exceeded"),
+        (v.NO_CAPACITY_FOR_SURGE, "no_capacity_for_surge"),
+        (v.SUSPENDED, "suspended"),
+        (headers.INVALID_API_KEY, "invalid_api_key"),
+    ],
+)
+def test_error_when_it_has_a_reason_then_its_code_is_that_in_snake_case(reason: str, code: str) -> None:
+    error = HeadraceError("it failed")
+    error.reason = reason
+
+    assert error_body(error)["error"]["code"] == code

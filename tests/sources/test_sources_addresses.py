@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -52,6 +53,18 @@ def test_check_of_an_inside_address_then_refuses(address: str) -> None:
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.168.1.1", "fd00::1", "93.184.215.14"])
 def test_check_of_a_private_or_public_address_then_allows(address: str) -> None:
     _check(address, "host", allow_loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("169.254.169.254", "169.254.169.254 is an address of this machine"),
+        ("metadata.test", "metadata.test is 169.254.169.254, an address of this machine"),
+    ],
+)
+def test_check_when_it_refuses_then_says_the_address_once(host: str, says: str) -> None:
+    with pytest.raises(SourceNotAllowed, match=f"^{re.escape(says)}"):
+        _check("169.254.169.254", host, allow_loopback=False)
 
 
 def test_fetch_behind_a_proxy_then_lets_it_resolve_and_tells_it_who_asks(

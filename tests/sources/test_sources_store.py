@@ -196,6 +196,7 @@ def test_fetch_when_the_model_directory_is_a_file_then_names_it(fetcher: Fetcher
     outcome = fetcher.fetch(original.as_uri())
 
     assert outcome.code == 10
+    assert outcome.said["reason"] == "FetchFailed"
     assert "cannot write to" in outcome.said["message"]
 
 

@@ -91,7 +91,9 @@ class GGUFFile:
 
     def _parse(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         if self._take(4) != MAGIC:
-            raise self._invalid("it does not begin with GGUF")
+            raise self._invalid(
+                "it does not begin with GGUF", hint="Check spec.model.source.uri: a GGUF file is needed"
+            )
         version = self._scalar("<I")
         if version not in VERSIONS:
             raise self._invalid(f"version {version} is not one of {VERSIONS}")
@@ -169,5 +171,5 @@ class GGUFFile:
         self._at += size
         return self._map[self._at - size : self._at]
 
-    def _invalid(self, why: str) -> InvalidModel:
-        return InvalidModel(f"{self.path.name} is not a valid GGUF file: {why}", hint="Fetch the model again")
+    def _invalid(self, why: str, *, hint: str = "Fetch the model again") -> InvalidModel:
+        return InvalidModel(f"{self.path.name} is not a valid GGUF file: {why}", hint=hint)

@@ -84,6 +84,8 @@ CRASH_LOOP = "CrashLoop"
 OOM_KILLED = "OOMKilled"
 UNSCHEDULABLE = "Unschedulable"
 IMAGE_PULL_FAILED = "ImagePullFailed"
+REFUSED = "Refused"
+"""The cluster refuses a child, or its pods (a field that only an API server knows to be wrong, a quota, a policy)."""
 STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
 # Routable
 ADMITTED = "Admitted"

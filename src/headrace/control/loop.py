@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import nats.errors
 from nats.aio.client import Client
@@ -21,7 +21,7 @@ from headrace.control.buckets import BucketWriter
 from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOURCES
 from headrace.control.signals import SignalHub
 from headrace.control.spokesman import Spokesman, brought_pods
-from headrace.control.world import World
+from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation
@@ -46,6 +46,8 @@ class _Known:
 
     memory: Memory | None = None
     failures: int = 0
+    refused: dict[ChildKey, str] = field(default_factory=dict)
+    """Why the world did not take a child when it was last applied."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -203,19 +205,32 @@ class ControlLoop:
         if resource is None:
             await self._forget(key)
             return None
-        observed = self._world.observe(key)
+        observed = replace(self._world.observe(key), refused=known.refused)
         self._signals.forget_pods(key, _runtime_pods(observed))
         await self._spokesman.tell(key, brought_pods(resource, observed))
-        outcome = reconcile(resource, observed, self._signals.signals(key), self._settings, known.memory)
+        signals = self._signals.signals(key)
+        outcome = reconcile(resource, observed, signals, self._settings, known.memory)
+        refused = await self._apply(key, outcome)
+        if refused != known.refused:
+            known.refused = refused
+            outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
         await self._carry_out(key, observed, outcome)
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
         return outcome.requeue_seconds
 
-    async def _carry_out(self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory]) -> None:
-        """Children first: a wake waits for nothing else. Memory is kept only when all of it succeeded."""
+    async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> dict[ChildKey, str]:
+        """Apply the children, a wake waits for nothing else; return why which were refused. The others are applied."""
+        refused = {}
         for child in outcome.children:
-            await self._world.apply(key, child)
+            try:
+                await self._world.apply(key, child)
+            except ChildRefused as error:
+                refused[child.key] = str(error)
+        return refused
+
+    async def _carry_out(self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory]) -> None:
+        """Carry out the rest. Memory is kept only when all of it succeeded."""
         self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
         await self._world.set_routable(key, outcome.routable_pods)
         wanted = {child.key for child in outcome.children}

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from headrace.api.vocabulary import REFUSED
+from headrace.errors import HeadraceError
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
+
+
+class ChildRefused(HeadraceError):
+    """The world does not take a child as it was described, and will not until something is changed."""
+
+    http_status = 422
+    reason = REFUSED
+
 
 Changed = Callable[[ResourceKey | None], None]
 """Called when a resource, one of its children or pods changed; with None when API keys changed."""
@@ -31,7 +41,7 @@ class World(Protocol):
         """Return what each API key opens, by the SHA-256 (hex) of the key."""
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described. Nothing happens when it already is."""
+        """Make the child be as described. Nothing happens when it already is. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child and its pods, with their grace period. Nothing happens when it is gone."""

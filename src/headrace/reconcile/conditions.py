@@ -37,6 +37,7 @@ WARNINGS = frozenset(
         v.OOM_KILLED,
         v.UNSCHEDULABLE,
         v.IMAGE_PULL_FAILED,
+        v.REFUSED,
         v.STARTUP_DEADLINE_EXCEEDED,
         v.NO_CAPACITY_FOR_SURGE,
     }

@@ -30,6 +30,8 @@ class Findings:
     pods: tuple[RuntimePod, ...]
     rollout: Rollout
     startup: StartupWatch
+    refused: Failure | None
+    """Why the cluster does not take what belongs to the wanted revision."""
     lacking: float | None
     """Since when the wanted revision finds no room, on the monotonic clock."""
     taken_back: str
@@ -38,7 +40,7 @@ class Findings:
     @property
     def failure(self) -> Failure | None:
         """Why the wanted revision does not start."""
-        return why_failing(self.revision, self.pods, self.startup)
+        return self.refused or why_failing(self.revision, self.pods, self.startup)
 
     @property
     def revision(self) -> str:
@@ -87,6 +89,17 @@ def existing_replicas(observed: Observed) -> int:
 def replicas_of(deployment: Manifest) -> int:
     """Return how many replicas a Deployment asks for."""
     return int(deployment["spec"].get("replicas", 0))
+
+
+def refusal_of(revision: str, observed: Observed) -> Failure | None:
+    """Return why the cluster refuses a revision's Deployment, its pods, or what all revisions share."""
+    for key, message in sorted(observed.refused.items()):
+        if key.kind != "Deployment" or key.name.endswith(f"-{revision}"):
+            return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
+    for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
+        if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
+            return Failure(v.REFUSED, f"the cluster refuses the pods: {condition.get('message', '')}")
+    return None
 
 
 def why_failing(revision: str, pods: tuple[RuntimePod, ...], startup: StartupWatch) -> Failure | None:

@@ -19,6 +19,7 @@ from headrace.reconcile.findings import (
     Findings,
     deployments,
     existing_replicas,
+    refusal_of,
     replicas_of,
     taken_back_for,
     weights,
@@ -203,7 +204,8 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         startup = watch_startup(memory.startup, revision, pods, now, deadline)
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
-    failure = why_failing(revision, pods, startup)
+    refused = refusal_of(revision, observed)
+    failure = refused or why_failing(revision, pods, startup)
     taken_back = taken_back_for(resource, revision, failure, observed, look.before)
     leaving = leaving_revisions(observed)
     lacking = lacking_since(memory.lacking, now, lacks=lacks_room(revision, pods, leaving))
@@ -224,7 +226,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     if scene.no_room:
         lacking = now  # one step; the next one waits as long again
     return Findings(
-        resource, look.before, look.signals, source, wanted, pods, plan(scene), startup, lacking, taken_back
+        resource, look.before, look.signals, source, wanted, pods, plan(scene), startup, refused, lacking, taken_back
     )
 
 
@@ -287,7 +289,8 @@ def _requeue(found: Findings, ready: Condition) -> float | None:
     if found.wanted.off is not None:
         return None
     if not demanded and _waits_for_news(found):
-        return STEADY_REQUEUE_SECONDS if found.source.failed else None  # a fetch recovers by going on for a while
+        # A fetch recovers by going on for a while, and a cluster that refuses something may take it later.
+        return STEADY_REQUEUE_SECONDS if found.source.failed or found.refused is not None else None
     moving = found.rollout.rolling and not found.stays_canary
     if ready.status != "True" or moving or (demanded and found.wanted.scale is not None):
         return WORKING_REQUEUE_SECONDS

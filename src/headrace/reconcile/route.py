@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ColdStart
-from headrace.api.vocabulary import ENGINE_MODEL_ANNOTATION, PUBLIC_NAME_ANNOTATION
 from headrace.reconcile.conditions import clipped
 from headrace.reconcile.findings import Findings, deployments
 from headrace.reconcile.rollout import only_fails
@@ -41,10 +41,10 @@ def engines(observed: Observed) -> tuple[Engine, ...]:
         Engine(
             revision=revision,
             readiness_path=manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"],
-            model_name=manifest["metadata"]["annotations"][ENGINE_MODEL_ANNOTATION] or None,
+            model_name=manifest["metadata"]["annotations"][v.ENGINE_MODEL_ANNOTATION] or None,
         )
         for revision, manifest in deployments(observed).items()
-        if ENGINE_MODEL_ANNOTATION in manifest["metadata"].get("annotations", {})
+        if v.ENGINE_MODEL_ANNOTATION in manifest["metadata"].get("annotations", {})
     )
 
 
@@ -63,7 +63,7 @@ def _public_name(found: Findings, observed: Observed) -> str:
     """A changed name is known to the gateways from when the pods that serve it take the requests."""
     serving = deployments(observed).get(found.rollout.serving) if found.taking_over else None
     annotations = serving["metadata"].get("annotations", {}) if serving is not None else {}
-    return str(annotations.get(PUBLIC_NAME_ANNOTATION, found.resource.public_name))
+    return str(annotations.get(v.PUBLIC_NAME_ANNOTATION, found.resource.public_name))
 
 
 def _unavailable(found: Findings) -> Unavailable | None:
@@ -84,6 +84,8 @@ def _unavailable(found: Findings) -> Unavailable | None:
 def _stage(found: Findings) -> str:
     if found.routable(found.rollout.serving):
         return ""
+    if v.UNSCHEDULABLE in (found.source.condition.reason, found.failure.reason if found.failure is not None else ""):
+        return "unschedulable"
     if not found.taking_over and not found.source.cached:
         return "fetching"
     return "starting" if found.wanted.replicas else ""

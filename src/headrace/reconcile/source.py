@@ -53,6 +53,9 @@ def observe_source(
     uri = redacted(source.uri)
     manifest = observed.children.get(job)
     if manifest is None:
+        if (refused := observed.refused.get(job)) is not None:
+            message = f"the cluster refuses the Job {job.name}: {refused}"
+            return SourceState(_condition("False", v.REFUSED, message), recorded)
         return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
     pod = _newest_pod(job.name, observed)
     report = _report(pod)

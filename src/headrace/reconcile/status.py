@@ -164,7 +164,7 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
             return said("False", cause.reason, f"revision {found.revision}: {cause.message}; {serves_on}")
         if not found.stays_canary:
             return said("Unknown", v.ROLLING_OUT, f"revision {found.revision} is on its way; {serves_on}")
-    if found.wanted.replicas == 0:
+    if found.wanted.replicas == 0 and found.refused is None:
         return _ready_at_zero(found)
     for condition in (workloads, routable):
         if condition.reason == v.WAITING_FOR_MODEL:

@@ -48,7 +48,8 @@ CLIENT_CLOSED_REQUEST = 499
 DONE = b"data: [DONE]\n\n"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word of a reason begins: OOM|Killed, Name|Taken."""
 _SERVER_ERROR = 500
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -170,7 +170,8 @@ def _check(address: str, host: str, *, allow_loopback: bool) -> None:
     ip = _reached(ipaddress.ip_address(address.partition("%")[0]))
     inside = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast
     if inside and not (allow_loopback and ip.is_loopback):
-        raise SourceNotAllowed(f"{host} is {ip}, an address of this machine or its link", hint="Use another host")
+        found = f"{host} is" if host == str(ip) else f"{host} is {ip},"
+        raise SourceNotAllowed(f"{found} an address of this machine or its link", hint="Use another host")
 
 
 def _reached(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

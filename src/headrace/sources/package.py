@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from headrace.errors import SourceError, SourceUnreachable
 from headrace.sources.transfer import Progress, Transfer, write_failed
@@ -177,6 +177,8 @@ def _member(archive: zipfile.ZipFile, parts: PackageUri, wheel: str) -> zipfile.
     for info in files:
         if info.filename == parts.member:
             return info
-    by_size = [info.filename for info in sorted(files, key=lambda info: -info.file_size)[:1000]]
-    similar = difflib.get_close_matches(parts.member, by_size, n=3) or by_size[:3]
+    by_size = [info.filename for info in sorted(files, key=lambda info: -info.file_size)]
+    extension = PurePosixPath(parts.member).suffix
+    eligible = ([name for name in by_size if name.endswith(extension)] or by_size)[:1000]
+    similar = difflib.get_close_matches(parts.member, eligible, n=3) or eligible[:3]
     raise SourceUnreachable(f"{wheel} has no file {parts.member}", hint=f"Did you mean {' or '.join(similar)}?")

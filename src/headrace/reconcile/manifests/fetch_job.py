@@ -21,6 +21,8 @@ CA_VOLUME = "ca"
 CA_DIRECTORY = "/etc/headrace/ca"
 CA_KEY = "ca.crt"
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
+RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+"""Files are streamed. They are said because a namespace with a quota takes no pod that says none."""
 BACKOFF_LIMIT = 1_000_000
 """A source that fails is tried for as long as it is wanted; the kubelet's back-off (10 s to 5 min) paces it."""
 
@@ -51,6 +53,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
             {"name": environment.SOURCE_URI, "value": source.uri},
             *({"name": name, "value": value} for name, value in settings.fetch_env),
         ],
+        "resources": RESOURCES,
         "securityContext": RESTRICTED,
     }
     pod = pod_basics(resource, settings, container, writes=claim_of(source.uri) is None)
