@@ -152,9 +152,11 @@ def settled(kube: Kube, namespace: str) -> bool:
 def quiet(site: Site, cluster: Cluster, seconds: float) -> None:
     """Nothing happens: nothing is written, and next to nothing computed."""
     until(lambda: not list(writes(cluster, time.time() - 10)), "the operators come to rest", pause=2.0)
-    since, computed = time.time(), sum(process_figures(site, "process_cpu_seconds_total"))
+    since, before = time.time(), process_figures(site, "process_cpu_seconds_total")
     time.sleep(seconds)
-    computed = sum(process_figures(site, "process_cpu_seconds_total")) - computed
+    after = process_figures(site, "process_cpu_seconds_total")
+    assert all(now >= then for now, then in zip(after, before, strict=True)), "an operator was started again"
+    computed = sum(after) - sum(before)
     said = list(writes(cluster, since))
     for write in said[:5]:
         print("  written in quiet:", write)

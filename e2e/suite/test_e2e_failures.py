@@ -62,14 +62,12 @@ def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_wha
 
 def test_quota_when_it_leaves_no_room_then_its_words_are_told_until_there_is(kube: Kube, site: Site) -> None:
     with tenant(site, "e2e-quota") as world:
-        quota = {
-            "metadata": {"name": "small", "namespace": world.namespace},
-            "spec": {"hard": {"requests.memory": "1Gi"}},
-        }
-        kube.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+        metadata = {"name": "small", "namespace": world.namespace}
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
+        kube.apply({**quota, "spec": {"hard": {"requests.memory": "1Gi"}}})
         world.apply(with_template("large", resources={"requests": {"memory": "2Gi"}}))
         assert "exceeded quota: small" in wait(world, "large", "Refused")["message"]
-        world.apply(with_template("large", resources={"requests": {"memory": "512Mi"}}))
+        kube.apply({**quota, "spec": {"hard": {"requests.memory": "9Gi"}}})
         wait(world, "large", "Running")
 
 

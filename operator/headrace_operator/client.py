@@ -36,7 +36,7 @@ _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-FORBIDDEN, NOT_FOUND, CONFLICT, INVALID, TOO_MANY = 403, 404, 409, 422, 429
+BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, INVALID, TOO_MANY = 400, 403, 404, 409, 422, 429
 _ERRORS, _SERVER_ERRORS = 400, 500
 
 

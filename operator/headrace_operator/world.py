@@ -23,14 +23,14 @@ from headrace.errors import HeadraceError
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
-from headrace_operator.client import CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, ApiError, ApiServer
+from headrace_operator.client import BAD_REQUEST, CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, ApiError, ApiServer
 from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, ObjectKey, belongs, digest, digest_of
 from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
 
-REFUSALS = frozenset({FORBIDDEN, INVALID})
+REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, INVALID})
 """What an API server answers, again and again, to what it (or a policy, a quota) does not allow."""
 REFUSED_SECONDS = 5.0
 """What was refused is not asked for again before that."""
@@ -124,7 +124,7 @@ class KubernetesWorld:
             refusal = _Refusal(wanted, time.monotonic() + REFUSED_SECONDS, why)
             self._refused.setdefault(owner, {})[key] = refusal
             raise ChildRefused(why) from error
-        self._refused.pop(owner, None)
+        self._refused.get(owner, {}).pop(key, None)
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))
 

@@ -23,6 +23,8 @@ from headrace.routes import KeyGrant, Route
 
 ROUTE = f"{KEY.namespace}.{KEY.name}"
 
+CHILDREN = {"Deployment", "Job", "NetworkPolicy", "Service", "ServiceAccount"}
+
 
 class Control:
     """A running loop, its world and its broker."""
@@ -40,7 +42,8 @@ class Control:
             name="reconciler",
             on_reconnect=lambda: self.loop.reconnected(),  # noqa: PLW0108 - the loop is made after the client
         )
-        self.loop = ControlLoop(self.world, self.client, Settings("http://gateway", self.broker.url, "/models"))
+        settings = Settings("http://gateway", self.broker.url, "/models", platform_namespace="ours")
+        self.loop = ControlLoop(self.world, self.client, settings)
         self._running = asyncio.create_task(self.loop.run())
 
     async def stop(self) -> None:
@@ -80,7 +83,7 @@ async def control() -> AsyncIterator[Control]:
 async def test_resource_when_added_then_its_children_and_its_route_are_there(control: Control) -> None:
     control.world.add()
     await until(control.has_route, "the route is written")
-    assert {key.kind for key in control.world.children} == {"Deployment", "Job", "Service"}
+    assert {key.kind for key in control.world.children} == CHILDREN
     route = await control.route()
     assert route is not None
     assert route.public_name == "smollm2-135m-instruct"
@@ -155,6 +158,22 @@ async def test_apply_when_a_child_is_refused_then_the_status_says_why_and_the_ot
     assert {key.kind for key in control.world.children} >= {"Job", "Service"}
     assert await control.has_route()
     assert [event.reason for event in control.world.events].count("Refused") == 1
+
+
+async def test_apply_when_what_guards_pods_is_refused_then_there_are_none_and_it_heals_without_news(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "REFUSED_SECONDS", 0.05)
+    control.world.refused = {"NetworkPolicy"}
+    control.world.add()
+    await until(control.has_route, "it was looked at")
+    assert "Deployment" not in {key.kind for key in control.world.children}
+    control.world.refused.clear()
+
+    async def heals() -> bool:
+        return "Deployment" in {key.kind for key in control.world.children}
+
+    await until(heals, "it is tried again")
 
 
 async def test_messages_when_they_are_no_messages_then_the_loop_goes_on(control: Control) -> None:

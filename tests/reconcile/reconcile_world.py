@@ -7,7 +7,7 @@ on a virtual clock.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,6 +57,8 @@ class World:
     names_taken: frozenset[str] = frozenset()
     not_taken: dict[ChildKey, str] = field(default_factory=dict)
     """What the cluster would not take, if it were wanted."""
+    refused_last: dict[ChildKey, str] = field(default_factory=dict)
+    """What it did not take of the last outcome."""
     connected: bool = True
     room: int | None = None
     """How many runtime pods find a node; None: all."""
@@ -71,7 +73,7 @@ class World:
     # -- the rule, carried out -------------------------------------------------------------------------------
 
     def observed(self) -> Observed:
-        return Observed(self.children, tuple(self.pods.values()), self.names_taken, self.not_taken)
+        return Observed(dict(self.children), tuple(self.pods.values()), self.names_taken, self.refused_last)
 
     def signals(self) -> Signals:
         return Signals(
@@ -95,15 +97,15 @@ class World:
 
     def look(self) -> Outcome[Memory]:
         """Ask the rule, and carry out what it says."""
+        before = self.observed()
         outcome = self.decide()
-        wanted = {child.key: child.manifest for child in outcome.children}
-        for key in self.children.keys() - wanted.keys():
+        refused = self._take(outcome)
+        if refused != self.refused_last:
+            self.refused_last = refused
+            told = replace(before, refused=refused)
+            outcome = reconcile(self.manifest, told, self.signals(), self.settings, self.memory)
+        for key in before.children.keys() - {child.key for child in outcome.children}:
             del self.children[key]
-        for key, manifest in wanted.items():
-            if key in self.not_taken:
-                continue
-            status = self.children.get(key, {}).get("status")
-            self.children[key] = {**manifest, **({"status": status} if status else {})}
         self.manifest["status"] = outcome.status
         for name, pod in self.pods.items():
             gate = "True" if name in outcome.routable_pods else "False"
@@ -112,6 +114,19 @@ class World:
         self.memory, self.outcome = outcome.memory, outcome
         self._controllers()
         return outcome
+
+    def _take(self, outcome: Outcome[Memory]) -> dict[ChildKey, str]:
+        """Apply the children as the loop does; return what was refused."""
+        refused: dict[ChildKey, str] = {}
+        for child in outcome.children:
+            if child.key.kind == "Deployment" and any(key.kind not in ("Service", "Job") for key in refused):
+                continue
+            if child.key in self.not_taken:
+                refused[child.key] = self.not_taken[child.key]
+                continue
+            status = self.children.get(child.key, {}).get("status")
+            self.children[child.key] = {**child.manifest, **({"status": status} if status else {})}
+        return refused
 
     def pass_time(self, seconds: float) -> Outcome[Memory]:
         """Look once a second for so long."""

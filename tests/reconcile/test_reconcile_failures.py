@@ -200,23 +200,65 @@ def test_deployment_when_the_cluster_refuses_it_then_its_words_are_in_every_cond
     assert world.refused() is None
 
 
-def test_deployment_when_refused_in_a_rollout_then_the_old_revision_serves_on_and_scales() -> None:
-    world = serving_world(replicas=1)
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {},
+        {"type": "Recreate"},
+        {"rollingUpdate": {"surge": "Never"}},
+        {"type": "Canary", "canary": {"percent": 50}},
+    ],
+)
+def test_deployment_when_refused_in_a_rollout_then_the_old_revision_serves_on_and_scales(
+    rollout: dict[str, object],
+) -> None:
+    world = serving_world(replicas=1, rollout=rollout)
     (old,) = world.revisions()
     world.apply(template={"env": [{"name": "A", "value": "B"}]}, replicas=2)
     refusing(world, "Deployment")
+    world.look()
+    assert world.revisions() in ({old: 1}, {old: 2})
     world.calm()
     assert world.revisions() == {old: 2}
+    assert len(world.runtimes(old)) == 2
     assert world.says(v.READY) == ("False", v.REFUSED)
     assert world.refused() is None
 
 
-def test_service_when_refused_beside_pods_that_serve_then_it_is_told_and_they_serve_on() -> None:
-    world = serving_world(replicas=1)
-    refusing(world, "Service")
+def test_deployment_when_refused_at_zero_then_a_request_wakes_the_old_revision() -> None:
+    world = serving_world(scaling={"maxReplicas": 1})
+    (old,) = world.revisions()
+    world.apply(template={"env": [{"name": "A", "value": "B"}]})
+    refusing(world, "Deployment")
+    world.look()
+    assert world.says(v.READY) == ("False", v.REFUSED)
+    world.ask(queued=1)
     world.calm()
+    assert world.revisions() == {old: 1}
+    assert world.refused() is None
+    assert world.weights() == {old: 100}
+
+
+def test_deployment_when_its_scaling_is_refused_then_the_pods_that_are_there_stay() -> None:
+    world = serving_world(replicas=1)
+    world.apply(replicas=3)
+    refusing(world, "Deployment")
+    world.calm()
+    assert len(world.runtimes()) == 1
     assert world.says(v.READY) == ("False", v.REFUSED)
     assert world.refused() is None
+
+
+@pytest.mark.parametrize("spec", [{"replicas": 1}, {"scaling": {"maxReplicas": 1}}])
+def test_service_when_refused_then_it_is_told_and_requests_are_answered(spec: dict[str, object]) -> None:
+    world = serving_world(**spec)
+    refusing(world, "Service")
+    world.look()
+    world.look()
+    assert world.says(v.READY) == ("False", v.REFUSED)
+    assert world.refused() is None
+    world.ask(queued=1)
+    world.calm()
     assert len(world.runtimes()) == 1
 
 
@@ -237,6 +279,9 @@ def test_pods_when_a_quota_refuses_them_then_its_words_are_in_the_condition_unti
     deployment["status"] = {"conditions": [failure]}
     assert world.decide().status["conditions"][0]["reason"] == v.REFUSED
     assert "exceeded quota: small" in world.decide().status["conditions"][0]["message"]
+    route = world.decide().route
+    assert route is not None
+    assert (route.stage, route.unavailable) == ("unschedulable", None), "requests wait for room"
     deployment["status"] = {"conditions": []}
     assert world.decide().status["conditions"][0]["reason"] == v.STARTING
 

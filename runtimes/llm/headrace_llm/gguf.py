@@ -92,7 +92,7 @@ class GGUFFile:
     def _parse(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         if self._take(4) != MAGIC:
             raise self._invalid(
-                "it does not begin with GGUF", hint="Check spec.model.source.uri: a GGUF file is needed"
+                "it does not begin with GGUF", hint="A GGUF file is needed: check the path, or spec.model.source.uri"
             )
         version = self._scalar("<I")
         if version not in VERSIONS:

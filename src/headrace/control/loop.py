@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from dataclasses import dataclass, field, replace
 
@@ -36,8 +37,11 @@ GATEWAY_LOOK_SECONDS = 1.0
 """How late the loop may notice that a gateway's presence has ended."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
+REFUSED_SECONDS = 5.0
+"""What is refused is tried again after that: a quota, a policy may have changed, and nobody tells."""
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
+_BEFORE_PODS = frozenset({"ServiceAccount", "NetworkPolicy", "Deployment"})
 
 
 @dataclass(slots=True)
@@ -212,17 +216,25 @@ class ControlLoop:
         outcome = reconcile(resource, observed, signals, self._settings, known.memory)
         refused = await self._apply(key, outcome)
         if refused != known.refused:
+            for child, why in refused.items():
+                log.warning("%s/%s: the %s %s is refused: %s", key.namespace, key.name, child.kind, child.name, why)
             known.refused = refused
             outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
         await self._carry_out(key, observed, outcome)
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
-        return outcome.requeue_seconds
+        return outcome.requeue_seconds if not refused else min(outcome.requeue_seconds or math.inf, REFUSED_SECONDS)
 
     async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> dict[ChildKey, str]:
-        """Apply the children, a wake waits for nothing else; return why which were refused. The others are applied."""
-        refused = {}
+        """Apply the children, a wake waits for nothing else; return why which were refused.
+
+        After that no Deployment is touched: pods may not come without what guards them, and what serves may not give
+        way to what is not taken. The rule, which is then told, decides anew.
+        """
+        refused: dict[ChildKey, str] = {}
         for child in outcome.children:
+            if any(earlier.kind in _BEFORE_PODS for earlier in refused) and child.key.kind == "Deployment":
+                continue
             try:
                 await self._world.apply(key, child)
             except ChildRefused as error:

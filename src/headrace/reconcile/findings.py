@@ -31,16 +31,13 @@ class Findings:
     rollout: Rollout
     startup: StartupWatch
     refused: Failure | None
-    """Why the cluster does not take what belongs to the wanted revision."""
+    """Why the cluster does not take a child, or pods of the wanted revision."""
+    failure: Failure | None
+    """Why the wanted revision does not start."""
     lacking: float | None
     """Since when the wanted revision finds no room, on the monotonic clock."""
     taken_back: str
     """The reason for which the wanted revision gets no requests as a canary any more; empty while it may."""
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why the wanted revision does not start."""
-        return self.refused or why_failing(self.revision, self.pods, self.startup)
 
     @property
     def revision(self) -> str:
@@ -92,18 +89,30 @@ def replicas_of(deployment: Manifest) -> int:
 
 
 def refusal_of(revision: str, observed: Observed) -> Failure | None:
-    """Return why the cluster refuses a revision's Deployment, its pods, or what all revisions share."""
+    """Return why the cluster refuses a child, those of other revisions left out, or a revision's pods."""
     for key, message in sorted(observed.refused.items()):
         if key.kind != "Deployment" or key.name.endswith(f"-{revision}"):
             return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
     for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
-            return Failure(v.REFUSED, f"the cluster refuses the pods: {condition.get('message', '')}")
+            # By a quota, most often: pods that go make room.
+            return Failure(v.REFUSED, f"the cluster refuses the pods: {condition.get('message', '')}", waiting=True)
     return None
 
 
-def why_failing(revision: str, pods: tuple[RuntimePod, ...], startup: StartupWatch) -> Failure | None:
-    """Return why a revision does not start: it was given up, or a pod of it fails."""
+def is_taken(revision: str, observed: Observed) -> bool:
+    """Whether the cluster takes a revision's Deployment, or has it already."""
+    refused = any(key.kind == "Deployment" and key.name.endswith(f"-{revision}") for key in observed.refused)
+    return not refused or revision in deployments(observed)
+
+
+def why_failing(
+    revision: str, observed: Observed, pods: tuple[RuntimePod, ...], startup: StartupWatch
+) -> Failure | None:
+    """Return why a revision does not start: it is refused, was given up, or a pod of it fails."""
+    refused = refusal_of(revision, observed)
+    if refused is not None and (refused.waiting or not is_taken(revision, observed)):
+        return refused
     failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)
     return startup.failure(revision) or next(failing, None)
 

@@ -19,6 +19,7 @@ from headrace.reconcile.findings import (
     Findings,
     deployments,
     existing_replicas,
+    is_taken,
     refusal_of,
     replicas_of,
     taken_back_for,
@@ -204,8 +205,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         startup = watch_startup(memory.startup, revision, pods, now, deadline)
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
-    refused = refusal_of(revision, observed)
-    failure = refused or why_failing(revision, pods, startup)
+    failure = why_failing(revision, observed, pods, startup)
     taken_back = taken_back_for(resource, revision, failure, observed, look.before)
     leaving = leaving_revisions(observed)
     lacking = lacking_since(memory.lacking, now, lacks=lacks_room(revision, pods, leaving))
@@ -217,7 +217,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         pods=pods,
         leaving=leaving,
         shares=weights(look.before),
-        can_start=has_file and startup.may_start(revision, now),
+        can_start=has_file and startup.may_start(revision, now) and is_taken(revision, observed),
         fails=failure is not None or bool(taken_back),
         settled=memory.moved is not None and now - memory.moved >= SETTLE_SECONDS,
         replacing=gives_way(look.before),
@@ -226,7 +226,18 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     if scene.no_room:
         lacking = now  # one step; the next one waits as long again
     return Findings(
-        resource, look.before, look.signals, source, wanted, pods, plan(scene), startup, refused, lacking, taken_back
+        resource=resource,
+        before=look.before,
+        signals=look.signals,
+        source=source,
+        wanted=wanted,
+        pods=pods,
+        rollout=plan(scene),
+        startup=startup,
+        refused=refusal_of(revision, observed),
+        failure=failure,
+        lacking=lacking,
+        taken_back=taken_back,
     )
 
 
@@ -243,9 +254,13 @@ def _moved(rollout: Rollout, memory: Memory, signals: Signals) -> float | None:
 
 
 def _deployments(found: Findings, observed: Observed, settings: Settings) -> Iterator[Child]:
-    """Yield the wanted revision's Deployment first: a wake waits for it alone (nothing is written before it then)."""
+    """Yield the wanted revision's Deployment first: a wake waits for it alone (nothing is written before it then).
+
+    And last when it was refused, so that it does not stand in the way of the others.
+    """
     present = deployments(observed)
-    for revision, replicas in found.rollout.replicas.items():
+    revisions = sorted(found.rollout.replicas.items(), key=lambda item: not is_taken(item[0], observed))
+    for revision, replicas in revisions:
         if revision == found.revision:
             yield deployment(found.resource, revision, replicas, settings)
         else:
@@ -289,8 +304,9 @@ def _requeue(found: Findings, ready: Condition) -> float | None:
     if found.wanted.off is not None:
         return None
     if not demanded and _waits_for_news(found):
-        # A fetch recovers by going on for a while, and a cluster that refuses something may take it later.
-        return STEADY_REQUEUE_SECONDS if found.source.failed or found.refused is not None else None
+        # A fetch recovers by going on for a while; gateways and the broker may have come back between two glances.
+        heard = found.signals.connected and found.signals.gateways
+        return STEADY_REQUEUE_SECONDS if found.source.failed or not heard else None
     moving = found.rollout.rolling and not found.stays_canary
     if ready.status != "True" or moving or (demanded and found.wanted.scale is not None):
         return WORKING_REQUEUE_SECONDS

@@ -21,11 +21,8 @@ class Failure:
 
     reason: str
     message: str
-
-    @property
-    def waiting(self) -> bool:
-        """Whether waiting is all that is needed: room may come, an autoscaler of nodes may make it."""
-        return self.reason == v.UNSCHEDULABLE
+    waiting: bool = False
+    """Whether waiting is all that is needed: room may come, an autoscaler of nodes may make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,8 @@ def never_began(pod: Manifest) -> Failure | None:
     """Return what keeps a pod from running at all: no room, no image, or something it refers to that is not there."""
     for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return Failure(v.UNSCHEDULABLE, str(condition.get("message") or "no node has room for the pod"))
+            message = str(condition.get("message") or "no node has room for the pod")
+            return Failure(v.UNSCHEDULABLE, message, waiting=True)
     for container in _containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
         reason = waiting.get("reason", "")

@@ -84,7 +84,8 @@ def _unavailable(found: Findings) -> Unavailable | None:
 def _stage(found: Findings) -> str:
     if found.routable(found.rollout.serving):
         return ""
-    if v.UNSCHEDULABLE in (found.source.condition.reason, found.failure.reason if found.failure is not None else ""):
+    waits = found.failure is not None and found.failure.waiting and not found.taking_over
+    if waits or found.source.condition.reason == v.UNSCHEDULABLE:
         return "unschedulable"
     if not found.taking_over and not found.source.cached:
         return "fetching"

@@ -58,7 +58,7 @@ def status(found: Findings, now: list[Condition], wake: Wake | None, settings: S
 
 
 def _workloads_ready(found: Findings) -> Condition:
-    """Whether the wanted number of runtime pods of the wanted revision run."""
+    """Whether the wanted number of runtime pods of the wanted revision run, and nothing of theirs is refused."""
 
     def said(status: Status, reason: str, message: str) -> Condition:
         return Condition(v.WORKLOADS_READY, status, reason, message)
@@ -66,8 +66,8 @@ def _workloads_ready(found: Findings) -> Condition:
     wanted, serving = found.rollout.aim, found.serving(found.revision)
     if found.wanted.off is not None:
         return said("False", found.wanted.off.reason, found.wanted.off.message)
-    if found.failure is not None:
-        return said("False", found.failure.reason, found.failure.message)
+    if (failure := found.failure or found.refused) is not None:
+        return said("False", failure.reason, failure.message)
     if found.wanted.replicas == 0:
         return said("False", v.IDLE, "at zero, because nobody asks")
     if serving >= wanted:
