@@ -173,9 +173,11 @@ async def main() -> None:
     for subject in json.loads(os.environ["PUBLISH"]):
         await client.publish(subject, b"{}")
         await client.flush()
+        await client.flush()  # the first one's PING may be sent before what was said
     for subject in json.loads(os.environ["SUBSCRIBE"]):
         await client.subscribe(subject)
         await client.flush()
+        await client.flush()  # the first one's PING may be sent before what was said
     await client.close()
     print(json.dumps(refused))
 

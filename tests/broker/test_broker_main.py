@@ -13,7 +13,7 @@ import nats.errors
 import pytest
 import pytest_asyncio
 from broker.broker_process import KEY, SECONDS, SECRETS, BrokerProcess, is_gone, until
-from nats.aio.client import Client
+from settle import settle
 
 from headrace.broker.config import GATEWAY
 from headrace.broker.passwords import runtime_password
@@ -38,12 +38,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[BrokerProcess]:
     if broker.process is not None and broker.process.returncode is None:
         broker.signal(signal.SIGKILL)
         await broker.ended()
-
-
-async def settle(client: Client) -> None:
-    """Return when the server has all that the client said (its flush's PING may precede what is buffered)."""
-    await client.flush()
-    await client.flush()
 
 
 async def heard_of(broker: BrokerProcess, namespace: str, said: list[str]) -> list[str]:

@@ -25,10 +25,10 @@ KEY = ResourceKey("default", "smollm2")
 SECONDS = 20.0
 
 
-async def until(look: Callable[[], Awaitable[bool]], what: str) -> None:
+async def until(look: Callable[[], Awaitable[bool]], what: str | Callable[[], str]) -> None:
     deadline = time.monotonic() + SECONDS
     while not await look():
-        assert time.monotonic() < deadline, f"not within {SECONDS} s: {what}"
+        assert time.monotonic() < deadline, f"not within {SECONDS} s: {what if isinstance(what, str) else what()}"
         await asyncio.sleep(0.02)
 
 

@@ -12,6 +12,7 @@ import pytest
 from control.control_world import KEY, Broker, until
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from settle import settle
 
 from headrace.api import vocabulary as v
 from headrace.control.spokesman import BroughtPod, Spokesman, brought_pods
@@ -58,7 +59,7 @@ class Ear:
         async def heard() -> bool:
             return self.states == list(states)
 
-        await until(heard, f"{states} are said; it was {self.states}")
+        await until(heard, lambda: f"{states} are said; it was {self.reports}")
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def broker() -> Any:
 async def ear(broker: Broker) -> AsyncIterator[Ear]:
     heard = Ear(await connect(broker.url, name="ear"))
     await heard.client.subscribe(subjects.ALL_REPLICAS, cb=heard.on_report)
-    await heard.client.flush()
+    await settle(heard.client)
     yield heard
     await heard.client.close()
 

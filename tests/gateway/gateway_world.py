@@ -25,6 +25,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
+from settle import settle
 
 from headrace import environment
 from headrace.broker.config import Credentials, Server, Users, render
@@ -285,7 +286,7 @@ class Replica:
         )
         assert self._client is not None
         await self._client.publish(subjects.replica(self.namespace, self.name, self.pod), report.encode())
-        await self._client.flush()
+        await settle(self._client)
 
     async def be_ready(self) -> None:
         await self.report(ReplicaState.READY)

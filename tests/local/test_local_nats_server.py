@@ -16,6 +16,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from settle import settle
 
 from headrace.broker.config import Credentials
 from headrace.control.buckets import BUCKETS
@@ -52,15 +53,6 @@ async def client_of(server: NatsServer, login: Credentials) -> AsyncIterator[Cli
         yield client
     finally:
         await client.close()
-
-
-async def settle(client: Client) -> None:
-    """Return when the broker has all that the client said.
-
-    A client's flush writes its PING before what is still in its buffer, so one is no barrier; by the second it is out.
-    """
-    await client.flush()
-    await client.flush()
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from nats.aio.msg import Msg
 from serving.serving_client import ask
 from serving.serving_echo import EchoSettings
+from settle import settle
 
 from headrace import environment
 from headrace.events import subjects
@@ -140,7 +141,7 @@ class Gateway:
     async def join(self, broker: Broker) -> None:
         self._client = await connect(broker.url, name=self.name)
         await self._client.subscribe(subjects.ALL_REPLICAS, cb=self._heard)
-        await self._client.flush()
+        await settle(self._client)
 
     async def solicit(self) -> None:
         await self._client.publish(subjects.SOLICIT)
@@ -149,7 +150,7 @@ class Gateway:
         since = self.reports[-1].started if started is None else started
         admission = Admission(gateway=self.name, pod=POD, started=since, state=state)
         assert await publish_quietly(self._client, subjects.admission(NAMESPACE, DEPLOYMENT, POD), admission)
-        await self._client.flush()
+        await settle(self._client)
 
     async def hears(self, state: ReplicaState, stage: str | None = None) -> ReplicaReport:
         def heard() -> bool:
