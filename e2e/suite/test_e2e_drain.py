@@ -78,8 +78,9 @@ def test_replicas_when_one_is_evicted_then_the_other_stays_until_it_is_replaced(
 
 
 def allowed(budget: Manifest | None) -> int:
-    """Return how many replicas may be evicted now."""
-    return int((budget or {}).get("status", {}).get("disruptionsAllowed", 0))
+    """Return how many replicas may be evicted now: both are there, or the budget still counts those of before."""
+    status = (budget or {}).get("status", {})
+    return int(status["disruptionsAllowed"]) if status.get("currentHealthy") == 2 else 0
 
 
 def evict(kube: Kube, pod: Manifest) -> int:
