@@ -41,7 +41,7 @@ crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
 bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE GOAL ok|short`
 	@$(BIN)/python bench/benches.py
 
-bench-operator: $(VENV)/.installed-dev ## measure the operator on a kind cluster of its own (35 minutes)
+bench-operator: $(VENV)/.installed-dev ## measure the operator on a kind cluster of its own (25 minutes)
 	@$(BIN)/python bench/bench_operator.py
 
 images: $(VENV)/.installed-dev ## build the container images (HEADRACE_BASE_IMAGE names another base); prints `name:tag`
