@@ -176,6 +176,27 @@ async def test_apply_when_what_guards_pods_is_refused_then_there_are_none_and_it
     await until(heals, "it is tried again")
 
 
+async def test_apply_when_what_guards_pods_is_refused_then_no_older_deployment_goes(control: Control) -> None:
+    control.world.add()
+    await until(control.has_route, "it was looked at")
+    (old,) = [key for key in control.world.children if key.kind == "Deployment"]
+    control.world.finish_fetch()
+    control.world.refused = {"NetworkPolicy"}
+    resource = control.world.resources[KEY]
+    resource["spec"]["template"] = {"env": [{"name": "A", "value": "B"}]}
+    resource["metadata"]["generation"] += 1
+    control.world.tell(KEY)
+
+    async def told() -> bool:
+        status = control.world.resources[KEY]["status"]
+        return bool(status["observedGeneration"] == resource["metadata"]["generation"])
+
+    await until(told, "it was looked at again")
+    await control.loop.settled()
+    assert control.world.condition("WorkloadsReady")["reason"] == "Refused"
+    assert old in control.world.children
+
+
 async def test_messages_when_they_are_no_messages_then_the_loop_goes_on(control: Control) -> None:
     for subject in (
         subjects.demand(*_names()),

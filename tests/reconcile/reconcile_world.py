@@ -7,6 +7,7 @@ on a virtual clock.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -105,7 +106,8 @@ class World:
             told = replace(before, refused=refused)
             outcome = reconcile(self.manifest, told, self.signals(), self.settings, self.memory)
         for key in before.children.keys() - {child.key for child in outcome.children}:
-            del self.children[key]
+            if key.kind != "Deployment" or not holds_pods(refused):
+                del self.children[key]
         self.manifest["status"] = outcome.status
         for name, pod in self.pods.items():
             gate = "True" if name in outcome.routable_pods else "False"
@@ -119,7 +121,7 @@ class World:
         """Apply the children as the loop does; return what was refused."""
         refused: dict[ChildKey, str] = {}
         for child in outcome.children:
-            if child.key.kind == "Deployment" and any(key.kind not in ("Service", "Job") for key in refused):
+            if child.key.kind == "Deployment" and holds_pods(refused):
                 continue
             if child.key in self.not_taken:
                 refused[child.key] = self.not_taken[child.key]
@@ -326,6 +328,10 @@ class World:
         route = self.outcome.route
         assert route is not None
         return route.unavailable.reason if route.unavailable is not None else None
+
+
+def holds_pods(refused: Iterable[ChildKey]) -> bool:
+    return any(key.kind in ("Deployment", "NetworkPolicy", "ServiceAccount") for key in refused)
 
 
 def going(pod: Manifest) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import nats.errors
@@ -220,7 +221,7 @@ class ControlLoop:
                 log.warning("%s/%s: the %s %s is refused: %s", key.namespace, key.name, child.kind, child.name, why)
             known.refused = refused
             outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
-        await self._carry_out(key, observed, outcome)
+        await self._carry_out(key, observed, outcome, keeps_pods=_holds_pods(refused))
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
         return outcome.requeue_seconds if not refused else min(outcome.requeue_seconds or math.inf, REFUSED_SECONDS)
@@ -233,7 +234,7 @@ class ControlLoop:
         """
         refused: dict[ChildKey, str] = {}
         for child in outcome.children:
-            if any(earlier.kind in _BEFORE_PODS for earlier in refused) and child.key.kind == "Deployment":
+            if child.key.kind == "Deployment" and _holds_pods(refused):
                 continue
             try:
                 await self._world.apply(key, child)
@@ -241,13 +242,16 @@ class ControlLoop:
                 refused[child.key] = str(error)
         return refused
 
-    async def _carry_out(self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory]) -> None:
+    async def _carry_out(
+        self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory], *, keeps_pods: bool
+    ) -> None:
         """Carry out the rest. Memory is kept only when all of it succeeded."""
         self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
         await self._world.set_routable(key, outcome.routable_pods)
         wanted = {child.key for child in outcome.children}
         for surplus in sorted(observed.children.keys() - wanted):
-            await self._world.delete(key, surplus)
+            if not (keeps_pods and surplus.kind == "Deployment"):
+                await self._world.delete(key, surplus)
         await self._world.write_status(key, outcome.status)
         for event in outcome.events:
             await self._world.record(key, event)
@@ -267,6 +271,11 @@ class ControlLoop:
 def _backoff_seconds(failures: int) -> float:
     """Return the wait after so many failures in a row. The exponent is bounded: no float holds two to the 1024."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, MAX_DOUBLINGS), LAST_BACKOFF_SECONDS)
+
+
+def _holds_pods(refused: Iterable[ChildKey]) -> bool:
+    """Whether one of these was refused that must be there before any pod comes or goes."""
+    return any(key.kind in _BEFORE_PODS for key in refused)
 
 
 def _route_key(key: ResourceKey) -> str:
