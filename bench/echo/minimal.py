@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
+
+from serving.serving_echo import EchoEngine
+
+from headrace.serving.engine import TextEngine
+from headrace.serving.lifecycle import Runtime, run
+from headrace.serving.openai.endpoints import OpenAIEndpoints
 
 
 def main() -> int:
@@ -14,13 +19,6 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     options, _ = parser.parse_known_args()
     model: str = options.served_model_name
-    gc.disable()  # as `headrace-llm` does
-    from serving.serving_echo import EchoEngine  # noqa: PLC0415 - and these, too, are its imports
-
-    from headrace.serving.engine import TextEngine  # noqa: PLC0415
-    from headrace.serving.lifecycle import Runtime, run  # noqa: PLC0415
-    from headrace.serving.openai.endpoints import OpenAIEndpoints  # noqa: PLC0415
-
     runtime: Runtime[TextEngine] = Runtime(
         model=model,
         load=lambda _progress: EchoEngine(0.0),
