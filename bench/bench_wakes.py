@@ -3,12 +3,13 @@
 Three kinds of wakes, each measured in turns with its measure, so that whatever disturbs this machine disturbs all:
 
 - A runtime that does nothing but live in our serving shell, and so announces itself on NATS. Its measure is a bare pod
-  of the same image and command, as anybody would write it, until its first 200 (`bare_pods.serving`).
+  of the same image and command, as anybody would write it, until its first 200 (`bare_pods.serving`). Told beside it,
+  without a bar: the same one with the models mounted, for which the kubelet takes its time.
 - A brought container that knows nothing of headrace. Its measure is a bare pod of its image and command, which starts
   sooner than the one above: both show up when the API server tells of them.
 - SmolLM2. Its measure is a pod of the runtime's image that ends at once, and a cold start of `headrace up`.
 
-`--kubeconfig` measures on a cluster that has headrace in it, and puts back what it changes.
+`--kubeconfig` measures on a cluster that has headrace in it.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ PAUSE_SECONDS = (0.5, 1.5)
 """Before each start, at random: the kubelet looks at its containers once a second, and no series may keep step."""
 IDLE_SECONDS = 2
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
-SHELL = ["headrace-llm", "serve", "none", "--served-model-name", "minimal", "--host", "0.0.0.0", "--port", "8000"]
+ENGINE_MODEL = "echo"
+ANNOUNCING = ["headrace-echo", ENGINE_MODEL]
 BROUGHT = ["python", "/echo/brought.py"]
-ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/minimal.py", "bench/echo/brought.py")
+ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/announcing.py", "bench/echo/brought.py")
 ECHO_ENGINE = "tests/serving/serving_echo.py"
 ANSWER = "answer"
 """The last stage of a wake for who asked."""
@@ -126,51 +128,51 @@ def pause() -> None:
     time.sleep(random.uniform(*PAUSE_SECONDS))
 
 
-def minimal(world: ClusterWorld) -> Manifest:
-    """Return a model whose runtime is `headrace-llm` of whatever image the release names: here the echo."""
-    world.put("echo", b"There is no model in here.")
-    return _resource("minimal", {"model": {"source": {"uri": world.uri("echo")}}})
+def container(image: str, command: list[str], *, announces: bool) -> Manifest:
+    """Return a spec's runtime."""
+    engine = {"image": image, "command": command, "modelName": ENGINE_MODEL, "announces": announces}
+    return {"type": "Container", "container": engine}
 
 
-def brought(image: str) -> Manifest:
-    """Return a model that is a container which knows nothing of headrace."""
-    runtime = {"type": "Container", "container": {"image": image, "command": BROUGHT}}
-    return _resource("brought", {"model": {}, "runtime": runtime})
-
-
-def _resource(name: str, spec: Manifest) -> Manifest:
+def apply(world: ClusterWorld, name: str, runtime: Manifest, model: Manifest) -> None:
+    """Make a model that rests as soon as nobody asks, and wait until it does."""
     scaling = {"minReplicas": 0, "maxReplicas": 1, "idleTimeoutSeconds": IDLE_SECONDS}
-    return {
-        "apiVersion": "headrace.dev/v1alpha1",
-        "kind": "ModelDeployment",
-        "metadata": {"name": name},
-        "spec": {**spec, "scaling": scaling, "template": {"resources": RESOURCES}},
-    }
+    spec = {"model": model, "runtime": runtime, "scaling": scaling, "template": {"resources": RESOURCES}}
+    world.apply(
+        {"apiVersion": "headrace.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": name}, "spec": spec}
+    )
+    rest(world, name)
 
 
 def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
     """Wakes of the smallest runtimes, and bare pods of them."""
-    world.apply(minimal(world))
-    world.apply(brought(image))
-    wake_minimal, wake_brought = Series("wake of a minimal runtime"), Series("wake of a brought container")
+    world.put("echo", b"There is no model in here.")
+    announcing = container(image, ANNOUNCING, announces=True)
+    apply(world, "minimal", announcing, {})
+    apply(world, "mounting", announcing, {"source": {"uri": world.uri("echo")}})
+    apply(world, "brought", container(image, BROUGHT, announces=False), {})
+    wakes = {
+        "minimal": Series("wake of a minimal runtime"),
+        "mounting": Series("wake of the same with the models mounted"),
+        "brought": Series("wake of a brought container"),
+    }
     bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the brought container")
-    rest(world, "minimal")
-    rest(world, "brought")
     with closing(Watches(world)) as watches, closing(Prober(node(world))) as prober:
         for _ in range(rounds):
-            for series, name in ((wake_minimal, "minimal"), (wake_brought, "brought")):
+            for name, series in wakes.items():
                 wake = woken(world, watches, name, name, stream=False)
                 series.add(wake, wake.stages[ANSWER])
                 rest(world, name)
-            for series, command in (*[(bare_minimal, SHELL)] * BARE_PODS, (bare_brought, BROUGHT)):
+            for series, command in (*[(bare_minimal, ANNOUNCING)] * BARE_PODS, (bare_brought, BROUGHT)):
                 pause()
-                container = {"image": image, "command": command, "resources": RESOURCES}
-                bare = serving(world, watches.pods, prober, container)
+                bare = serving(
+                    world, watches.pods, prober, {"image": image, "command": command, "resources": RESOURCES}
+                )
                 series.add(bare, bare.stages["200"])
-    for series in (bare_minimal, wake_minimal, bare_brought, wake_brought):
+    for series in (bare_minimal, *wakes.values(), bare_brought):
         series.tell()
-    bar("wake-minimal-over-bare-pod", wake_minimal.median / bare_minimal.median, 0.8, "")
-    bar("wake-brought-over-bare-pod", wake_brought.median / bare_brought.median, 1.15, "")
+    bar("wake-minimal-over-bare-pod", wakes["minimal"].median / bare_minimal.median, 0.8, "")
+    bar("wake-brought-over-bare-pod", wakes["brought"].median / bare_brought.median, 1.15, "")
 
 
 def smollm2(world: ClusterWorld, rounds: int) -> None:
@@ -232,20 +234,13 @@ def node(world: ClusterWorld) -> str:
 
 
 def measure(site: Site, rounds: int = ROUNDS, model_rounds: int = MODEL_ROUNDS) -> None:
-    """Measure on a cluster with headrace in it, whose runtime's image is the echo's for a while."""
+    """Measure on a cluster with headrace in it."""
     assert site.cluster is not None
-    image = echo_image(site.release.images["gateway"])
-    site.cluster.load([image], site.cluster.node_names[:1])
-    with_echo = Release(site.kube, {**site.release.images, "runtime": image})
     if rounds:
-        try:
-            with_echo.install()
-            with_echo.wait()
-            with tenant(site, "bench-echoes") as world:
-                echoes(world, image, rounds)
-        finally:
-            site.release.install()
-            site.release.wait()
+        image = echo_image(site.release.images["gateway"])
+        site.cluster.load([image], site.cluster.node_names[:1])
+        with tenant(site, "bench-echoes") as world:
+            echoes(world, image, rounds)
     if model_rounds:
         with tenant(site, "bench-smollm2") as world:
             smollm2(world, model_rounds)

@@ -107,7 +107,8 @@ class ServedModel:
 
     def is_spoken_for(self, replica: Replica) -> bool:
         """Whether the replica knows nothing of us, and the loop speaks for it."""
-        return self._engine(replica) is not None
+        engine = self._engine(replica)
+        return engine is not None and not engine.announces
 
     def readiness_path(self, replica: Replica) -> str:
         """Return what the replica answers with 200 when it can serve."""

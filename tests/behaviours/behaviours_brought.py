@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import openai
-from behaviours.behaviours_traffic import asked
-from behaviours.behaviours_world import SCALING, Engine, Manifest, World, model, until, wait
+from behaviours.behaviours_traffic import Traffic, asked, send
+from behaviours.behaviours_world import SCALING, Engine, Manifest, World, model, revisions, until, wait
 
+CONTRACT = Path(__file__).parents[2] / "docs/runtime-contract.md"
 INSIDE = "its-own-name"
 """By which the engine knows the model; clients use the public name."""
 SEEN_SECONDS = 10
@@ -64,21 +66,8 @@ class BroughtBehaviour:
         self, served: World
     ) -> None:
         """The engine is ours, started as any other would be: it is told nothing of NATS."""
-        container = {
-            "image": served.engine_image,
-            "command": ["headrace-llm"],
-            "args": [
-                *("serve", "$(HEADRACE_MODEL_PATH)"),
-                *("--served-model-name", INSIDE),
-                *("--host", "$(HEADRACE_POD_IP)"),
-                *("--port", "8000"),
-            ],
-            "readinessPath": "/health/ready",
-            "modelName": INSIDE,
-        }
-        served.apply(
-            model(served.model_uri, "brought", runtime={"type": "Container", "container": container}, scaling=SCALING)
-        )
+        runtime = {"type": "Container", "container": ours(served)}
+        served.apply(model(served.model_uri, "brought", runtime=runtime, scaling=SCALING))
         wait(served, "brought", "Idle")
         client = openai.OpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0)
         answer = client.chat.completions.create(**asked("brought"))  # type: ignore[call-overload]  # plain dicts
@@ -86,3 +75,57 @@ class BroughtBehaviour:
         until(lambda: served.get("brought")["status"]["replicas"] == 1, "it runs", served.patience)
         until(lambda: served.get("brought")["status"]["replicas"] == 0, "it rests again", served.patience)
         served.delete("brought")
+
+    def test_engine_when_it_announces_itself_then_it_tells_its_stages_and_rests_again(self, served: World) -> None:
+        """The engine is ours, which speaks the runtime contract wherever it is told who it is."""
+        runtime = {"type": "Container", "container": {**ours(served), "announces": True}}
+        served.apply(model(served.model_uri, "announcing", runtime=runtime, scaling=SCALING))
+        wait(served, "announcing", "Idle")
+        assert served.get("announcing")["status"]["capabilities"] == ["Drain", "LoadReports", "Progress"]
+        body = send(served, "/chat/completions", asked("announcing", stream=True)).read().decode()
+        assert "data: [DONE]" in body
+        # Nobody who is asked whether he is ready can say how far he is.
+        assert ": headrace stage=loading-weights" in body
+        until(lambda: served.get("announcing")["status"]["replicas"] == 0, "it rests again", served.patience)
+        served.delete("announcing")
+
+    def test_engine_when_it_is_the_one_of_the_docs_then_it_is_replaced_under_traffic_and_no_request_fails(
+        self, served: World
+    ) -> None:
+        """It knows the contract from `docs/runtime-contract.md` alone. Its source brings the engine itself."""
+        program = CONTRACT.read_text().partition("```python\n")[2].partition("```")[0]
+        served.put("engine.py", program.encode())
+        container = {
+            "image": served.engine_image,
+            "command": ["python", "$(HEADRACE_MODEL_PATH)"],
+            "announces": True,
+        }
+        runtime = {"type": "Container", "container": container}
+        written = model(served.uri("engine.py"), "written", runtime=runtime, replicas=1)
+        served.apply(written)
+        wait(served, "written", "Running")
+        client = openai.OpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0)
+        assert client.completions.create(model="written", prompt="hello").choices[0].text == "hello"
+        with Traffic(served, "written").running() as traffic:
+            written["spec"]["template"] = {"env": [{"name": "CHANGED", "value": "1"}]}
+            served.apply(written)
+            wait(served, "written", "Running")
+            until(lambda: len(revisions(served, "written")) == 1, "the old one has left", served.patience)
+        traffic.assert_nothing_lost()
+        served.delete("written")
+
+
+def ours(world: World) -> Manifest:
+    """Return our engine as a container that somebody brings."""
+    return {
+        "image": world.engine_image,
+        "command": ["headrace-llm"],
+        "args": [
+            *("serve", "$(HEADRACE_MODEL_PATH)"),
+            *("--served-model-name", INSIDE),
+            *("--host", "$(HEADRACE_POD_IP)"),
+            *("--port", "8000"),
+        ],
+        "readinessPath": "/health/ready",
+        "modelName": INSIDE,
+    }

@@ -220,14 +220,13 @@ def resource(**engine: Any) -> Manifest:
     return {"spec": {"model": {}, "runtime": {"type": "Container", "container": {"image": "x", **engine}}}}
 
 
-def observed(*pods: Manifest, brought: bool = True) -> Observed:
-    annotations = {v.ENGINE_MODEL_ANNOTATION: ""} if brought else {}
+def observed(*pods: Manifest, annotations: tuple[str, ...] = (v.ENGINE_MODEL_ANNOTATION,)) -> Observed:
     container = {
         "ports": [{"name": "http", "containerPort": 9000}],
         "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}},
     }
     deployment = {
-        "metadata": {"labels": {v.REVISION_LABEL: "r1"}, "annotations": annotations},
+        "metadata": {"labels": {v.REVISION_LABEL: "r1"}, "annotations": dict.fromkeys(annotations, "")},
         "spec": {"template": {"spec": {"containers": [container]}}},
     }
     return Observed(children={ChildKey("apps/v1", "Deployment", "default", "m-r1"): deployment}, pods=pods)
@@ -253,8 +252,14 @@ def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
 
 @pytest.mark.parametrize(
     "there",
-    [observed(seen(running=False)), observed(seen(ip=None)), observed(seen(), brought=False), observed()],
-    ids=["crashed", "no address", "one of ours", "none"],
+    [
+        observed(seen(running=False)),
+        observed(seen(ip=None)),
+        observed(seen(), annotations=()),
+        observed(seen(), annotations=(v.ENGINE_MODEL_ANNOTATION, v.ANNOUNCES_ANNOTATION)),
+        observed(),
+    ],
+    ids=["crashed", "no address", "one of ours", "it speaks for itself", "none"],
 )
 def test_pods_when_there_is_nobody_to_speak_for_then_none(there: Observed) -> None:
     assert brought_pods(resource(), there) == ()

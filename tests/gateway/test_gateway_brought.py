@@ -46,8 +46,10 @@ class Foreign:
     def admitted(self) -> bool:
         return any(each.admitted for each in self.model.replicas.values())
 
-    def route(self, *, path: str = "/v1/models", model_name: str | None = "engine/model") -> None:
-        engine = Engine(revision="r1", readiness_path=path, model_name=model_name)
+    def route(
+        self, *, path: str = "/v1/models", model_name: str | None = "engine/model", announces: bool = False
+    ) -> None:
+        engine = Engine(revision="r1", readiness_path=path, model_name=model_name, announces=announces)
         route = Route(namespace=NAMESPACE, name="echo", public_name="echo", engines=(engine,))
         self.inside.table.set_route(route.key, route.encode())
 
@@ -126,5 +128,16 @@ async def test_brought_when_its_spokesman_is_silent_then_it_is_kept_while_it_ans
     foreign.healthy = False
     foreign.admissions.judge_silence()
     await until(lambda: not foreign.admitted, "it does not answer")
+    foreign.admissions.judge_silence()
+    assert foreign.model.replicas == {}
+
+
+async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_forgotten(
+    foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign.route(announces=True)
+    foreign.is_said_to_be_ready()
+    await until(lambda: foreign.admitted, "it is routed to")
+    monkeypatch.setattr(admission, "FORGET_SECONDS", -1.0)
     foreign.admissions.judge_silence()
     assert foreign.model.replicas == {}

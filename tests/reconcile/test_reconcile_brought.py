@@ -91,6 +91,43 @@ def test_container_when_it_brings_its_model_then_nothing_is_fetched_or_mounted_a
     assert ("TCP", 443) in ports(web)
 
 
+def test_container_when_it_announces_itself_then_it_is_told_who_it_is_and_may_reach_nats() -> None:
+    pod, ours = pod_of(in_cluster(**spec(announces=True))), World(manifest=resource(replicas=1), settings=CLUSTER)
+    ours.calm()
+    told = variables(pod_of(ours))
+    told["HEADRACE_REVISION"] = variables(pod)["HEADRACE_REVISION"]
+    also = {"HEADRACE_MODEL_NAME", "HEADRACE_MODEL_PATH", "HOME"}
+    assert {name: value for name, value in variables(pod).items() if name not in also} == told
+
+
+def test_policy_when_it_announces_itself_then_nats_is_reached_until_the_last_one_that_does_is_gone() -> None:
+    world = in_cluster(**spec(announces=True))
+    assert reaches_nats(world)
+    world.apply(**spec(announces=False))
+    world.look()
+    assert len(world.revisions()) == 2
+    assert reaches_nats(world)
+    world.calm()
+    assert len(world.revisions()) == 1
+    assert not reaches_nats(world)
+
+
+def reaches_nats(world: World) -> bool:
+    return any(("TCP", 4222) in ports(rule) for rule in policy(world, "runtime")["egress"])
+
+
+def test_route_when_revisions_differ_in_who_speaks_for_them_then_gateways_know_of_each() -> None:
+    world = brought()
+    (old,) = world.revisions()
+    world.apply(**spec(announces=True))
+    world.look()
+    world.look()
+    (new,) = world.revisions().keys() - {old}
+    assert world.outcome is not None
+    assert world.outcome.route is not None
+    assert {each.revision: each.announces for each in world.outcome.route.engines} == {old: False, new: True}
+
+
 @pytest.mark.parametrize(("model_name", "told"), [(None, None), ("org/model-8b", "org/model-8b")])
 def test_route_when_a_revision_is_brought_then_gateways_know_how_to_ask_it(
     model_name: str | None, told: str | None
@@ -141,6 +178,7 @@ def test_model_name_when_it_alone_changes_then_it_is_told_and_nothing_restarts()
     [
         (None, [v.DRAIN, v.LOAD_REPORTS, v.PROGRESS]),
         (spec()["runtime"], []),
+        (spec(announces=True)["runtime"], [v.DRAIN, v.LOAD_REPORTS, v.PROGRESS]),
     ],
 )
 def test_capabilities_when_asked_for_then_the_status_names_them(

@@ -107,6 +107,11 @@ class ContainerRuntime(Part):
     max_concurrent_requests: int = Field(
         default=16, ge=1, le=10_000, description="Requests that one replica gets at the same time from each gateway."
     )
+    announces: bool = Field(
+        default=False,
+        description="Whether it speaks headrace's runtime contract: on NATS it says itself that it is ready, how busy "
+        "it is and that it stops. It gets a login for that.",
+    )
 
 
 class Runtime(Part):
@@ -120,6 +125,11 @@ class Runtime(Part):
     container: ContainerRuntime | None = Field(
         default=None, description="The engine when type is Container; required then."
     )
+
+    @property
+    def announces(self) -> bool:
+        """Whether its replicas speak the runtime contract; else the control loop speaks for them."""
+        return self.container is None or self.container.announces
 
     @property
     def max_concurrent_requests(self) -> int:

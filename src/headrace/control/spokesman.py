@@ -1,9 +1,9 @@
-"""Speaks for brought containers, which know nothing of headrace (`runtime.type: Container`).
+"""Speaks for brought containers that know nothing of headrace (`runtime.type: Container`).
 
-A runtime of ours announces itself on NATS. For a container the loop does: what the pod's status and its readiness path
-say becomes the same reports, so gateways and rules know no difference. The path is asked here too, and not only by the
-kubelet, whose probe comes once a second and is told to the API server up to a second later. Only the kubelet can take
-a ready pod back: it sees what is between the pod and its node.
+A runtime of ours announces itself on NATS. For such a container the loop does: what the pod's status and its readiness
+path say becomes the same reports, so gateways and rules know no difference. The path is asked here too, and not only by
+the kubelet, whose probe comes once a second and is told to the API server up to a second later. Only the kubelet can
+take a ready pod back: it sees what is between the pod and its node.
 
 While no loop is there nobody speaks; gateways then ask the container themselves before they forget it.
 """
@@ -27,6 +27,7 @@ from headrace.api.model_deployment import ContainerRuntime
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.reconcile.findings import announces
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ..
     deployments = {
         child["metadata"]["labels"].get(v.REVISION_LABEL): child
         for key, child in observed.children.items()
-        if key.kind == "Deployment" and v.ENGINE_MODEL_ANNOTATION in child["metadata"].get("annotations", {})
+        if key.kind == "Deployment" and _is_mute(child)
     }
     found = []
     for pod in observed.pods:
@@ -108,6 +109,10 @@ def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ..
             )
         )
     return tuple(found)
+
+
+def _is_mute(deployment: Manifest) -> bool:
+    return v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {}) and not announces(deployment)
 
 
 class Spokesman:

@@ -78,6 +78,11 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
     }
 
 
+def announces(deployment: Manifest) -> bool:
+    """Return whether the pods of a brought revision speak for themselves."""
+    return v.ANNOUNCES_ANNOTATION in deployment["metadata"].get("annotations", {})
+
+
 def existing_replicas(observed: Observed) -> int:
     """Return how many replicas the Deployments ask for now; during a rollout two revisions have the same number."""
     return max(map(replicas_of, deployments(observed).values()), default=0)

@@ -17,6 +17,7 @@ from headrace.reconcile.conditions import Condition, events
 from headrace.reconcile.demand import wanted_replicas
 from headrace.reconcile.findings import (
     Findings,
+    announces,
     deployments,
     existing_replicas,
     is_taken,
@@ -147,7 +148,7 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
     now = conditions(found)
     return Outcome(
         children=(
-            *_guards(resource, settings),
+            *_guards(resource, observed, settings),
             *_deployments(found, observed, settings),
             *((fetch,) if fetch is not None else ()),
             service(resource),
@@ -267,12 +268,17 @@ def _deployments(found: Findings, observed: Observed, settings: Settings) -> Ite
             yield rescaled(present[revision], replicas)
 
 
-def _guards(resource: ModelDeployment, settings: Settings) -> Iterator[Child]:
+def _guards(resource: ModelDeployment, observed: Observed, settings: Settings) -> Iterator[Child]:
     """Yield what guards the pods, where there is a platform: before them, because they need the account to exist."""
     if settings.platform_namespace is not None:
         yield service_account(resource)
         yield from disruption_budget(resource)
-        yield from network_policies(resource, settings.platform_namespace, settings)
+        yield from network_policies(
+            resource,
+            settings.platform_namespace,
+            settings,
+            announced=any(map(announces, deployments(observed).values())),
+        )
 
 
 def _events(found: Findings) -> Iterator[Event]:

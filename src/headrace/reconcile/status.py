@@ -35,7 +35,7 @@ def status(found: Findings, now: list[Condition], wake: Wake | None, settings: S
         "replicas": len(found.pods),
         "readyReplicas": sum(pod.routable for pod in found.pods),
         "specReplicas": found.resource.spec.replicas,
-        "capabilities": list(v.CAPABILITIES[found.resource.spec.runtime.type]),
+        "capabilities": list(v.CONTRACT if found.resource.spec.runtime.announces else ()),
         "selector": f"{v.MODEL_LABEL}={found.resource.name},{v.COMPONENT_LABEL}={v.COMPONENT_RUNTIME}",
         "revisions": [
             {

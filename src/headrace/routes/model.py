@@ -19,7 +19,7 @@ class RevisionWeight(Message):
 
 
 class Engine(Message):
-    """A revision whose replicas are brought containers: they know nothing of headrace, and others speak for them.
+    """A revision whose replicas are brought containers.
 
     It stands in the route, which the loop alone writes, because a gateway asks whatever it names.
     """
@@ -29,6 +29,8 @@ class Engine(Message):
     """What it answers with 200 when it can serve."""
     model_name: str | None = Field(default=None, max_length=1024)
     """What to write into a request's field `model`; None: what the client wrote."""
+    announces: bool = False
+    """Whether its replicas speak for themselves; else they know nothing of headrace, and the loop speaks for them."""
 
 
 class Unavailable(Message):

@@ -1,17 +1,18 @@
 """The container of an engine that somebody brings (`runtime.type: Container`).
 
-It knows nothing of headrace, so it is told nothing but its model and its address, and gets no login to NATS: the
-control loop speaks for it (`headrace.control.spokesman`). Its root file system may be written, because most engines
-write caches into it, and a volume for them would cost wake time. There is no liveness probe: how long an engine may be
-too busy to answer is known to who brings it alone. One that does not answer its readiness probe gets no requests.
+Most know nothing of headrace. Such a one is told nothing but its model and its address, and gets no login to NATS: the
+control loop speaks for it (`headrace.control.spokesman`). One that announces itself is told who it is, as our own are.
+Its root file system may be written, because most engines write caches into it, and a volume for them would cost wake
+time. There is no liveness probe: how long an engine may be too busy to answer is known to who brings it alone. One that
+does not answer its readiness probe gets no requests.
 """
 
 from __future__ import annotations
 
 from headrace import environment
-from headrace.api.model_deployment import ContainerRuntime, Source
+from headrace.api.model_deployment import ContainerRuntime
 from headrace.api.validation import ModelDeployment
-from headrace.reconcile.manifests.common import RESTRICTED, from_field, model_path
+from headrace.reconcile.manifests.common import RESTRICTED, from_field, model_path, runtime_environment
 from headrace.reconcile.world import Manifest, Settings
 
 WRITABLE_HOME = "/tmp"  # noqa: S108 - of a container
@@ -20,13 +21,15 @@ _UNRESTRICTED = frozenset({"readOnlyRootFilesystem"})
 
 
 def brought_container(
-    resource: ModelDeployment, engine: ContainerRuntime, source: Source | None, settings: Settings
+    resource: ModelDeployment, engine: ContainerRuntime, revision: str, settings: Settings
 ) -> Manifest:
     """Return the container, without what the template lays over it."""
+    address = [from_field(environment.POD_IP, "status.podIP")]
+    source = resource.spec.model.source
     container: Manifest = {
         "image": engine.image,
         "env": [
-            from_field(environment.POD_IP, "status.podIP"),
+            *(runtime_environment(resource, revision, settings) if engine.announces else address),
             {"name": environment.MODEL_NAME, "value": resource.public_name},
         ],
         "ports": [{"name": "http", "containerPort": engine.port}],

@@ -78,6 +78,15 @@ def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manife
     ]
 
 
+def runtime_environment(resource: ModelDeployment, revision: str, settings: Settings) -> list[Manifest]:
+    """Return the variables of a runtime that announces itself."""
+    return [
+        *environment_of(resource, settings),
+        {"name": environment.REVISION, "value": revision},
+        {"name": environment.GRACE_SECONDS, "value": str(resource.spec.rollout.drain_timeout_seconds)},
+    ]
+
+
 def short_hash(manifest: Manifest) -> str:
     """Return eight hexadecimal digits that name what is in the manifest."""
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))

@@ -67,7 +67,7 @@ def port_of(resource: ModelDeployment) -> int:
 def _container(resource: ModelDeployment, revision: str, settings: Settings) -> Manifest:
     source, engine = resource.spec.model.source, resource.spec.runtime.container
     if engine is not None:
-        return brought_container(resource, engine, source, settings)
+        return brought_container(resource, engine, revision, settings)
     assert source is not None  # a rule of the API
     return llm_container(resource, source, revision, settings)
 
@@ -77,4 +77,6 @@ def _annotations(resource: ModelDeployment) -> dict[str, str]:
     annotations = {v.PUBLIC_NAME_ANNOTATION: resource.public_name}
     if (engine := resource.spec.runtime.container) is not None:
         annotations[v.ENGINE_MODEL_ANNOTATION] = engine.model_name or ""
+        if engine.announces:
+            annotations[v.ANNOUNCES_ANNOTATION] = "true"
     return annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace import environment
 from headrace.api.model_deployment import LLMRuntime, Source
 from headrace.api.validation import ModelDeployment
-from headrace.reconcile.manifests.common import RESTRICTED, environment_of, model_path
+from headrace.reconcile.manifests.common import RESTRICTED, model_path, runtime_environment
 from headrace.reconcile.world import Manifest, Settings
 
 PORT = 8000
@@ -29,11 +29,7 @@ def llm_container(resource: ModelDeployment, source: Source, revision: str, sett
             *("--max-model-len", str(llm.max_model_len)),
             *("--max-concurrent-requests", str(llm.max_concurrent_requests)),
         ],
-        "env": [
-            *environment_of(resource, settings),
-            {"name": environment.REVISION, "value": revision},
-            {"name": environment.GRACE_SECONDS, "value": str(spec.rollout.drain_timeout_seconds)},
-        ],
+        "env": runtime_environment(resource, revision, settings),
         "ports": [{"name": "http", "containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/health/ready", "port": "http"}, "periodSeconds": 1},
         "livenessProbe": {

@@ -3,7 +3,7 @@
 A runtime answers the platform's gateways and operator alone, because they know whose key opens it; its neighbours in
 the namespace do not reach it past them. It asks nobody but DNS and NATS: what it computes leaves it by the gateway. A
 fetch reaches what serves models, and never the link's own addresses, where clouds keep their credentials. So does a
-brought container that has to get its model itself; no brought container reaches NATS.
+brought container that has to get its model itself; one that does not announce itself does not reach NATS.
 """
 
 from __future__ import annotations
@@ -28,17 +28,23 @@ _WEB_PORTS = frozenset({80, 443})
 _NATS_PORT = 4222
 
 
-def network_policies(resource: ModelDeployment, platform: str, settings: Settings) -> tuple[Child, ...]:
-    """Return the policy of the runtime pods and that of the fetch pods."""
+def network_policies(
+    resource: ModelDeployment, platform: str, settings: Settings, *, announced: bool
+) -> tuple[Child, ...]:
+    """Return the policy of the runtime pods and that of the fetch pods.
+
+    `announced`: whether pods of an older revision announce themselves; they go on to until they are gone.
+    """
     nats = {"to": [_platform_pods(platform, "nats")], "ports": [_tcp(_port_of(settings.nats_url) or _NATS_PORT)]}
     web = {"to": _ANYWHERE, "ports": [_tcp(each) for each in sorted(_source_ports(resource, settings))]}
     asked_by = {"from": [_platform_pods(platform, "gateway", "operator")], "ports": [_tcp(port_of(resource))]}
-    if resource.spec.runtime.container is None:
-        asks = [nats]
-    else:
-        asks = [] if resource.spec.model.source is not None else [web]
+    asks = [_DNS]
+    if announced or resource.spec.runtime.announces:
+        asks.append(nats)
+    if resource.spec.model.source is None:
+        asks.append(web)
     return (
-        _policy(resource, COMPONENT_RUNTIME, {"ingress": [asked_by], "egress": [_DNS, *asks]}),
+        _policy(resource, COMPONENT_RUNTIME, {"ingress": [asked_by], "egress": asks}),
         _policy(resource, COMPONENT_FETCH, {"egress": [_DNS, nats, web]}),
     )
 

@@ -1,4 +1,4 @@
-"""`headrace-llm` of the echo image: the shell that every runtime of ours lives in, around an engine without weights."""
+"""`headrace-echo`: the shell that every runtime of ours lives in, around an engine without weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from headrace.serving.openai.endpoints import OpenAIEndpoints
 def main() -> int:
     """Serve until told to stop; return the exit code."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--served-model-name", required=True)
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    options, _ = parser.parse_known_args()
-    model: str = options.served_model_name
+    parser.add_argument("model", help="name by which it is asked for")
+    model: str = parser.parse_args().model
     runtime: Runtime[TextEngine] = Runtime(
         model=model,
         load=lambda _progress: EchoEngine(0.0),
         handlers=lambda replica, metrics: OpenAIEndpoints(replica, model, metrics).handlers(),
         on_ready=lambda: None,
     )
-    return run(runtime, options.host, options.port)
+    return run(runtime, "0.0.0.0", 8000)
