@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from behaviours.behaviours_traffic import post, send, short
+from behaviours.behaviours_traffic import Traffic, post, send, short
 from behaviours.behaviours_world import SCALING, model, until, wait
 from cluster_world import SMOLLM2, ClusterWorld, Site, tenant
 from kube import Kube
@@ -62,13 +62,39 @@ def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_wha
 
 def test_quota_when_it_leaves_no_room_then_its_words_are_told_until_there_is(kube: Kube, site: Site) -> None:
     with tenant(site, "e2e-quota") as world:
-        metadata = {"name": "small", "namespace": world.namespace}
-        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
-        kube.apply({**quota, "spec": {"hard": {"requests.memory": "1Gi"}}})
+        give_quota(world, "1Gi")
         world.apply(with_template("large", resources={"requests": {"memory": "2Gi"}}))
-        assert "exceeded quota: small" in wait(world, "large", "Refused")["message"]
-        kube.apply({**quota, "spec": {"hard": {"requests.memory": "9Gi"}}})
+        assert "exceeded quota: small" in wait(world, "large", "Unschedulable")["message"]
+        give_quota(world, "9Gi")
         wait(world, "large", "Running")
+
+
+@pytest.mark.parametrize("scarce", ["node", "quota"])
+def test_rollout_when_there_is_no_room_for_both_then_the_old_one_gives_way_and_no_request_fails(
+    kube: Kube, site: Site, scarce: str
+) -> None:
+    with tenant(site, f"e2e-scarce-{scarce}") as world:
+        memory = "2Gi"
+        if scarce == "quota":
+            give_quota(world, "3Gi")
+        else:
+            kibibytes = int(kube.items("nodes")[0]["status"]["allocatable"]["memory"].removesuffix("Ki"))
+            memory = f"{kibibytes * 2 // 3}Ki"
+        resources = {"requests": {"memory": memory}}
+        world.apply(with_template("large", resources=resources))
+        wait(world, "large", "Running")
+        with Traffic(world, "large").running() as traffic:
+            world.apply(with_template("large", resources=resources, env=[{"name": "CHANGED", "value": "1"}]))
+            wait(world, "large", "NoCapacityForSurge", "Progressing")
+            wait(world, "large", "Stable", "Progressing")
+            wait(world, "large", "Running")
+        traffic.assert_nothing_lost()
+
+
+def give_quota(world: ClusterWorld, memory: str) -> None:
+    metadata = {"name": "small", "namespace": world.namespace}
+    spec = {"hard": {"requests.memory": memory}}
+    world.site.kube.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": spec})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def named(name: str, wants: str | None = None, *, has: str | None = None, age: i
     }
 
 
-def taken(mine: Manifest, *others: Manifest) -> frozenset[str]:
+def taken(mine: Manifest, *others: Manifest) -> dict[str, str]:
     names = Names()
     for manifest in (mine, *others):
         names.update(key_of(manifest), manifest)
@@ -37,39 +37,45 @@ def key_of(manifest: Manifest) -> ResourceKey:
 
 def test_name_when_nobody_has_it_then_the_older_one_gets_it() -> None:
     old, young = named("old", "chat", age=2), named("young", "chat", age=1)
-    assert taken(old, young) == frozenset()
-    assert taken(young, old) == {"chat"}
+    assert taken(old, young) == {}
+    assert taken(young, old) == {"chat": "old"}
 
 
 def test_name_when_a_younger_one_serves_it_then_an_older_one_that_comes_to_want_it_waits() -> None:
     old, young = named("old", "chat", has="old", age=2), named("young", "chat", has="chat", age=1)
-    assert taken(old, young) == {"chat"}
-    assert taken(young, old) == frozenset()
-    assert taken(named("other", "old"), old) == {"old"}
+    assert taken(old, young) == {"chat": "young"}
+    assert taken(young, old) == {}
+    assert taken(named("other", "old"), old) == {"old": "old"}
 
 
 def test_name_when_its_owner_wants_another_one_then_it_keeps_the_first_until_it_has_the_second() -> None:
     owner, other = named("owner", "new", has="chat", age=1), named("other", "chat", age=2)
-    assert taken(other, owner) == {"chat"}
-    assert taken(other, named("owner", "new", has="new", age=1)) == frozenset()
+    assert taken(other, owner) == {"chat": "owner"}
+    assert taken(other, named("owner", "new", has="new", age=1)) == {}
 
 
 def test_name_when_its_first_claimant_is_refused_for_its_own_faults_then_it_is_free() -> None:
-    assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.SOURCE_NOT_ALLOWED)) == frozenset()
-    assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.NAME_TAKEN)) == {"chat"}
+    assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.SOURCE_NOT_ALLOWED)) == {}
+    assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.NAME_TAKEN)) == {"chat": "b"}
 
 
 def test_name_when_two_were_given_it_at_once_then_the_older_one_keeps_it() -> None:
     old, young = named("old", "chat", has="chat", age=2), named("young", "chat", has="chat", age=1)
-    assert taken(old, young) == frozenset()
-    assert taken(young, old) == {"chat"}
+    assert taken(old, young) == {}
+    assert taken(young, old) == {"chat": "old"}
+
+
+def test_name_when_several_are_before_it_then_who_has_it_is_named_or_else_the_oldest() -> None:
+    oldest, older, mine = named("oldest", "chat", age=3), named("older", "chat", age=2), named("mine", "chat", age=1)
+    assert taken(mine, oldest, older) == {"chat": "oldest"}
+    assert taken(mine, oldest, named("older", "chat", has="chat", age=2)) == {"chat": "older"}
 
 
 def test_name_when_the_resource_is_gone_then_nothing_is_said() -> None:
     names = Names()
     names.update(ResourceKey("n", "a"), named("a"))
     assert names.update(ResourceKey("n", "a"), None) == set()
-    assert names.taken(ResourceKey("n", "a")) == frozenset()
+    assert names.taken(ResourceKey("n", "a")) == {}
 
 
 def test_name_when_it_is_given_back_then_those_who_want_it_are_concerned_and_nobody_else() -> None:
@@ -83,7 +89,7 @@ def test_name_when_it_is_given_back_then_those_who_want_it_are_concerned_and_nob
 
 @pytest.mark.parametrize("spec", [{}, {"model": None}, {"model": "x"}])
 def test_name_when_a_stored_spec_is_broken_then_it_wants_its_own(spec: dict[str, Any]) -> None:
-    assert taken(named("a", "b"), {**named("b", age=9), "spec": spec}) == {"b"}
+    assert taken(named("a", "b"), {**named("b", age=9), "spec": spec}) == {"b": "b"}
 
 
 def secret(**data: str) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -110,6 +111,27 @@ def test_file_when_it_is_no_gguf_then_the_error_points_at_the_source(tmp_path: P
     page.write_text("<!DOCTYPE html>")
     with pytest.raises(InvalidModel, match=r"begin with GGUF\. A GGUF file is needed: check the path, or"):
         GGUFFile(page)
+
+
+def head(kind: int) -> bytes:
+    """Return how the file describes its tensor BF16."""
+    return b"BF16" + struct.pack("<I2QI", 2, 64, 8, kind)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"GGUF\x03", b"GGUF\x09", r"version 9 is not supported\. Convert the model to version 2 or 3"),
+        (head(30), head(99), r"tensor BF16 has the encoding 99, .*\. Quantise the model to one of: F32, F16, "),
+    ],
+)
+def test_file_when_it_is_of_a_kind_that_is_not_read_then_the_hint_is_to_convert_it(
+    small: Path, tmp_path: Path, old: bytes, new: bytes, said: str
+) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(small.read_bytes().replace(old, new, 1))
+    with pytest.raises(InvalidModel, match=said):
+        GGUFFile(other)
 
 
 def test_file_when_it_has_tensors_that_nothing_computes_with_then_it_is_refused_by_their_name(small: Path) -> None:

@@ -235,22 +235,20 @@ async def test_names_when_an_older_resource_holds_one_are_taken_from_the_younger
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a", model=_called("smollm")))
         cluster.apply_object(model("b", model=_called("smollm")))
-        assert cluster.observe(ResourceKey("default", "a")).names_taken == frozenset()
-        assert cluster.observe(ResourceKey("default", "b")).names_taken == {"smollm"}
+        assert cluster.observe(ResourceKey("default", "a")).names_taken == {}
+        assert cluster.observe(ResourceKey("default", "b")).names_taken == {"smollm": "a"}
 
 
 async def test_names_when_a_resource_has_none_are_its_own_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b", model=_called("a")))
-        assert cluster.observe(ResourceKey("default", "b")).names_taken == {"a"}
+        assert cluster.observe(ResourceKey("default", "b")).names_taken == {"a": "a"}
 
 
-@pytest.mark.parametrize(
-    ("reason", "taken"), [(v.SOURCE_NOT_ALLOWED, frozenset[str]()), (v.NAME_TAKEN, frozenset({"a"}))]
-)
+@pytest.mark.parametrize(("reason", "taken"), [(v.SOURCE_NOT_ALLOWED, dict[str, str]()), (v.NAME_TAKEN, {"a": "a"})])
 async def test_name_when_its_holder_is_refused_is_free_unless_it_waits_for_that_name(
-    tmp_path: Path, reason: str, taken: frozenset[str]
+    tmp_path: Path, reason: str, taken: dict[str, str]
 ) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))

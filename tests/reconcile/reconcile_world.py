@@ -55,7 +55,7 @@ class World:
     demand: dict[str, Demand] = field(default_factory=dict)
     gateways: frozenset[str] = frozenset({"gw-1"})
     progress: FetchProgress | None = None
-    names_taken: frozenset[str] = frozenset()
+    names_taken: dict[str, str] = field(default_factory=dict)
     not_taken: dict[ChildKey, str] = field(default_factory=dict)
     """What the cluster would not take, if it were wanted."""
     refused_last: dict[ChildKey, str] = field(default_factory=dict)
@@ -63,6 +63,8 @@ class World:
     connected: bool = True
     room: int | None = None
     """How many runtime pods find a node; None: all."""
+    quota: int | None = None
+    """How many runtime pods the namespace may have; None: any number."""
     lingers: bool = False
     """Whether pods that go stay for their grace period, until `depart`."""
     now: float = 1000.0
@@ -173,11 +175,18 @@ class World:
             if key.kind == "Deployment":
                 for name in mine[child["spec"]["replicas"] :]:
                     self._remove(name)
-                for _ in range(child["spec"]["replicas"] - len(mine)):
-                    self._make(key.name, child)
+                self._fill(key.name, child, child["spec"]["replicas"] - len(mine))
             elif key.kind == "Job" and not mine and not child.get("status", {}).get("succeeded"):
                 self._make(key.name, child)
         self._schedule()
+
+    def _fill(self, owner: str, child: Manifest, lacking: int) -> None:
+        """Make a Deployment's pods, as many as the namespace's quota admits."""
+        free = lacking if self.quota is None else max(0, self.quota - len(self.runtimes()))
+        for _ in range(min(free, lacking)):
+            self._make(owner, child)
+        refused = {"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden: exceeded quota: q'}
+        child.setdefault("status", {})["conditions"] = [refused] if lacking > free else []
 
     def _schedule(self) -> None:
         """Pods that lack a place find one in the order in which they were made."""

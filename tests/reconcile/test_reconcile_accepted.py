@@ -128,16 +128,17 @@ def test_source_when_settings_say_nothing_then_a_claim_is_not_allowed() -> None:
 
 
 def test_name_when_another_holds_it_then_name_taken_and_no_route_of_ours() -> None:
-    world = World(manifest=resource(model={"name": "chat", "source": {"uri": SOURCE}}), names_taken=frozenset({"chat"}))
+    world = World(manifest=resource(model={"name": "chat", "source": {"uri": SOURCE}}), names_taken={"chat": "older"})
     outcome = world.look()
     assert world.says(v.ACCEPTED) == ("False", v.NAME_TAKEN)
+    assert "ModelDeployment older " in world.condition(v.ACCEPTED)["message"]
     assert outcome.route is None
     assert outcome.requeue_seconds is not None
 
 
 def test_name_when_changed_to_a_taken_one_then_the_old_name_is_served_on() -> None:
     world = serving_world(replicas=1)
-    world.names_taken = frozenset({"chat"})
+    world.names_taken = {"chat": "older"}
     world.apply(model={"name": "chat", "source": {"uri": SOURCE}})
     outcome = world.look()
     assert world.says(v.READY) == ("False", v.NAME_TAKEN)
@@ -146,8 +147,8 @@ def test_name_when_changed_to_a_taken_one_then_the_old_name_is_served_on() -> No
 
 
 def test_name_when_it_is_free_again_then_accepted() -> None:
-    world = World(manifest=resource(replicas=1), names_taken=frozenset({"smol"}))
+    world = World(manifest=resource(replicas=1), names_taken={"smol": "older"})
     world.look()
-    world.names_taken = frozenset()
+    world.names_taken = {}
     world.calm()
     assert world.says(v.READY) == ("True", v.RUNNING)

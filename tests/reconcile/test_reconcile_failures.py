@@ -271,14 +271,20 @@ def test_job_when_refused_then_it_is_the_source_that_is_not_there() -> None:
     assert world.says(v.READY) == ("False", v.REFUSED)
 
 
-def test_pods_when_a_quota_refuses_them_then_its_words_are_in_the_condition_until_there_is_one() -> None:
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("exceeded quota: small, requested: memory=8Gi", v.UNSCHEDULABLE), ("violates PodSecurity", v.REFUSED)],
+)
+def test_pods_when_they_are_refused_then_the_cluster_s_words_are_in_the_condition_until_there_is_one(
+    message: str, reason: str
+) -> None:
     world, pod = woken()
     deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
     world.pods.pop(pod)
-    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small, requested: memory=8Gi"}
+    failure = {"type": "ReplicaFailure", "status": "True", "message": message}
     deployment["status"] = {"conditions": [failure]}
-    assert world.decide().status["conditions"][0]["reason"] == v.REFUSED
-    assert "exceeded quota: small" in world.decide().status["conditions"][0]["message"]
+    assert world.decide().status["conditions"][0]["reason"] == reason
+    assert message in world.decide().status["conditions"][0]["message"]
     route = world.decide().route
     assert route is not None
     assert (route.stage, route.unavailable) == ("unschedulable", None), "requests wait for room"

@@ -62,7 +62,7 @@ class Faults(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(names_taken=frozenset({"taken"}))
+        self.world = World(names_taken={"taken": "other"})
         self.outcome: Outcome[Memory] | None = None
 
     @initialize(spec=st.fixed_dictionaries({name: st.sampled_from(values) for name, values in SPECS.items()}))
@@ -165,6 +165,10 @@ class Faults(RuleBasedStateMachine):
     def room_grows_and_shrinks(self, room: int | None) -> None:
         self.world.room = room
 
+    @rule(quota=st.one_of(st.none(), st.integers(0, 4)))
+    def quota_is_changed(self, quota: int | None) -> None:
+        self.world.quota = quota
+
     @rule(lingers=st.booleans())
     def pods_go_slowly_or_at_once(self, lingers: bool) -> None:  # noqa: FBT001 - hypothesis passes by name
         self.world.lingers = lingers
@@ -203,7 +207,7 @@ class Faults(RuleBasedStateMachine):
         """Once the faults stop, the world comes to the rest that the spec asks for."""
         world = self.world
         world.connected, world.gateways, world.demand = True, frozenset({"gw-1"}), {}
-        world.names_taken, world.room, world.lingers = frozenset(), None, False
+        world.names_taken, world.room, world.quota, world.lingers = {}, None, None, False
         world.not_taken.clear()
         world.depart()
         for pod in list(world.pods.values()):

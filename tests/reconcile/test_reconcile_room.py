@@ -14,11 +14,11 @@ NEW = {"type": "LLM", "llm": {"maxModelLen": 4096}}
 NEVER = {"rollingUpdate": {"surge": "Never"}}
 
 
-def changed(replicas: int, room: int | None, **spec: Any) -> tuple[World, str, str]:
+def changed(replicas: int, room: int | None, quota: int | None = None, **spec: Any) -> tuple[World, str, str]:
     """A world that has room for so many pods, and a spec that has just changed; the old revision and the new one."""
     world = serving_world(replicas=replicas, **spec)
     (old,) = world.revisions()
-    world.room = room
+    world.room, world.quota = room, quota
     world.apply(runtime=NEW)
     world.look()
     (new,) = world.revisions().keys() - {old}
@@ -39,6 +39,23 @@ def test_surge_when_there_is_no_room_then_the_old_one_serves_on_for_ten_seconds(
     assert world.revisions() == {new: 1, old: 1}
     assert world.says(v.PROGRESSING) == ("False", v.NO_CAPACITY_FOR_SURGE)
     assert world.weights() == {old: 100}
+
+
+def test_surge_when_a_quota_has_no_room_then_the_old_one_serves_on_for_ten_seconds_and_gives_way() -> None:
+    world, old, new = changed(2, room=None, quota=2)
+    world.pass_time(PATIENCE_SECONDS - 1)
+    assert world.revisions() == {new: 2, old: 2}
+    assert world.says(v.PROGRESSING) == ("False", v.NO_CAPACITY_FOR_SURGE)
+    assert "exceeded quota" in world.condition(v.PROGRESSING)["message"]
+    world.pass_time(2)
+    assert world.revisions() == {new: 1, old: 1}
+    assert world.says(v.PROGRESSING) == ("True", v.NO_CAPACITY_FOR_SURGE)
+    for _ in range(2):
+        serve(world)
+        world.look()
+    world.pass_time(2)
+    assert world.revisions() == {new: 2}
+    assert world.says(v.READY) == ("True", v.RUNNING)
 
 
 def test_surge_when_room_comes_in_time_then_nobody_gives_way() -> None:

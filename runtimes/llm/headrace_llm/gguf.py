@@ -96,7 +96,8 @@ class GGUFFile:
             )
         version = self._scalar("<I")
         if version not in VERSIONS:
-            raise self._invalid(f"version {version} is not one of {VERSIONS}")
+            known = " or ".join(map(str, VERSIONS))
+            raise self._invalid(f"version {version} is not supported", hint=f"Convert the model to version {known}")
         tensor_count, metadata_count = self._scalar("<Q"), self._scalar("<Q")
         if max(tensor_count, metadata_count) > MAX_ENTRIES:
             raise self._invalid(f"it claims {tensor_count} tensors and {metadata_count} entries")
@@ -119,7 +120,10 @@ class GGUFFile:
     def _located(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
         if kind not in TensorType.__members__.values():
             known = ", ".join(TensorType.__members__)
-            raise self._invalid(f"tensor {name} has the encoding {kind}, which is not supported; supported: {known}")
+            raise self._invalid(
+                f"tensor {name} has the encoding {kind}, which is not supported",
+                hint=f"Quantise the model to one of: {known}",
+            )
         encoding = ENCODINGS[TensorType(kind)]
         values = 1
         for size in shape:
@@ -172,4 +176,4 @@ class GGUFFile:
         return self._map[self._at - size : self._at]
 
     def _invalid(self, why: str, *, hint: str = "Fetch the model again") -> InvalidModel:
-        return InvalidModel(f"{self.path.name} is not a valid GGUF file: {why}", hint=hint)
+        return InvalidModel(f"{self.path.name} cannot be read as GGUF: {why}", hint=hint)

@@ -59,16 +59,20 @@ class Names:
             return set()
         return {other for name in old | new for other in self._by_name.get((key.namespace, name), ())} - {key}
 
-    def taken(self, key: ResourceKey) -> frozenset[str]:
-        """Return those of the names that a resource has or wants which others have before it."""
+    def taken(self, key: ResourceKey) -> dict[str, str]:
+        """Return those of the names that a resource has or wants which others have before it, and who that is."""
         mine = self._claims.get(key)
         if mine is None:
-            return frozenset()
-        return frozenset(
-            name
-            for name in mine.names
-            if any(_first(self._claims[other], mine, name) for other in self._by_name[key.namespace, name] - {key})
-        )
+            return {}
+        others = ((name, self._before(key, mine, name)) for name in mine.names)
+        return {name: other for name, other in others if other is not None}
+
+    def _before(self, key: ResourceKey, mine: _Claim, name: str) -> str | None:
+        """Return the resource that has a name before another: who holds it, else the oldest that wants it."""
+        claims = {other: self._claims[other] for other in self._by_name[key.namespace, name] - {key}}
+        ahead = [other for other, claim in claims.items() if _first(claim, mine, name)]
+        first = min(ahead, key=lambda other: (claims[other].held != name, claims[other].seniority), default=None)
+        return None if first is None else first.name
 
 
 def _first(other: _Claim, mine: _Claim, name: str) -> bool:

@@ -46,12 +46,15 @@ def wanted_replicas(
     """
     spec = resource.spec
     if spec.suspend:
-        off = _refusal(v.SUSPENDED, f"the model {resource.public_name} is suspended")
+        off = _refusal(
+            v.SUSPENDED, f"the model {resource.public_name} is suspended (spec.suspend: false brings it back)"
+        )
         return Wanted(0, _inactive("spec.suspend is true"), off)
     if spec.scaling is None:
         inactive = _inactive("spec.scaling is not set: spec.replicas rules")
         if spec.replicas == 0:
-            return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, f"the model {resource.public_name} is switched off"))
+            message = f"the model {resource.public_name} is switched off (spec.replicas: 1 brings it back)"
+            return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, message))
         return Wanted(spec.replicas, inactive)
     state = scale or start(existing, signals.now)
     decision = decide(_policy(spec, spec.scaling), state, _sample(signals, ready), signals.now)

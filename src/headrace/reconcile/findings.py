@@ -15,6 +15,8 @@ from headrace.reconcile.world import Manifest, Observed, Signals
 
 _FINAL = frozenset({v.CRASH_LOOP, v.OOM_KILLED, v.STARTUP_DEADLINE_EXCEEDED})
 """Failures of a revision rather than of what it needs (an image, room)."""
+_EXCEEDED_QUOTA = "exceeded quota"
+"""What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,9 @@ def refusal_of(revision: str, observed: Observed) -> Failure | None:
             return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
     for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
-            # By a quota, most often: pods that go make room.
-            return Failure(v.REFUSED, f"the cluster refuses the pods: {condition.get('message', '')}", waiting=True)
+            message = condition.get("message", "")
+            reason = v.UNSCHEDULABLE if _EXCEEDED_QUOTA in message else v.REFUSED
+            return Failure(reason, f"the cluster refuses the pods: {message}", waiting=True)
     return None
 
 

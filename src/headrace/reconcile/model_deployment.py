@@ -134,8 +134,9 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
     if engine is not None and not engine.command and not settings.runs_images:
         message = "spec.runtime.container.command: is required here, where its image is not run"
         raise _Refused(v.INVALID_SPEC, message)
-    if resource.public_name in observed.names_taken:
-        message = f"another ModelDeployment of the namespace has the name {resource.public_name}"
+    holder = observed.names_taken.get(resource.public_name)
+    if holder is not None:
+        message = f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}"
         raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
 
 
@@ -209,7 +210,8 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     failure = why_failing(revision, observed, pods, startup)
     taken_back = taken_back_for(resource, revision, failure, observed, look.before)
     leaving = leaving_revisions(observed)
-    lacking = lacking_since(memory.lacking, now, lacks=lacks_room(revision, pods, leaving))
+    refused = refusal_of(revision, observed)
+    lacking = lacking_since(memory.lacking, now, lacks=lacks_room(revision, refused, pods, leaving))
     scene = Scene(
         target=revision,
         wanted=wanted.replicas,
@@ -235,7 +237,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         pods=pods,
         rollout=plan(scene),
         startup=startup,
-        refused=refusal_of(revision, observed),
+        refused=refused,
         failure=failure,
         lacking=lacking,
         taken_back=taken_back,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.reconcile.pods import RuntimePod
+from headrace.reconcile.pods import Failure, RuntimePod
 from headrace.reconcile.world import Manifest
 
 PATIENCE_SECONDS = 10.0
@@ -17,11 +17,13 @@ def lacking_since(since: float | None, now: float, *, lacks: bool) -> float | No
     return now if since is None else since
 
 
-def lacks_room(revision: str, pods: tuple[RuntimePod, ...], leaving: frozenset[str]) -> bool:
-    """Whether pods of the revision find no node. While others are on their way out, they may find one in a moment."""
-    return not leaving and any(
-        pod.revision == revision and pod.failure is not None and pod.failure.reason == v.UNSCHEDULABLE for pod in pods
-    )
+def lacks_room(revision: str, refused: Failure | None, pods: tuple[RuntimePod, ...], leaving: frozenset[str]) -> bool:
+    """Whether pods of the revision find no node, or are refused for want of quota.
+
+    While others are on their way out, they may find room in a moment.
+    """
+    failures = [refused, *(pod.failure for pod in pods if pod.revision == revision)]
+    return not leaving and any(failure is not None and failure.reason == v.UNSCHEDULABLE for failure in failures)
 
 
 def gives_way(before: Manifest) -> bool:

@@ -89,12 +89,13 @@ class Observed:
     `pods` are the pods of all children (runtime and fetch), recognised by their labels; a pod that is being deleted has
     `metadata.deletionTimestamp`.
     `refused` says of children why the world did not take them when they were last applied.
-    `names_taken` are public model names that others of the namespace have before it (`headrace.control.naming`).
+    `names_taken` says of public model names which other of the namespace has them before it
+    (`headrace.control.naming`).
     """
 
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
-    names_taken: frozenset[str] = frozenset()
+    names_taken: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
 
 
