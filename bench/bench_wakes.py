@@ -3,8 +3,9 @@
 Three kinds of wakes, each measured in turns with its measure, so that whatever disturbs this machine disturbs all:
 
 - A runtime that does nothing but live in our serving shell, and so announces itself on NATS. Its measure is a bare pod
-  of the same image and command, as anybody would write it, until its first 200 (`bare_pods.serving`). Told beside it,
-  without a bar: the same one with the models mounted, for which the kubelet takes its time.
+  of the same image and command, as anybody would write it (so with its account's token mounted), until its first 200
+  (`bare_pods.serving`). Told beside it, without a bar: the same one with the models mounted, as engines with weights
+  have them. The kubelet takes its time for a volume, whichever it is.
 - A brought container that knows nothing of headrace. Its measure is a bare pod of its image and command, which starts
   sooner than the one above: both show up when the API server tells of them.
 - SmolLM2. Its measure is a pod of the runtime's image that ends at once, and a cold start of `headrace up`.
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -128,7 +130,7 @@ def pause() -> None:
     time.sleep(random.uniform(*PAUSE_SECONDS))
 
 
-def container(image: str, command: list[str], *, announces: bool) -> Manifest:
+def brought_as(image: str, command: list[str], *, announces: bool) -> Manifest:
     """Return a spec's runtime."""
     engine = {"image": image, "command": command, "modelName": ENGINE_MODEL, "announces": announces}
     return {"type": "Container", "container": engine}
@@ -147,10 +149,10 @@ def apply(world: ClusterWorld, name: str, runtime: Manifest, model: Manifest) ->
 def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
     """Wakes of the smallest runtimes, and bare pods of them."""
     world.put("echo", b"There is no model in here.")
-    announcing = container(image, ANNOUNCING, announces=True)
+    announcing = brought_as(image, ANNOUNCING, announces=True)
     apply(world, "minimal", announcing, {})
     apply(world, "mounting", announcing, {"source": {"uri": world.uri("echo")}})
-    apply(world, "brought", container(image, BROUGHT, announces=False), {})
+    apply(world, "brought", brought_as(image, BROUGHT, announces=False), {})
     wakes = {
         "minimal": Series("wake of a minimal runtime"),
         "mounting": Series("wake of the same with the models mounted"),
@@ -158,17 +160,26 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
     }
     bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the brought container")
     with closing(Watches(world)) as watches, closing(Prober(node(world))) as prober:
+
+        def wake(name: str) -> None:
+            began = woken(world, watches, name, name, stream=False)
+            wakes[name].add(began, began.stages[ANSWER])
+            rest(world, name)
+
+        def bare(series: Series, command: list[str]) -> None:
+            pause()
+            container = {"image": image, "command": command, "resources": RESOURCES}
+            began = serving(world, watches.pods, prober, container)
+            series.add(began, began.stages["200"])
+
+        turns = [
+            *(partial(wake, name) for name in wakes),
+            *[partial(bare, bare_minimal, ANNOUNCING)] * BARE_PODS,
+            partial(bare, bare_brought, BROUGHT),
+        ]
         for _ in range(rounds):
-            for name, series in wakes.items():
-                wake = woken(world, watches, name, name, stream=False)
-                series.add(wake, wake.stages[ANSWER])
-                rest(world, name)
-            for series, command in (*[(bare_minimal, ANNOUNCING)] * BARE_PODS, (bare_brought, BROUGHT)):
-                pause()
-                bare = serving(
-                    world, watches.pods, prober, {"image": image, "command": command, "resources": RESOURCES}
-                )
-                series.add(bare, bare.stages["200"])
+            for turn in random.sample(turns, len(turns)):  # none always comes after the same one
+                turn()
     for series in (bare_minimal, *wakes.values(), bare_brought):
         series.tell()
     bar("wake-minimal-over-bare-pod", wakes["minimal"].median / bare_minimal.median, 0.8, "")

@@ -70,6 +70,7 @@ class Admissions:
         replica = self._remember(model, known, report)
         match report.state:
             case ReplicaState.LOADING:
+                self._stop_routing(namespace, replica)
                 model.queue.stage_changed()
             case ReplicaState.READY if replica.admitted:
                 self._acknowledge(model, replica, report.state)
@@ -77,10 +78,13 @@ class Admissions:
             case ReplicaState.READY:
                 self.probe(model, replica)
             case ReplicaState.DRAINING:
-                if replica.admitted:
-                    log.info("stopped routing to %s/%s: it drains", namespace, report.pod)
-                    replica.withdraw()
+                self._stop_routing(namespace, replica)
                 self._acknowledge(model, replica, report.state)
+
+    def _stop_routing(self, namespace: str, replica: Replica) -> None:
+        if replica.admitted:
+            log.info("stopped routing to %s/%s: it is %s", namespace, replica.pod, replica.report.state.value)
+            replica.withdraw()
 
     def probe(self, model: ServedModel, replica: Replica) -> None:
         """Ask the replica once whether it is ready, and route to it at once if so."""

@@ -14,10 +14,10 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.kv import KV_DEL, KV_OP
-from pydantic import ValidationError
 
 from headrace.events import subjects
 from headrace.events.connection import connect, heed_cancellation
+from headrace.events.decoder import Decoder
 from headrace.events.messages import FetchProgress, ReplicaReport
 from headrace_gateway.admission import Admissions
 from headrace_gateway.buckets import BucketMirror
@@ -47,6 +47,7 @@ class Link:
         self._keys = BucketMirror(subjects.KEYS_BUCKET, table.set_key, table.grants, lose=table.lose_key)
         self._returned = asyncio.Event()
         self._client: Client | None = None
+        self._decoder = Decoder()
 
     async def run(self) -> None:
         """Live until cancelled."""
@@ -140,27 +141,16 @@ class Link:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _on_replica(self, msg: Msg) -> None:
-        _, _, namespace, name, pod = msg.subject.split(".")
-        try:
-            report = ReplicaReport.decode(msg.data)
-        except ValidationError as error:
-            log.warning("ignored a message on %s: %d faults", msg.subject, error.error_count())
-            return
-        if report.pod != pod:
-            # The name goes into subjects, headers and the log: as a token of a subject it can break none of them.
-            log.warning("ignored a message on %s: it speaks of another pod", msg.subject)
-            return
-        self._admissions.heard(namespace, name, report)
+        _, _, namespace, name, _ = msg.subject.split(".")
+        report = self._decoder.decode(ReplicaReport, msg)
+        if report is not None:
+            self._admissions.heard(namespace, name, report)
 
     async def _on_progress(self, msg: Msg) -> None:
         _, _, namespace, name = msg.subject.split(".")
-        model = self._table.models.get((namespace, name))
-        if model is None:
-            return
-        try:
-            model.set_progress(FetchProgress.decode(msg.data))
-        except ValidationError as error:
-            log.warning("ignored a message on %s: %d faults", msg.subject, error.error_count())
+        model, progress = self._table.models.get((namespace, name)), self._decoder.decode(FetchProgress, msg)
+        if model is not None and progress is not None:
+            model.set_progress(progress)
 
     async def _on_solicit(self, msg: Msg) -> None:
         del msg

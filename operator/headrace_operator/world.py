@@ -33,7 +33,8 @@ from headrace_operator.namespaces import Namespaces
 REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, INVALID})
 """What an API server answers, again and again, to what it (or a policy, a quota) does not allow."""
 REFUSED_SECONDS = 5.0
-"""What was refused is not asked for again before that."""
+"""What was refused is not asked for again before that, and each time after twice as long."""
+LONGEST_REFUSED_SECONDS = 60.0
 
 
 class NotOurs(HeadraceError):
@@ -46,9 +47,11 @@ class _Refusal:
 
     wanted: str
     """Its digest."""
-    until: float
-    """Monotonic time before which it is not tried again."""
     why: str
+    seconds: float
+    """How long it is not tried again."""
+    until: float
+    """Monotonic time of their end."""
 
 
 class KubernetesWorld:
@@ -112,8 +115,10 @@ class KubernetesWorld:
             SKIPPED.inc()
             return
         before = self._refused.get(owner, {}).get(key)
-        if before is not None and before.wanted == wanted and time.monotonic() < before.until:
-            raise ChildRefused(before.why)
+        if before is not None and before.wanted != wanted:
+            before = None
+        if before is not None and (left := before.until - time.monotonic()) > 0:
+            raise ChildRefused(before.why, retry_seconds=left)
         ours = entry is not None and belongs(entry.manifest, owner)
         try:
             answer = await self._apply(owner, ALL[key.kind].path(key.namespace, key.name), child.manifest, ours=ours)
@@ -121,9 +126,9 @@ class KubernetesWorld:
             if isinstance(error, ApiError) and error.status not in REFUSALS:
                 raise
             why = error.said if isinstance(error, ApiError) else str(error)
-            refusal = _Refusal(wanted, time.monotonic() + REFUSED_SECONDS, why)
-            self._refused.setdefault(owner, {})[key] = refusal
-            raise ChildRefused(why) from error
+            seconds = REFUSED_SECONDS if before is None else min(2 * before.seconds, LONGEST_REFUSED_SECONDS)
+            self._refused.setdefault(owner, {})[key] = _Refusal(wanted, why, seconds, time.monotonic() + seconds)
+            raise ChildRefused(why, retry_seconds=seconds) from error
         self._refused.get(owner, {}).pop(key, None)
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))

@@ -1,4 +1,4 @@
-"""Environment variables by which a pod template tells a child of ours who it is.
+"""Environment variables by which a pod template tells who it is to a child of ours, and to whoever announces itself.
 
 They are set in `headrace.reconcile`, by downward API where the value is the pod's own, and read in
 `headrace.serving` and `headrace.sources.fetch`. A child without them stands alone: it serves and reports to nobody.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import openai
-from behaviours.behaviours_traffic import Traffic, asked, send
+from behaviours.behaviours_traffic import Traffic, asked, post, send, short
 from behaviours.behaviours_world import SCALING, Engine, Manifest, World, model, revisions, until, wait
 
 CONTRACT = Path(__file__).parents[2] / "docs/runtime-contract.md"
 INSIDE = "its-own-name"
 """By which the engine knows the model; clients use the public name."""
+LONG = 800
+"""For so many tokens that engine takes 8 s."""
 SEEN_SECONDS = 10
 """So long it stays when nobody asks: time enough for a look at it."""
 
@@ -105,12 +109,15 @@ class BroughtBehaviour:
         served.apply(written)
         wait(served, "written", "Running")
         client = openai.OpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0)
-        assert client.completions.create(model="written", prompt="hello").choices[0].text == "hello"
-        with Traffic(served, "written").running() as traffic:
+        answer = client.completions.create(model="written", prompt="hello")
+        assert answer.choices[0].text == "hello"
+        with Traffic(served, "written").running() as traffic, ThreadPoolExecutor(1) as pool:
+            long = pool.submit(post, served, "/completions", {**short("written"), "max_tokens": LONG})
             written["spec"]["template"] = {"env": [{"name": "CHANGED", "value": "1"}]}
             served.apply(written)
             wait(served, "written", "Running")
             until(lambda: len(revisions(served, "written")) == 1, "the old one has left", served.patience)
+            assert json.loads(long.result()[1])["id"] == answer.id, "the old one finishes what it began"
         traffic.assert_nothing_lost()
         served.delete("written")
 

@@ -126,7 +126,7 @@ class DictWorld:
         if self.broken:
             raise OSError("the world is broken")
         if child.key.kind in self.refused:
-            raise ChildRefused("spec.template: must be less than the limit")
+            raise ChildRefused("spec.template: must be less than the limit", retry_seconds=0.05)
         self.applied += 1
         status = self.children.get(child.key, {}).get("status")
         self.children[child.key] = child.manifest if status is None else {**child.manifest, "status": status}

@@ -161,9 +161,8 @@ async def test_apply_when_a_child_is_refused_then_the_status_says_why_and_the_ot
 
 
 async def test_apply_when_what_guards_pods_is_refused_then_there_are_none_and_it_heals_without_news(
-    control: Control, monkeypatch: pytest.MonkeyPatch
+    control: Control,
 ) -> None:
-    monkeypatch.setattr(loop_module, "REFUSED_SECONDS", 0.05)
     control.world.refused = {"NetworkPolicy"}
     control.world.add()
     await until(control.has_route, "it was looked at")

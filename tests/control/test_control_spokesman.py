@@ -220,13 +220,14 @@ def resource(**engine: Any) -> Manifest:
     return {"spec": {"model": {}, "runtime": {"type": "Container", "container": {"image": "x", **engine}}}}
 
 
-def observed(*pods: Manifest, annotations: tuple[str, ...] = (v.ENGINE_MODEL_ANNOTATION,)) -> Observed:
+def observed(*pods: Manifest, brought: bool = True, labels: dict[str, str] | None = None) -> Observed:
+    annotations = {v.ENGINE_MODEL_ANNOTATION: ""} if brought else {}
     container = {
         "ports": [{"name": "http", "containerPort": 9000}],
         "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}},
     }
     deployment = {
-        "metadata": {"labels": {v.REVISION_LABEL: "r1"}, "annotations": dict.fromkeys(annotations, "")},
+        "metadata": {"labels": {v.REVISION_LABEL: "r1", **(labels or {})}, "annotations": annotations},
         "spec": {"template": {"spec": {"containers": [container]}}},
     }
     return Observed(children={ChildKey("apps/v1", "Deployment", "default", "m-r1"): deployment}, pods=pods)
@@ -255,8 +256,8 @@ def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
     [
         observed(seen(running=False)),
         observed(seen(ip=None)),
-        observed(seen(), annotations=()),
-        observed(seen(), annotations=(v.ENGINE_MODEL_ANNOTATION, v.ANNOUNCES_ANNOTATION)),
+        observed(seen(), brought=False),
+        observed(seen(), labels={v.ANNOUNCES_LABEL: "true"}),
         observed(),
     ],
     ids=["crashed", "no address", "one of ours", "it speaks for itself", "none"],

@@ -53,7 +53,7 @@ class Foreign:
         route = Route(namespace=NAMESPACE, name="echo", public_name="echo", engines=(engine,))
         self.inside.table.set_route(route.key, route.encode())
 
-    def is_said_to_be_ready(self, sequence: int = 1) -> None:
+    def is_said_to_be(self, state: ReplicaState, sequence: int = 1) -> None:
         report = ReplicaReport(
             pod="echo-1",
             revision="r1",
@@ -61,7 +61,7 @@ class Foreign:
             port=self.replica.port,
             started=1,
             sequence=sequence,
-            state=ReplicaState.READY,
+            state=state,
         )
         self.admissions.heard(NAMESPACE, "echo", report)
 
@@ -89,13 +89,13 @@ async def _foreign() -> AsyncIterator[Foreign]:
 
 async def test_brought_when_said_to_be_ready_then_its_own_path_is_asked(foreign: Foreign) -> None:
     foreign.route()
-    foreign.is_said_to_be_ready()
+    foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
 
 
 async def test_brought_when_its_path_does_not_answer_then_it_is_not_routed_to(foreign: Foreign) -> None:
     foreign.route(path="/health/ready")
-    foreign.is_said_to_be_ready()
+    foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was asked")
     assert not foreign.admitted
 
@@ -105,7 +105,7 @@ async def test_request_when_the_engine_knows_another_name_then_it_gets_that_one_
     foreign: Foreign, model_name: str | None, seen: str
 ) -> None:
     foreign.route(model_name=model_name)
-    foreign.is_said_to_be_ready()
+    foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
     answer = await send(foreign.inside.port, chat(temperature=0.25, user="ä"))
     body = json.loads(answer.body)
@@ -117,7 +117,7 @@ async def test_brought_when_its_spokesman_is_silent_then_it_is_kept_while_it_ans
     foreign: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign.route()
-    foreign.is_said_to_be_ready()
+    foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
     (known,) = foreign.model.replicas.values()
     monkeypatch.setattr(admission, "FORGET_SECONDS", -1.0)
@@ -136,8 +136,20 @@ async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_for
     foreign: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign.route(announces=True)
-    foreign.is_said_to_be_ready()
+    foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
     monkeypatch.setattr(admission, "FORGET_SECONDS", -1.0)
     foreign.admissions.judge_silence()
     assert foreign.model.replicas == {}
+
+
+async def test_brought_when_it_says_that_it_loads_again_then_it_gets_nothing_until_it_is_ready(
+    foreign: Foreign,
+) -> None:
+    foreign.route(announces=True)
+    foreign.is_said_to_be(ReplicaState.READY)
+    await until(lambda: foreign.admitted, "it is routed to")
+    foreign.is_said_to_be(ReplicaState.LOADING, sequence=2)
+    assert not foreign.admitted
+    foreign.is_said_to_be(ReplicaState.READY, sequence=3)
+    await until(lambda: foreign.admitted, "it is routed to again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pytest
@@ -124,6 +125,25 @@ async def test_apply_when_it_is_refused_then_it_is_asked_for_again_after_a_while
         await made.apply(OWNER, service())
     await made.apply(OWNER, service())
     assert api.writes == [("apply", PATH)]
+
+
+async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_as_long_up_to_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, api = world()
+    now, asked = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(6):
+        api.errors = [ApiError(FORBIDDEN, "PATCH /api: no", said="no")]
+        with pytest.raises(ChildRefused) as refused:
+            await made.apply(OWNER, service())
+        asked.append(refused.value.retry_seconds)
+        now += refused.value.retry_seconds - 1.0
+        with pytest.raises(ChildRefused) as refused:
+            await made.apply(OWNER, service())
+        assert (refused.value.retry_seconds, api.errors) == (1.0, [])
+        now += 1.0
+    assert asked == [5, 10, 20, 40, 60, 60]
 
 
 async def test_apply_when_the_api_server_is_away_then_nothing_is_refused() -> None:

@@ -92,12 +92,13 @@ def test_container_when_it_brings_its_model_then_nothing_is_fetched_or_mounted_a
 
 
 def test_container_when_it_announces_itself_then_it_is_told_who_it_is_and_may_reach_nats() -> None:
-    pod, ours = pod_of(in_cluster(**spec(announces=True))), World(manifest=resource(replicas=1), settings=CLUSTER)
+    world, ours = in_cluster(**spec(announces=True)), World(manifest=resource(replicas=1), settings=CLUSTER)
     ours.calm()
-    told = variables(pod_of(ours))
-    told["HEADRACE_REVISION"] = variables(pod)["HEADRACE_REVISION"]
+    (revision,) = world.revisions()
     also = {"HEADRACE_MODEL_NAME", "HEADRACE_MODEL_PATH", "HOME"}
-    assert {name: value for name, value in variables(pod).items() if name not in also} == told
+    told = {name: value for name, value in variables(pod_of(world)).items() if name not in also}
+    assert told == {**variables(pod_of(ours)), "HEADRACE_REVISION": revision}
+    assert reaches_nats(world)
 
 
 def test_policy_when_it_announces_itself_then_nats_is_reached_until_the_last_one_that_does_is_gone() -> None:
@@ -107,8 +108,12 @@ def test_policy_when_it_announces_itself_then_nats_is_reached_until_the_last_one
     world.look()
     assert len(world.revisions()) == 2
     assert reaches_nats(world)
+    world.lingers = True
     world.calm()
     assert len(world.revisions()) == 1
+    assert reaches_nats(world), "the old one still drains"
+    world.depart()
+    world.look()
     assert not reaches_nats(world)
 
 

@@ -202,11 +202,15 @@ def test_restart_when_replicas_run_then_none_is_dropped_and_none_loses_its_gate(
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_restart_when_a_pod_stays_silent_then_it_is_routable_no_longer() -> None:
+def test_restart_when_a_pod_stays_silent_then_it_serves_no_longer_and_is_given_up_when_its_time_is_over() -> None:
     world = serving_world(replicas=1)
     world.restart_loop()
     world.pass_time(6)
-    assert world.says(v.ROUTABLE) == ("False", v.WAITING_FOR_GATEWAYS)
+    assert world.says(v.ROUTABLE) == ("False", v.NO_REPLICAS)
+    assert "it does not announce itself" in world.condition(v.WORKLOADS_READY)["message"]
+    world.pass_time(601)
+    assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
+    assert "it does not announce itself" in world.condition(v.READY)["message"]
 
 
 def test_spec_replicas_when_changed_while_scaling_rules_then_one_warning_even_over_a_restart() -> None:

@@ -29,8 +29,8 @@ PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
 """On a revision's Deployment: the public name that its pods serve, for as long as requests go to that revision."""
 ENGINE_MODEL_ANNOTATION = "headrace.dev/engine-model"
 """On the Deployment of a Container revision: the name by which its engine knows the model; empty: the public name."""
-ANNOUNCES_ANNOTATION = "headrace.dev/announces"
-"""On the Deployment of a Container revision whose pods speak for themselves: `true`."""
+ANNOUNCES_LABEL = "headrace.dev/announces"
+"""On the Deployment and the pods of a Container revision that speaks for itself: `true`."""
 ROUTABLE_GATE = "headrace.dev/routable"
 """Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
 FINALIZER = "headrace.dev/cleanup"
@@ -122,7 +122,7 @@ DRAIN = "Drain"
 requests are asked for elsewhere."""
 PROGRESS = "Progress"
 """It says how far its start is, which extends the startup deadline and is told to waiting clients."""
-CONTRACT = (DRAIN, LOAD_REPORTS, PROGRESS)
+CONTRACT_CAPABILITIES = (DRAIN, LOAD_REPORTS, PROGRESS)
 """Of a runtime that announces itself; what is spoken for has none."""
 
 # -- reasons that only events and gateway errors carry ------------------------------------------------------

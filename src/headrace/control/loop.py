@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -38,8 +37,6 @@ GATEWAY_LOOK_SECONDS = 1.0
 """How late the loop may notice that a gateway's presence has ended."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
-REFUSED_SECONDS = 5.0
-"""What is refused is tried again after that: a quota, a policy may have changed, and nobody tells."""
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
 _BEFORE_PODS = frozenset({"ServiceAccount", "NetworkPolicy", "Deployment"})
@@ -215,7 +212,8 @@ class ControlLoop:
         await self._spokesman.tell(key, brought_pods(resource, observed))
         signals = self._signals.signals(key)
         outcome = reconcile(resource, observed, signals, self._settings, known.memory)
-        refused = await self._apply(key, outcome)
+        errors = await self._apply(key, outcome)
+        refused = {child: str(error) for child, error in errors.items()}
         if refused != known.refused:
             for child, why in refused.items():
                 log.warning("%s/%s: the %s %s is refused: %s", key.namespace, key.name, child.kind, child.name, why)
@@ -224,22 +222,23 @@ class ControlLoop:
         await self._carry_out(key, observed, outcome, keeps_pods=_holds_pods(refused))
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
-        return outcome.requeue_seconds if not refused else min(outcome.requeue_seconds or math.inf, REFUSED_SECONDS)
+        waits = [outcome.requeue_seconds, *(error.retry_seconds for error in errors.values())]
+        return min((seconds for seconds in waits if seconds is not None), default=None)
 
-    async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> dict[ChildKey, str]:
-        """Apply the children, a wake waits for nothing else; return why which were refused.
+    async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> dict[ChildKey, ChildRefused]:
+        """Apply the children, a wake waits for nothing else; return which were refused, and why.
 
         After that no Deployment is touched: pods may not come without what guards them, and what serves may not give
         way to what is not taken. The rule, which is then told, decides anew.
         """
-        refused: dict[ChildKey, str] = {}
+        refused: dict[ChildKey, ChildRefused] = {}
         for child in outcome.children:
             if child.key.kind == "Deployment" and _holds_pods(refused):
                 continue
             try:
                 await self._world.apply(key, child)
             except ChildRefused as error:
-                refused[child.key] = str(error)
+                refused[child.key] = error
         return refused
 
     async def _carry_out(

@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.kv import KV_OP
-from pydantic import ValidationError
 
 from headrace.events import subjects
-from headrace.events.messages import Admission, Demand, FetchProgress, Message, ReplicaReport, ReplicaState
+from headrace.events.decoder import Decoder
+from headrace.events.messages import Admission, Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey, Signals
-
-log = logging.getLogger(__name__)
 
 REPLICA_TTL_SECONDS = 10.0
 """Ten missed reports: the process is stuck or gone, whatever the pod says."""
-
-AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 @dataclass(slots=True)
@@ -60,6 +54,7 @@ class SignalHub:
         self._heard: dict[ResourceKey, _Heard] = {}
         self._gateways: dict[str, float] = {}
         self._presence = asyncio.Event()
+        self._decoder = Decoder()
         self._silent_since = clock()
         """Nothing is older than this: set anew at each (re)connection."""
         self._reconnects = client.stats["reconnects"]
@@ -141,7 +136,7 @@ class SignalHub:
             self._presence.set()
 
     async def _on_demand(self, msg: Msg) -> None:
-        key, demand = _key_of(msg.subject), _decoded(Demand, msg)
+        key, demand = _key_of(msg.subject), self._decoder.decode(Demand, msg)
         if demand is None:
             return
         heard = self._heard.setdefault(key, _Heard())
@@ -152,7 +147,7 @@ class SignalHub:
             self._changed(key)
 
     async def _on_replica(self, msg: Msg) -> None:
-        key, report = _key_of(msg.subject), _decoded(ReplicaReport, msg)
+        key, report = _key_of(msg.subject), self._decoder.decode(ReplicaReport, msg)
         if report is None:
             return
         heard = self._heard.setdefault(key, _Heard())
@@ -164,7 +159,7 @@ class SignalHub:
             self._changed(key)
 
     async def _on_admission(self, msg: Msg) -> None:
-        key, admission = _key_of(msg.subject), _decoded(Admission, msg)
+        key, admission = _key_of(msg.subject), self._decoder.decode(Admission, msg)
         if admission is None:
             return
         of_pod = self._heard.setdefault(key, _Heard()).admissions.setdefault(admission.pod, {})
@@ -173,7 +168,7 @@ class SignalHub:
             self._changed(key)
 
     async def _on_progress(self, msg: Msg) -> None:
-        key, progress = _key_of(msg.subject), _decoded(FetchProgress, msg)
+        key, progress = _key_of(msg.subject), self._decoder.decode(FetchProgress, msg)
         if progress is None:
             return
         heard = self._heard.setdefault(key, _Heard())
@@ -202,12 +197,3 @@ def _admitting(admissions: dict[str, Admission], report: ReplicaReport) -> froze
 def _key_of(subject: str) -> ResourceKey:
     _, _, namespace, name, *_ = subject.split(".")
     return ResourceKey(namespace, name)
-
-
-def _decoded(kind: type[AnyMessage], msg: Msg) -> AnyMessage | None:
-    """A message from a sender of another version, or from nobody of ours, costs a line in the log and nothing else."""
-    try:
-        return kind.decode(msg.data)
-    except ValidationError as error:
-        log.warning("ignored a message on %s: %d faults in a %s", msg.subject, error.error_count(), kind.__name__)
-        return None

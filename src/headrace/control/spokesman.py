@@ -27,7 +27,7 @@ from headrace.api.model_deployment import ContainerRuntime
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.reconcile.findings import announces
+from headrace.reconcile.findings import is_announcing_container
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ..
 
 
 def _is_mute(deployment: Manifest) -> bool:
-    return v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {}) and not announces(deployment)
+    brought = v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {})
+    return brought and not is_announcing_container(deployment)
 
 
 class Spokesman:

@@ -12,10 +12,19 @@ from headrace.routes import KeyGrant
 
 
 class ChildRefused(HeadraceError):
-    """The world does not take a child as it was described, and will not until something is changed."""
+    """The world does not take a child as it was described, and will not until something is changed.
+
+    Args:
+        message: the world's words.
+        retry_seconds: when to ask again: a policy may have changed, and nobody tells.
+    """
 
     http_status = 422
     reason = REFUSED
+
+    def __init__(self, message: str, *, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 Changed = Callable[[ResourceKey | None], None]

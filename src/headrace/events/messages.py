@@ -68,8 +68,8 @@ class ReplicaReport(Message):
     """Unix time of the process's start."""
     sequence: int = Field(ge=0)
     state: ReplicaState
-    stage: str = Field(default="", max_length=64)
-    """What it is doing while Loading, kebab-case: `starting`, `loading-weights`, `warming-up`."""
+    stage: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
+    """What it is doing while Loading: `starting`, `loading-weights`, `warming-up`. People read it in their streams."""
     percent: int | None = Field(default=None, ge=0, le=100)
     capacity: int = Field(default=1, ge=1)
     """Requests that it takes at once (running and queued inside); a gateway sends no more."""

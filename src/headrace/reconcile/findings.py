@@ -80,9 +80,9 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
     }
 
 
-def announces(deployment: Manifest) -> bool:
-    """Return whether the pods of a brought revision speak for themselves."""
-    return v.ANNOUNCES_ANNOTATION in deployment["metadata"].get("annotations", {})
+def is_announcing_container(deployment_or_pod: Manifest) -> bool:
+    """Return whether it is of a brought revision that speaks for itself."""
+    return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
 
 
 def existing_replicas(observed: Observed) -> int:

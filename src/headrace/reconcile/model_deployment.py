@@ -17,9 +17,9 @@ from headrace.reconcile.conditions import Condition, events
 from headrace.reconcile.demand import wanted_replicas
 from headrace.reconcile.findings import (
     Findings,
-    announces,
     deployments,
     existing_replicas,
+    is_announcing_container,
     is_taken,
     refusal_of,
     replicas_of,
@@ -279,7 +279,7 @@ def _guards(resource: ModelDeployment, observed: Observed, settings: Settings) -
             resource,
             settings.platform_namespace,
             settings,
-            announced=any(map(announces, deployments(observed).values())),
+            announced=any(map(is_announcing_container, (*observed.children.values(), *observed.pods))),
         )
 
 

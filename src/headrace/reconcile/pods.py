@@ -32,11 +32,13 @@ class RuntimePod:
     name: str
     revision: str
     serving: bool
-    """It says that it is ready; of one that was not heard of yet, its readiness probe says so."""
+    """It says that it is ready; while nobody could be heard, its readiness probe says so."""
     routable: bool
     """Every live gateway routes to it."""
     failure: Failure | None
     report: ReplicaReport | None
+    silent: bool
+    """Its readiness probe succeeds, but nothing is heard of it: it does not announce itself."""
 
 
 def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, listening: bool) -> tuple[RuntimePod, ...]:
@@ -87,10 +89,10 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
     name = pod["metadata"]["name"]
     report = _report_of_this_life(pod, signals.replicas.get(name))
     probed = any(container.get("ready", False) for container in _containers(pod))
-    serving = probed if report is None else report.state is ReplicaState.READY
     admitted = bool(signals.gateways) and signals.gateways <= signals.admissions.get(name, frozenset())
     # While nobody could be asked, what was true of a pod that still runs stays true.
     unheard = not listening or not signals.connected or not signals.gateways
+    serving = (probed and unheard) if report is None else report.state is ReplicaState.READY
     return RuntimePod(
         name=name,
         revision=str(pod["metadata"]["labels"].get(v.REVISION_LABEL, "")),
@@ -98,6 +100,7 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
         routable=serving and (admitted or (unheard and _gate(pod))),
         failure=None if serving else _failure(pod, crash_looping=crash_looping),
         report=report,
+        silent=report is None and probed and not unheard,
     )
 
 

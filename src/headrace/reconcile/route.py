@@ -7,7 +7,7 @@ from datetime import datetime
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ColdStart
 from headrace.reconcile.conditions import clipped
-from headrace.reconcile.findings import Findings, announces, deployments
+from headrace.reconcile.findings import Findings, deployments, is_announcing_container
 from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed
 from headrace.routes import Engine, Route, Unavailable
@@ -42,7 +42,7 @@ def engines(observed: Observed) -> tuple[Engine, ...]:
             revision=revision,
             readiness_path=manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"],
             model_name=manifest["metadata"]["annotations"][v.ENGINE_MODEL_ANNOTATION] or None,
-            announces=announces(manifest),
+            announces=is_announcing_container(manifest),
         )
         for revision, manifest in deployments(observed).items()
         if v.ENGINE_MODEL_ANNOTATION in manifest["metadata"].get("annotations", {})

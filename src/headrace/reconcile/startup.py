@@ -17,6 +17,8 @@ from headrace.reconcile.pods import Failure, RuntimePod
 PAUSE_SECONDS = 60.0
 """Between giving a revision up and trying again: long enough to be read, short enough to heal by itself."""
 
+SILENT = "its readiness probe succeeds, but it does not announce itself"
+
 Mark = tuple[str, int]
 """How far a pod is: stage, percent. Restarts are no progress."""
 
@@ -54,7 +56,7 @@ def watch_startup(
         if serves or watch.given_up != revision:
             return StartupWatch(since)
         return replace(watch, since=since)
-    stage = since[overdue.name][0][0] or "starting its process"
+    stage = since[overdue.name][0][0] or (SILENT if overdue.silent else "starting its process")
     message = f"the runtime was not ready after {deadline_seconds:.0f} s without progress (stage: {stage})"
     hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
     failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, f"{message}. {hint}")

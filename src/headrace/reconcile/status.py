@@ -12,6 +12,7 @@ from headrace.api import vocabulary as v
 from headrace.reconcile.conditions import Condition, Status, counted, rendered
 from headrace.reconcile.findings import Findings
 from headrace.reconcile.rollout import Way
+from headrace.reconcile.startup import SILENT
 from headrace.reconcile.wake import Wake, cold_start_status
 from headrace.reconcile.world import Manifest, Settings
 
@@ -35,7 +36,7 @@ def status(found: Findings, now: list[Condition], wake: Wake | None, settings: S
         "replicas": len(found.pods),
         "readyReplicas": sum(pod.routable for pod in found.pods),
         "specReplicas": found.resource.spec.replicas,
-        "capabilities": list(v.CONTRACT if found.resource.spec.runtime.announces else ()),
+        "capabilities": list(v.CONTRACT_CAPABILITIES if found.resource.spec.runtime.announces else ()),
         "selector": f"{v.MODEL_LABEL}={found.resource.name},{v.COMPONENT_LABEL}={v.COMPONENT_RUNTIME}",
         "revisions": [
             {
@@ -79,6 +80,8 @@ def _workloads_ready(found: Findings) -> Condition:
 
 def _stage(found: Findings) -> str:
     for pod in found.pods:
+        if pod.silent:
+            return f"; {pod.name}: {SILENT}"
         if pod.report is not None and not pod.serving and pod.report.stage:
             percent = "" if pod.report.percent is None else f" {pod.report.percent}%"
             return f"; {pod.name}: {pod.report.stage}{percent}"

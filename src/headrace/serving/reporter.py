@@ -13,10 +13,10 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from pydantic import ValidationError
 
 from headrace.events import subjects
 from headrace.events.connection import connect, heed_cancellation, publish_quietly
+from headrace.events.decoder import Decoder
 from headrace.events.messages import Admission, ReplicaReport, ReplicaState
 from headrace.serving.identity import Identity
 from headrace.serving.replica import Replica
@@ -36,6 +36,7 @@ class Reporter:
         self._port = port
         self._replica = replica
         self._sequence = 0
+        self._decoder = Decoder()
         self._announced = asyncio.Event()
         self._changed = asyncio.Event()
         self._gateways: dict[str, ReplicaState] = {}
@@ -108,13 +109,9 @@ class Reporter:
         self._changed.set()
 
     async def _admitted(self, msg: Msg) -> None:
-        try:
-            admission = Admission.decode(msg.data)
-        except ValidationError as error:
-            log.warning("ignored a message on %s: %d faults in an Admission", msg.subject, error.error_count())
-            return
-        if admission.started != self._replica.started:
-            return  # meant for the process before us in this pod
+        admission = self._decoder.decode(Admission, msg)
+        if admission is None or admission.started != self._replica.started:
+            return  # or it is meant for the process before us in this pod
         if self._gateways.get(admission.gateway) is admission.state:
             return
         if admission.gateway in self._gateways or len(self._gateways) < MAX_GATEWAYS:

@@ -14,7 +14,10 @@ CONTAINER = "runtime"
 
 def deployment(resource: ModelDeployment, revision: str, replicas: int, settings: Settings) -> Child:
     """Return the Deployment of a revision with so many replicas."""
+    engine = resource.spec.runtime.container
     pod_labels = {**labels(resource, v.COMPONENT_RUNTIME), v.REVISION_LABEL: revision}
+    if engine is not None and engine.announces:
+        pod_labels[v.ANNOUNCES_LABEL] = "true"
     manifest: Manifest = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -77,6 +80,4 @@ def _annotations(resource: ModelDeployment) -> dict[str, str]:
     annotations = {v.PUBLIC_NAME_ANNOTATION: resource.public_name}
     if (engine := resource.spec.runtime.container) is not None:
         annotations[v.ENGINE_MODEL_ANNOTATION] = engine.model_name or ""
-        if engine.announces:
-            annotations[v.ANNOUNCES_ANNOTATION] = "true"
     return annotations

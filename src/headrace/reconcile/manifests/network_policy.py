@@ -33,7 +33,7 @@ def network_policies(
 ) -> tuple[Child, ...]:
     """Return the policy of the runtime pods and that of the fetch pods.
 
-    `announced`: whether pods of an older revision announce themselves; they go on to until they are gone.
+    `announced`: whether there are pods that announce themselves, of whatever revision: they do so until they are gone.
     """
     nats = {"to": [_platform_pods(platform, "nats")], "ports": [_tcp(_port_of(settings.nats_url) or _NATS_PORT)]}
     web = {"to": _ANYWHERE, "ports": [_tcp(each) for each in sorted(_source_ports(resource, settings))]}
