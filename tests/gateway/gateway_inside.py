@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from gateway.gateway_world import NAMESPACE, Behaviour, Replica, echo
+from gateway.gateway_replica import NAMESPACE, Behaviour, Replica, echo
 
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.routes import KeyGrant, Route

@@ -13,7 +13,8 @@ from hashlib import sha256
 import pytest
 from gateway.gateway_client import CHAT, chat, get, request, send
 from gateway.gateway_inside import Inside, inside
-from gateway.gateway_world import Broker, Gateway, Received, Replica, World, until
+from gateway.gateway_replica import Received, Replica
+from gateway.gateway_world import Broker, Gateway, World, until
 
 from headrace_gateway import inference, server
 from headrace_gateway.access import MAX_LINES, AccessLog

@@ -12,7 +12,8 @@ from typing import cast
 import pytest
 from gateway.gateway_client import chat, send
 from gateway.gateway_inside import Inside, inside
-from gateway.gateway_world import NAMESPACE, Received, Replica, until
+from gateway.gateway_replica import NAMESPACE, Received, Replica
+from gateway.gateway_world import until
 
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.routes import Engine, Route

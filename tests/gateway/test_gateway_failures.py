@@ -7,7 +7,8 @@ import json
 
 import pytest
 from gateway.gateway_client import chat, send, sent
-from gateway.gateway_world import Behaviour, Received, World, echo, until
+from gateway.gateway_replica import Behaviour, Received, echo
+from gateway.gateway_world import World, until
 from openai import APIError, AsyncOpenAI
 
 

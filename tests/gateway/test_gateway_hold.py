@@ -8,7 +8,8 @@ import time
 
 import pytest
 from gateway.gateway_client import chat, get, send, sent
-from gateway.gateway_world import Received, World, until
+from gateway.gateway_replica import Received
+from gateway.gateway_world import World, until
 from openai import AsyncOpenAI
 
 from headrace.api import vocabulary

@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from gateway.gateway_client import chat, get, send, sent
-from gateway.gateway_world import Broker, Gateway, Received, World, until
+from gateway.gateway_replica import Received
+from gateway.gateway_world import Broker, Gateway, World, until
 
 from headrace.events.messages import ReplicaState
 

@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 
 from gateway.gateway_client import chat, send, sent
-from gateway.gateway_world import Received, World
+from gateway.gateway_replica import Received
+from gateway.gateway_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
