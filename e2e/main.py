@@ -42,6 +42,7 @@ def main(words: list[str]) -> int:
             return _up()
         if arguments.command == "down":
             Cluster().delete()
+            print("the cluster is deleted")
             return 0
         return _test(others)
     except CannotRun as error:
@@ -59,6 +60,7 @@ def _up() -> int:
     print(f"export KUBECONFIG={cluster.kubeconfig}")
     print(f"# the gateway: http://127.0.0.1:{GATEWAY_PORT}/v1 (no port-forward is needed)")
     print(f"# volumes for models: in the namespaces {', '.join(FOR_A_PERSON)}")
+    print(f"# closed, as most tests see one node: kubectl uncordon {' '.join(cluster.node_names[1:])}")
     print("# next: docs/kubernetes.md, 'A first token'")
     return 0
 

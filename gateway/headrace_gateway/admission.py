@@ -54,7 +54,7 @@ class Admissions:
         """A replica has spoken."""
         host = _canonical(report.host)
         if host is None:
-            self._ignore(namespace, report, f"{report.host!r} is no address")
+            self._ignore(namespace, report, f"its host {report.host!r} is no IP address that others can reach")
             return
         report = report.model_copy(update={"host": host})
         before = self._table.models.get((namespace, name))
@@ -63,7 +63,9 @@ class Admissions:
             self._ignore(namespace, report, f"the namespace has {MAX_REPLICAS} replicas already")
             return
         if known is not None and (report.started, report.sequence) <= (known.report.started, known.report.sequence):
-            return  # overtaken by a newer one
+            if report.sequence == known.report.sequence:
+                self._ignore(namespace, report, f"its sequence stays at {report.sequence}")
+            return  # else overtaken by a newer one
         if not self._may_be(namespace, report):
             return
         model = self._table.model(namespace, name)
@@ -127,7 +129,7 @@ class Admissions:
 
     async def _confirm(self, model: ServedModel, replica: Replica) -> None:
         try:
-            if await _is_ready(replica.pool, model.readiness_path(replica)):
+            if await self._answers(model, replica):
                 replica.heard = self._loop.time()
             else:
                 replica.withdraw()
@@ -177,7 +179,7 @@ class Admissions:
 
     async def _probe(self, model: ServedModel, replica: Replica) -> None:
         try:
-            ready = await _is_ready(replica.pool, model.readiness_path(replica))
+            ready = await self._answers(model, replica)
         finally:
             replica.probing = False
         still_meant = model.replicas.get(replica.pod) is replica and replica.report.state is ReplicaState.READY
@@ -188,6 +190,15 @@ class Admissions:
             )
             model.pump()
             self._acknowledge(model, replica, ReplicaState.READY)
+
+    async def _answers(self, model: ServedModel, replica: Replica) -> bool:
+        """Return whether its readiness path does; a failure is told once until it is another, or is over."""
+        path = model.readiness_path(replica)
+        fault = await _fault(replica.pool, path)
+        if fault not in ("", replica.probe_fault):
+            log.info("%s/%s says that it is ready, but %s: %s", model.namespace, replica.pod, path, fault)
+        replica.probe_fault = fault
+        return not fault
 
     def _acknowledge(self, model: ServedModel, replica: Replica, state: ReplicaState) -> None:
         now = self._loop.time()
@@ -213,8 +224,11 @@ def _process(report: ReplicaReport) -> tuple[float, str, int]:
     return report.started, report.host, report.port
 
 
-async def _is_ready(pool: Pool, path: str) -> bool:
-    """Return whether the replica answers its readiness probe with 200; the connection stays for the first request."""
+async def _fault(pool: Pool, path: str) -> str:
+    """Return what keeps the readiness path from answering 200; empty when it does.
+
+    The connection stays for the first request.
+    """
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             connection = await pool.connect()
@@ -224,9 +238,9 @@ async def _is_ready(pool: Pool, path: str) -> bool:
                 while not connection.complete:
                     await connection.changed()
                     connection.take()
-                return connection.head is not None and connection.head.status == _OK
+                status = connection.head.status if connection.head is not None else 0
             finally:
                 pool.give_back(connection)
     except (UpstreamError, TimeoutError) as error:
-        log.info("the probe failed: %s", error or "no answer in time")
-        return False
+        return str(error) or f"no answer within {PROBE_SECONDS:.0f} s"
+    return "" if status == _OK else f"status {status}"

@@ -19,6 +19,8 @@ class Replica:
         self.admitted = False
         """Whether requests are routed here: it said Ready, and answered the probe."""
         self.probing = False
+        self.probe_fault = ""
+        """What kept it from answering its readiness probe last."""
         self.suspect = False
         """Silent for longer than a live replica is: still used, but after all others."""
         self.in_flight = 0

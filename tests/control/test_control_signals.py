@@ -153,3 +153,24 @@ async def test_pods_when_they_are_gone_then_what_they_said_is_too(hearing: Heari
 
 async def _is(value: bool) -> bool:  # noqa: FBT001 - what `until` looks at
     return value
+
+
+async def test_report_when_it_is_wrong_then_what_is_wrong_is_known_until_the_next_one_or_the_pod_is_gone(
+    hearing: Hearing,
+) -> None:
+    async def ignored(what: dict[str, str]) -> None:
+        async def so() -> bool:
+            return dict(hearing.hub.signals(KEY).ignored) == what
+
+        await until(so, f"ignored: {what}")
+
+    wrong = {"p": "not a ReplicaReport: host, port, revision, sequence, started, state"}
+    await hearing.client.publish(subjects.replica(*NAMES, "p"), b'{"pod": "p"}')
+    await ignored(wrong)
+    assert hearing.changed[-1:] == [KEY]
+    await hearing.report(started=1.0)
+    await ignored({})
+    await hearing.client.publish(subjects.replica(*NAMES, "p"), b'{"pod": "p"}')
+    await ignored(wrong)
+    hearing.hub.forget_pods(KEY, frozenset())
+    await ignored({})

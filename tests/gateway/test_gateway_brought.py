@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -154,3 +155,19 @@ async def test_brought_when_it_says_that_it_loads_again_then_it_gets_nothing_unt
     assert not foreign.admitted
     foreign.is_said_to_be(ReplicaState.READY, sequence=3)
     await until(lambda: foreign.admitted, "it is routed to again")
+
+
+async def test_brought_when_it_is_not_reached_then_the_log_says_once_who_and_why(
+    foreign: Foreign, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    foreign.route(path="/v1/models")
+    foreign.healthy = False
+    for sequence in (1, 2, 2):
+        foreign.is_said_to_be(ReplicaState.READY, sequence)
+        await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was asked")
+    said = [record.getMessage() for record in caplog.records if "echo-1" in record.getMessage()]
+    assert said == [
+        f"{NAMESPACE}/echo-1 says that it is ready, but /v1/models: status 503",
+        f"ignored {NAMESPACE}/echo-1: its sequence stays at 2",
+    ]

@@ -51,6 +51,7 @@ class World:
     children: dict[ChildKey, Manifest] = field(default_factory=dict)
     pods: dict[str, Manifest] = field(default_factory=dict)
     reports: dict[str, ReplicaReport] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
     admissions: dict[str, frozenset[str]] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
     gateways: frozenset[str] = frozenset({"gw-1"})
@@ -84,6 +85,7 @@ class World:
             wall=self.wall,
             demand=dict(self.demand),
             replicas=dict(self.reports),
+            ignored=dict(self.ignored),
             admissions=dict(self.admissions),
             gateways=self.gateways,
             fetch=self.progress,

@@ -7,7 +7,7 @@ from reconcile.reconcile_world import World, resource, serving_world, set_condit
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.startup import PAUSE_SECONDS
-from headrace.reconcile.world import ChildKey
+from headrace.reconcile.world import ChildKey, Manifest
 
 
 def woken(**spec: object) -> tuple[World, str]:
@@ -115,6 +115,43 @@ def test_deadline_when_a_pod_gets_nowhere_then_it_is_given_up_and_requests_are_r
     assert world.refused() == v.STARTUP_DEADLINE_EXCEEDED
     assert "warming-up" in world.condition(v.READY)["message"]
     assert world.runtimes() == []
+
+
+def test_deadline_when_its_process_has_ended_meanwhile_then_its_last_words_are_told() -> None:
+    world, pod = woken(rollout={"startupDeadlineSeconds": 10})
+    world.crash(pod, "block 7 is wrong", code=3)
+    world.container(pod, {"running": {"startedAt": world.stamp()}}, restartCount=1, lastState=last_state(world, pod))
+    world.pass_time(12)
+    assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
+    assert "it ended (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
+
+
+def last_state(world: World, pod: str) -> Manifest:
+    state: Manifest = world.pods[pod]["status"]["containerStatuses"][0]["lastState"]
+    return state
+
+
+def test_deadline_when_it_is_ready_where_no_gateway_reaches_it_then_it_is_told_where_and_goes_on() -> None:
+    world, pod = woken(rollout={"startupDeadlineSeconds": 10})
+    world.serve(pod, admitted=False)
+    world.look()
+    assert world.says(v.ROUTABLE) == ("False", v.WAITING_FOR_GATEWAYS)
+    assert f"{pod}: it says that it is ready at 127.1.0.1:8000" in world.condition(v.ROUTABLE)["message"]
+    world.pass_time(12)
+    assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
+    assert "127.1.0.1:8000" in world.condition(v.READY)["message"]
+    assert world.runtimes() == [pod]
+    world.serve(pod)
+    world.look()
+    assert world.says(v.READY) == ("True", v.RUNNING)
+
+
+def test_pod_when_what_it_announces_is_ignored_then_the_condition_says_why() -> None:
+    world, pod = woken()
+    world.container(pod, {"running": {"startedAt": world.stamp()}}, ready=True)
+    world.ignored = {pod: "not a ReplicaReport: percent"}
+    world.pass_time(6)
+    assert "ignored (not a ReplicaReport: percent)" in world.condition(v.WORKLOADS_READY)["message"]
 
 
 def test_deadline_when_the_pod_makes_progress_then_it_is_extended() -> None:
@@ -274,6 +311,7 @@ def test_job_when_refused_then_it_is_the_source_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [("exceeded quota: small, requested: memory=8Gi", v.UNSCHEDULABLE), ("violates PodSecurity", v.REFUSED)],
+    ids=["a quota is full: requests wait for room", "a policy: requests are refused"],
 )
 def test_pods_when_they_are_refused_then_the_cluster_s_words_are_in_the_condition_until_there_is_one(
     message: str, reason: str
@@ -287,7 +325,8 @@ def test_pods_when_they_are_refused_then_the_cluster_s_words_are_in_the_conditio
     assert message in world.decide().status["conditions"][0]["message"]
     route = world.decide().route
     assert route is not None
-    assert (route.stage, route.unavailable) == ("unschedulable", None), "requests wait for room"
+    assert (route.stage == "unschedulable") == (reason == v.UNSCHEDULABLE)
+    assert (route.unavailable is None) == (reason == v.UNSCHEDULABLE)
     deployment["status"] = {"conditions": []}
     assert world.decide().status["conditions"][0]["reason"] == v.STARTING
 

@@ -32,6 +32,8 @@ class _Heard:
 
     demand: dict[str, tuple[float, Demand]] = field(default_factory=dict)
     replicas: dict[str, tuple[float, ReplicaReport]] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    """By pod: what was wrong with its newest report."""
     admissions: dict[str, dict[str, Admission]] = field(default_factory=dict)
     fetch: FetchProgress | None = None
 
@@ -86,6 +88,7 @@ class SignalHub:
             wall=self._wall(),
             demand={gw: demand for gw, (at, demand) in heard.demand.items() if self._fresh(at, _GATEWAY_TTL)},
             replicas=reports,
+            ignored=dict(heard.ignored),
             admissions={pod: _admitting(heard.admissions.get(pod, {}), report) for pod, report in reports.items()},
             gateways=self.live_gateways(),
             fetch=heard.fetch,
@@ -105,6 +108,8 @@ class SignalHub:
             del heard.replicas[pod]
         for pod in [pod for pod in heard.admissions if pod not in present]:
             del heard.admissions[pod]
+        for pod in heard.ignored.keys() - present:
+            del heard.ignored[pod]
 
     def _fresh(self, at: float, ttl: float) -> bool:
         if not self._client.is_connected:
@@ -148,9 +153,14 @@ class SignalHub:
 
     async def _on_replica(self, msg: Msg) -> None:
         key, report = _key_of(msg.subject), self._decoder.decode(ReplicaReport, msg)
+        heard, pod = self._heard.setdefault(key, _Heard()), msg.subject.rpartition(".")[2]
         if report is None:
+            fault = self._decoder.faults.get(msg.subject, "")
+            if heard.ignored.get(pod) != fault:
+                heard.ignored[pod] = fault
+                self._changed(key)
             return
-        heard = self._heard.setdefault(key, _Heard())
+        heard.ignored.pop(pod, None)
         before = heard.replicas.get(report.pod)
         if before is not None and (report.started, report.sequence) < (before[1].started, before[1].sequence):
             return

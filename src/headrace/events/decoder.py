@@ -14,14 +14,16 @@ log = logging.getLogger(__name__)
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 MAX_TOLD = 1024
-"""Subjects of which it is remembered that they were told of."""
+"""Of how many subjects, and of how many faults, it is remembered what was told."""
 
 
 class Decoder:
-    """Decodes. What is no message costs a line in the log, once for its subject, and nothing else."""
+    """Decodes. What is no message costs a line in the log, once for a subject and a fault, and nothing else."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self.faults: dict[str, str] = {}
+        """By subject: what was wrong there last."""
+        self._told: set[tuple[str, str]] = set()
 
     def decode(self, kind: type[AnyMessage], msg: Msg) -> AnyMessage | None:
         """Return the message, or None when it is none, or speaks of another pod than its subject.
@@ -40,6 +42,8 @@ class Decoder:
         return message
 
     def _ignore(self, subject: str, why: str) -> None:
-        if subject not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(subject)
+        if subject in self.faults or len(self.faults) < MAX_TOLD:
+            self.faults[subject] = why
+        if (subject, why) not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add((subject, why))
             log.warning("ignored what is said on %s: %s", subject, why)

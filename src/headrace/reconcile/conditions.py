@@ -86,10 +86,11 @@ def rendered(conditions: Iterable[Condition], before: list[Manifest], generation
 
 def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Event]:
     """Return the events of reasons that are new since `before`."""
-    old = {condition["type"]: condition["reason"] for condition in before}
+    old = {condition["type"]: (condition["status"], condition["reason"]) for condition in before}
     result = []
     for condition in conditions:
-        if condition.type not in _ANNOUNCED or old.get(condition.type) == condition.reason:
+        told = condition.type in _ANNOUNCED or condition.reason == v.NO_CAPACITY_FOR_SURGE
+        if not told or old.get(condition.type) == (condition.status, condition.reason):
             continue
         if condition.reason in WARNINGS:
             result.append(Event("Warning", condition.reason, clipped(condition.message)))

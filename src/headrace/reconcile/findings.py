@@ -100,11 +100,16 @@ def refusal_of(revision: str, observed: Observed) -> Failure | None:
     for key, message in sorted(observed.refused.items()):
         if key.kind != "Deployment" or key.name.endswith(f"-{revision}"):
             return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
+    return _refusal_of_pods(revision, observed)
+
+
+def _refusal_of_pods(revision: str, observed: Observed) -> Failure | None:
     for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
         if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
             message = condition.get("message", "")
-            reason = v.UNSCHEDULABLE if _EXCEEDED_QUOTA in message else v.REFUSED
-            return Failure(reason, f"the cluster refuses the pods: {message}", waiting=True)
+            full = _EXCEEDED_QUOTA in message
+            reason = v.UNSCHEDULABLE if full else v.REFUSED
+            return Failure(reason, f"the cluster refuses the pods: {message}", waiting=full)
     return None
 
 
@@ -118,8 +123,8 @@ def why_failing(
     revision: str, observed: Observed, pods: tuple[RuntimePod, ...], startup: StartupWatch
 ) -> Failure | None:
     """Return why a revision does not start: it is refused, was given up, or a pod of it fails."""
-    refused = refusal_of(revision, observed)
-    if refused is not None and (refused.waiting or not is_taken(revision, observed)):
+    refused = _refusal_of_pods(revision, observed) if is_taken(revision, observed) else refusal_of(revision, observed)
+    if refused is not None:
         return refused
     failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)
     return startup.failure(revision) or next(failing, None)

@@ -13,6 +13,7 @@ from headrace.reconcile.world import Manifest, Observed, Signals
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})
 _ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
+_SILENT = "its readiness probe succeeds, but it does not announce itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,10 @@ class RuntimePod:
     """Every live gateway routes to it."""
     failure: Failure | None
     report: ReplicaReport | None
-    silent: bool
-    """Its readiness probe succeeds, but nothing is heard of it: it does not announce itself."""
+    fault: str
+    """Why it is not routed to although it seems to be well; empty when it is, or is not well."""
+    ended: str
+    """How its process last ended; empty while the first one lives."""
 
 
 def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, listening: bool) -> tuple[RuntimePod, ...]:
@@ -100,8 +103,22 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
         routable=serving and (admitted or (unheard and _gate(pod))),
         failure=None if serving else _failure(pod, crash_looping=crash_looping),
         report=report,
-        silent=report is None and probed and not unheard,
+        fault="" if admitted or unheard else _fault(report, signals.ignored.get(name, ""), probed=probed),
+        ended=_ended(pod),
     )
+
+
+def _fault(report: ReplicaReport | None, ignored: str, *, probed: bool) -> str:
+    if report is not None:
+        where = f"{report.host}:{report.port}"
+        return (
+            f"it says that it is ready at {where}, where not every gateway gets an answer"
+            if report.state is ReplicaState.READY
+            else ""
+        )
+    if not probed:
+        return ""
+    return f"its readiness probe succeeds, but what it announces is ignored ({ignored})" if ignored else _SILENT
 
 
 def _report_of_this_life(pod: Manifest, report: ReplicaReport | None) -> ReplicaReport | None:
@@ -149,7 +166,13 @@ def _crash(pod: Manifest, container: Manifest, *, crash_looping: bool) -> Failur
         ended = last_termination(pod) or {}
         if ended.get("reason") == "OOMKilled":
             return Failure(v.OOM_KILLED, "the runtime was killed for using more memory than its limit. Raise the limit")
-        cause = str(ended.get("message") or "").strip()
-        how = f"exit code {ended.get('exitCode', '?')}"
-        return Failure(v.CRASH_LOOP, f"the runtime keeps ending ({how}): {cause or 'it did not say why; see its log'}")
+        return Failure(v.CRASH_LOOP, f"the runtime keeps ending {_ended(pod)}")
     return None
+
+
+def _ended(pod: Manifest) -> str:
+    ended = last_termination(pod)
+    if ended is None:
+        return ""
+    cause = str(ended.get("message") or "").strip()
+    return f"(exit code {ended.get('exitCode', '?')}): {cause or 'it did not say why; see its log'}"

@@ -17,8 +17,6 @@ from headrace.reconcile.pods import Failure, RuntimePod
 PAUSE_SECONDS = 60.0
 """Between giving a revision up and trying again: long enough to be read, short enough to heal by itself."""
 
-SILENT = "its readiness probe succeeds, but it does not announce itself"
-
 Mark = tuple[str, int]
 """How far a pod is: stage, percent. Restarts are no progress."""
 
@@ -48,7 +46,7 @@ def watch_startup(
 ) -> StartupWatch:
     """Return what to remember after a look at the pods."""
     mine = [pod for pod in pods if pod.revision == revision]
-    starting = [pod for pod in mine if not pod.serving and not _waits(pod)]
+    starting = [pod for pod in mine if (not pod.serving or pod.fault) and not _waits(pod)]
     serves = any(pod.serving for pod in mine)
     since = {pod.name: _since(watch, pod, now) for pod in starting}
     overdue = next((pod for pod in starting if now - since[pod.name][1] > deadline_seconds), None)
@@ -56,13 +54,20 @@ def watch_startup(
         if serves or watch.given_up != revision:
             return StartupWatch(since)
         return replace(watch, since=since)
-    stage = since[overdue.name][0][0] or (SILENT if overdue.silent else "starting its process")
-    message = f"the runtime was not ready after {deadline_seconds:.0f} s without progress (stage: {stage})"
-    hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
-    failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, f"{message}. {hint}")
+    failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, _why(overdue, since[overdue.name][0], deadline_seconds))
     if serves:
         return StartupWatch(since, revision, failure, now)  # told, but what serves is not taken down for it
     return StartupWatch({}, revision, failure, now + PAUSE_SECONDS)
+
+
+def _why(pod: RuntimePod, mark: Mark, deadline_seconds: float) -> str:
+    over = f"the runtime was not ready after {deadline_seconds:.0f} s without progress"
+    if pod.fault:
+        return f"{over}: {pod.fault}"
+    if pod.ended:
+        return f"{over}: it ended {pod.ended}"
+    hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
+    return f"{over} (stage: {mark[0] or 'starting its process'}). {hint}"
 
 
 def _waits(pod: RuntimePod) -> bool:

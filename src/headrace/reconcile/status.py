@@ -12,7 +12,6 @@ from headrace.api import vocabulary as v
 from headrace.reconcile.conditions import Condition, Status, counted, rendered
 from headrace.reconcile.findings import Findings
 from headrace.reconcile.rollout import Way
-from headrace.reconcile.startup import SILENT
 from headrace.reconcile.wake import Wake, cold_start_status
 from headrace.reconcile.world import Manifest, Settings
 
@@ -80,8 +79,8 @@ def _workloads_ready(found: Findings) -> Condition:
 
 def _stage(found: Findings) -> str:
     for pod in found.pods:
-        if pod.silent:
-            return f"; {pod.name}: {SILENT}"
+        if pod.fault:
+            return f"; {pod.name}: {pod.fault}"
         if pod.report is not None and not pod.serving and pod.report.stage:
             percent = "" if pod.report.percent is None else f" {pod.report.percent}%"
             return f"; {pod.name}: {pod.report.stage}{percent}"
@@ -98,7 +97,7 @@ def _routable(found: Findings) -> Condition:
     if found.signals.connected and gateways == 0:
         return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is alive")
     if routable < serving:
-        message = f"{routable} of {serving} serving replicas are admitted by every gateway"
+        message = f"{routable} of {serving} serving replicas are admitted by every gateway{_stage(found)}"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
     message = f"{counted(serving, 'replica')} admitted by {counted(gateways, 'gateway')}"
     return Condition(v.ROUTABLE, "True", v.ADMITTED, message)
@@ -124,8 +123,10 @@ def _progressing(found: Findings) -> Condition:
             how = "spec.rollout.type RollingUpdate promotes it, the old spec takes it back"
             return said("True", v.CANARY, f"revision {new} has {found.rollout.share}% of new requests: {how}")
         case Way.REPLACE | Way.RECREATE:
-            reason = v.NO_CAPACITY_FOR_SURGE if found.makes_room else v.REPLACING
-            return said("True", reason, f"revision {old} gives way to revision {new}, which has {count} ready")
+            reason, why = v.REPLACING, ""
+            if found.makes_room:
+                reason, why = v.NO_CAPACITY_FOR_SURGE, ": there is no room for both. The old spec brings it back"
+            return said("True", reason, f"revision {old} gives way to revision {new}, which has {count} ready{why}")
         case _:
             return said("True", v.ROLLING_OUT, f"revision {new} has {count} ready; revision {old} serves meanwhile")
 

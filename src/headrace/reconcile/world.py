@@ -111,6 +111,8 @@ class Signals:
     """By gateway id; gateways that are gone are left out."""
     replicas: Mapping[str, ReplicaReport] = field(default_factory=dict)
     """By pod name."""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """By pod name: what was wrong with its newest report, which is ignored."""
     admissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By pod name: ids of the gateways that route to it (their newest admission says Ready)."""
     gateways: frozenset[str] = frozenset()
