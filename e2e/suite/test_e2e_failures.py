@@ -60,11 +60,11 @@ def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_wha
     served.delete("refused")
 
 
-def test_quota_when_it_leaves_no_room_then_its_words_are_told_until_there_is(kube: Kube, site: Site) -> None:
+def test_quota_when_it_is_smaller_than_a_pod_then_its_words_are_told_until_it_is_not(site: Site) -> None:
     with tenant(site, "e2e-quota") as world:
         give_quota(world, "1Gi")
         world.apply(with_template("large", resources={"requests": {"memory": "2Gi"}}))
-        assert "exceeded quota: small" in wait(world, "large", "Unschedulable")["message"]
+        assert "exceeded quota: small" in wait(world, "large", "Refused")["message"]
         give_quota(world, "9Gi")
         wait(world, "large", "Running")
 

@@ -63,7 +63,7 @@ class Admissions:
             self._ignore(namespace, report, f"the namespace has {MAX_REPLICAS} replicas already")
             return
         if known is not None and (report.started, report.sequence) <= (known.report.started, known.report.sequence):
-            if report.sequence == known.report.sequence:
+            if (report.started, report.sequence) == (known.report.started, known.report.sequence):
                 self._ignore(namespace, report, f"its sequence stays at {report.sequence}")
             return  # else overtaken by a newer one
         if not self._may_be(namespace, report):
@@ -72,7 +72,7 @@ class Admissions:
         replica = self._remember(model, known, report)
         match report.state:
             case ReplicaState.LOADING:
-                self._stop_routing(namespace, replica)
+                self._stop_routing(model, replica)
                 model.queue.stage_changed()
             case ReplicaState.READY if replica.admitted:
                 self._acknowledge(model, replica, report.state)
@@ -80,13 +80,15 @@ class Admissions:
             case ReplicaState.READY:
                 self.probe(model, replica)
             case ReplicaState.DRAINING:
-                self._stop_routing(namespace, replica)
+                self._stop_routing(model, replica)
                 self._acknowledge(model, replica, report.state)
 
-    def _stop_routing(self, namespace: str, replica: Replica) -> None:
+    def _stop_routing(self, model: ServedModel, replica: Replica) -> None:
         if replica.admitted:
-            log.info("stopped routing to %s/%s: it is %s", namespace, replica.pod, replica.report.state.value)
+            state = replica.report.state.value
+            log.info("stopped routing to %s/%s: it is %s", model.namespace, replica.pod, state)
             replica.withdraw()
+            self._acknowledge(model, replica, ReplicaState.DRAINING)
 
     def probe(self, model: ServedModel, replica: Replica) -> None:
         """Ask the replica once whether it is ready, and route to it at once if so."""

@@ -13,7 +13,7 @@ somebody else made is never taken over, and what `kubectl delete --cascade=orpha
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
@@ -51,15 +51,16 @@ class _Refusal:
     seconds: float
     """How long it is not tried again."""
     until: float
-    """Monotonic time of their end."""
+    """Monotonic time of the next try."""
 
 
 class KubernetesWorld:
     """See the module."""
 
-    def __init__(self, api: ApiServer, pod_name: str) -> None:
+    def __init__(self, api: ApiServer, pod_name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.index = Index(self._on_change)
         self._api = api
+        self._clock = clock
         self._recorder = Recorder(api, pod_name)
         self._names = Names()
         self._namespaces: Namespaces | None = None
@@ -117,7 +118,7 @@ class KubernetesWorld:
         before = self._refused.get(owner, {}).get(key)
         if before is not None and before.wanted != wanted:
             before = None
-        if before is not None and (left := before.until - time.monotonic()) > 0:
+        if before is not None and (left := before.until - self._clock()) > 0:
             raise ChildRefused(before.why, retry_seconds=left)
         ours = entry is not None and belongs(entry.manifest, owner)
         try:
@@ -127,7 +128,7 @@ class KubernetesWorld:
                 raise
             why = error.said if isinstance(error, ApiError) else str(error)
             seconds = REFUSED_SECONDS if before is None else min(2 * before.seconds, LONGEST_REFUSED_SECONDS)
-            self._refused.setdefault(owner, {})[key] = _Refusal(wanted, why, seconds, time.monotonic() + seconds)
+            self._refused.setdefault(owner, {})[key] = _Refusal(wanted, why, seconds, self._clock() + seconds)
             raise ChildRefused(why, retry_seconds=seconds) from error
         self._refused.get(owner, {}).pop(key, None)
         self.index.put(answer)

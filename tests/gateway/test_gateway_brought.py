@@ -27,8 +27,13 @@ from headrace_gateway.outbox import Outbox
 class Silence:
     """An outbox whose words nobody hears."""
 
+    def __init__(self) -> None:
+        self.said: list[ReplicaState] = []
+
     def admission(self, model: ServedModel, report: ReplicaReport, state: ReplicaState) -> None:
         """Say nothing."""
+        del model, report
+        self.said.append(state)
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Foreign:
     inside: Inside
     admissions: Admissions
     replica: Replica
+    outbox: Silence
     healthy: bool = True
 
     @property
@@ -85,7 +91,8 @@ async def _foreign() -> AsyncIterator[Foreign]:
     async with inside() as world, asyncio.TaskGroup() as tasks:
         replica = await Replica("echo-1", behaviour=answer, ready=False).start(None)
         world.replicas.append(replica)
-        made = Foreign(world, Admissions(world.table, cast(Outbox, Silence()), tasks), replica)
+        outbox = Silence()
+        made = Foreign(world, Admissions(world.table, cast(Outbox, outbox), tasks), replica, outbox)
         yield made
 
 
@@ -155,6 +162,7 @@ async def test_brought_when_it_says_that_it_loads_again_then_it_gets_nothing_unt
     assert not foreign.admitted
     foreign.is_said_to_be(ReplicaState.READY, sequence=3)
     await until(lambda: foreign.admitted, "it is routed to again")
+    assert foreign.outbox.said == [ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.READY]
 
 
 async def test_brought_when_it_is_not_reached_then_the_log_says_once_who_and_why(

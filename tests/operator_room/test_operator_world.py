@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -37,9 +38,9 @@ class Provided:
         pass
 
 
-def world() -> tuple[KubernetesWorld, RecordingApi]:
+def world(clock: Callable[[], float] = time.monotonic) -> tuple[KubernetesWorld, RecordingApi]:
     api = RecordingApi()
-    made = KubernetesWorld(cast("ApiServer", api), "operator-0")
+    made = KubernetesWorld(cast("ApiServer", api), "operator-0", clock=clock)
     made.lead(cast("Namespaces", Provided()))
     made.index.put(resource())
     return made, api
@@ -127,12 +128,9 @@ async def test_apply_when_it_is_refused_then_it_is_asked_for_again_after_a_while
     assert api.writes == [("apply", PATH)]
 
 
-async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_as_long_up_to_a_minute(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made, api = world()
+async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_as_long_up_to_a_minute() -> None:
     now, asked = 0.0, []
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    made, api = world(lambda: now)
     for _ in range(6):
         api.errors = [ApiError(FORBIDDEN, "PATCH /api: no", said="no")]
         with pytest.raises(ChildRefused) as refused:

@@ -187,7 +187,7 @@ class World:
         free = lacking if self.quota is None else max(0, self.quota - len(self.runtimes()))
         for _ in range(min(free, lacking)):
             self._make(owner, child)
-        refused = {"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden: exceeded quota: q'}
+        refused = replica_failure(self, 'pods "x" is forbidden: exceeded quota: q, requested: pods=1')
         child.setdefault("status", {})["conditions"] = [refused] if lacking > free else []
 
     def _schedule(self) -> None:
@@ -360,3 +360,14 @@ def serving_world(**spec: Any) -> World:
     world.calm()
     world.events.clear()
     return world
+
+
+def replica_failure(world: World, message: str) -> Manifest:
+    """The condition by which a Deployment says that its pods cannot be made."""
+    return {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": message,
+        "lastTransitionTime": world.stamp(),
+    }

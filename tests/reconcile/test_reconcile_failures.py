@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from reconcile.reconcile_world import World, resource, serving_world, set_condition
+from reconcile.reconcile_world import World, replica_failure, resource, serving_world, set_condition
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.startup import PAUSE_SECONDS
@@ -123,7 +123,7 @@ def test_deadline_when_its_process_has_ended_meanwhile_then_its_last_words_are_t
     world.container(pod, {"running": {"startedAt": world.stamp()}}, restartCount=1, lastState=last_state(world, pod))
     world.pass_time(12)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
-    assert "it ended (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
+    assert "It ended before (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
 
 
 def last_state(world: World, pod: str) -> Manifest:
@@ -136,10 +136,10 @@ def test_deadline_when_it_is_ready_where_no_gateway_reaches_it_then_it_is_told_w
     world.serve(pod, admitted=False)
     world.look()
     assert world.says(v.ROUTABLE) == ("False", v.WAITING_FOR_GATEWAYS)
-    assert f"{pod}: it says that it is ready at 127.1.0.1:8000" in world.condition(v.ROUTABLE)["message"]
+    assert f"{pod}: it says that it is ready at 127.1.0.1, port 8000" in world.condition(v.ROUTABLE)["message"]
     world.pass_time(12)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
-    assert "127.1.0.1:8000" in world.condition(v.READY)["message"]
+    assert "127.1.0.1, port 8000" in world.condition(v.READY)["message"]
     assert world.runtimes() == [pod]
     world.serve(pod)
     world.look()
@@ -308,27 +308,56 @@ def test_job_when_refused_then_it_is_the_source_that_is_not_there() -> None:
     assert world.says(v.READY) == ("False", v.REFUSED)
 
 
+QUOTA = 'pods "x" is forbidden: exceeded quota: small, requested: {}, used: requests.memory=6Gi, limited: {}'
+
+
 @pytest.mark.parametrize(
-    ("message", "reason"),
-    [("exceeded quota: small, requested: memory=8Gi", v.UNSCHEDULABLE), ("violates PodSecurity", v.REFUSED)],
-    ids=["a quota is full: requests wait for room", "a policy: requests are refused"],
+    ("message", "reason", "held"),
+    [
+        (QUOTA.format("requests.memory=8Gi", "requests.memory=10Gi"), v.UNSCHEDULABLE, True),
+        (QUOTA.format("cpu=300m,requests.memory=8Gi", "cpu=1,requests.memory=8589934592"), v.UNSCHEDULABLE, True),
+        ("exceeded quota: in words of tomorrow", v.UNSCHEDULABLE, True),
+        (QUOTA.format("cpu=300m,requests.memory=80Gi", "cpu=1,requests.memory=10Gi"), v.REFUSED, False),
+        (QUOTA.format("cpu=1500m", "cpu=1"), v.REFUSED, False),
+        ("violates PodSecurity", v.REFUSED, False),
+    ],
+    ids=["full", "full, in other units", "full, it seems", "smaller than a pod", "less than a pod", "a policy"],
 )
-def test_pods_when_they_are_refused_then_the_cluster_s_words_are_in_the_condition_until_there_is_one(
-    message: str, reason: str
+def test_pods_when_they_are_refused_then_requests_wait_only_where_room_may_come(
+    message: str,
+    reason: str,
+    held: bool,  # noqa: FBT001 - a parameter of the table
 ) -> None:
     world, pod = woken()
     deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
     world.pods.pop(pod)
-    failure = {"type": "ReplicaFailure", "status": "True", "message": message}
-    deployment["status"] = {"conditions": [failure]}
+    deployment["status"] = {"conditions": [replica_failure(world, message)]}
+    world.now += 11
     assert world.decide().status["conditions"][0]["reason"] == reason
     assert message in world.decide().status["conditions"][0]["message"]
     route = world.decide().route
     assert route is not None
-    assert (route.stage == "unschedulable") == (reason == v.UNSCHEDULABLE)
-    assert (route.unavailable is None) == (reason == v.UNSCHEDULABLE)
+    assert (route.unavailable is None, route.stage == "unschedulable") == (held, held)
     deployment["status"] = {"conditions": []}
     assert world.decide().status["conditions"][0]["reason"] == v.STARTING
+
+
+def test_pods_when_they_are_refused_for_a_moment_then_requests_wait_for_the_next_try() -> None:
+    world, pod = woken()
+    deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
+    world.pods.pop(pod)
+    deployment["status"] = {"conditions": [replica_failure(world, "failed calling webhook: connection refused")]}
+    route = world.decide().route
+    assert route is not None
+    assert route.unavailable is None
+    deployment["status"]["conditions"][0]["reason"] = "FailedDelete"
+    assert world.decide().status["conditions"][0]["reason"] == v.STARTING
+
+
+def test_pod_when_it_was_evicted_then_it_counts_for_nothing() -> None:
+    world, pod = woken()
+    world.pods[pod]["status"]["phase"] = "Failed"
+    assert world.decide().status["replicas"] == 0
 
 
 def test_request_when_there_is_no_room_for_the_model_then_its_stage_says_so() -> None:

@@ -86,7 +86,8 @@ class Faults(RuleBasedStateMachine):
 
         Nor does one after any time, where no look was asked for.
         """
-        self.world.look()
+        for _ in range(2):  # Recreate: the old ones go, and then the new ones come
+            self.world.look()
         first = self.world.look()
         if self.world.decide().requeue_seconds is None:
             self.world.now += VERY_LONG_SECONDS

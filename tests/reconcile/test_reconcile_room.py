@@ -47,15 +47,36 @@ def test_surge_when_a_quota_has_no_room_then_the_old_one_serves_on_for_ten_secon
     assert world.revisions() == {new: 2, old: 2}
     assert world.says(v.PROGRESSING) == ("False", v.NO_CAPACITY_FOR_SURGE)
     assert "exceeded quota" in world.condition(v.PROGRESSING)["message"]
+    assert nudge(world, new) == "2"
     world.pass_time(2)
     assert world.revisions() == {new: 1, old: 1}
     assert world.says(v.PROGRESSING) == ("True", v.NO_CAPACITY_FOR_SURGE)
+    assert [event.reason for event in world.events].count(v.NO_CAPACITY_FOR_SURGE) == 1
     for _ in range(2):
         serve(world)
         world.look()
     world.pass_time(2)
     assert world.revisions() == {new: 2}
     assert world.says(v.READY) == ("True", v.RUNNING)
+    assert nudge(world, new) is None
+
+
+def test_surge_when_the_old_pod_goes_slowly_then_kubernetes_is_nudged_when_it_has_gone() -> None:
+    world, _, new = changed(1, room=None, quota=1)
+    world.lingers = True
+    world.pass_time(PATIENCE_SECONDS + 1)
+    assert nudge(world, new) == "1"
+    world.quota = 0
+    world.depart()
+    world.look()
+    assert nudge(world, new) == "0"
+
+
+def nudge(world: World, revision: str) -> str | None:
+    """What changes on the Deployment when there is reason to try again."""
+    (found,) = [child for key, child in world.children.items() if key.name.endswith(f"-{revision}")]
+    value: str | None = found["metadata"]["annotations"].get(v.NUDGE_ANNOTATION)
+    return value
 
 
 def test_surge_when_room_comes_in_time_then_nobody_gives_way() -> None:

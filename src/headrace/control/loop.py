@@ -253,7 +253,7 @@ class ControlLoop:
                 await self._world.delete(key, surplus)
         await self._world.write_status(key, outcome.status)
         for event in outcome.events:
-            log.info("%s/%s: %s: %s", key.namespace, key.name, event.reason, event.message)
+            log.info("%s/%s: %s: %s", key.namespace, key.name, event.reason, " ".join(event.message.split()))
             await self._world.record(key, event)
 
     async def _forget(self, key: ResourceKey) -> None:

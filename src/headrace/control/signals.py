@@ -155,9 +155,8 @@ class SignalHub:
         key, report = _key_of(msg.subject), self._decoder.decode(ReplicaReport, msg)
         heard, pod = self._heard.setdefault(key, _Heard()), msg.subject.rpartition(".")[2]
         if report is None:
-            fault = self._decoder.faults.get(msg.subject, "")
-            if heard.ignored.get(pod) != fault:
-                heard.ignored[pod] = fault
+            if heard.ignored.get(pod) != self._decoder.fault:
+                heard.ignored[pod] = self._decoder.fault
                 self._changed(key)
             return
         heard.ignored.pop(pod, None)

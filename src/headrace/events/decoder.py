@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 MAX_TOLD = 1024
-"""Of how many subjects, and of how many faults, it is remembered what was told."""
+"""Lines in all: whoever has a login may invent subjects."""
 
 
 class Decoder:
     """Decodes. What is no message costs a line in the log, once for a subject and a fault, and nothing else."""
 
     def __init__(self) -> None:
-        self.faults: dict[str, str] = {}
-        """By subject: what was wrong there last."""
+        self.fault = ""
+        """What was wrong with the last one, if it was ignored."""
         self._told: set[tuple[str, str]] = set()
 
     def decode(self, kind: type[AnyMessage], msg: Msg) -> AnyMessage | None:
@@ -42,8 +42,7 @@ class Decoder:
         return message
 
     def _ignore(self, subject: str, why: str) -> None:
-        if subject in self.faults or len(self.faults) < MAX_TOLD:
-            self.faults[subject] = why
+        self.fault = why
         if (subject, why) not in self._told and len(self._told) < MAX_TOLD:
             self._told.add((subject, why))
             log.warning("ignored what is said on %s: %s", subject, why)

@@ -45,6 +45,7 @@ WARNINGS = frozenset(
 """Reasons whose appearance is a Warning event."""
 _ANNOUNCED = frozenset({v.ACCEPTED, v.MODEL_CACHED, v.WORKLOADS_READY})
 """Conditions whose new reason makes an event; the others follow from them."""
+_GIVES_WAY = (v.NO_CAPACITY_FOR_SURGE, "True")
 _NEWS = frozenset({v.CACHED, v.RUNNING})
 """Reasons whose appearance is worth a Normal event."""
 
@@ -89,7 +90,7 @@ def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Even
     old = {condition["type"]: (condition["status"], condition["reason"]) for condition in before}
     result = []
     for condition in conditions:
-        told = condition.type in _ANNOUNCED or condition.reason == v.NO_CAPACITY_FOR_SURGE
+        told = condition.type in _ANNOUNCED or (condition.reason, condition.status) == _GIVES_WAY
         if not told or old.get(condition.type) == (condition.status, condition.reason):
             continue
         if condition.reason in WARNINGS:

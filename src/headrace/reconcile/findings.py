@@ -8,6 +8,7 @@ from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.demand import Wanted
 from headrace.reconcile.pods import Failure, RuntimePod
+from headrace.reconcile.refusals import is_taken, refusal_of, refusal_of_pods
 from headrace.reconcile.rollout import Rollout, Way, never_surges
 from headrace.reconcile.source import SourceState
 from headrace.reconcile.startup import StartupWatch
@@ -15,8 +16,6 @@ from headrace.reconcile.world import Manifest, Observed, Signals
 
 _FINAL = frozenset({v.CRASH_LOOP, v.OOM_KILLED, v.STARTUP_DEADLINE_EXCEEDED})
 """Failures of a revision rather than of what it needs (an image, room)."""
-_EXCEEDED_QUOTA = "exceeded quota"
-"""What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,8 @@ class Findings:
     """Why the cluster does not take a child, or pods of the wanted revision."""
     failure: Failure | None
     """Why the wanted revision does not start."""
+    quota_full: bool
+    """Whether pods of the wanted revision are refused for want of room in the namespace's quota."""
     lacking: float | None
     """Since when the wanted revision finds no room, on the monotonic clock."""
     taken_back: str
@@ -95,35 +96,12 @@ def replicas_of(deployment: Manifest) -> int:
     return int(deployment["spec"].get("replicas", 0))
 
 
-def refusal_of(revision: str, observed: Observed) -> Failure | None:
-    """Return why the cluster refuses a child, those of other revisions left out, or a revision's pods."""
-    for key, message in sorted(observed.refused.items()):
-        if key.kind != "Deployment" or key.name.endswith(f"-{revision}"):
-            return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
-    return _refusal_of_pods(revision, observed)
-
-
-def _refusal_of_pods(revision: str, observed: Observed) -> Failure | None:
-    for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
-        if (condition["type"], condition["status"]) == ("ReplicaFailure", "True"):
-            message = condition.get("message", "")
-            full = _EXCEEDED_QUOTA in message
-            reason = v.UNSCHEDULABLE if full else v.REFUSED
-            return Failure(reason, f"the cluster refuses the pods: {message}", waiting=full)
-    return None
-
-
-def is_taken(revision: str, observed: Observed) -> bool:
-    """Whether the cluster takes a revision's Deployment, or has it already."""
-    refused = any(key.kind == "Deployment" and key.name.endswith(f"-{revision}") for key in observed.refused)
-    return not refused or revision in deployments(observed)
-
-
 def why_failing(
-    revision: str, observed: Observed, pods: tuple[RuntimePod, ...], startup: StartupWatch
+    revision: str, observed: Observed, pods: tuple[RuntimePod, ...], startup: StartupWatch, wall: float
 ) -> Failure | None:
     """Return why a revision does not start: it is refused, was given up, or a pod of it fails."""
-    refused = _refusal_of_pods(revision, observed) if is_taken(revision, observed) else refusal_of(revision, observed)
+    look = refusal_of_pods if is_taken(revision, observed) else refusal_of
+    refused = look(revision, observed, wall)
     if refused is not None:
         return refused
     failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)

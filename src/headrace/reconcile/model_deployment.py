@@ -20,8 +20,6 @@ from headrace.reconcile.findings import (
     deployments,
     existing_replicas,
     is_announcing_container,
-    is_taken,
-    refusal_of,
     replicas_of,
     taken_back_for,
     weights,
@@ -33,7 +31,8 @@ from headrace.reconcile.manifests.fetch_job import fetch_job
 from headrace.reconcile.manifests.network_policy import network_policies
 from headrace.reconcile.manifests.service import service
 from headrace.reconcile.manifests.service_account import service_account
-from headrace.reconcile.pods import RuntimePod, leaving_revisions, runtime_pods
+from headrace.reconcile.pods import RuntimePod, leaving_revisions, runtime_pods, runtimes_of_others
+from headrace.reconcile.refusals import is_taken, refusal_of, refusal_of_pods
 from headrace.reconcile.rejected import rejected
 from headrace.reconcile.revision import revision_of
 from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, Scene, plan
@@ -136,7 +135,9 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
         raise _Refused(v.INVALID_SPEC, message)
     holder = observed.names_taken.get(resource.public_name)
     if holder is not None:
-        message = f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}"
+        message = (
+            f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}, or asked for it first"
+        )
         raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
 
 
@@ -207,10 +208,10 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         startup = watch_startup(memory.startup, revision, pods, now, deadline)
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
-    failure = why_failing(revision, observed, pods, startup)
+    failure = why_failing(revision, observed, pods, startup, look.signals.wall)
     taken_back = taken_back_for(resource, revision, failure, observed, look.before)
     leaving = leaving_revisions(observed)
-    refused = refusal_of(revision, observed)
+    refused = refusal_of_pods(revision, observed, look.signals.wall)
     lacking = lacking_since(memory.lacking, now, lacks=lacks_room(revision, refused, pods, leaving))
     scene = Scene(
         target=revision,
@@ -237,7 +238,8 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         pods=pods,
         rollout=plan(scene),
         startup=startup,
-        refused=refused,
+        refused=refusal_of(revision, observed, look.signals.wall),
+        quota_full=refused is not None and refused.reason == v.UNSCHEDULABLE,
         failure=failure,
         lacking=lacking,
         taken_back=taken_back,
@@ -265,7 +267,8 @@ def _deployments(found: Findings, observed: Observed, settings: Settings) -> Ite
     revisions = sorted(found.rollout.replicas.items(), key=lambda item: not is_taken(item[0], observed))
     for revision, replicas in revisions:
         if revision == found.revision:
-            yield deployment(found.resource, revision, replicas, settings)
+            others = len(runtimes_of_others(revision, observed)) if found.quota_full else None
+            yield deployment(found.resource, revision, replicas, settings, nudge=others)
         else:
             yield rescaled(present[revision], replicas)
 

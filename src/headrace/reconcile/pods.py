@@ -13,7 +13,8 @@ from headrace.reconcile.world import Manifest, Observed, Signals
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})
 _ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
-_SILENT = "its readiness probe succeeds, but it does not announce itself"
+_UNKNOWN_END = "(exit code ?): it did not say why; see its log"
+_SILENT = "its readiness probe succeeds, but nothing is heard of it on NATS: it does not announce itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,15 @@ def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, list
     return tuple(
         _runtime_pod(pod, signals, crash_looping=crash_looping, listening=listening)
         for pod in observed.pods
-        if component_of(pod) == v.COMPONENT_RUNTIME and not pod["metadata"].get("deletionTimestamp")
+        if component_of(pod) == v.COMPONENT_RUNTIME
+        and not pod["metadata"].get("deletionTimestamp")
+        and not _is_over(pod)
     )
+
+
+def _is_over(pod: Manifest) -> bool:
+    """Whether it was evicted, or its node shut down: another one is made in its place."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
 def leaving_revisions(observed: Observed) -> frozenset[str]:
@@ -71,6 +79,15 @@ def leaving_revisions(observed: Observed) -> frozenset[str]:
         for pod in observed.pods
         if component_of(pod) == v.COMPONENT_RUNTIME and pod["metadata"].get("deletionTimestamp")
     )
+
+
+def runtimes_of_others(revision: str, observed: Observed) -> list[str]:
+    """Return the names of other revisions' runtime pods, those on their way out included."""
+    return [
+        pod["metadata"]["name"]
+        for pod in observed.pods
+        if component_of(pod) == v.COMPONENT_RUNTIME and pod["metadata"]["labels"].get(v.REVISION_LABEL) != revision
+    ]
 
 
 def component_of(pod: Manifest) -> str:
@@ -92,7 +109,8 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
     name = pod["metadata"]["name"]
     report = _report_of_this_life(pod, signals.replicas.get(name))
     probed = any(container.get("ready", False) for container in _containers(pod))
-    admitted = bool(signals.gateways) and signals.gateways <= signals.admissions.get(name, frozenset())
+    admitting = signals.admissions.get(name, frozenset())
+    admitted = bool(signals.gateways) and signals.gateways <= admitting
     # While nobody could be asked, what was true of a pod that still runs stays true.
     unheard = not listening or not signals.connected or not signals.gateways
     serving = (probed and unheard) if report is None else report.state is ReplicaState.READY
@@ -101,21 +119,17 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
         revision=str(pod["metadata"]["labels"].get(v.REVISION_LABEL, "")),
         serving=serving,
         routable=serving and (admitted or (unheard and _gate(pod))),
-        failure=None if serving else _failure(pod, crash_looping=crash_looping),
+        failure=None if serving or probed else _failure(pod, crash_looping=crash_looping),
         report=report,
-        fault="" if admitted or unheard else _fault(report, signals.ignored.get(name, ""), probed=probed),
+        fault="" if admitting or unheard else _fault(report, signals.ignored.get(name, ""), probed=probed),
         ended=_ended(pod),
     )
 
 
 def _fault(report: ReplicaReport | None, ignored: str, *, probed: bool) -> str:
     if report is not None:
-        where = f"{report.host}:{report.port}"
-        return (
-            f"it says that it is ready at {where}, where not every gateway gets an answer"
-            if report.state is ReplicaState.READY
-            else ""
-        )
+        said = f"it says that it is ready at {report.host}, port {report.port}, but no gateway routes to it"
+        return f"{said}: their logs say why" if report.state is ReplicaState.READY else ""
     if not probed:
         return ""
     return f"its readiness probe succeeds, but what it announces is ignored ({ignored})" if ignored else _SILENT
@@ -166,7 +180,7 @@ def _crash(pod: Manifest, container: Manifest, *, crash_looping: bool) -> Failur
         ended = last_termination(pod) or {}
         if ended.get("reason") == "OOMKilled":
             return Failure(v.OOM_KILLED, "the runtime was killed for using more memory than its limit. Raise the limit")
-        return Failure(v.CRASH_LOOP, f"the runtime keeps ending {_ended(pod)}")
+        return Failure(v.CRASH_LOOP, f"the runtime keeps ending {_ended(pod) or _UNKNOWN_END}")
     return None
 
 

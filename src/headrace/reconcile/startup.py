@@ -62,12 +62,12 @@ def watch_startup(
 
 def _why(pod: RuntimePod, mark: Mark, deadline_seconds: float) -> str:
     over = f"the runtime was not ready after {deadline_seconds:.0f} s without progress"
-    if pod.fault:
-        return f"{over}: {pod.fault}"
-    if pod.ended:
-        return f"{over}: it ended {pod.ended}"
+    cause = pod.failure.message if pod.failure is not None else pod.fault
+    if cause:
+        return f"{over}: {cause}"
     hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
-    return f"{over} (stage: {mark[0] or 'starting its process'}). {hint}"
+    ended = f". It ended before {pod.ended}" if pod.ended else ""
+    return f"{over} (stage: {mark[0] or 'starting its process'}){ended}. {hint}"
 
 
 def _waits(pod: RuntimePod) -> bool:
@@ -76,6 +76,6 @@ def _waits(pod: RuntimePod) -> bool:
 
 def _since(watch: StartupWatch, pod: RuntimePod, now: float) -> tuple[Mark, float]:
     report = pod.report
-    mark = ("", 0) if report is None else (report.stage, report.percent or 0)
+    mark = ("", 0) if report is None else (report.stage or report.state.value, report.percent or 0)
     known = watch.since.get(pod.name)
     return known if known is not None and known[0] == mark else (mark, now)

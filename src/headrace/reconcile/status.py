@@ -79,6 +79,8 @@ def _workloads_ready(found: Findings) -> Condition:
 
 def _stage(found: Findings) -> str:
     for pod in found.pods:
+        if pod.revision != found.revision:
+            continue
         if pod.fault:
             return f"; {pod.name}: {pod.fault}"
         if pod.report is not None and not pod.serving and pod.report.stage:
@@ -97,7 +99,8 @@ def _routable(found: Findings) -> Condition:
     if found.signals.connected and gateways == 0:
         return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is alive")
     if routable < serving:
-        message = f"{routable} of {serving} serving replicas are admitted by every gateway{_stage(found)}"
+        fault = next((f"; {pod.name}: {pod.fault}" for pod in found.pods if pod.serving and pod.fault), "")
+        message = f"{routable} of {serving} serving replicas are admitted by every gateway{fault}"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
     message = f"{counted(serving, 'replica')} admitted by {counted(gateways, 'gateway')}"
     return Condition(v.ROUTABLE, "True", v.ADMITTED, message)

@@ -12,8 +12,14 @@ from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 CONTAINER = "runtime"
 
 
-def deployment(resource: ModelDeployment, revision: str, replicas: int, settings: Settings) -> Child:
-    """Return the Deployment of a revision with so many replicas."""
+def deployment(
+    resource: ModelDeployment, revision: str, replicas: int, settings: Settings, nudge: int | None = None
+) -> Child:
+    """Return the Deployment of a revision with so many replicas.
+
+    A `nudge` that changes lets Kubernetes try at once to make pods that a quota refused: by itself it waits each time
+    for twice as long, and does not see that those of another Deployment have gone.
+    """
     engine = resource.spec.runtime.container
     pod_labels = {**labels(resource, v.COMPONENT_RUNTIME), v.REVISION_LABEL: revision}
     if engine is not None and engine.announces:
@@ -23,7 +29,7 @@ def deployment(resource: ModelDeployment, revision: str, replicas: int, settings
         "kind": "Deployment",
         "metadata": {
             **metadata(resource, f"{resource.name}-{revision}", pod_labels),
-            "annotations": _annotations(resource),
+            "annotations": _annotations(resource) | ({} if nudge is None else {v.NUDGE_ANNOTATION: str(nudge)}),
         },
         "spec": {
             "replicas": replicas,

@@ -1,0 +1,89 @@
+"""What the cluster refuses: a child, or a Deployment's pods; and whether room is all that these lack."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.pods import Failure
+from headrace.reconcile.world import Manifest, Observed
+
+PATIENCE_SECONDS = 10.0
+"""For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
+_EXCEEDED_QUOTA = "exceeded quota"
+"""What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
+_AMOUNTS = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")
+_AMOUNT = re.compile(r"(?P<number>[0-9.]+)(?P<suffix>[a-zA-Z]*)")
+_SUFFIXES = {"": 1.0, "m": 0.001, "k": 1e3} | {
+    f"{letter}{binary}": (1024.0 if binary else 1000.0) ** power
+    for power, letter in enumerate("KMGTPE", start=1)
+    for binary in ("", "i")
+}
+
+
+def refusal_of(revision: str, observed: Observed, wall: float) -> Failure | None:
+    """Return why the cluster refuses a child, those of other revisions left out, or a revision's pods."""
+    for key, message in sorted(observed.refused.items()):
+        if key.kind != "Deployment" or key.name.endswith(f"-{revision}"):
+            return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
+    return refusal_of_pods(revision, observed, wall)
+
+
+def refusal_of_pods(revision: str, observed: Observed, wall: float) -> Failure | None:
+    """Return why the cluster refuses a revision's pods: for want of room, or because it does not allow them.
+
+    Args:
+        revision: whose pods.
+        observed: what exists.
+        wall: Unix time: what is refused for a moment may be taken in the next.
+    """
+    for condition in _conditions(revision, observed):
+        if (condition["type"], condition["status"], condition["reason"]) != ("ReplicaFailure", "True", "FailedCreate"):
+            continue
+        message = condition.get("message", "")
+        text = f"the cluster refuses the pods: {message}"
+        if _EXCEEDED_QUOTA in message:
+            fits = _may_fit(message)
+            return Failure(v.UNSCHEDULABLE if fits else v.REFUSED, text, waiting=fits)
+        age = wall - datetime.fromisoformat(condition["lastTransitionTime"]).timestamp()
+        return Failure(v.REFUSED, text, waiting=age < PATIENCE_SECONDS)
+    return None
+
+
+def is_taken(revision: str, observed: Observed) -> bool:
+    """Whether the cluster takes a revision's Deployment, or has it already."""
+    refused = any(key.kind == "Deployment" and key.name.endswith(f"-{revision}") for key in observed.refused)
+    return not refused or _deployment(revision, observed) is not None
+
+
+def _conditions(revision: str, observed: Observed) -> list[Manifest]:
+    found: list[Manifest] = (_deployment(revision, observed) or {}).get("status", {}).get("conditions") or []
+    return found
+
+
+def _deployment(revision: str, observed: Observed) -> Manifest | None:
+    for key, child in observed.children.items():
+        if key.kind == "Deployment" and child["metadata"]["labels"][v.REVISION_LABEL] == revision:
+            return child
+    return None
+
+
+def _may_fit(message: str) -> bool:
+    """Whether a pod asks for no more than the whole of the quota: then others that go make room for it."""
+    found = _AMOUNTS.search(message)
+    if found is None:
+        return True
+    requested, limited = (dict(_amounts(found[name])) for name in ("requested", "limited"))
+    return all(amount <= limited.get(name, amount) for name, amount in requested.items())
+
+
+def _amounts(text: str) -> list[tuple[str, float]]:
+    """Return what `requests.cpu=300m,memory=2Gi` says; what cannot be read is left out."""
+    result = []
+    for part in text.split(","):
+        name, _, amount = part.partition("=")
+        found = _AMOUNT.fullmatch(amount)
+        if found is not None and found["suffix"] in _SUFFIXES:
+            result.append((name, float(found["number"]) * _SUFFIXES[found["suffix"]]))
+    return result
