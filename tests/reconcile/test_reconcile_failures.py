@@ -312,22 +312,18 @@ QUOTA = 'pods "x" is forbidden: exceeded quota: small, requested: {}, used: requ
 
 
 @pytest.mark.parametrize(
-    ("message", "reason", "held"),
+    ("message", "reason"),
     [
-        (QUOTA.format("requests.memory=8Gi", "requests.memory=10Gi"), v.UNSCHEDULABLE, True),
-        (QUOTA.format("cpu=300m,requests.memory=8Gi", "cpu=1,requests.memory=8589934592"), v.UNSCHEDULABLE, True),
-        ("exceeded quota: in words of tomorrow", v.UNSCHEDULABLE, True),
-        (QUOTA.format("cpu=300m,requests.memory=80Gi", "cpu=1,requests.memory=10Gi"), v.REFUSED, False),
-        (QUOTA.format("cpu=1500m", "cpu=1"), v.REFUSED, False),
-        ("violates PodSecurity", v.REFUSED, False),
+        (QUOTA.format("requests.memory=8Gi", "requests.memory=10Gi"), v.UNSCHEDULABLE),
+        (QUOTA.format("cpu=300m,requests.memory=8Gi", "cpu=1,requests.memory=8589934592"), v.UNSCHEDULABLE),
+        ("exceeded quota: in words of tomorrow", v.UNSCHEDULABLE),
+        (QUOTA.format("cpu=300m,requests.memory=80Gi", "cpu=1,requests.memory=10Gi"), v.REFUSED),
+        (QUOTA.format("cpu=1500m", "cpu=1"), v.REFUSED),
+        ("violates PodSecurity", v.REFUSED),
     ],
     ids=["full", "full, in other units", "full, it seems", "smaller than a pod", "less than a pod", "a policy"],
 )
-def test_pods_when_they_are_refused_then_requests_wait_only_where_room_may_come(
-    message: str,
-    reason: str,
-    held: bool,  # noqa: FBT001 - a parameter of the table
-) -> None:
+def test_pods_when_they_are_refused_then_requests_wait_only_where_room_may_come(message: str, reason: str) -> None:
     world, pod = woken()
     deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
     world.pods.pop(pod)
@@ -337,6 +333,7 @@ def test_pods_when_they_are_refused_then_requests_wait_only_where_room_may_come(
     assert message in world.decide().status["conditions"][0]["message"]
     route = world.decide().route
     assert route is not None
+    held = reason == v.UNSCHEDULABLE
     assert (route.unavailable is None, route.stage == "unschedulable") == (held, held)
     deployment["status"] = {"conditions": []}
     assert world.decide().status["conditions"][0]["reason"] == v.STARTING

@@ -27,7 +27,7 @@ from headrace.api.model_deployment import ContainerRuntime
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.reconcile.findings import is_announcing_container
+from headrace.reconcile.deployments import deployments, is_announcing_container
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 log = logging.getLogger(__name__)
@@ -81,20 +81,16 @@ class _Voice:
 def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ...]:
     """Return the running pods of a resource that others must speak for."""
     engine = _engine(resource)
-    deployments = {
-        child["metadata"]["labels"].get(v.REVISION_LABEL): child
-        for key, child in observed.children.items()
-        if key.kind == "Deployment" and _is_mute(child)
-    }
+    mute = {revision: child for revision, child in deployments(observed).items() if _is_mute(child)}
     found = []
     for pod in observed.pods:
         revision = pod["metadata"].get("labels", {}).get(v.REVISION_LABEL)
         status = pod.get("status", {})
         container: Manifest = next(iter(status.get("containerStatuses", [])), {})
         started = container.get("state", {}).get("running", {}).get("startedAt")
-        if revision not in deployments or not status.get("podIP") or not started:
+        if revision not in mute or not status.get("podIP") or not started:
             continue
-        template = deployments[revision]["spec"]["template"]["spec"]["containers"][0]
+        template = mute[revision]["spec"]["template"]["spec"]["containers"][0]
         found.append(
             BroughtPod(
                 name=pod["metadata"]["name"],

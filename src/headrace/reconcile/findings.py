@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.demand import Wanted
+from headrace.reconcile.deployments import deployments
 from headrace.reconcile.pods import Failure, RuntimePod
 from headrace.reconcile.refusals import is_taken, refusal_of, refusal_of_pods
 from headrace.reconcile.rollout import Rollout, Way, never_surges
@@ -70,30 +71,6 @@ class Findings:
     def makes_room(self) -> bool:
         """Whether the old revision gives way for want of room, and not because the spec says so."""
         return self.rollout.way is Way.REPLACE and not never_surges(self.resource.spec.rollout)
-
-
-def deployments(observed: Observed) -> dict[str, Manifest]:
-    """Return the Deployments by revision."""
-    return {
-        manifest["metadata"]["labels"][v.REVISION_LABEL]: manifest
-        for key, manifest in sorted(observed.children.items())
-        if key.kind == "Deployment"
-    }
-
-
-def is_announcing_container(deployment_or_pod: Manifest) -> bool:
-    """Return whether it is of a brought revision that speaks for itself."""
-    return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
-
-
-def existing_replicas(observed: Observed) -> int:
-    """Return how many replicas the Deployments ask for now; during a rollout two revisions have the same number."""
-    return max(map(replicas_of, deployments(observed).values()), default=0)
-
-
-def replicas_of(deployment: Manifest) -> int:
-    """Return how many replicas a Deployment asks for."""
-    return int(deployment["spec"].get("replicas", 0))
 
 
 def why_failing(

@@ -15,12 +15,9 @@ from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
 from headrace.reconcile.conditions import Condition, events
 from headrace.reconcile.demand import wanted_replicas
+from headrace.reconcile.deployments import deployments, existing_replicas, is_announcing_container, replicas_of
 from headrace.reconcile.findings import (
     Findings,
-    deployments,
-    existing_replicas,
-    is_announcing_container,
-    replicas_of,
     taken_back_for,
     weights,
     why_failing,

@@ -6,10 +6,11 @@ import re
 from datetime import datetime
 
 from headrace.api import vocabulary as v
+from headrace.reconcile.deployments import deployments
 from headrace.reconcile.pods import Failure
-from headrace.reconcile.world import Manifest, Observed
+from headrace.reconcile.world import Observed
 
-PATIENCE_SECONDS = 10.0
+PASSING_SECONDS = 10.0
 """For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
 _EXCEEDED_QUOTA = "exceeded quota"
 """What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
@@ -38,7 +39,7 @@ def refusal_of_pods(revision: str, observed: Observed, wall: float) -> Failure |
         observed: what exists.
         wall: Unix time: what is refused for a moment may be taken in the next.
     """
-    for condition in _conditions(revision, observed):
+    for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
         if (condition["type"], condition["status"], condition["reason"]) != ("ReplicaFailure", "True", "FailedCreate"):
             continue
         message = condition.get("message", "")
@@ -47,26 +48,14 @@ def refusal_of_pods(revision: str, observed: Observed, wall: float) -> Failure |
             fits = _may_fit(message)
             return Failure(v.UNSCHEDULABLE if fits else v.REFUSED, text, waiting=fits)
         age = wall - datetime.fromisoformat(condition["lastTransitionTime"]).timestamp()
-        return Failure(v.REFUSED, text, waiting=age < PATIENCE_SECONDS)
+        return Failure(v.REFUSED, text, waiting=age < PASSING_SECONDS)
     return None
 
 
 def is_taken(revision: str, observed: Observed) -> bool:
     """Whether the cluster takes a revision's Deployment, or has it already."""
     refused = any(key.kind == "Deployment" and key.name.endswith(f"-{revision}") for key in observed.refused)
-    return not refused or _deployment(revision, observed) is not None
-
-
-def _conditions(revision: str, observed: Observed) -> list[Manifest]:
-    found: list[Manifest] = (_deployment(revision, observed) or {}).get("status", {}).get("conditions") or []
-    return found
-
-
-def _deployment(revision: str, observed: Observed) -> Manifest | None:
-    for key, child in observed.children.items():
-        if key.kind == "Deployment" and child["metadata"]["labels"][v.REVISION_LABEL] == revision:
-            return child
-    return None
+    return not refused or revision in deployments(observed)
 
 
 def _may_fit(message: str) -> bool:

@@ -7,7 +7,8 @@ from datetime import datetime
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ColdStart
 from headrace.reconcile.conditions import clipped
-from headrace.reconcile.findings import Findings, deployments, is_announcing_container
+from headrace.reconcile.deployments import deployments, is_announcing_container
+from headrace.reconcile.findings import Findings
 from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed
 from headrace.routes import Engine, Route, Unavailable

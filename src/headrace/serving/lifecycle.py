@@ -166,7 +166,7 @@ class RuntimeProcess(Generic[AnyEngine]):
             log.info("told to stop while loading")
             return
         try:
-            gc.freeze()  # what is there now stays (2 MB of it are garbage): it need not be looked through
+            gc.freeze()  # what is there now stays: it need not be looked through
             gc.enable()  # for who started without it, as imports are faster
             self._replica.loaded(engine)
             log.info("%s is ready after %.2f s", self._runtime.model, self._replica.ready_seconds or 0.0)

@@ -1,0 +1,30 @@
+"""The Deployments of a resource, one for each revision, as they are observed."""
+
+from __future__ import annotations
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.world import Manifest, Observed
+
+
+def deployments(observed: Observed) -> dict[str, Manifest]:
+    """Return the Deployments by revision."""
+    return {
+        manifest["metadata"]["labels"][v.REVISION_LABEL]: manifest
+        for key, manifest in sorted(observed.children.items())
+        if key.kind == "Deployment"
+    }
+
+
+def is_announcing_container(deployment_or_pod: Manifest) -> bool:
+    """Return whether it is of a brought revision that speaks for itself."""
+    return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
+
+
+def existing_replicas(observed: Observed) -> int:
+    """Return how many replicas the Deployments ask for now; during a rollout two revisions have the same number."""
+    return max(map(replicas_of, deployments(observed).values()), default=0)
+
+
+def replicas_of(deployment: Manifest) -> int:
+    """Return how many replicas a Deployment asks for."""
+    return int(deployment["spec"].get("replicas", 0))
