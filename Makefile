@@ -13,8 +13,8 @@ help: ## show this help
 up: $(VENV)/.installed-local ## serve $(FILE) on this machine (Ctrl-C stops it)
 	@$(BIN)/headrace up -f $(FILE)
 
-test: $(VENV)/.installed-dev ## run every test that needs no cluster
-	@$(BIN)/pytest -q $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## run every test that needs no cluster, one process per core
+	@$(BIN)/pytest -q -n auto --dist loadfile $(PYTEST_ARGS)
 
 e2e: $(VENV)/.installed-dev ## run the end-to-end suite in a kind cluster of its own
 	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py test $(PYTEST_ARGS)
