@@ -31,6 +31,7 @@ class Sampling:
     """0: all tokens."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
 
 
@@ -61,6 +62,7 @@ class ChatMessage:
 
     role: str
     content: str
+    name: str | None = None
 
 
 class Engine(Protocol):
@@ -103,5 +105,6 @@ class TextEngine(Engine, Protocol):
     def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason. Closing the iterator cancels within one step.
 
-        Raises `headrace.errors.HeadraceError` subclasses: saturated (429), a prompt too long (400).
+        Raises `headrace.errors.HeadraceError` subclasses: saturated (429), a prompt too long (400); these before it
+        waits for anything, so that the answers to several prompts begin together or not at all.
         """

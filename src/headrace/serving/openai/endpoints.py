@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 
 from headrace.serving.engine import TextEngine
-from headrace.serving.errors import ModelNotFound
+from headrace.serving.errors import ModelNotFound, UnsupportedParameter
 from headrace.serving.exchange import Exchange, Handler
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
@@ -73,11 +73,15 @@ class OpenAIEndpoints:
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            prompt = await asyncio.to_thread(body.prompt_tokens, work.engine)
-            sampling = body.sampling(len(prompt), work.engine.model_len)
-            answer = Answer(shape, self._model, len(prompt), body.stream_options)
+            prompt, *others = await asyncio.to_thread(body.prompts, work.engine)
+            if others:
+                raise UnsupportedParameter(
+                    "several prompts in one request are not supported", param="prompt", hint="Send one request for each"
+                )
+            sampling = body.sampling(prompt, work.engine)
+            answer = Answer(shape, self._model, len(prompt.tokens), body.stream_options)
             try:
-                async with aclosing(work.engine.generate(prompt, sampling)) as deltas:
+                async with aclosing(work.engine.generate(prompt.tokens, sampling)) as deltas:
                     # Until the first delta nothing is sent: what the engine cannot take is an error with a status,
                     # and a gateway may still send the request elsewhere.
                     delta = await anext(deltas)

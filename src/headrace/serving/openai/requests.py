@@ -1,82 +1,56 @@
-"""What clients may ask for.
-
-A field that would change the answer and is not implemented is refused by name, never ignored. What means nothing here
-(another engine's field, a default written out, a null) is tolerated, because real clients send such things.
-"""
+"""What clients may ask for: the bodies of the endpoints, and what an engine gets of them."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 from typing_extensions import override
 
 from headrace.serving.engine import ChatMessage, Sampling, TextEngine
 from headrace.serving.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from headrace.serving.openai.faults import fault
+from headrace.serving.openai.fields import (
+    HARMLESS,
+    HARMLESS_IN_MESSAGES,
+    HARMLESS_IN_PARTS,
+    HINTS,
+    HINTS_IN_PARTS,
+    OFF,
+    OFF_IN_MESSAGES,
+    Fields,
+)
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 1024
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default for plain completions."""
 
-REFUSED: Mapping[str, tuple[object, ...]] = {
-    # OpenAI's
-    "n": (1,),
-    "best_of": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "echo": (False,),
-    "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    # vLLM's and other engines'
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "min_tokens": (0,),
-    "min_p": (0,),
-    "typical_p": (1,),
-    "use_beam_search": (False,),
-    "stop_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "prompt_logprobs": (),
-    "truncate_prompt_tokens": (),
-    "skip_special_tokens": (True,),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "documents": ([],),
-}
-"""Known fields that would change the answer, each with the values that mean "off" (null always does)."""
+
+def _text_or_list(value: object) -> str | None:
+    """Return which branch of a union of text and list a value means; None: neither."""
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else None
 
 
-class Body(BaseModel):
-    """A request's body: read strictly (a number is no string), unknown fields kept to be looked at, then tolerated."""
+def _prompt_form(value: object) -> str | None:
+    """Return which form a prompt has, judged by its first item."""
+    if isinstance(value, list) and value:
+        forms = {str: "texts", int: "tokens", list: "token lists"}
+        return forms.get(type(value[0]))
+    return "tokens" if value == [] else _text_or_list(value)
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+class Body(Fields):
+    """A request's body."""
+
+    harmless = HARMLESS
+    off = OFF
 
     model: str | None = Field(default=None, max_length=256)
 
@@ -84,24 +58,24 @@ class Body(BaseModel):
     def read(cls, raw: bytes) -> Self:
         """Return the request. Raises InvalidRequest that names the field at fault."""
         try:
-            body = cls.model_validate_json(raw)
+            return cls.model_validate_json(raw)
         except ValidationError as error:
-            raise _fault(error, raw) from None  # pydantic's own message quotes the prompt
-        for name, value in (body.model_extra or {}).items():
-            if name in REFUSED and value is not None and not _is_off(value, REFUSED[name]):
-                raise UnsupportedParameter(f"`{name}` is not supported here", param=name, hint="Leave it out")
-        return body
+            raise fault(error, raw) from None  # pydantic's own message quotes the prompt
 
 
-def _is_off(value: object, off: tuple[object, ...]) -> bool:
-    """Whether the value is one of these; 0 is not false, nor 1 true: `logprobs: 0` asks for something."""
-    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in off)
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One of a request's prompts, as an engine takes it."""
+
+    tokens: list[int]
+    param: str
+    """The field that holds it, for errors."""
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Fields):
     """What a stream carries besides text."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    off: ClassVar = {"include_obfuscation": (False,)}
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -111,138 +85,169 @@ class StreamOptions(BaseModel):
 class GenerationBody(Body, ABC):
     """What chat and plain completions share."""
 
-    prompt_field: ClassVar[str]
-    """The field that holds the prompt."""
-
     model: str = Field(max_length=256)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     stop: (
-        Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
-        | Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]], Field(max_length=MAX_STOPS)
+        Annotated[
+            Annotated[str, Field(max_length=MAX_STOP_CHARACTERS), Tag("text")]
+            | Annotated[
+                list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
+                Field(max_length=MAX_STOPS),
+                Tag("list"),
+            ],
+            Discriminator(_text_or_list, "stop_type", "Input should be a string or a list of strings"),
         ]
         | None
     ) = None
+    stop_token_ids: list[int] | None = Field(default=None, max_length=MAX_STOP_TOKENS)
     ignore_eos: bool | None = None
 
     @abstractmethod
-    def prompt_tokens(self, engine: TextEngine) -> list[int]:
-        """Return the prompt as token ids."""
+    def prompts(self, engine: TextEngine) -> list[Prompt]:
+        """Return the prompts; each gets an answer of its own."""
 
     def limit(self) -> int | None:
-        """Return how long the answer may be; None: as long as there is room."""
-        return self.max_tokens
+        """Return how long the answer may be; the newer name wins. None: as long as there is room."""
+        return self.max_completion_tokens or self.max_tokens
 
-    def sampling(self, prompt_tokens: int, model_len: int) -> Sampling:
+    def sampling(self, prompt: Prompt, engine: TextEngine) -> Sampling:
         """Return how to choose the answer's tokens. Raises InvalidRequest where the fields contradict or do not fit."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("`stream_options` is only allowed with `stream: true`", param="stream_options")
-        room, limit = model_len - prompt_tokens, self.limit()
+        room, limit = engine.model_len - len(prompt.tokens), self.limit()
         if room < (limit or 1):
             wanted = f" and up to {limit} of the answer" if limit is not None else ""
             raise ContextLengthExceeded(
-                f"the model takes {model_len} tokens, and this request is {prompt_tokens} of the prompt{wanted}",
-                param=self.prompt_field,
+                f"the model takes {engine.model_len} tokens, and this request is {len(prompt.tokens)} of the prompt"
+                f"{wanted}",
+                param=prompt.param,
                 hint="Shorten the prompt" if limit is None or room < 1 else "Shorten the prompt or lower `max_tokens`",
             )
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        greedy = self.top_p == 0  # only the most likely token is left, as OpenAI takes it
         return Sampling(
             max_tokens=room if limit is None else limit,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=0.0 if greedy else 1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if greedy or self.top_p is None else self.top_p,
             top_k=max(self.top_k or 0, 0),
             seed=self.seed,
             stop=tuple(text for text in stop if text),
+            stop_token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
             ignore_eos=bool(self.ignore_eos),
         )
 
 
-class ContentPart(BaseModel):
-    """A part of a message's content."""
+class ContentPart(Fields):
+    """A part of a message's content: text, the only type that these models read."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    harmless = HARMLESS_IN_PARTS
+    hints = HINTS_IN_PARTS
 
-    type: str = Field(max_length=64)
-    text: str | None = None
+    type: Literal["text"]
+    text: str
 
 
-class Message(BaseModel):
+class Message(Fields):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    harmless = HARMLESS_IN_MESSAGES
+    off = OFF_IN_MESSAGES
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS)]
+    content: Annotated[
+        Annotated[str, Tag("text")] | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), Tag("list")],
+        Discriminator(_text_or_list, "content_type", "Input should be a string or a list of parts"),
+    ]
+    name: str | None = Field(default=None, max_length=256)
 
 
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    prompt_field = "messages"
+    off: ClassVar = {**OFF, "add_special_tokens": (False,)}
+    hints: ClassVar = {**HINTS, "prompt": "Send it to /v1/completions, or as `messages`"}
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
 
     @override
-    def limit(self) -> int | None:
-        """Return how long the answer may be; the newer name wins."""
-        return self.max_completion_tokens or self.max_tokens
-
-    @override
-    def prompt_tokens(self, engine: TextEngine) -> list[int]:
+    def prompts(self, engine: TextEngine) -> list[Prompt]:
         """Return the conversation through the model's chat template."""
-        turns = [_turn(message, index) for index, message in enumerate(self.messages)]
+        turns = [_turn(message) for message in self.messages]
         _check_size("".join(turn.content for turn in turns), engine, param="messages")
-        return engine.encode_chat(turns)
+        return [Prompt(engine.encode_chat(turns), "messages")]
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions. The prompt is text or token ids; a list of one text counts as that text."""
+    """POST /v1/completions. A prompt is text or token ids; a list of texts or of lists of ids is several prompts."""
 
-    prompt_field = "prompt"
+    off: ClassVar = {**OFF, "add_special_tokens": (True,)}
+    hints: ClassVar = {**HINTS, "messages": "Send them to /v1/chat/completions"}
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[list[int], Field(min_length=1), Tag("tokens")]
+        | Annotated[list[str], Tag("texts")]
+        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Tag("token lists")],
+        Discriminator(_prompt_form, "prompt_type", "Input should be a string, a list of strings, or token ids"),
+    ]
 
     @override
     def limit(self) -> int | None:
         """Return how long the answer may be."""
-        return self.max_tokens or DEFAULT_COMPLETION_TOKENS
+        return super().limit() or DEFAULT_COMPLETION_TOKENS
 
     @override
-    def prompt_tokens(self, engine: TextEngine) -> list[int]:
-        """Return the prompt's token ids."""
+    def prompts(self, engine: TextEngine) -> list[Prompt]:
+        """Return the prompts' token ids. More of them than an engine takes at once would never be served."""
+        prompts = self._several()
+        if len(prompts) > engine.capacity:
+            raise InvalidRequest(
+                f"`prompt`: {len(prompts)} prompts in one request, and a replica takes {engine.capacity} at once",
+                param="prompt",
+                hint="Send several requests",
+            )
+        params = [f"prompt[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else ["prompt"]
+        return [_prompt(prompt, engine, param=param) for prompt, param in zip(prompts, params, strict=True)]
+
+    def _several(self) -> Sequence[str | list[int]]:
+        """Return the prompts as a list, also when the body has only one."""
         prompt = self.prompt
-        if not isinstance(prompt, str) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) > 1:
-                raise UnsupportedParameter(
-                    "several prompts in one request are not supported", param="prompt", hint="Send one request for each"
-                )
-            prompt = prompt[0]
-        if isinstance(prompt, list):
-            return checked_tokens(prompt, engine, param="prompt")
-        _check_size(prompt, engine, param="prompt")
-        return engine.encode(prompt)
+        if isinstance(prompt, str):
+            return [prompt]
+        texts = [each for each in prompt if not isinstance(each, int)]
+        return texts or [[each for each in prompt if isinstance(each, int)]]
 
 
 class TokenizeBody(Body):
     """POST /tokenize: a text, or a conversation."""
 
+    off: ClassVar = {**OFF, "return_token_strs": (False,)}
+
     prompt: str | None = None
     messages: list[Message] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
+    add_special_tokens: bool | None = None
 
     def tokens(self, engine: TextEngine) -> list[int]:
         """Return the token ids."""
-        if self.messages is not None:
-            return engine.encode_chat([_turn(message, index) for index, message in enumerate(self.messages)])
-        if self.prompt is None:
-            raise InvalidRequest("`prompt` or `messages` is needed", param="prompt")
-        return engine.encode(self.prompt)
+        given = "prompt" if self.messages is None else "messages"
+        if self.add_special_tokens not in (None, given == "prompt"):
+            raise UnsupportedParameter(
+                f"`add_special_tokens: {str(self.add_special_tokens).lower()}` is not supported with `{given}`",
+                param="add_special_tokens",
+                hint="Leave it out",
+            )
+        if self.messages is not None and self.prompt is None:
+            return engine.encode_chat([_turn(message) for message in self.messages])
+        if self.prompt is not None and self.messages is None:
+            return engine.encode(self.prompt)
+        raise InvalidRequest("either `prompt` or `messages` is needed", param="prompt")
 
 
 class DetokenizeBody(Body):
@@ -251,11 +256,21 @@ class DetokenizeBody(Body):
     tokens: list[int]
 
 
-def checked_tokens(tokens: list[Any], engine: TextEngine, *, param: str) -> list[int]:
+def checked_tokens(tokens: list[int], engine: TextEngine, *, param: str) -> list[int]:
     """Return the token ids when the model has them all: one that it has not would break the step of everybody."""
-    if not all(isinstance(token, int) and 0 <= token < engine.vocabulary for token in tokens):
-        raise InvalidRequest(f"a token id must be a number from 0 to {engine.vocabulary - 1}", param=param)
+    if not all(0 <= token < engine.vocabulary for token in tokens):
+        raise InvalidRequest(f"`{param}`: a token id is a number from 0 to {engine.vocabulary - 1}", param=param)
     return tokens
+
+
+def _prompt(prompt: str | list[int], engine: TextEngine, *, param: str) -> Prompt:
+    if isinstance(prompt, list):
+        return Prompt(checked_tokens(prompt, engine, param=param), param)
+    _check_size(prompt, engine, param=param)
+    tokens = engine.encode(prompt)
+    if not tokens:
+        raise InvalidRequest(f"`{param}` is empty", param=param, hint="Send some text")
+    return Prompt(tokens, param)
 
 
 def _check_size(text: str, engine: TextEngine, *, param: str) -> None:
@@ -269,48 +284,9 @@ def _check_size(text: str, engine: TextEngine, *, param: str) -> None:
         )
 
 
-def _turn(message: Message, index: int) -> ChatMessage:
+def _turn(message: Message) -> ChatMessage:
     """Return one message as a chat template takes it. Parts are joined by line breaks, as vLLM does."""
-    where = f"messages[{index}]"
-    for name in ("tool_calls", "function_call", "tool_call_id", "audio"):
-        if (message.model_extra or {}).get(name):
-            raise UnsupportedParameter(f"`{where}.{name}` is not supported here", param=f"{where}.{name}")
     role = "system" if message.role == "developer" else message.role
-    if isinstance(message.content, str):
-        return ChatMessage(role, message.content)
-    texts: list[str] = []
-    for number, part in enumerate(message.content):
-        at = f"{where}.content[{number}]"
-        if part.type != "text":
-            raise UnsupportedParameter(
-                f"`{at}` is of the type {part.type!r}: this model reads text", param=at, hint="Send parts of type text"
-            )
-        if part.text is None:
-            raise InvalidRequest(f"`{at}.text` is missing", param=f"{at}.text")
-        texts.append(part.text)
-    return ChatMessage(role, "\n".join(texts))
-
-
-def _fault(error: ValidationError, raw: bytes) -> InvalidRequest:
-    """Return the fault that lies deepest: of a union's branches, the one that the client meant."""
-    fault = max(error.errors(include_url=False, include_input=False), key=lambda fault: len(fault["loc"]))
-    text = fault["msg"].removeprefix("Invalid JSON: ")
-    text = text[:1].lower() + text[1:]
-    if fault["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not JSON: {text}", hint="Check quotes, commas and braces")
-    param = _path(fault["loc"], json.loads(raw))
-    return InvalidRequest(f"`{param}`: {text}" if param else f"the body: {text}", param=param or None)
-
-
-def _path(loc: tuple[int | str, ...], body: Any) -> str:
-    """Return a fault's place as a client writes it, `messages[0].content`.
-
-    pydantic's path also has the names of union branches; they are the steps for which the body has no object.
-    """
-    path, node = "", body
-    for step in loc:
-        if isinstance(step, int):
-            path, node = f"{path}[{step}]", node[step] if isinstance(node, list) and step < len(node) else None
-        elif isinstance(node, dict):
-            path, node = (f"{path}.{step}" if path else step), node.get(step)
-    return path
+    content = message.content
+    text = content if isinstance(content, str) else "\n".join(part.text for part in content)
+    return ChatMessage(role, text, message.name)

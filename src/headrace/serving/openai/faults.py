@@ -1,0 +1,45 @@
+"""From pydantic's errors to the one that a person can act on.
+
+Unions are told apart by the type that the client sent (`Discriminator`), so no error here is of a branch that was not
+meant. A field that is not supported goes first: it may be why the others look wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from headrace.serving.errors import InvalidRequest, UnsupportedParameter
+from headrace.serving.openai.fields import UNSUPPORTED
+
+
+def fault(error: ValidationError, raw: bytes) -> InvalidRequest:
+    """Return what is wrong with the body; never with a word of the prompt, which pydantic's own message quotes."""
+    found = error.errors(include_url=False, include_input=False)
+    first = next((each for each in found if each["type"] == UNSUPPORTED), found[0])
+    if first["type"] == "json_invalid":
+        text = first["msg"].removeprefix("Invalid JSON: ")
+        return InvalidRequest(f"the body is not JSON: {text}", hint="Check quotes, commas and braces")
+    where = _path(first["loc"], from_json(raw))
+    if first["type"] == UNSUPPORTED:
+        param = ".".join(part for part in (where, first["ctx"]["field"]) if part)
+        return UnsupportedParameter(f"`{param}` is not supported here", param=param, hint=first["ctx"]["hint"])
+    text = first["msg"].replace(" after validation", "")
+    text = text[:1].lower() + text[1:]
+    return InvalidRequest(f"`{where}`: {text}" if where else f"the body: {text}", param=where or None)
+
+
+def _path(loc: tuple[int | str, ...], body: Any) -> str:
+    """Return a fault's place as a client writes it, `messages[0].content`.
+
+    pydantic's path also has the names of union branches; they are the steps for which the body has no object.
+    """
+    path, node = "", body
+    for step in loc:
+        if isinstance(step, int):
+            path, node = f"{path}[{step}]", node[step] if isinstance(node, list) and step < len(node) else None
+        elif isinstance(node, dict):
+            path, node = (f"{path}.{step}" if path else step), node.get(step)
+    return path

@@ -1,0 +1,36 @@
+"""Bodies as clients send them, and what the shell makes of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from serving.serving_echo import EchoEngine
+
+from headrace.serving.engine import Sampling
+from headrace.serving.errors import RequestError
+from headrace.serving.openai.requests import ChatBody, CompletionBody, GenerationBody
+
+ENGINE = EchoEngine(step_seconds=0)
+USER = {"role": "user", "content": "hi"}
+
+
+def chat(**fields: Any) -> ChatBody:
+    return ChatBody.read(json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+
+
+def completion(prompt: object = "hi", **fields: Any) -> CompletionBody:
+    return CompletionBody.read(json.dumps({"model": "m", "prompt": prompt, **fields}).encode())
+
+
+def sampled(body: GenerationBody) -> list[Sampling]:
+    return [body.sampling(prompt, ENGINE) for prompt in body.prompts(ENGINE)]
+
+
+def refusal(endpoint: type[GenerationBody], body: object) -> RequestError:
+    """Return the error that a body gets; bytes are sent as they are."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(RequestError) as raised:
+        sampled(endpoint.read(raw))
+    return raised.value
