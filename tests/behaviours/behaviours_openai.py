@@ -51,6 +51,14 @@ class OpenAIBehaviour:
             )
         assert all(answer.choices[0].text for answer in answers)
 
+    def test_completion_when_it_has_several_prompts_then_each_gets_a_choice(self, client: openai.OpenAI) -> None:
+        prompts = ["One plus one is", "The capital of France is"]
+        alone = [
+            client.completions.create(model="smol", prompt=prompt, temperature=0, max_tokens=4) for prompt in prompts
+        ]
+        answer = client.completions.create(model="smol", prompt=prompts, temperature=0, max_tokens=4)
+        assert [choice.text for choice in answer.choices] == [each.choices[0].text for each in alone]
+
     def test_models_when_listed_then_the_public_name_is_there(self, client: openai.OpenAI) -> None:
         assert "smol" in [model.id for model in client.models.list()]
 

@@ -134,6 +134,30 @@ def test_completion_when_it_is_seeded_then_it_is_repeatable(client: openai.OpenA
     assert len(texts) == 1
 
 
+def test_completion_when_top_p_is_0_then_it_is_greedy(client: openai.OpenAI) -> None:
+    greedy = client.completions.create(model=MODEL, prompt="Once", max_tokens=12, temperature=0)
+    nucleus = client.completions.create(model=MODEL, prompt="Once", max_tokens=12, temperature=2, top_p=0)
+
+    assert nucleus.choices[0].text == greedy.choices[0].text
+
+
+def test_completion_when_it_has_several_prompts_then_each_gets_the_answer_that_it_gets_alone(
+    client: openai.OpenAI,
+) -> None:
+    prompts = [f"The capital of {country} is" for country in ("France", "Italy", "Japan", "Spain", "Peru", "Chad")]
+    alone = [client.completions.create(model=MODEL, prompt=each, max_tokens=6, temperature=0) for each in prompts]
+    whole = client.completions.create(model=MODEL, prompt=prompts, max_tokens=6, temperature=0)
+    streamed = dict.fromkeys(range(len(prompts)), "")
+    for chunk in client.completions.create(model=MODEL, prompt=prompts, max_tokens=6, temperature=0, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+
+    texts = [each.choices[0].text for each in alone]
+    assert [(choice.index, choice.text) for choice in whole.choices] == list(enumerate(texts))
+    assert streamed == dict(enumerate(texts))
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == sum(each.usage.total_tokens for each in alone if each.usage is not None)
+
+
 def test_models_then_the_served_one_is_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "headrace"
@@ -185,6 +209,21 @@ def test_client_when_it_goes_away_then_its_slot_is_free_again(server: LLMServer,
     )
     next(iter(stream))
     assert server.running() == 1
+
+    stream.close()
+
+    deadline = time.monotonic() + 10
+    while server.running():
+        assert time.monotonic() < deadline, "the engine still generates for nobody"
+
+
+def test_client_when_it_goes_away_then_the_slots_of_all_its_prompts_are_free_again(
+    server: LLMServer, client: openai.OpenAI
+) -> None:
+    prompts, forever = ["Tell me", "Tell him", "Tell her"], {"ignore_eos": True}
+    stream = client.completions.create(model=MODEL, prompt=prompts, max_tokens=500, stream=True, extra_body=forever)
+    next(iter(stream))
+    assert server.running() == 3
 
     stream.close()
 

@@ -67,7 +67,7 @@ class EchoEngine:
                 self.counters.generated_tokens += 1
                 yield Delta(chr(token), (token,), last if number == sampling.max_tokens else None)
             self.counters.finished += 1
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.counters.cancelled += 1
             raise
         finally:

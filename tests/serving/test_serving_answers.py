@@ -7,15 +7,18 @@ import pytest
 
 from headrace.serving.engine import Delta, FinishReason
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
-from headrace.serving.openai.requests import StreamOptions
+from headrace.serving.openai.requests import Prompt, StreamOptions
+from headrace.serving.openai.streams import Step
 
+PROMPT = Prompt([0] * 7, "messages")
 NASTY = 'a"b\\c\n\t\x00é漢🦀</script>\u2028'
 DELTAS = (Delta("Hel", (1,)), Delta("", (2,)), Delta(NASTY, (3, 4), FinishReason.STOP))
 
 
-def streamed(shape: Shape, options: StreamOptions | None = None) -> list[Any]:
-    answer = Answer(shape, "the model", 7, options)
-    raw = answer.open() + b"".join(answer.chunk(delta) for delta in DELTAS) + answer.close()
+def streamed(shape: Shape, options: StreamOptions | None = None, prompts: int = 1) -> list[Any]:
+    answer = Answer(shape, "the model", [PROMPT] * prompts, options)
+    steps = [Step(index, delta) for delta in DELTAS for index in reversed(range(prompts))]
+    raw = answer.open() + b"".join(answer.chunk(step) for step in steps) + answer.close()
     *events, end, rest = raw.decode().split("\n\n")
     assert (end, rest) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in events]
@@ -60,6 +63,28 @@ def test_stream_with_continuous_usage_then_each_chunk_counts_its_tokens() -> Non
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 4, 4, 4]
 
 
+def test_stream_of_several_answers_then_each_has_its_index_and_its_reason() -> None:
+    *chunks, last = streamed(TEXT, StreamOptions(include_usage=True), prompts=2)
+
+    for index in (0, 1):
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert [(each["text"], each["finish_reason"]) for each in own] == [("Hel", None), (NASTY, None), ("", "stop")]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert last["usage"] == {"prompt_tokens": 14, "completion_tokens": 8, "total_tokens": 22}
+
+
+def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() -> None:
+    answer = Answer(TEXT, "the model", [PROMPT] * 3, None)
+    for index in (2, 0, 1):
+        assert not answer.complete
+        answer.add(Step(index, Delta(f"answer {index}", (1,), FinishReason.LENGTH)))
+
+    assert answer.complete
+    whole = answer.whole()
+    assert [(each["index"], each["text"]) for each in whole["choices"]] == [(n, f"answer {n}") for n in range(3)]
+    assert whole["usage"] == {"prompt_tokens": 21, "completion_tokens": 3, "total_tokens": 24}
+
+
 @pytest.mark.parametrize(
     ("shape", "choice"),
     [
@@ -68,9 +93,9 @@ def test_stream_with_continuous_usage_then_each_chunk_counts_its_tokens() -> Non
     ],
 )
 def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape, choice: dict[str, Any]) -> None:
-    answer = Answer(shape, "the model", 7, None)
+    answer = Answer(shape, "the model", [PROMPT], None)
     for delta in DELTAS:
-        answer.add(delta)
+        answer.add(Step(0, delta))
 
     whole = answer.whole()
 

@@ -11,11 +11,14 @@ import pytest
 import pytest_asyncio
 from serving.serving_client import Answer, ask, exchange
 from serving.serving_echo import CAPACITY, MODEL, EchoSettings
-from serving.serving_processes import Server, free_port, until
+from serving.serving_processes import Server, eventually, free_port, until
 
+from headrace.metrics import runtime as names
 from headrace.serving.exchange import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RUNNING = names.REQUESTS_RUNNING
+CANCELLED = f"{names.CANCELLED}_total"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -67,6 +70,7 @@ async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> 
         (CHAT, chat(max_tokens=5000), 400, "context_length_exceeded", "messages"),
         (CHAT, chat(model="other"), 404, "model_not_found", "model"),
         (COMPLETIONS, {"model": MODEL, "prompt": [999]}, 400, "invalid_request", "prompt"),
+        (COMPLETIONS, {"model": MODEL, "prompt": ["a"] * (CAPACITY + 1)}, 400, "invalid_request", "prompt"),
         (COMPLETIONS, {"model": MODEL}, 400, "invalid_request", "prompt"),
         ("/tokenize", {}, 400, "invalid_request", "prompt"),
         ("/detokenize", {"tokens": [999]}, 400, "invalid_request", "tokens"),
@@ -124,6 +128,54 @@ async def test_request_when_the_engine_is_full_then_it_is_told_when_to_come_back
         "param": None,
         "code": "saturated",
     }
+
+
+async def test_prompts_when_there_are_several_then_each_is_a_choice_and_usage_is_their_sum(server: Server) -> None:
+    answer = await post(server, COMPLETIONS, {"model": MODEL, "prompt": ["ab", "xyz", "q"], "max_tokens": 4})
+
+    choices = [(each["index"], each["text"], each["finish_reason"]) for each in answer.json()["choices"]]
+    assert choices == [(0, "abab", "length"), (1, "xyzx", "length"), (2, "qqqq", "length")]
+    assert answer.json()["usage"] == {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18}
+
+
+async def test_prompts_when_they_are_streamed_then_their_events_are_interleaved(server: Server) -> None:
+    body = {"model": MODEL, "prompt": ["ab", "xy"], "max_tokens": 30, "stream": True}
+    raw = json.dumps({**body, "stream_options": {"include_usage": True}}).encode()
+    async with exchange(server.settings.port, "POST", COMPLETIONS, raw) as incoming:
+        *events, last, done = [event async for event in incoming.events()]
+
+    choices = [json.loads(event)["choices"][0] for event in events]
+    for index, text in enumerate(("ab", "xy")):
+        own = [each for each in choices if each["index"] == index]
+        assert "".join(each["text"] for each in own) == text * 15
+        assert [each["finish_reason"] for each in own if each["finish_reason"]] == ["length"]
+    order = [each["index"] for each in choices]
+    assert order != sorted(order)
+    assert json.loads(last)["usage"] == {"prompt_tokens": 4, "completion_tokens": 60, "total_tokens": 64}
+    assert done == "[DONE]"
+
+
+async def test_prompts_when_the_engine_has_no_room_for_all_then_none_is_begun(server: Server) -> None:
+    long = json.dumps({"model": MODEL, "prompt": ["x"] * (CAPACITY - 1), "max_tokens": 4000, "stream": True}).encode()
+    async with exchange(server.settings.port, "POST", COMPLETIONS, long):
+        refused = await post(server, COMPLETIONS, {"model": MODEL, "prompt": ["a", "b"], "stream": True})
+        one = await post(server, COMPLETIONS, {"model": MODEL, "prompt": ["a"], "max_tokens": 2})
+
+    assert (refused.status, refused.headers["x-headrace-reason"]) == (429, "Saturated")
+    assert one.json()["choices"][0]["text"] == "aa"
+
+
+async def test_prompts_when_the_client_goes_away_then_all_are_cancelled(server: Server) -> None:
+    before = metrics(await get(server, "/metrics"))
+    long = json.dumps({"model": MODEL, "prompt": ["a", "b", "c"], "max_tokens": 4000, "stream": True}).encode()
+    async with exchange(server.settings.port, "POST", COMPLETIONS, long):
+        assert metrics(await get(server, "/metrics"))[RUNNING] >= 3
+
+    async def cancelled() -> bool:
+        now = metrics(await get(server, "/metrics"))
+        return now[RUNNING] == 0 and now[CANCELLED] >= before[CANCELLED] + 3
+
+    await eventually(cancelled, "the prompts are cancelled")
 
 
 @pytest.mark.parametrize(("given", "kept"), [("abc-1.2", True), ("a b", False), ("x" * 200, False)])

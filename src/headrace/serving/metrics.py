@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -51,10 +51,10 @@ class RuntimeMetrics:
         """A request got its first token so long after its arrival."""
         self._first_token.observe(seconds)
 
-    def ended(self, seconds: float, reason: FinishReason | None) -> None:
-        """A request ended; without a reason it was cut short."""
+    def ended(self, seconds: float, reasons: Iterable[FinishReason]) -> None:
+        """A request ended, with one reason for each complete answer; without any it was cut short."""
         self._latency.observe(seconds)
-        if reason is not None:
+        for reason in reasons:
             self._success.labels(self._model, reason.value).inc()
 
     def exposition(self) -> bytes:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
-from headrace.serving.engine import Delta, FinishReason
+from headrace.serving.engine import FinishReason
 from headrace.serving.exchange import DONE
-from headrace.serving.openai.requests import StreamOptions
+from headrace.serving.openai.requests import Prompt, StreamOptions
+from headrace.serving.openai.streams import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,69 +58,103 @@ TEXT = Shape(
 )
 
 
-class Answer:
-    """One answer in the making: counts its tokens and writes it, whole or in chunks."""
+@dataclass(slots=True)
+class Choice:
+    """The answer to one of a request's prompts."""
 
-    def __init__(self, shape: Shape, model: str, prompt_tokens: int, options: StreamOptions | None) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.completion_tokens = 0
-        self.finish_reason: FinishReason | None = None
+    index: int
+    completion_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    texts: list[str] = field(default_factory=list)
+    """Of an answer that is written whole."""
+    before: bytes = b""
+    after: bytes = b""
+    """A chunk around its text."""
+
+
+class Answer:
+    """The answer to one request in the making: counts its tokens and writes it, whole or in chunks."""
+
+    def __init__(self, shape: Shape, model: str, prompts: Sequence[Prompt], options: StreamOptions | None) -> None:
+        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
+        self.choices = [Choice(index) for index in range(len(prompts))]
+        self.complete = False
+        """Whether each choice has its finish reason."""
+        self._unfinished = len(prompts)
         self._shape = shape
         self._head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._usage_at_end = options is not None and bool(options.include_usage)
         self._usage_always = options is not None and bool(options.continuous_usage_stats)
-        self._texts: list[str] = []
-        self._before, self._after = b"", b""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Return the tokens of all choices so far."""
+        return sum(choice.completion_tokens for choice in self.choices)
+
+    @property
+    def finish_reasons(self) -> list[FinishReason]:
+        """Return why the choices ended, of those that have."""
+        return [choice.finish_reason for choice in self.choices if choice.finish_reason is not None]
 
     @property
     def usage(self) -> dict[str, int]:
-        """Return the tokens so far, as OpenAI counts them."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+        """Return the tokens so far, as OpenAI counts them: of all prompts and choices together."""
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
-    def add(self, delta: Delta) -> None:
+    def add(self, step: Step) -> None:
         """Take a step of an answer that is written whole."""
-        self._count(delta)
-        self._texts.append(delta.text)
+        self._count(step).texts.append(step.delta.text)
 
     def whole(self) -> dict[str, Any]:
         """Return the whole answer."""
-        choice = {"index": 0, **self._shape.message("".join(self._texts)), "finish_reason": self.finish_reason}
-        return {**self._head, "object": self._shape.whole, "choices": [choice], "usage": self.usage}
+        choices = [
+            {"index": each.index, **self._shape.message("".join(each.texts)), "finish_reason": each.finish_reason}
+            for each in self.choices
+        ]
+        return {**self._head, "object": self._shape.whole, "choices": choices, "usage": self.usage}
 
     def open(self) -> bytes:
         """Return the events that a stream begins with."""
-        mark = "\x00"
-        frame = self._chunk(self._shape.delta(mark), None)
-        self._before, _, self._after = frame.partition(encode_basestring(mark).encode())
-        return b"" if self._shape.opening is None else self._chunk(self._shape.opening, None)
+        mark, events = "\x00", b""
+        for choice in self.choices:
+            frame = self._chunk(choice, self._shape.delta(mark))
+            choice.before, _, choice.after = frame.partition(encode_basestring(mark).encode())
+            if self._shape.opening is not None:
+                events += self._chunk(choice, self._shape.opening)
+        return events
 
-    def chunk(self, delta: Delta) -> bytes:
-        """Return the event of a step; empty when it brought no text (a character or a possible stop is incomplete)."""
-        self._count(delta)
-        if not delta.text:
-            return b""
-        if self._usage_always:
-            return self._chunk(self._shape.delta(delta.text), None)
-        return self._before + encode_basestring(delta.text).encode() + self._after
+    def chunk(self, step: Step) -> bytes:
+        """Return the events of a step; empty when it brought no text (a character or a possible stop is incomplete)."""
+        choice, text = self._count(step), step.delta.text
+        if not text:
+            events = b""
+        elif self._usage_always:
+            events = self._chunk(choice, self._shape.delta(text))
+        else:
+            events = choice.before + encode_basestring(text).encode() + choice.after
+        if choice.finish_reason is not None:
+            events += self._chunk(choice, self._shape.closing, choice.finish_reason)
+        return events
 
     def close(self) -> bytes:
         """Return the events that a stream ends with."""
-        events = self._chunk(self._shape.closing, self.finish_reason)
-        if self._usage_at_end:
-            events += _event({**self._head, "object": self._shape.chunk, "choices": [], "usage": self.usage})
-        return events + DONE
+        if not self._usage_at_end:
+            return DONE
+        return _event({**self._head, "object": self._shape.chunk, "choices": [], "usage": self.usage}) + DONE
 
-    def _count(self, delta: Delta) -> None:
-        self.completion_tokens += len(delta.token_ids)
-        self.finish_reason = delta.finish_reason
+    def _count(self, step: Step) -> Choice:
+        choice, delta = self.choices[step.index], step.delta
+        choice.completion_tokens += len(delta.token_ids)
+        if delta.finish_reason is not None:
+            choice.finish_reason = delta.finish_reason
+            self._unfinished -= 1
+            self.complete = not self._unfinished
+        return choice
 
-    def _chunk(self, content: dict[str, Any], finish: FinishReason | None) -> bytes:
-        choice = {"index": 0, **content, "finish_reason": finish}
-        chunk: dict[str, Any] = {**self._head, "object": self._shape.chunk, "choices": [choice]}
+    def _chunk(self, choice: Choice, content: dict[str, Any], finish: FinishReason | None = None) -> bytes:
+        written = {"index": choice.index, **content, "finish_reason": finish}
+        chunk: dict[str, Any] = {**self._head, "object": self._shape.chunk, "choices": [written]}
         if self._usage_always:
             chunk["usage"] = self.usage
         elif self._usage_at_end:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 
 from headrace.serving.engine import TextEngine
-from headrace.serving.errors import ModelNotFound, UnsupportedParameter
+from headrace.serving.errors import ModelNotFound
 from headrace.serving.exchange import Exchange, Handler
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
@@ -20,6 +20,7 @@ from headrace.serving.openai.requests import (
     TokenizeBody,
     checked_tokens,
 )
+from headrace.serving.openai.streams import merged
 from headrace.serving.replica import Replica
 
 
@@ -73,37 +74,36 @@ class OpenAIEndpoints:
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            prompt, *others = await asyncio.to_thread(body.prompts, work.engine)
-            if others:
-                raise UnsupportedParameter(
-                    "several prompts in one request are not supported", param="prompt", hint="Send one request for each"
-                )
-            sampling = body.sampling(prompt, work.engine)
-            answer = Answer(shape, self._model, len(prompt.tokens), body.stream_options)
+            prompts = await asyncio.to_thread(body.prompts, work.engine)
+            samplings = [body.sampling(prompt, work.engine) for prompt in prompts]
+            answer = Answer(shape, self._model, prompts, body.stream_options)
+            answers = [
+                work.engine.generate(prompt.tokens, each) for prompt, each in zip(prompts, samplings, strict=True)
+            ]
             try:
-                async with aclosing(work.engine.generate(prompt.tokens, sampling)) as deltas:
-                    # Until the first delta nothing is sent: what the engine cannot take is an error with a status,
+                async with aclosing(merged(answers)) as steps:
+                    # Until the first step nothing is sent: what the engine cannot take is an error with a status,
                     # and a gateway may still send the request elsewhere.
-                    delta = await anext(deltas)
+                    step = await anext(steps)
                     self._metrics.first_token(exchange.seconds)
                     if body.stream:
                         await exchange.start_stream()
-                        events = answer.open() + answer.chunk(delta)
-                        while answer.finish_reason is None:
+                        events = answer.open() + answer.chunk(step)
+                        while not answer.complete:
                             if events:
                                 await exchange.write(events)
-                            events = answer.chunk(await anext(deltas))
+                            events = answer.chunk(await anext(steps))
                         await exchange.finish(events + answer.close())
                     else:
-                        answer.add(delta)
-                        while answer.finish_reason is None:
-                            answer.add(await anext(deltas))
+                        answer.add(step)
+                        while not answer.complete:
+                            answer.add(await anext(steps))
                         await exchange.respond(answer.whole())
             finally:
-                self._metrics.ended(exchange.seconds, answer.finish_reason)
+                self._metrics.ended(exchange.seconds, answer.finish_reasons)
                 exchange.notes.update(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
-                if answer.finish_reason is not None:
-                    exchange.notes["finish"] = answer.finish_reason
+                if answer.finish_reasons:
+                    exchange.notes["finish"] = ",".join(answer.finish_reasons)
 
     def _check_model(self, body: Body) -> None:
         if body.model is not None and body.model != self._model:
