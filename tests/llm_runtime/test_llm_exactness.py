@@ -18,6 +18,7 @@ from headrace_llm.config import LlamaConfig
 from headrace_llm.engine import LLMEngine
 from headrace_llm.gguf import GGUFFile
 from headrace_llm.model import LlamaModel, Segment
+from headrace_llm.model_file import ModelFile
 
 NEW_TOKENS = 24
 GREEDY = Sampling(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
@@ -25,7 +26,7 @@ GREEDY = Sampling(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
 
 def load(path: Path, slots: int = 8, model_len: int = 512) -> LLMEngine:
     return LLMEngine.load_model(
-        path, max_model_len=model_len, max_concurrent=slots, threads=2, progress=lambda *_: None
+        ModelFile.open(path), max_model_len=model_len, max_concurrent=slots, threads=2, progress=lambda *_: None
     )
 
 

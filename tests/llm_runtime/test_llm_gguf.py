@@ -29,6 +29,7 @@ def written(path: Path) -> Path:
     writer.add_context_length(128)
     writer.add_array("tokenizer.ggml.tokens", ["a", "bé", "🙂"])
     writer.add_array("numbers", [1, 2, 3])
+    writer.add_uint32("another", 1)
     for name in TYPES:
         kind = gguf.GGMLQuantizationType[name]
         data = values if name == "F32" else quantize(values, kind)
@@ -103,7 +104,7 @@ def test_real_model_when_cut_then_the_error_says_so(tmp_path: Path, smollm2_path
     with smollm2_path.open("rb") as file:
         cut.write_bytes(file.read(5_000_000))
     with pytest.raises(InvalidModel, match=r"it was cut\. Fetch the model again"):
-        GGUFFile(cut)
+        _ = GGUFFile(cut).tensors
 
 
 def test_file_when_it_is_no_gguf_then_the_error_points_at_the_source(tmp_path: Path) -> None:
@@ -122,7 +123,8 @@ def head(kind: int) -> bytes:
     ("old", "new", "said"),
     [
         (b"GGUF\x03", b"GGUF\x09", r"version 9 is not supported\. Convert the model to version 2 or 3"),
-        (head(30), head(99), r"tensor BF16 has the encoding 99, .*\. Quantise the model to one of: F32, F16, "),
+        (head(30), head(99), r"quantised as number 99, .*\(tensor BF16\)\. Quantise the model to one of: F32, F16, "),
+        (head(30), head(12), r"quantised as Q4_K, "),
     ],
 )
 def test_file_when_it_is_of_a_kind_that_is_not_read_then_the_hint_is_to_convert_it(
@@ -131,7 +133,17 @@ def test_file_when_it_is_of_a_kind_that_is_not_read_then_the_hint_is_to_convert_
     other = tmp_path / "other.gguf"
     other.write_bytes(small.read_bytes().replace(old, new, 1))
     with pytest.raises(InvalidModel, match=said):
-        GGUFFile(other)
+        _ = GGUFFile(other).tensors
+
+
+@pytest.mark.parametrize(("entry", "other"), [(b"numbers", b"another"), (b"BF16", b"Q8_0")])
+def test_file_when_a_name_stands_in_it_twice_then_it_is_invalid(
+    small: Path, tmp_path: Path, entry: bytes, other: bytes
+) -> None:
+    twice = tmp_path / "twice.gguf"
+    twice.write_bytes(small.read_bytes().replace(other, entry, 1))
+    with pytest.raises(InvalidModel, match=f"{entry.decode()} twice"):
+        GGUFFile(twice)
 
 
 def test_file_when_it_has_tensors_that_nothing_computes_with_then_it_is_refused_by_their_name(small: Path) -> None:

@@ -13,7 +13,7 @@ from llm_runtime.llm_reference import PROMPTS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from headrace.serving.engine import ChatMessage
-from headrace_llm.gguf import GGUFFile
+from headrace_llm.model_file import ModelFile
 from headrace_llm.tokenizer import ModelTokenizer
 
 TEXTS = (*PROMPTS, "<|im_start|>user\nhi<|im_end|>", "0123 4567", "  spaces   and\ttabs ", "e\u0301 é", "👩‍👩‍👧‍👦")
@@ -21,7 +21,7 @@ TEXTS = (*PROMPTS, "<|im_start|>user\nhi<|im_end|>", "0123 4567", "  spaces   an
 
 @pytest.fixture(scope="module")
 def ours(smollm2_path: Path) -> ModelTokenizer:
-    return ModelTokenizer(GGUFFile(smollm2_path))
+    return ModelTokenizer(ModelFile.open(smollm2_path))
 
 
 @pytest.fixture(scope="module")

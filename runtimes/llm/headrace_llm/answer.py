@@ -12,14 +12,14 @@ class Answer:
     def __init__(self, tokenizer: ModelTokenizer, sampling: Sampling) -> None:
         self._stream = tokenizer.stream()
         self._sampling = sampling
-        self._eos = tokenizer.eos
+        self._ends = tokenizer.ends
         self._held = ""
         self._count = 0
 
     def add(self, token: int, *, room: int) -> Delta:
         """Return what the token adds. `room`: tokens that still fit into the model after it."""
         self._count += 1
-        if token == self._eos and not self._sampling.ignore_eos:
+        if token in self._ends and not self._sampling.ignore_eos:
             return Delta(self._held + self._stream.finish(), (token,), FinishReason.STOP)
         self._held += self._stream.step(token)
         found = [at for at in (self._held.find(stop) for stop in self._sampling.stop) if at >= 0]

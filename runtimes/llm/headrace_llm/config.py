@@ -1,9 +1,14 @@
-"""The shape of a Llama-family model, read from GGUF metadata."""
+"""The shape of a model of the architecture llama, read from GGUF metadata.
+
+What the header says and this runtime does not do is refused by name, by a list of what is known: a file that loads is
+one whose answers are right. A list of what is refused would be out of date with the next converter.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.errors import InvalidModel
 from headrace_llm.gguf import GGUFFile
@@ -11,6 +16,46 @@ from headrace_llm.gguf import GGUFFile
 ARCHITECTURES = ("llama",)
 MAX_VALUE = 1e9
 """Of any count, and of RoPE's base: far above any model, and a bound for a broken file."""
+
+_READ = frozenset(
+    {
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.layer_norm_rms_epsilon",
+        "attention.value_length",
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "vocab_size",
+    }
+)
+"""Keys of the architecture that `LlamaConfig.of` reads."""
+_NO_EFFECT: Mapping[str, tuple[object, ...]] = {
+    "rope.scaling.type": ("none", "linear"),  # linear: by the factor, which is a key of its own, with or without a type
+    "rope.scaling.factor": (0, 1),
+    "rope.scale_linear": (0, 1),  # the factor's name in older files
+    "rope.scaling.attn_factor": (1,),
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.logit_softcapping": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (1,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (1,),
+    "residual_scale": (1,),
+    "tensor_data_layout": ("Meta AI original pth",),  # rows of queries and keys in pairs, as every llama file has them
+    "use_parallel_residual": (False,),
+}
+"""Other keys, each with the values that leave the answer as it is."""
+_ALWAYS_WITHOUT_EFFECT = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length"})
+"""Keys that only describe a scaling which has a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +76,123 @@ class LlamaConfig:
 
     @classmethod
     def of(cls, file: GGUFFile) -> LlamaConfig:
-        """Return the configuration; raises InvalidModel for an architecture that we do not serve."""
-        metadata = file.metadata
-        architecture = metadata.get("general.architecture")
-        if architecture not in ARCHITECTURES:
-            raise InvalidModel(
-                f"{file.path.name} is of the architecture {architecture!r}",
-                hint=f"This runtime serves: {', '.join(ARCHITECTURES)}",
-            )
+        """Return the configuration. Raises InvalidModel: the architecture first, then encodings, then everything else.
 
-        def value(key: str, default: float | None = None) -> float:
-            found = metadata.get(f"{architecture}.{key}", default)
-            if not isinstance(found, int | float) or not 0 < found < MAX_VALUE:
-                why = "has no" if found is None else f"has {found!r} as"
-                raise InvalidModel(f"{file.path.name} {why} {architecture}.{key}", hint="Convert the model again")
-            return found
-
-        def count(key: str, default: int | None = None) -> int:
-            return math.ceil(value(key, default))
-
-        heads, width = count("attention.head_count"), count("embedding_length")
-        kv_heads, head_dim = count("attention.head_count_kv", heads), count("attention.key_length", width // heads)
-        if heads % kv_heads or head_dim % 2:
-            raise InvalidModel(f"{file.path.name} has {heads} heads, {kv_heads} for keys, of a width of {head_dim}")
-        embedding = file.tensors.get("token_embd.weight")
+        That order is a person's: whether a model can be served at all comes before how it has to be prepared.
+        """
+        _check_kind(file)
+        tensors = file.tensors
+        _check_variant(file)
+        header = _Header(file)
+        heads, width = header.count("attention.head_count"), header.count("embedding_length")
+        kv_heads = header.count("attention.head_count_kv", heads)
+        if "attention.key_length" not in header and width % heads:
+            raise header.invalid(f"an embedding of {width} for {heads} heads, which does not divide it")
+        head_dim = header.count("attention.key_length", width // heads)
+        if heads % kv_heads:
+            raise header.invalid(f"{heads} heads for {kv_heads} key-value heads, which do not divide them")
+        if head_dim % 2:
+            raise header.invalid(f"heads of {head_dim}, and rotation needs an even number")
+        for key, needed in (("attention.value_length", head_dim), ("rope.dimension_count", head_dim)):
+            if header.count(key, needed) != needed:
+                raise header.invalid(
+                    f"{header.name(key)} = {header.count(key)} for heads of {needed}", hint="This is not supported yet"
+                )
+        embedding = tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:  # noqa: PLR2004 - a matrix
-            raise InvalidModel(f"{file.path.name} has no token embedding")
-        if metadata.get(f"{architecture}.rope.scaling.type") not in (None, "none"):
-            raise InvalidModel(f"{file.path.name} uses RoPE scaling", hint="This runtime does not serve it yet")
-        if count("rope.dimension_count", head_dim) != head_dim:
-            raise InvalidModel(
-                f"{file.path.name} rotates a part of each head", hint="This runtime does not serve it yet"
+            raise header.invalid("no token embedding (token_embd.weight)")
+        rows = embedding.shape[0]
+        if header.count("vocab_size", rows) != rows:
+            raise header.invalid(
+                f"{rows} rows of embedding for {header.name('vocab_size')} = {header.get('vocab_size')}"
             )
         return cls(
-            layers=count("block_count"),
+            layers=header.count("block_count"),
             width=width,
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            ffn_width=count("feed_forward_length"),
-            vocabulary=embedding.shape[0],
-            context=count("context_length"),
-            rope_theta=value("rope.freq_base", 10000.0),
-            norm_epsilon=value("attention.layer_norm_rms_epsilon"),
+            ffn_width=header.count("feed_forward_length"),
+            vocabulary=rows,
+            context=header.count("context_length"),
+            rope_theta=header.number("rope.freq_base", 10000.0),
+            norm_epsilon=header.number("attention.layer_norm_rms_epsilon"),
         )
+
+
+class _Header:
+    """The keys of the file's architecture, each checked as it is read."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+        self._architecture = file.metadata["general.architecture"]
+
+    def __contains__(self, key: str) -> bool:
+        return self.name(key) in self._file.metadata
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the key's value, unchecked."""
+        return self._file.metadata.get(self.name(key), default)
+
+    def name(self, key: str) -> str:
+        """Return the key as the file has it."""
+        return f"{self._architecture}.{key}"
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a positive number. Raises InvalidModel when there is none."""
+        found = self.get(key, default)
+        if found is None:
+            raise self.invalid(f"no {self.name(key)}")
+        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < MAX_VALUE:
+            raise self.invalid(f"{str(found)[:80]} as {self.name(key)}")
+        return found
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """Return a positive whole number. Raises InvalidModel when there is none."""
+        found = self.number(key, default)
+        if not isinstance(found, int):
+            raise self.invalid(f"{found!r} as {self.name(key)}, which is no whole number")
+        return found
+
+    def invalid(self, what: str, *, hint: str = "Convert the model again") -> InvalidModel:
+        """Return the error for a file that `has` something wrong."""
+        return InvalidModel(f"{self._file.path.name} has {what}", hint=hint)
+
+
+def _check_kind(file: GGUFFile) -> None:
+    """Refuse what is no whole model of a served architecture."""
+    metadata, name = file.metadata, file.path.name
+    kind, parts = metadata.get("general.type", "model"), metadata.get("split.count", 1)
+    if kind != "model":
+        raise InvalidModel(f"{name} is of the type {kind!r}, not a model", hint="Choose the file of the model itself")
+    architecture = metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise InvalidModel(
+            f"{name} is of the architecture {architecture!r}",
+            hint=f"This runtime serves: {', '.join(ARCHITECTURES)}",
+        )
+    if parts not in (0, 1):
+        raise InvalidModel(f"{name} is one of {parts} parts of a model", hint="Merge them into one file")
+
+
+def _check_variant(file: GGUFFile) -> None:
+    """Refuse what would change the answers and is not computed here."""
+    prefix = f"{file.metadata['general.architecture']}."
+    header = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
+    changing = [
+        f"{prefix}{key} = {str(value)[:80]}"
+        for key, value in header.items()
+        if key not in _READ | _ALWAYS_WITHOUT_EFFECT and not _is_one_of(value, _NO_EFFECT.get(key, ()))
+    ]
+    changing += [name for name in file.tensors if name.startswith("rope_")]
+    if changing:
+        feature = "RoPE scaling" if "rope" in changing[0] else "a variant of the architecture"
+        raise InvalidModel(
+            f"{file.path.name} uses {feature} that is not supported: {', '.join(changing[:3])}",
+            hint="docs/llm-runtime.md lists what loads",
+        )
+
+
+def _is_one_of(value: object, values: tuple[object, ...]) -> bool:
+    """Whether the value is one of these; 1 is not true."""
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values)

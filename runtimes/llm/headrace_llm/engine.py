@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -23,9 +22,8 @@ from headrace.events.messages import Load
 from headrace.serving.engine import ChatMessage, Delta, EngineCounters, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.answer import Answer
-from headrace_llm.config import LlamaConfig
-from headrace_llm.gguf import GGUFFile
 from headrace_llm.model import LlamaModel, Segment
+from headrace_llm.model_file import ModelFile
 from headrace_llm.sampler import generator_of, sample
 from headrace_llm.scheduler import Chunk, Scheduler, Sequence
 from headrace_llm.tokenizer import ModelTokenizer
@@ -85,23 +83,20 @@ class LLMEngine:
 
     @classmethod
     def load_model(
-        cls, path: Path, *, max_model_len: int, max_concurrent: int, threads: int | None, progress: Progress
+        cls, file: ModelFile, *, max_model_len: int, max_concurrent: int, threads: int | None, progress: Progress
     ) -> LLMEngine:
-        """Read the file and return an engine for it; takes a second or so, so call it in a thread.
+        """Load the weights and return an engine; takes a second or so, so call it in a thread.
 
-        Raises InvalidModel for a file that cannot be served.
+        Raises InvalidModel for tensors that do not fit the header, and CannotStart when memory does not suffice.
         """
         threads = threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(threads)
-        progress("reading-model", None)
-        file = GGUFFile(path)
-        config = LlamaConfig.of(file)
-        model_len = min(max_model_len, config.context)
+        model_len = min(max_model_len, file.config.context)
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(ModelTokenizer, file)
             model = LlamaModel(
-                file,
-                config,
+                file.gguf,
+                file.config,
                 slots=max_concurrent,
                 model_len=model_len,
                 threads=threads,

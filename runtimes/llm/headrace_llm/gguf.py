@@ -7,14 +7,19 @@ is an InvalidModel that says where. Layout: the GGUF specification of ggml, vers
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.errors import InvalidModel
+
+T = TypeVar("T")
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -56,6 +61,14 @@ ENCODINGS = {
 }
 
 
+_NAMES = (
+    "F32 F16 Q4_0 Q4_1 Q4_2 Q4_3 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS IQ1_S "
+    "IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 Q4_0_4_4 Q4_0_4_8 Q4_0_8_8 TQ1_0 TQ2_0 IQ4_NL_4_4 "
+    "IQ4_NL_4_8 IQ4_NL_8_8 MXFP4 NVFP4 Q1_0"
+)
+"""All encodings of ggml in the order of their numbers: people know a file by these names."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor. `shape` is outermost first, as torch has it (the file stores it innermost first)."""
@@ -68,8 +81,21 @@ class TensorInfo:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the file says of one tensor, unchecked. `start`: from the first byte of all tensors."""
+
+    shape: tuple[int, ...]
+    encoding: int
+    start: int
+
+
 class GGUFFile:
-    """An open GGUF file: `metadata`, `tensors` by name, and the bytes of each tensor without a copy."""
+    """An open GGUF file: `metadata`, `tensors` by name, and the bytes of each tensor without a copy.
+
+    The constructor checks the metadata; the first use of `tensors` checks them. So the architecture can be refused
+    first: the encoding of a model that is not served anyway is nobody's concern.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -81,7 +107,7 @@ class GGUFFile:
         self.path = path
         self._at = 0
         try:
-            self.metadata, self.tensors = self._parse()
+            self.metadata, self._heads = self._parse()
         except (struct.error, UnicodeDecodeError) as error:
             raise self._invalid(f"broken at byte {self._at}: {error}") from error
 
@@ -89,7 +115,19 @@ class GGUFFile:
         """Return the tensor's bytes as they are in the file."""
         return memoryview(self._map)[tensor.offset : tensor.offset + tensor.nbytes]
 
-    def _parse(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Return the tensors by name. Raises InvalidModel for an encoding that we cannot read, and a broken tensor."""
+        unread = {name: head.encoding for name, head in self._heads.items() if head.encoding not in ENCODINGS}
+        if unread:
+            names = ", ".join(_name_of(kind) for kind in sorted(set(unread.values())))
+            raise InvalidModel(
+                f"{self.path.name} is quantised as {names}, which is not supported (tensor {next(iter(unread))})",
+                hint=f"Quantise the model to one of: {', '.join(TensorType.__members__)}",
+            )
+        return {name: self._located(name, head) for name, head in self._heads.items()}
+
+    def _parse(self) -> tuple[dict[str, Any], dict[str, _Head]]:
         if self._take(4) != MAGIC:
             raise self._invalid(
                 "it does not begin with GGUF", hint="A GGUF file is needed: check the path, or spec.model.source.uri"
@@ -101,33 +139,34 @@ class GGUFFile:
         tensor_count, metadata_count = self._scalar("<Q"), self._scalar("<Q")
         if max(tensor_count, metadata_count) > MAX_ENTRIES:
             raise self._invalid(f"it claims {tensor_count} tensors and {metadata_count} entries")
-        metadata = {self._string(): self._value(self._scalar("<I")) for _ in range(metadata_count)}
+        metadata = self._named("key", metadata_count, lambda: self._value(self._scalar("<I")))
+        heads = self._named("tensor", tensor_count, self._head)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0:
             raise self._invalid("general.alignment is not a positive number")
-        heads = [self._tensor_head() for _ in range(tensor_count)]
-        start = -(-self._at // alignment) * alignment
-        return metadata, {name: self._located(name, shape, kind, start + at) for name, shape, kind, at in heads}
+        self._data = -(-self._at // alignment) * alignment
+        return metadata, heads
 
-    def _tensor_head(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string()
+    def _named(self, kind: str, count: int, read: Callable[[], T]) -> dict[str, T]:
+        """Return `count` entries by their names, each of which stands before what `read` reads."""
+        entries: dict[str, T] = {}
+        for _ in range(count):
+            name = self._string()
+            if name in entries:
+                raise self._invalid(f"it has the {kind} {name} twice", hint="Convert the model again")
+            entries[name] = read()
+        return entries
+
+    def _head(self) -> _Head:
         dimensions = self._scalar("<I")
         if dimensions > MAX_DIMENSIONS:
-            raise self._invalid(f"tensor {name} has {dimensions} dimensions")
+            raise self._invalid(f"a tensor at byte {self._at} has {dimensions} dimensions")
         shape = tuple(self._scalar("<Q") for _ in range(dimensions))[::-1]
-        return name, shape, self._scalar("<I"), self._scalar("<Q")
+        return _Head(shape, self._scalar("<I"), self._scalar("<Q"))
 
-    def _located(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
-        if kind not in TensorType.__members__.values():
-            known = ", ".join(TensorType.__members__)
-            raise self._invalid(
-                f"tensor {name} has the encoding {kind}, which is not supported",
-                hint=f"Quantise the model to one of: {known}",
-            )
-        encoding = ENCODINGS[TensorType(kind)]
-        values = 1
-        for size in shape:
-            values *= size
+    def _located(self, name: str, head: _Head) -> TensorInfo:
+        kind, shape, offset = TensorType(head.encoding), head.shape, self._data + head.start
+        encoding, values = ENCODINGS[kind], math.prod(shape)
         if values == 0:
             raise self._invalid(f"tensor {name} of shape {shape} is empty")
         if values % encoding.block_values or (shape and shape[-1] % encoding.block_values):
@@ -137,7 +176,7 @@ class GGUFFile:
             raise self._invalid(
                 f"tensor {name} ends at byte {offset + nbytes}, the file at {len(self._map)}: it was cut"
             )
-        return TensorInfo(name, shape, TensorType(kind), offset, nbytes)
+        return TensorInfo(name, shape, kind, offset, nbytes)
 
     def _value(self, kind: int, depth: int = 0) -> Any:
         if kind in _SCALARS:
@@ -177,3 +216,8 @@ class GGUFFile:
 
     def _invalid(self, why: str, *, hint: str = "Fetch the model again") -> InvalidModel:
         return InvalidModel(f"{self.path.name} cannot be read as GGUF: {why}", hint=hint)
+
+
+def _name_of(encoding: int) -> str:
+    names = _NAMES.split()
+    return names[encoding] if encoding < len(names) else f"number {encoding}"

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve a GGUF file",
-        description="Serve a GGUF file of the Llama family with OpenAI's API, until Ctrl-C or SIGTERM.",
+        description="Serve a GGUF file of the architecture llama with OpenAI's API, until Ctrl-C or SIGTERM.",
     )
     serve.add_argument("path", type=Path, help="the model's file")
     serve.add_argument("--served-model-name", metavar="NAME", help="what clients ask for (default: the file's name)")

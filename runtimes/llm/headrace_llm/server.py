@@ -28,14 +28,15 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
     """Serve until told to stop; return the exit code."""
 
     def load(progress: Progress) -> TextEngine:
-        from headrace_llm.gguf import GGUFFile  # noqa: PLC0415 - needs no torch: a broken file is known at once
+        from headrace_llm.model_file import ModelFile  # noqa: PLC0415 - needs no torch: a broken file is known at once
 
-        GGUFFile(settings.path)
+        progress("reading-model", None)
+        file = ModelFile.open(settings.path)
         progress("loading-torch", None)
         from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - torch takes a second: the server is up before it
 
         return LLMEngine.load_model(
-            settings.path,
+            file,
             max_model_len=settings.max_model_len,
             max_concurrent=settings.max_concurrent_requests,
             threads=settings.threads,

@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
-from functools import partial
-from typing import Any
-
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from headrace.errors import InvalidModel
 from headrace.serving.engine import ChatMessage
-from headrace.serving.errors import InvalidRequest
-from headrace_llm.gguf import GGUFFile
-
-_CONTROL, _USER_DEFINED = 3, 4
-"""Token types of GGUF that are matched in text as a whole."""
-
-_PRE_TOKENIZERS: dict[str, list[Any]] = {
-    "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
-    "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
-}
-"""How text is cut before merging, by `tokenizer.ggml.pre`."""
+from headrace_llm.chat_template import ChatTemplate
+from headrace_llm.model_file import ModelFile
+from headrace_llm.vocabulary import Vocabulary
 
 
 class ModelTokenizer:
     """The tokenizer of one model. Thread-safe: encoding and decoding change nothing."""
 
-    def __init__(self, file: GGUFFile) -> None:
-        metadata = file.metadata
-        kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-        if kind != "gpt2" or not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
-            raise InvalidModel(
-                f"{file.path.name} has a tokenizer {kind}/{pre}",
-                hint=f"This runtime knows gpt2 with: {', '.join(_PRE_TOKENIZERS)}",
-            )
-        tokens, merges = _strings(file, "tokenizer.ggml.tokens"), _strings(file, "tokenizer.ggml.merges")
-        types = metadata.get("tokenizer.ggml.token_type")
-        self._tokenizer = _bpe(file, tokens, merges, types if isinstance(types, list) else [], pre)
-        self.vocabulary = len(tokens)
-        self.longest_token = max((len(token.encode()) for token in tokens), default=1)
+    def __init__(self, file: ModelFile) -> None:
+        vocabulary = file.vocabulary
+        try:
+            self._tokenizer = _bpe(vocabulary)
+        except Exception as error:  # the library raises nothing more special
+            raise InvalidModel(f"{file.gguf.path.name} has a broken vocabulary: {error}") from error
+        self.vocabulary = len(vocabulary.tokens)
+        self.longest_token = max(len(token.encode()) for token in vocabulary.tokens)
         """In bytes of text, at most: byte-level BPE spells each byte as one character of one or two bytes."""
-        self.eos = _index(file, "tokenizer.ggml.eos_token_id")
-        bos = _index(file, "tokenizer.ggml.bos_token_id")
-        self._prefix = [bos] if metadata.get("tokenizer.ggml.add_bos_token") and bos >= 0 else []
-        self._words = {"bos_token": _token(tokens, bos), "eos_token": _token(tokens, self.eos)}
-        self._template = _template(metadata.get("tokenizer.chat_template"))
+        self.ends = vocabulary.ends
+        self.special = vocabulary.special
+        self._prefix = list(vocabulary.prefix)
+        self._template = ChatTemplate(file.gguf.metadata.get("tokenizer.chat_template"), vocabulary.names)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids; special tokens in the text are recognised, as everywhere else."""
@@ -62,15 +41,7 @@ class ModelTokenizer:
         As in transformers, the rendered text is read as one: a message that spells the model's special tokens can pass
         for a turn. Who serves strangers must not take a role for a proof.
         """
-        if self._template is None:
-            raise InvalidRequest("the model has no chat template", param="messages", hint="Use /v1/completions")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text = self._template.render(messages=turns, add_generation_prompt=True, **self._words)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            # A template is code from outside, and written for conversations that it expects.
-            raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
-        return self._encode(text)
+        return self._encode(self._template.render(messages))
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
@@ -109,57 +80,18 @@ class DetokenizerStream:
         return self._owner.decode(self._ids)[self._length :]
 
 
-def _strings(file: GGUFFile, key: str) -> list[str]:
-    found = file.metadata.get(key)
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise InvalidModel(f"{file.path.name} has no texts as {key}", hint="Convert the model again")
-    return found
-
-
-def _index(file: GGUFFile, key: str) -> int:
-    """Return a token's id; -1 when the model has no such token."""
-    found = file.metadata.get(key)
-    return found if isinstance(found, int) else -1
-
-
-def _bpe(file: GGUFFile, tokens: list[str], merges: list[str], types: list[int], pre: str) -> Tokenizer:
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    try:
-        model = BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
-    except Exception as error:  # the library raises nothing more special
-        raise InvalidModel(f"{file.path.name} has a broken vocabulary: {error}") from error
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[pre])
+def _bpe(vocabulary: Vocabulary) -> Tokenizer:
+    tokens = vocabulary.tokens
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.merges)]
+    tokenizer = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_steps(vocabulary.pre))
     tokenizer.decoder = decoders.ByteLevel()
-    added = [
-        AddedToken(tokens[i], special=kind == _CONTROL, normalized=False)
-        for i, kind in enumerate(types[: len(tokens)])
-        if kind in (_CONTROL, _USER_DEFINED)
-    ]
-    tokenizer.add_tokens(added)
+    whole = sorted(vocabulary.special.keys() | vocabulary.user_defined)
+    tokenizer.add_tokens([AddedToken(tokens[i], special=i in vocabulary.special, normalized=False) for i in whole])
     return tokenizer
 
 
-def _token(tokens: list[str], index: int) -> str:
-    return tokens[index] if 0 <= index < len(tokens) else ""
-
-
-def _template(source: object) -> Any:
-    """Return the compiled chat template. It comes from outside, so it runs in a sandbox that can change nothing.
-
-    It finds what transformers gives it, and so what templates are written for.
-    """
-    if not isinstance(source, str):
-        return None
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda layout: datetime.now().astimezone().strftime(layout)
-    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja2's own escapes for HTML
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise InvalidModel(f"the model's chat template is broken: {error}", hint="Convert the model again") from error
+def _steps(pre: str) -> list[PreTokenizer]:
+    """Return how text is cut before merging."""
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return [pre_tokenizers.Digits(individual_digits=True), cut] if pre == "smollm" else [cut]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headrace.errors import InvalidModel
+from headrace.errors import CannotStart, InvalidModel
 from headrace_llm.gguf import GGUFFile, TensorInfo
 from headrace_llm.quant import dequantise, rows_of
 
@@ -43,7 +43,7 @@ class WeightLoader:
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
-        self._memory = torch.empty(sum(_room(math.prod(tensor.shape)) for tensor in file.tensors.values()))
+        self._memory = _memory(sum(_room(math.prod(tensor.shape)) for tensor in file.tensors.values()))
         self._used = 0
         self._tasks: list[_Task] = []
 
@@ -98,7 +98,10 @@ class WeightLoader:
         tensor = self._file.tensors.get(part.name)
         if tensor is None or tensor.shape != part.shape:
             found = "missing" if tensor is None else f"of shape {tensor.shape}"
-            raise InvalidModel(f"{self._file.path.name}: tensor {part.name} is {found}, wanted {part.shape}")
+            raise InvalidModel(
+                f"{self._file.path.name}: tensor {part.name} is {found}, and its header needs {part.shape}",
+                hint="Convert the model again",
+            )
         return tensor
 
 
@@ -109,6 +112,17 @@ def unpaired(rows: torch.Tensor, heads: int) -> torch.Tensor:
     """
     count, width = rows.shape
     return rows.view(heads, count // heads // 2, 2, width).transpose(1, 2).reshape(count, width)
+
+
+def _memory(values: int) -> torch.Tensor:
+    """Return room for the weights: [values], float32. Raises CannotStart when there is none."""
+    try:
+        return torch.empty(values)
+    except RuntimeError as error:  # torch has no class of its own for it
+        raise CannotStart(
+            f"the weights of {values * _BYTES / 2**30:.1f} GiB, in float32, do not fit into memory",
+            hint="Give the replica more memory, or serve a smaller model",
+        ) from error
 
 
 def _room(values: int) -> int:

@@ -1,0 +1,156 @@
+"""A model's chat template: Jinja from the file, with what transformers gives it, for that is what templates assume.
+
+A template comes from outside: it runs in a sandbox that can change nothing. One that does not compile, or fails on a
+conversation, refuses chat and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Template, TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from typing_extensions import override
+
+from headrace.serving.engine import ChatMessage
+from headrace.serving.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+
+
+class ChatTemplate:
+    """A compiled template. `names`: special tokens by the names that it uses, `bos_token` for one."""
+
+    def __init__(self, source: object, names: Mapping[str, str]) -> None:
+        self._names = {
+            "bos_token": "",
+            "eos_token": "",
+            **names,
+        }  # "" joins with text, which an undefined name does not
+        self._template: Template | None = None
+        self._fault = "the model has no chat template"
+        if not isinstance(source, str):
+            return
+        try:
+            self._template = _environment().from_string(source)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler does with code that nobody here wrote
+            line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
+            self._fault = f"the model's chat template is broken: {line}{error}"
+            log.warning("%s; chat is refused, completions are served", self._fault)
+
+    def render(self, messages: list[ChatMessage]) -> str:
+        """Return the prompt for an answer. Raises InvalidRequest when the template does not take the conversation."""
+        if self._template is None:
+            raise InvalidRequest(self._fault, param="messages", hint="Use /v1/completions")
+        try:
+            return self._template.render(
+                messages=[_turn(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._names,
+            )
+        except _RefusedByTemplate as error:
+            raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
+        except Exception as error:  # it is code, written for conversations that it expects
+            raise InvalidRequest(
+                f"the model's chat template failed on this conversation: {error}", param="messages"
+            ) from error
+
+
+class _RefusedByTemplate(TemplateError):
+    """The template called `raise_exception`: its text is for the person who wrote the messages."""
+
+
+class _GenerationBlocks(Extension):
+    """`{% generation %}`: marks in training templates what the model says; the text is what stands in it."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's declaration
+
+    @override
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Macro) -> str:
+        return caller()
+
+
+class _Namespace(Namespace):
+    """`namespace()` without names that Python reads itself: a way out of the sandbox less."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        attributes = dict(*args, **kwargs)
+        for name in attributes:
+            _check_name(name)
+        super().__init__(attributes)
+
+    @override
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+class _Dict:
+    """`dict` as templates use it, without the type itself: that would lead further."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+        """Return a dictionary with the value under each key."""
+        return dict.fromkeys(keys, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace cannot have {name!r}")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["namespace"] = _Namespace
+    environment.globals["dict"] = _Dict()
+    return environment
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - the order is transformers', and templates may use it
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    """Return JSON as it is: jinja2's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise _RefusedByTemplate(message)
+
+
+def _strftime_now(layout: str) -> str:
+    # Without a zone, as in transformers: %Z is then empty in both.
+    return datetime.now().astimezone().replace(tzinfo=None).strftime(layout)
+
+
+def _turn(message: ChatMessage) -> dict[str, object]:
+    """Return a message as templates read it: what it does not have is not there, rather than none."""
+    fields = {"role": message.role, "content": message.content, "name": message.name}
+    return {name: value for name, value in fields.items() if value is not None}
