@@ -16,7 +16,7 @@ DRAWS = 300
 
 def drawn(sampling: Sampling, logits: torch.Tensor = LOGITS) -> set[int]:
     generator = generator_of(sampling)
-    return {sample(logits.unsqueeze(0), [(sampling, generator)])[0] for _ in range(DRAWS)}
+    return {sample(logits, sampling, generator) for _ in range(DRAWS)}
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,14 @@ def test_draw_when_settings_are_extreme_then_a_token_still_comes(
 ) -> None:
     """Whatever a request may ask for, a token is drawn."""
     sampling = Sampling(1, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    (token,) = sample(LOGITS.unsqueeze(0) * scale, [(sampling, generator_of(sampling))])
+    token = sample(LOGITS * scale, sampling, generator_of(sampling))
     assert 0 <= token < len(LOGITS)
 
 
-def test_draws_when_the_seed_is_the_same_then_so_are_they_whoever_shares_the_batch() -> None:
+def test_draws_when_the_seed_is_the_same_then_so_are_they_whoever_draws_between() -> None:
     alone, crowded = Sampling(1, seed=7), Sampling(1, seed=8)
     first, again, other = generator_of(alone), generator_of(alone), generator_of(crowded)
     for _ in range(20):
-        (token,) = sample(LOGITS.unsqueeze(0), [(alone, first)])
-        assert sample(LOGITS.expand(2, -1), [(crowded, other), (alone, again)])[1] == token
+        token = sample(LOGITS, alone, first)
+        sample(LOGITS, crowded, other)
+        assert sample(LOGITS, alone, again) == token

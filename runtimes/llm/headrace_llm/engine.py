@@ -2,6 +2,10 @@
 
 Requests come in through an inbox, and what a step brought goes out in one wake-up of the event loop, however many
 requests it served. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
+
+No request can end the engine. Sampling and decoding are each request's own: a fault there ends that request. A fault
+in the computation that all share is looked for by computing each request's part alone (`_forward_each`); only what
+fails without any request ends the engine.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import torch
 from headrace.errors import HeadraceError
 from headrace.events.messages import Load
 from headrace.serving.engine import ChatMessage, Delta, EngineCounters, Sampling
-from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
+from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
 from headrace_llm.answer import Answer
 from headrace_llm.model import LlamaModel, Segment
 from headrace_llm.model_file import ModelFile
@@ -49,6 +53,10 @@ class _Request:
     answer: Answer
     generator: torch.Generator | None
     outbox: asyncio.Queue[Delta | HeadraceError]
+
+
+_Result = tuple[_Request, Delta | HeadraceError]
+"""What a step brought to a request: text, or the error that ends it."""
 
 
 class LLMEngine:
@@ -227,6 +235,24 @@ class LLMEngine:
         if not chunks:
             return
         started = time.perf_counter()
+        results: list[_Result] = []
+        try:
+            logits = self._forward(chunks)
+        except Exception:
+            log.exception("a step of %d requests failed; computing each alone", len(chunks))
+            logits, results = self._forward_each(chunks)
+        for request, row in logits.items():
+            try:
+                delta = self._advance(request, sample(row, request.sampling, request.generator))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
+                results.append((request, self._failed(request, error)))
+            else:
+                results.append((request, delta))
+        self._deliver(results)
+        self._measure(time.perf_counter() - started, chunks, len(logits))
+
+    def _forward(self, chunks: list[Chunk]) -> dict[_Request, torch.Tensor]:
+        """Compute a batch; return the logits, [vocabulary], of each request that gets a token."""
         tokens: list[int] = []
         wanted: list[int] = []
         for chunk in chunks:
@@ -236,21 +262,44 @@ class LLMEngine:
         segments = [Segment(_slot(chunk.sequence), chunk.start, chunk.count) for chunk in chunks]
         logits = self._model.step(tokens, segments, wanted)
         sampling = [self._requests[chunk.sequence] for chunk in chunks if chunk.samples]
-        sampled = sample(logits, [(request.sampling, request.generator) for request in sampling])
-        self._deliver(
-            [(request, self._advance(request, token)) for request, token in zip(sampling, sampled, strict=True)]
-        )
-        self._measure(time.perf_counter() - started, chunks, len(sampled))
+        return dict(zip(sampling, logits, strict=True))
+
+    def _forward_each(self, chunks: list[Chunk]) -> tuple[dict[_Request, torch.Tensor], list[_Result]]:
+        """Compute each chunk of a batch that failed alone; return the logits, and the requests that fail by themselves.
+
+        Sound, because a chunk writes to its own slot, at the places where the failed attempt wrote the same. When all
+        fail, a token of nobody's decides: raises what it raises, for then the fault is the engine's own.
+        """
+        logits: dict[_Request, torch.Tensor] = {}
+        faults: list[tuple[Chunk, Exception]] = []
+        for chunk in chunks:
+            try:
+                logits |= self._forward([chunk])
+            except Exception as error:  # noqa: BLE001 - kept, and told to the request below
+                faults.append((chunk, error))
+        if len(faults) == len(chunks):
+            self._model.step([0], [Segment(_slot(chunks[0].sequence), 0, 1)], [0])  # a slot that is given back now
+        requests = [(self._requests[chunk.sequence], error) for chunk, error in faults]
+        return logits, [(request, self._failed(request, error)) for request, error in requests]
 
     def _advance(self, request: _Request, token: int) -> Delta:
         request.tokens.append(token)
         request.sequence.length += 1
         delta = request.answer.add(token, room=self.model_len - len(request.tokens))
         if delta.finish_reason is not None:
-            del self._requests[request.sequence]
-            self._scheduler.remove(request.sequence)
+            self._forget(request)
             self.counters.finished += 1
         return delta
+
+    def _failed(self, request: _Request, error: Exception) -> RequestFailed:
+        """End a request that the engine cannot compute; every other one goes on."""
+        log.error("a request failed in the engine and was ended; the others go on", exc_info=error)
+        self._forget(request)
+        return RequestFailed(f"the engine failed on this request ({type(error).__name__}); its log says more")
+
+    def _forget(self, request: _Request) -> None:
+        del self._requests[request.sequence]
+        self._scheduler.remove(request.sequence)
 
     def _measure(self, seconds: float, chunks: list[Chunk], sampled: int) -> None:
         self.counters.steps += 1
@@ -259,12 +308,12 @@ class LLMEngine:
         self._step_seconds += RATE_SMOOTHING * (seconds - self._step_seconds)
         self._rate += RATE_SMOOTHING * (sampled / seconds - self._rate)
 
-    def _deliver(self, results: list[tuple[_Request, Delta]]) -> None:
+    def _deliver(self, results: list[_Result]) -> None:
         """Hand a step's results to the event loop in one wake-up."""
 
         def put() -> None:
-            for request, delta in results:
-                request.outbox.put_nowait(delta)
+            for request, result in results:
+                request.outbox.put_nowait(result)
 
         self._on_loop(put)
 

@@ -1,4 +1,4 @@
-"""Choosing the next token of each row, in the order that is usual: temperature, top-k, top-p, draw.
+"""Choosing the next token of a request, in the order that is usual: temperature, top-k, top-p, draw.
 
 Each request draws from a generator of its own, so that what a seed gives does not depend on who else is in the batch.
 """
@@ -25,13 +25,9 @@ def generator_of(sampling: Sampling) -> torch.Generator | None:
     return generator
 
 
-def sample(logits: torch.Tensor, rows: list[tuple[Sampling, torch.Generator | None]]) -> list[int]:
-    """Return a token id per row. logits: [rows, vocabulary], float32."""
-    greedy: list[int] = logits.argmax(dim=-1).tolist()
-    return [
-        greedy[i] if generator is None else _draw(logits[i], sampling, generator)
-        for i, (sampling, generator) in enumerate(rows)
-    ]
+def sample(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
+    """Return the token id of one row. logits: [vocabulary], float32."""
+    return int(logits.argmax()) if generator is None else _draw(logits, sampling, generator)
 
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:

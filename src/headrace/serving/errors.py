@@ -102,5 +102,12 @@ class EngineDied(HeadraceError):
     reason = "EngineDied"
 
 
+class RequestFailed(HeadraceError):
+    """The engine failed on this request alone; it goes on with every other one."""
+
+    http_status = 500
+    reason = "RequestFailed"
+
+
 class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
