@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.serving.engine import Delta, FinishReason, Sampling
 from headrace_llm.answer import Answer
-from headrace_llm.gguf import GGUFFile
+from headrace_llm.model_file import ModelFile
 from headrace_llm.tokenizer import ModelTokenizer
 
 LOADED: list[ModelTokenizer] = []
@@ -20,7 +20,7 @@ LOADED: list[ModelTokenizer] = []
 
 @pytest.fixture(autouse=True, scope="module")
 def _tokenizer(smollm2_path: Path) -> Iterator[None]:
-    LOADED.append(ModelTokenizer(GGUFFile(smollm2_path)))
+    LOADED.append(ModelTokenizer(ModelFile.open(smollm2_path)))
     yield
     LOADED.clear()
 
@@ -61,15 +61,82 @@ def test_delta_when_a_character_is_not_complete_then_it_waits() -> None:
     assert [delta.text for delta in deltas] == [""] * (len(ids) - 1) + ["🙂"]
 
 
-def test_answer_when_the_end_token_comes_then_what_was_held_back_is_told() -> None:
-    ids = [*LOADED[0].encode("one two"), LOADED[0].eos]
-    deltas = answered(ids, Sampling(max_tokens=100, stop=("two three",)))
+END, TURN, TEXT_END = 2, 1, 0
+"""<|im_end|>, <|im_start|> and <|endoftext|>, of which the second ends nothing."""
+
+
+@pytest.mark.parametrize("end", [END, TEXT_END])
+def test_answer_when_an_end_token_comes_then_what_was_held_back_is_told(end: int) -> None:
+    deltas = answered([*LOADED[0].encode("one two"), end], Sampling(max_tokens=100, stop=("two three",)))
     assert "".join(delta.text for delta in deltas) == "one two"
     assert deltas[-1].finish_reason is FinishReason.STOP
 
 
-def test_answer_when_the_end_token_is_ignored_then_it_goes_on_without_its_text() -> None:
-    ids = [LOADED[0].eos, *LOADED[0].encode("more")]
+def test_answer_when_end_tokens_are_ignored_then_it_goes_on_without_their_text() -> None:
+    ids = [END, TEXT_END, *LOADED[0].encode("more")]
     deltas = answered(ids, Sampling(max_tokens=len(ids), ignore_eos=True))
     assert "".join(delta.text for delta in deltas) == "more"
     assert deltas[-1].finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_answer_when_a_stop_token_comes_then_it_ends_without_its_text(*, ignore_eos: bool) -> None:
+    hello, world, more = (LOADED[0].encode(text) for text in ("hello", " world", " more"))
+    sampling = Sampling(max_tokens=100, stop_token_ids=frozenset(world), ignore_eos=ignore_eos)
+    deltas = answered([*hello, TURN, *world, *more], sampling)
+    assert "".join(delta.text for delta in deltas) == "hello"
+    assert deltas[-1].finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [
+        ("<|im_start|>", "one two"),  # a special token
+        ("<|im_end|>", "one two three"),
+        ("two<|im_start|> th", "one "),  # with text around it
+        ("<|im_start|> three<|im_end|>", "one two"),
+        ("two three", "one "),  # what the client sees, whatever stands between
+        (" four", "one two three"),
+        ("<|im", "one two"),  # a part of its text
+        ("<|im_start|>three", "one two three four"),
+    ],
+)
+def test_answer_when_a_stop_spells_a_special_token_then_it_ends_there(stop: str, told: str) -> None:
+    one, three, four = (LOADED[0].encode(text) for text in ("one two", " three", " four"))
+    ids = [*one, TURN, *three, END, *four]
+    deltas = answered(ids, Sampling(max_tokens=len(ids), stop=(stop,), ignore_eos=True))
+    assert "".join(delta.text for delta in deltas) == told
+    ended = FinishReason.LENGTH if told == "one two three four" else FinishReason.STOP
+    assert deltas[-1].finish_reason is ended
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(["a", "b", "<|im_start|>", "<|im_end|>", "🙂"]), min_size=1, max_size=20),
+    stops=st.lists(
+        st.lists(st.sampled_from(["a", "b", "<|im_start|>", "<", ">a"]), min_size=1, max_size=3).map("".join),
+        max_size=3,
+    ),
+)
+def test_text_when_it_has_special_tokens_then_stops_see_them_and_the_client_does_not(
+    pieces: list[str], stops: list[str]
+) -> None:
+    """The answer ends where the first stop begins, in the text with special tokens or without; none of it is told."""
+    shown = [piece for piece in pieces if not piece.startswith("<")]
+    ids = [token for piece in pieces for token in LOADED[0].encode(piece)]
+    deltas = answered(ids, Sampling(max_tokens=len(ids), stop=tuple(stops), ignore_eos=True))
+    told = "".join(delta.text for delta in deltas)
+    assert "".join(shown).startswith(told)
+    assert not any(stop in told for stop in stops)
+    if not any(stop in "".join(pieces) or stop in "".join(shown) for stop in stops):
+        assert told == "".join(shown)
+        assert deltas[-1].finish_reason is FinishReason.LENGTH
+    else:
+        assert deltas[-1].finish_reason is FinishReason.STOP
+
+
+def test_answer_when_only_special_tokens_come_then_nothing_is_held_for_ever() -> None:
+    answer = Answer(LOADED[0], Sampling(max_tokens=10_000, stop=("stop",), ignore_eos=True))
+    for _ in range(1000):
+        answer.add(TURN, room=10_000)
+    assert answer._held == ""

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_runtime.llm_files import TOKENS, X_END, Y_END, GGUFModel, answering
 
 from headrace.serving.engine import Delta, FinishReason, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.engine import QUEUE_PER_SLOT, LLMEngine
+from headrace_llm.model_file import ModelFile
 
 MODEL_LEN = 64
 LONG = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
@@ -21,7 +23,7 @@ SHORT = Sampling(max_tokens=2, temperature=0, ignore_eos=True)
 @pytest.fixture
 async def engine(smollm2_path: Path) -> AsyncIterator[LLMEngine]:
     loaded = LLMEngine.load_model(
-        smollm2_path, max_model_len=MODEL_LEN, max_concurrent=1, threads=2, progress=lambda *_: None
+        ModelFile.open(smollm2_path), max_model_len=MODEL_LEN, max_concurrent=1, threads=2, progress=lambda *_: None
     )
     yield loaded
     await loaded.close()
@@ -53,6 +55,33 @@ async def test_answer_when_the_model_is_full_then_it_ends_by_length(engine: LLME
     deltas = await answer(engine, [1] * (MODEL_LEN - 3), Sampling(max_tokens=MODEL_LEN, temperature=0, ignore_eos=True))
     assert len(deltas) == 3
     assert deltas[-1].finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sampling", "finish", "length"),
+    [
+        ({"tokenizer.ggml.eot_token_id": X_END}, Sampling(max_tokens=9, temperature=0), FinishReason.STOP, 1),
+        ({"tokenizer.ggml.eom_token_id": X_END}, Sampling(max_tokens=9, temperature=0), FinishReason.STOP, 1),
+        ({"tokenizer.ggml.eos_token_id": X_END}, Sampling(max_tokens=9, temperature=0), FinishReason.STOP, 1),
+        ({"tokenizer.ggml.eos_token_id": None}, Sampling(max_tokens=9, temperature=0), FinishReason.LENGTH, 9),
+        ({}, Sampling(max_tokens=9, temperature=0), FinishReason.LENGTH, 9),
+        ({}, Sampling(max_tokens=9, temperature=0, stop=(TOKENS[X_END],)), FinishReason.STOP, 1),
+        ({}, Sampling(max_tokens=9, temperature=0, stop=(TOKENS[X_END] * 3,)), FinishReason.STOP, 3),
+        ({}, Sampling(max_tokens=9, temperature=0, stop_token_ids=frozenset({X_END})), FinishReason.STOP, 1),
+        ({}, Sampling(max_tokens=9, temperature=0, stop_token_ids=frozenset({Y_END})), FinishReason.LENGTH, 9),
+    ],
+)
+async def test_answer_when_the_model_ends_its_turn_then_so_does_the_answer(
+    tmp_path: Path, metadata: dict[str, Any], sampling: Sampling, finish: FinishReason, length: int
+) -> None:
+    """The model says nothing but one special token, which is an end by the file, by the request, or not at all."""
+    file = ModelFile.open(GGUFModel(metadata, answering(X_END)).write(tmp_path / "model.gguf"))
+    loaded = LLMEngine.load_model(file, max_model_len=64, max_concurrent=1, threads=1, progress=lambda *_: None)
+    deltas = await answer(loaded, [1], sampling)
+    assert deltas[-1].finish_reason is finish
+    assert [token for delta in deltas for token in delta.token_ids] == [X_END] * length
+    assert "".join(delta.text for delta in deltas) == ""
+    await loaded.close()
 
 
 async def test_request_when_the_queue_is_full_then_it_is_refused_and_the_others_are_served(engine: LLMEngine) -> None:
