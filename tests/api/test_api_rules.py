@@ -10,7 +10,7 @@ from celpy.adapter import json_to_cel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.api.rules import RULES, Rule
+from headrace.api.rules import RESERVED_VARIABLES, RULES, Rule
 
 NAMES = st.one_of(st.sampled_from(["smol", "a" * 40, "a" * 41, "", "a\n", "-a", "a-", "1a", "A"]), st.text(max_size=50))
 URIS = st.one_of(
@@ -46,6 +46,14 @@ VALUES |= {
         optional={"rollingUpdate": st.just({"surge": "Never"}), "canary": st.just({"percent": 10})},
     )
     for member in ("rollingUpdate", "canary")
+}
+VARIABLE = st.fixed_dictionaries(
+    {"name": st.sampled_from(["A", "B", "HEADRACE_", "HEADRACE_POD_IP_", *RESERVED_VARIABLES])},
+    optional={"value": st.just("x")},
+)
+VALUES |= {
+    ("spec.template.env[]", "name"): VARIABLE,
+    ("spec.template", "env"): st.fixed_dictionaries({}, optional={"env": st.lists(VARIABLE, max_size=4)}),
 }
 RUNTIMES = st.fixed_dictionaries(
     {"type": st.sampled_from(["LLM", "Container"])},

@@ -49,12 +49,16 @@ def model_deployment_crd() -> dict[str, Any]:
     }
     for rule in RULES:
         target = root
-        for step in rule.path.split(".") if rule.path else ():
+        for step in rule.path.removesuffix("[]").split(".") if rule.path else ():
             target = target["properties"][step]
+        if rule.path.endswith("[]"):
+            target = target["items"]
         field_path = "." + rule.field if rule.path else ""
         entry = {"rule": rule.cel, "message": f"{rule.field} {rule.message}", "fieldPath": field_path}
         if not rule.path or rule.transition:
             del entry["fieldPath"]  # metadata is not part of the schema, so the server refuses a path into it
+        if rule.quotes:
+            entry["messageExpression"] = f"self.{rule.field} + ' {rule.message}'"
         target.setdefault("x-kubernetes-validations", []).append(entry)
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -261,7 +261,8 @@ class Template(Part):
     env: list[EnvVar] = Field(
         default_factory=list,
         max_length=64,
-        description="Environment variables of the runtime.",
+        description="Environment variables of the runtime. Those that headrace sets itself (HEADRACE_POD_IP and its "
+        "like) are refused.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     resources: Resources = Field(default_factory=Resources, description="Compute resources; local mode ignores them.")

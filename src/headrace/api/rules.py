@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from headrace import environment
+
 Value = dict[str, Any]
 
 NAME_LENGTH = 40
@@ -23,13 +25,19 @@ PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9_][A-Za-z0-9.
 FILE_URI = r"^file:///.+$"
 _URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+RESERVED_VARIABLES = tuple(
+    sorted(value for value in vars(environment).values() if isinstance(value, str) and value.startswith("HEADRACE_"))
+)
+"""What our pods set themselves. An API server answers to a list of variables with two of one name with an error 500."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule. `path` is where it stands in the resource ("" is the root, else e.g. `spec.scaling`).
 
-    `field` is the field to blame, relative to `path`. A transition rule's check gets the old value, others None there.
+    A path that ends with `[]` is that of each item of a list. `field` is the field to blame, relative to `path`. A
+    transition rule's check gets the old value, others None there. A rule that `quotes` puts the field's value, a
+    string, before its message.
     """
 
     path: str
@@ -38,6 +46,7 @@ class Rule:
     check: Callable[[Value, Value | None], bool]
     message: str
     transition: bool = False
+    quotes: bool = False
 
 
 def _matches(pattern: str, text: str) -> bool:
@@ -130,5 +139,20 @@ RULES: tuple[Rule, ...] = (
         "has(self.canary) == (self.type == 'Canary')",
         lambda self, _: ("canary" in self) == (self["type"] == "Canary"),
         "must be set when type is Canary, and only then",
+    ),
+    Rule(
+        "spec.template.env[]",
+        "name",
+        f"!(self.name in {list(RESERVED_VARIABLES)})",
+        lambda self, _: self["name"] not in RESERVED_VARIABLES,
+        "is reserved: headrace sets this variable itself",
+        quotes=True,
+    ),
+    Rule(
+        "spec.template",
+        "env",
+        "!has(self.env) || self.env.all(one, self.env.exists_one(other, other.name == one.name))",
+        lambda self, _: len({one["name"] for one in self.get("env", ())}) == len(self.get("env", ())),
+        "must not name a variable twice",
     ),
 )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from headrace.api.model_deployment import Part, Spec
-from headrace.api.rules import RULES, Rule
+from headrace.api.rules import RULES
 from headrace.api.vocabulary import API_VERSION
 from headrace.errors import FieldError, InvalidResource
 
@@ -114,26 +114,27 @@ def rule_faults(manifest: Manifest, old: Manifest | None) -> Iterator[FieldError
     new_values = with_defaults(manifest)
     old_values = with_defaults(old) if old is not None else None
     for rule in RULES:
-        value = _at(new_values, rule.path)
-        before = _at(old_values, rule.path) if old_values is not None else None
-        if value is None or (rule.transition and before is None):
+        before = next((value for _, value in _at(old_values, rule.path)), None) if old_values is not None else None
+        if rule.transition and before is None:
             continue
-        if not rule.check(value, before):
-            yield FieldError(_field(rule), rule.message)
+        for path, value in _at(new_values, rule.path):
+            if not rule.check(value, before):
+                said = f"{value[rule.field]} {rule.message}" if rule.quotes else rule.message
+                yield FieldError(f"{path}.{rule.field}" if path else rule.field, said)
 
 
-def _field(rule: Rule) -> str:
-    return f"{rule.path}.{rule.field}" if rule.path else rule.field
-
-
-def _at(manifest: Manifest, path: str) -> Manifest | None:
+def _at(manifest: Manifest, path: str) -> Iterator[tuple[str, Manifest]]:
+    """Yield the value at a rule's path, or each item of the list there, with its own path; nothing if it is absent."""
+    names = path.removesuffix("[]")
     value: Any = manifest
-    for step in path.split(".") if path else ():
+    for step in names.split(".") if names else ():
         value = value.get(step)
         if value is None:
-            return None
-    found: Manifest = value
-    return found
+            return
+    if path.endswith("[]"):
+        yield from ((f"{names}[{index}]", item) for index, item in enumerate(value))
+    else:
+        yield names, value
 
 
 def _fault_of(detail: ErrorDetails) -> FieldError:
