@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -36,12 +37,15 @@ _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, INVALID, TOO_MANY = 400, 403, 404, 409, 422, 429
+BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_LARGE, INVALID, TOO_MANY = 400, 403, 404, 409, 413, 422, 429
+UNREACHABLE = 0
+TIMED_OUT = 504
+"""Also without such an answer: one request gets none, while the API server answers others (a webhook hangs)."""
 _ERRORS, _SERVER_ERRORS = 400, 500
 
 
 class ApiError(HeadraceError):
-    """The API server refused, or could not be reached (status 0)."""
+    """The API server refused, or could not be reached (status UNREACHABLE)."""
 
     reason = "ApiServer"
 
@@ -58,7 +62,7 @@ class ApiError(HeadraceError):
     @property
     def passes(self) -> bool:
         """Whether the same request may succeed later without anybody doing anything."""
-        return self.status in (0, TOO_MANY) or self.status >= _SERVER_ERRORS
+        return self.status in (UNREACHABLE, TOO_MANY) or self.status >= _SERVER_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +200,18 @@ class ApiServer:
         assert self._session is not None
         given = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
         data = None if body is None else _Body(json.dumps(body, separators=(",", ":")).encode(), guard)
-        url = self.connection.server + path
+        url, began = self.connection.server + path, time.monotonic()
         try:
             async with (
                 asyncio.timeout(timeout_seconds),
                 self._session.request(method, url, params=query, data=data, headers=given) as response,
             ):
                 raw = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            status, said = (TIMED_OUT if self.connection.heard > began else UNREACHABLE), "no answer in time"
+            raise ApiError(status, f"{method} {path}: {said}", said=said) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ApiError(UNREACHABLE, f"{method} {path}: {error or type(error).__name__}") from error
         if response.status >= _ERRORS:
             said = _message(raw)
             raise ApiError(response.status, f"{method} {path}: {said}", said=said)
@@ -234,4 +241,4 @@ def _message(raw: bytes) -> str:
 
 
 def _nobody_leads() -> None:
-    raise ApiError(0, "this replica does not lead")
+    raise ApiError(UNREACHABLE, "this replica does not lead")

@@ -23,15 +23,27 @@ from headrace.errors import HeadraceError
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
-from headrace_operator.client import BAD_REQUEST, CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, ApiError, ApiServer
+from headrace_operator.client import (
+    BAD_REQUEST,
+    CONFLICT,
+    FORBIDDEN,
+    INVALID,
+    NOT_FOUND,
+    TOO_LARGE,
+    UNREACHABLE,
+    ApiError,
+    ApiServer,
+)
 from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, ObjectKey, belongs, digest, digest_of
 from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
 
-REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, INVALID})
+REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, TOO_LARGE, INVALID})
 """What an API server answers, again and again, to what it (or a policy, a quota) does not allow."""
+PATIENCE_SECONDS = 2.5
+"""Every other answer may pass in the next try or two: only one that goes on for so long is a refusal."""
 REFUSED_SECONDS = 5.0
 """What was refused is not asked for again before that, and each time after twice as long."""
 LONGEST_REFUSED_SECONDS = 60.0
@@ -69,6 +81,8 @@ class KubernetesWorld:
         """By child: the digests of what was wanted, and of what was there then."""
         self._refused: dict[ResourceKey, dict[ObjectKey, _Refusal]] = {}
         """By resource: the children that were refused last."""
+        self._failing: dict[ResourceKey, dict[ObjectKey, float]] = {}
+        """By resource: since when (monotonic) a child is answered with what may pass."""
         self._status: dict[ResourceKey, tuple[str, str]] = {}
         """By resource: the same of its status."""
 
@@ -110,8 +124,6 @@ class KubernetesWorld:
         """Make the child be as described. Raises ChildRefused when the API server does not take it."""
         key = ObjectKey.of(child.manifest)
         wanted, entry = digest_of(child.manifest), self.index.entry(key)
-        assert self._namespaces is not None
-        await self._namespaces.provide(owner.namespace)  # nothing when it is; a namespace may be deleted and made anew
         if entry is not None and self._applied.get(key) == (wanted, entry.digest):
             SKIPPED.inc()
             return
@@ -120,19 +132,27 @@ class KubernetesWorld:
             before = None
         if before is not None and (left := before.until - self._clock()) > 0:
             raise ChildRefused(before.why, retry_seconds=left)
-        ours = entry is not None and belongs(entry.manifest, owner)
+        ours, began = entry is not None and belongs(entry.manifest, owner), self._clock()
         try:
             answer = await self._apply(owner, ALL[key.kind].path(key.namespace, key.name), child.manifest, ours=ours)
         except (ApiError, NotOurs) as error:
-            if isinstance(error, ApiError) and error.status not in REFUSALS:
+            if isinstance(error, ApiError) and self._may_pass(owner, key, error, began):
                 raise
             why = error.said if isinstance(error, ApiError) else str(error)
             seconds = REFUSED_SECONDS if before is None else min(2 * before.seconds, LONGEST_REFUSED_SECONDS)
             self._refused.setdefault(owner, {})[key] = _Refusal(wanted, why, seconds, self._clock() + seconds)
             raise ChildRefused(why, retry_seconds=seconds) from error
-        self._refused.get(owner, {}).pop(key, None)
+        for failures in (self._refused, self._failing):
+            failures.get(owner, {}).pop(key, None)
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))
+
+    def _may_pass(self, owner: ResourceKey, key: ObjectKey, error: ApiError, began: float) -> bool:
+        """Whether the next try may go better. While the API server is away nobody could be told otherwise, anyway."""
+        if error.status == UNREACHABLE:
+            return True
+        since = self._failing.setdefault(owner, {}).setdefault(key, began)
+        return error.status not in REFUSALS and self._clock() - since < PATIENCE_SECONDS
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period. Children of a resource that is gone go without us.
@@ -180,7 +200,9 @@ class KubernetesWorld:
             await self._recorder.record(resource, event)
 
     async def _apply(self, owner: ResourceKey, path: str, manifest: Manifest, *, ours: bool) -> Manifest:
-        """Apply a child. Raises NotOurs when somebody else's object has its name."""
+        """Apply a child, in a namespace that has what it needs. Raises NotOurs when its name is somebody else's."""
+        assert self._namespaces is not None
+        await self._namespaces.provide(owner.namespace)
         try:
             return await self._api.apply(path, manifest, force=ours)
         except ApiError as error:
@@ -238,8 +260,8 @@ class KubernetesWorld:
         for other in sorted(self._names.update(key, None if now is None else now.manifest)):
             self._tell(other)
         if before is None or now is None or before.uid != now.uid:
-            self._status.pop(key, None)
-            self._refused.pop(key, None)
+            for known in (self._status, self._refused, self._failing):
+                known.pop(key, None)
 
     def _tell_namespaces(self) -> None:
         """A namespace is needed while it has a model, and until the last pod of one has gone in good order."""

@@ -82,6 +82,13 @@ class DictWorld:
         self.resources[KEY] = manifest
         self.tell(KEY)
 
+    def change(self) -> None:
+        """Change the spec so that it is another revision."""
+        resource = self.resources[KEY]
+        resource["spec"]["template"] = {"env": [{"name": "A", "value": "B"}]}
+        resource["metadata"]["generation"] += 1
+        self.tell(KEY)
+
     def remove(self) -> None:
         del self.resources[KEY]
         self.tell(KEY)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import kopf
 import pytest
 from aiohttp import web
 
-from headrace_operator.client import ApiError, ApiServer
+from headrace_operator import connection as connection_module
+from headrace_operator.client import TIMED_OUT, UNREACHABLE, ApiError, ApiServer
 from headrace_operator.connection import Connection
 
 
@@ -18,9 +20,14 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.url = ""
+        self.hangs = asyncio.Event()
+        """Set when a request for /hang has come, which is not answered."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(f"{request.method} {request.path}")
+        if request.path == "/hang":
+            self.hangs.set()
+            await asyncio.Event().wait()
         return web.json_response({"kind": "Thing"})
 
 
@@ -41,7 +48,7 @@ class Guard:
 async def server() -> AsyncIterator[Server]:
     made, app = Server(), web.Application()
     app.router.add_route("*", "/{path:.*}", made.answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -49,9 +56,13 @@ async def server() -> AsyncIterator[Server]:
     await runner.cleanup()
 
 
+def connection(server: Server) -> Connection:
+    return Connection(kopf.ConnectionInfo(server=server.url), "operator-0")
+
+
 @pytest.fixture
 async def api(server: Server) -> AsyncIterator[ApiServer]:
-    async with ApiServer(Connection(kopf.ConnectionInfo(server=server.url), "operator-0")) as session:
+    async with ApiServer(connection(server)) as session:
         yield session
 
 
@@ -79,3 +90,19 @@ async def test_read_then_the_guard_is_not_asked(api: ApiServer, server: Server) 
     api.guard = Guard(allowed=0)
     await api.get("/things/a")
     assert server.asked == ["GET /things/a"]
+
+
+@pytest.mark.parametrize(("others", "status"), [(True, TIMED_OUT), (False, UNREACHABLE)])
+async def test_request_when_it_is_not_answered_then_others_tell_whether_the_server_is_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch, *, others: bool, status: int
+) -> None:
+    monkeypatch.setattr(connection_module, "ANSWER_SECONDS", 0.5)
+    async with ApiServer(connection(server)) as api:
+        hanging = asyncio.create_task(api.get("/hang"))
+        await server.hangs.wait()
+        if others:
+            await api.get("/things/a")
+        with pytest.raises(ApiError, match="no answer in time") as caught:
+            await hanging
+    assert caught.value.status == status
+    assert caught.value.passes

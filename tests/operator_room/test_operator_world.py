@@ -13,7 +13,17 @@ from headrace.api import vocabulary as v
 from headrace.control.world import ChildRefused
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
 from headrace_operator import world as world_module
-from headrace_operator.client import CONFLICT, FORBIDDEN, INVALID, ApiError, ApiServer
+from headrace_operator.client import (
+    CONFLICT,
+    FORBIDDEN,
+    INVALID,
+    NOT_FOUND,
+    TIMED_OUT,
+    TOO_MANY,
+    UNREACHABLE,
+    ApiError,
+    ApiServer,
+)
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
 
@@ -31,11 +41,14 @@ CONTROLLED = {
 class Provided:
     """Namespaces that need nothing."""
 
+    error: ApiError | None = None
+
     def want(self, namespaces: frozenset[str]) -> None:
         self.wanted = namespaces
 
     async def provide(self, namespace: str) -> None:
-        pass
+        if self.error is not None:
+            raise self.error
 
 
 def world(clock: Callable[[], float] = time.monotonic) -> tuple[KubernetesWorld, RecordingApi]:
@@ -144,11 +157,61 @@ async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_a
     assert asked == [5, 10, 20, 40, 60, 60]
 
 
-async def test_apply_when_the_api_server_is_away_then_nothing_is_refused() -> None:
-    made, api = world()
-    api.errors = [ApiError(503, "later")]
-    with pytest.raises(ApiError):
+@pytest.mark.parametrize("status", [401, NOT_FOUND, CONFLICT, TOO_MANY, 500, 503])
+async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_seconds(status: int) -> None:
+    now = 0.0
+    made, api = world(lambda: now)
+    api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "ownerReferences": [CONTROLLED]}}
+    made.index.put(
+        {**service().manifest, "metadata": {**service().manifest["metadata"], "uid": "s", "resourceVersion": "3"}}
+    )
+    error = ApiError(status, "PATCH /api: duplicate entries", said="duplicate entries")
+    for _ in range(2):
+        api.errors = [error]
+        with pytest.raises(ApiError):
+            await made.apply(OWNER, service())
+        now += 1.5
+    api.errors = [error]
+    with pytest.raises(ChildRefused, match=r"^duplicate entries$"):
         await made.apply(OWNER, service())
+    now = 8.0
+    await made.apply(OWNER, service())
+    api.errors = [error]
+    with pytest.raises(ApiError):
+        await made.apply(OWNER, service(81))
+
+
+async def test_apply_when_a_webhook_hangs_then_one_try_is_enough() -> None:
+    now = 0.0
+    made, api = world(lambda: now)
+
+    async def hang(*_: object, **__: object) -> Manifest:
+        nonlocal now
+        now += 10.0
+        raise ApiError(TIMED_OUT, "PATCH /api: no answer in time", said="no answer in time")
+
+    api.apply = hang  # type: ignore[method-assign]
+    with pytest.raises(ChildRefused, match="no answer in time"):
+        await made.apply(OWNER, service())
+
+
+async def test_apply_when_the_namespace_gets_no_login_then_its_words_are_the_refusal() -> None:
+    made, _ = world()
+    provided = Provided()
+    provided.error = ApiError(FORBIDDEN, "PATCH /api: exceeded quota", said='secrets "headrace-nats": exceeded quota')
+    made.lead(cast("Namespaces", provided))
+    with pytest.raises(ChildRefused, match="headrace-nats"):
+        await made.apply(OWNER, service())
+
+
+async def test_apply_when_the_api_server_is_away_then_nothing_is_refused_however_long() -> None:
+    now = 0.0
+    made, api = world(lambda: now)
+    for _ in range(2):
+        api.errors = [ApiError(UNREACHABLE, "connection refused")]
+        with pytest.raises(ApiError):
+            await made.apply(OWNER, service())
+        now += 100.0
     await made.apply(OWNER, service())
 
 

@@ -115,6 +115,9 @@ CANARY = "Canary"
 """The new revision has the share that spec.rollout.canary gives it, and keeps it until the spec changes."""
 # any condition that was not observed yet
 PENDING = "Pending"
+# Progressing; and Ready, while it does not speak of the newest spec
+RECONCILE_FAILED = "ReconcileFailed"
+"""Reconcile passes fail one after another (a write that the API server does not answer well); the message says why."""
 
 # -- capabilities of a runtime (status.capabilities): what is missing degrades by name ---------------------------
 LOAD_REPORTS = "LoadReports"

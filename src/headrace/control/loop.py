@@ -27,6 +27,7 @@ from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation
 from headrace.reconcile.model_deployment import Memory, reconcile
+from headrace.reconcile.unfinished import unfinished
 from headrace.reconcile.world import ChildKey, Observed, Outcome, ResourceKey, Settings
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ GATEWAY_LOOK_SECONDS = 1.0
 """How late the loop may notice that a gateway's presence has ended."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
+TOLD_FAILURES = 3
+"""So many passes in a row that fail are told in the status: by then it has been some seconds, and is no hiccup."""
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
 _BEFORE_PODS = frozenset({"ServiceAccount", "NetworkPolicy", "Deployment"})
@@ -188,9 +191,22 @@ class ControlLoop:
             trace = None if isinstance(error, HeadraceError) else error
             said = f"reconciling {key.namespace}/{key.name}: {error}; again in {requeue_seconds:.0f} s"
             log.error("%s", said, exc_info=trace)  # noqa: TRY400 - an error of ours is its own explanation
+            if known.failures >= TOLD_FAILURES:
+                await self._tell_failure(key, error)
         RECONCILE_SECONDS.observe(time.perf_counter() - started)
         if requeue_seconds is not None and key in self._known:
             known.timer = asyncio.get_running_loop().call_later(requeue_seconds, self.enqueue, key)
+
+    async def _tell_failure(self, key: ResourceKey, error: Exception) -> None:
+        """Write into the status why passes fail, unless it is the world that is away."""
+        resource = self._world.resource(key)
+        if resource is None:
+            return
+        why = str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+        try:
+            await self._world.write_status(key, unfinished(resource, why, time.time()))
+        except Exception as untold:  # noqa: BLE001 - as above, and the next pass tries again
+            log.warning("%s/%s: its status cannot be written: %s", key.namespace, key.name, untold)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
         """Routes that an earlier life wrote for resources now gone may go once every present one has been looked at.

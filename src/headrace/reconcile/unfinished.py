@@ -1,0 +1,25 @@
+"""The status after passes that failed: what was observed stays, and why the newest spec is not carried out is added."""
+
+from __future__ import annotations
+
+from headrace.api import vocabulary as v
+from headrace.reconcile.conditions import Condition, rendered
+from headrace.reconcile.world import Manifest
+
+
+def unfinished(manifest: Manifest, why: str, wall: float) -> Manifest:
+    """Return the status of a resource whose reconcile passes fail, at Unix time `wall`.
+
+    Ready stays as it is where it speaks of the present spec; a spec that was never carried out is not Ready.
+    """
+    before, generation = manifest.get("status", {}), manifest["metadata"].get("generation", 1)
+    known = {condition["type"]: condition for condition in before.get("conditions", [])}
+    message = f"the last reconcile passes failed, and the next one is tried soon: {why}"
+    said = {v.PROGRESSING: Condition(v.PROGRESSING, "Unknown", v.RECONCILE_FAILED, message)}
+    if known.get(v.READY, {}).get("observedGeneration") != generation:
+        said[v.READY] = Condition(v.READY, "False", v.RECONCILE_FAILED, message)
+    for type_ in v.CONDITIONS:
+        if type_ not in known and type_ not in said:
+            said[type_] = Condition(type_, "Unknown", v.PENDING, "not observed yet")
+    new = {condition["type"]: condition for condition in rendered(said.values(), [*known.values()], generation, wall)}
+    return {**before, "conditions": [new.get(type_) or known[type_] for type_ in v.CONDITIONS]}
