@@ -49,7 +49,7 @@ def test_canary_when_it_begins_then_it_has_its_percent_of_the_replicas_rounded_u
     world, old, new = begun(percent, replicas=replicas)
     assert world.revisions() == {new: count, old: replicas}
     assert world.weights() == {old: 100}
-    assert world.says(v.READY) == ("Unknown", v.ROLLING_OUT)
+    assert world.says(v.READY) == ("True", v.ROLLING_OUT)
 
 
 def test_canary_when_only_some_of_it_is_routable_then_no_share_yet() -> None:

@@ -69,7 +69,9 @@ def test_crash_of_one_when_others_serve_then_requests_go_on() -> None:
     world = serving_world(replicas=2)
     world.crash(world.runtimes()[0], "lost")
     world.look()
-    assert world.says(v.READY) == ("False", v.CRASH_LOOP)
+    assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
+    assert world.says(v.READY) == ("True", v.RUNNING)
+    assert world.condition(v.READY)["message"].startswith("requests go to 1 replica; the runtime keeps ending")
     assert world.refused() is None
 
 

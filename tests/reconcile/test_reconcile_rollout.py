@@ -32,7 +32,7 @@ def test_rollout_when_it_begins_then_the_old_one_keeps_all_requests_beside_a_ful
     assert world.revisions() == {new: 2, old: 2}
     assert world.weights() == {old: 100}
     assert world.says(v.PROGRESSING) == ("True", v.ROLLING_OUT)
-    assert world.says(v.READY) == ("Unknown", v.ROLLING_OUT)
+    assert world.says(v.READY) == ("True", v.ROLLING_OUT)
     assert [event.reason for event in world.events] == [v.REVISION_CREATED]
 
 

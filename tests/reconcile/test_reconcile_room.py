@@ -189,7 +189,7 @@ def test_recreate_when_the_spec_changes_then_the_new_one_comes_when_the_last_old
     (new,) = world.revisions().keys() - {old}
     assert world.revisions() == {new: 0, old: 0}
     assert world.says(v.PROGRESSING) == ("True", v.REPLACING)
-    assert world.says(v.READY) == ("Unknown", v.ROLLING_OUT)
+    assert world.says(v.READY) == ("False", v.STARTING)
     world.pass_time(20)
     assert world.runtimes(new) == []
     assert world.refused() is None

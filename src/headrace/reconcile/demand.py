@@ -103,7 +103,7 @@ def _change(before: int, decision: Decision) -> str:
 def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:
     """Its message names no figures that change with each request: a status is not a graph."""
     if decision.reason is Reason.STALE:
-        who = "no gateway is alive" if signals.connected else "NATS is away"
+        who = "no gateway is heard" if signals.connected else "NATS is away"
         message = f"{who}: demand is unknown, so nothing shrinks and nothing is woken"
         return Condition(v.SCALING_ACTIVE, "False", v.SIGNALS_STALE, message)
     if decision.asked > scaling.max_replicas:

@@ -27,6 +27,8 @@ class Findings:
     before: Manifest
     """The status as it was."""
     signals: Signals
+    listening: bool
+    """Whether everybody had time to speak since the loop (re)started: before that, silence means nothing."""
     source: SourceState
     wanted: Wanted
     pods: tuple[RuntimePod, ...]
@@ -36,6 +38,8 @@ class Findings:
     """Why the cluster does not take a child, or pods of the wanted revision."""
     failure: Failure | None
     """Why the wanted revision does not start."""
+    stuck: Failure | None
+    """Why the cluster does not let another revision be scaled or removed."""
     quota_full: bool
     """Whether pods of the wanted revision are refused for want of room in the namespace's quota."""
     lacking: float | None
@@ -55,6 +59,10 @@ class Findings:
     def routable(self, revision: str) -> int:
         """Pods of a revision that every live gateway routes to."""
         return sum(pod.routable and pod.revision == revision for pod in self.pods)
+
+    def taking(self, revision: str) -> int:
+        """Pods of a revision that requests go to now and will go to: without those that are about to go."""
+        return min(self.routable(revision), self.rollout.replicas.get(revision, 0))
 
     @property
     def taking_over(self) -> bool:

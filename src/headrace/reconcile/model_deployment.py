@@ -29,7 +29,7 @@ from headrace.reconcile.manifests.network_policy import network_policies
 from headrace.reconcile.manifests.service import service
 from headrace.reconcile.manifests.service_account import service_account
 from headrace.reconcile.pods import RuntimePod, leaving_revisions, runtime_pods, runtimes_of_others
-from headrace.reconcile.refusals import is_taken, refusal_of, refusal_of_pods
+from headrace.reconcile.refusals import is_taken, refusal_of, refusal_of_others, refusal_of_pods
 from headrace.reconcile.rejected import rejected
 from headrace.reconcile.revision import revision_of
 from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, Scene, plan
@@ -77,6 +77,7 @@ class _Look:
     signals: Signals
     settings: Settings
     memory: Memory
+    listening: bool
     pods: tuple[RuntimePod, ...]
 
     @property
@@ -98,7 +99,7 @@ def reconcile(
         _check(resource, observed, settings)
     except _Refused as refused:
         return rejected(manifest, refused.condition, observed, pods, signals, memory)
-    return _accepted(resource, _Look(manifest, observed, signals, settings, memory, pods))
+    return _accepted(resource, _Look(manifest, observed, signals, settings, memory, listening, pods))
 
 
 class _Refused(Exception):
@@ -230,6 +231,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         resource=resource,
         before=look.before,
         signals=look.signals,
+        listening=look.listening,
         source=source,
         wanted=wanted,
         pods=pods,
@@ -238,6 +240,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         refused=refusal_of(revision, observed, look.signals.wall),
         quota_full=refused is not None and refused.reason == v.UNSCHEDULABLE,
         failure=failure,
+        stuck=refusal_of_others(revision, observed),
         lacking=lacking,
         taken_back=taken_back,
     )
@@ -315,7 +318,8 @@ def _requeue(found: Findings, ready: Condition) -> float | None:
         # A fetch recovers by going on for a while; gateways and the broker may have come back between two glances.
         heard = found.signals.connected and found.signals.gateways
         return STEADY_REQUEUE_SECONDS if found.source.failed or not heard else None
-    moving = found.rollout.rolling and not found.stays_canary
+    lacks = found.routable(found.revision) < found.rollout.aim
+    moving = lacks or (found.rollout.rolling and not found.stays_canary)
     if ready.status != "True" or moving or (demanded and found.wanted.scale is not None):
         return WORKING_REQUEUE_SECONDS
     if found.wanted.replicas == 0:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.deployments import deployments
 from headrace.reconcile.pods import Failure
-from headrace.reconcile.world import Observed
+from headrace.reconcile.world import ChildKey, Observed
 
 PASSING_SECONDS = 10.0
 """For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
@@ -25,10 +26,22 @@ _SUFFIXES = {"": 1.0, "m": 0.001, "k": 1e3} | {
 
 def refusal_of(revision: str, observed: Observed, wall: float) -> Failure | None:
     """Return why the cluster refuses a child, those of other revisions left out, or a revision's pods."""
+    mine = (failure for key, failure in _refusals(observed) if not _is_of_another(revision, key))
+    return next(mine, None) or refusal_of_pods(revision, observed, wall)
+
+
+def refusal_of_others(revision: str, observed: Observed) -> Failure | None:
+    """Return why the cluster refuses a Deployment of another revision than this."""
+    return next((failure for key, failure in _refusals(observed) if _is_of_another(revision, key)), None)
+
+
+def _refusals(observed: Observed) -> Iterator[tuple[ChildKey, Failure]]:
     for key, message in sorted(observed.refused.items()):
-        if key.kind != "Deployment" or key.name.endswith(f"-{revision}"):
-            return Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
-    return refusal_of_pods(revision, observed, wall)
+        yield key, Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
+
+
+def _is_of_another(revision: str, key: ChildKey) -> bool:
+    return key.kind == "Deployment" and not key.name.endswith(f"-{revision}")
 
 
 def refusal_of_pods(revision: str, observed: Observed, wall: float) -> Failure | None:

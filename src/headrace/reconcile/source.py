@@ -15,7 +15,7 @@ from headrace.sources.location import redacted
 
 _FETCH_REASONS = frozenset({v.SOURCE_UNREACHABLE, v.SOURCE_NOT_ALLOWED, v.DIGEST_MISMATCH, v.NO_SPACE, v.FETCH_FAILED})
 """What a fetch may say of itself."""
-_FAILED = _FETCH_REASONS | {v.IMAGE_PULL_FAILED}
+_FAILED = _FETCH_REASONS | {v.IMAGE_PULL_FAILED, v.REFUSED}
 """Not Unschedulable: room may come."""
 
 RECOVERED_SECONDS = 10.0

@@ -1,9 +1,9 @@
 """The status of an accepted resource: its seven conditions, and its figures.
 
-WorkloadsReady, Progressing and Ready speak of the *wanted* revision; Ready is their summary. While requests still go
-to an old revision, Ready is Unknown (RollingOut) rather than True, so that nobody who waits for a change is told too
-early; and False with the cause when the new one fails, although the old one serves on. A canary is all that it is meant
-to be when it has its share: then Ready is True.
+WorkloadsReady and Progressing speak of the *wanted* revision. Ready is the summary: the newest spec is carried out, or is
+being carried out, and requests are answered. One replica that takes requests is enough for True, of an old revision too
+while the wanted one is on its way; the message says what is in motion, and Progressing is False when it is over. Ready
+is False with the cause when the cluster refuses a child or the wanted revision fails, although an old one serves on.
 """
 
 from __future__ import annotations
@@ -96,13 +96,14 @@ def _routable(found: Findings) -> Condition:
     gateways = len(found.signals.gateways)
     if serving == 0:
         return Condition(v.ROUTABLE, "False", v.NO_REPLICAS, "no replica serves")
-    if found.signals.connected and gateways == 0:
+    if gateways == 0 and found.signals.connected and found.listening:
         return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is alive")
     if routable < serving:
         fault = next((f"; {pod.name}: {pod.fault}" for pod in found.pods if pod.serving and pod.fault), "")
         message = f"{routable} of {serving} serving replicas are admitted by every gateway{fault}"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
-    message = f"{counted(serving, 'replica')} admitted by {counted(gateways, 'gateway')}"
+    who = counted(gateways, "gateway") if gateways else "the gateways, which have not been heard again yet"
+    message = f"{counted(serving, 'replica')} admitted by {who}"
     return Condition(v.ROUTABLE, "True", v.ADMITTED, message)
 
 
@@ -113,6 +114,8 @@ def _progressing(found: Findings) -> Condition:
         return Condition(v.PROGRESSING, status, reason, message)
 
     new, old = found.revision, found.rollout.serving
+    if found.stuck is not None:
+        return said("False", found.stuck.reason, found.stuck.message)
     if not found.rollout.rolling:
         return said("False", v.STABLE, f"revision {new} is the only one")
     if not found.taking_over:
@@ -157,29 +160,43 @@ def _cause(found: Findings) -> Condition | None:
 
 
 def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condition:
-    """Return the summary: requests are answered, or held and answered soon because the model rests at zero."""
+    """Return the summary: requests are answered, or held and answered soon because the model is at zero."""
 
     def said(status: Status, reason: str, message: str) -> Condition:
         return Condition(v.READY, status, reason, message)
 
     if found.wanted.off is not None:
         return said("False", found.wanted.off.reason, found.wanted.off.message)
-    if found.taking_over:
-        serves_on = f"revision {found.rollout.serving} serves meanwhile"
-        cause = _cause(found)
-        if cause is not None:
-            return said("False", cause.reason, f"revision {found.revision}: {cause.message}; {serves_on}")
-        if not found.stays_canary:
-            return said("Unknown", v.ROLLING_OUT, f"revision {found.revision} is on its way; {serves_on}")
-    if found.wanted.replicas == 0 and found.refused is None:
+    if (obstacle := _obstacle(found)) is not None:
+        return said("False", obstacle.reason, obstacle.message)
+    if found.wanted.replicas == 0:
         return _ready_at_zero(found)
-    for condition in (workloads, routable):
-        if condition.reason == v.WAITING_FOR_MODEL:
-            condition = found.source.condition  # noqa: PLW2901 - the cause behind the cause
-        if condition.status != "True":
-            return said(condition.status, condition.reason, condition.message)
-    taking = sum(found.routable(weight.revision) for weight in found.rollout.weights)
-    return said("True", v.RUNNING, f"requests go to {counted(taking, 'replica')}")
+    if routable.reason == v.NO_GATEWAY:
+        return said("False", routable.reason, routable.message)
+    taking = sum(found.taking(weight.revision) for weight in found.rollout.weights)
+    changing = found.taking_over and not found.stays_canary
+    unmet = next((condition for condition in (workloads, routable) if condition.status != "True"), None)
+    if taking:
+        motion = f"; revision {found.revision} is on its way" if changing else ""
+        motion += f"; {unmet.message}" if unmet is not None else ""
+        reason = v.ROLLING_OUT if changing else v.RUNNING
+        return said("True", reason, f"requests go to {counted(taking, 'replica')}{motion}")
+    if unmet is None:
+        return said("False", v.ROLLING_OUT, f"no replica of revision {found.rollout.serving} takes requests")
+    if unmet.reason == v.WAITING_FOR_MODEL:
+        unmet = found.source.condition  # the cause behind the cause
+    return said(unmet.status, unmet.reason, unmet.message)
+
+
+def _obstacle(found: Findings) -> Condition | None:
+    """Return what keeps the newest spec from being carried out, whoever takes requests; None: at most time."""
+    serves_on = f"; revision {found.rollout.serving} serves meanwhile" if found.taking_over else ""
+    if (refused := found.refused) is not None and not refused.waiting:
+        return Condition(v.READY, "False", refused.reason, f"{refused.message}{serves_on}")
+    cause = _cause(found) if found.taking_over else None
+    if cause is None or (found.failure is not None and found.failure.waiting):
+        return None
+    return Condition(v.READY, "False", cause.reason, f"revision {found.revision}: {cause.message}{serves_on}")
 
 
 def _ready_at_zero(found: Findings) -> Condition:
@@ -189,6 +206,16 @@ def _ready_at_zero(found: Findings) -> Condition:
         return Condition(v.READY, source.status, source.reason, source.message)
     if not signals.connected:
         return Condition(v.READY, "False", v.SIGNALS_STALE, "NATS is away: a request cannot wake the model now")
+    if not signals.gateways and not found.listening:
+        return _as_before(found, "the gateways have not been heard yet")
     if not signals.gateways:
         return Condition(v.READY, "False", v.NO_GATEWAY, "no gateway is alive that could wake the model")
     return Condition(v.READY, "True", v.IDLE, "at zero, because nobody asks; the next request wakes it")
+
+
+def _as_before(found: Findings, message: str) -> Condition:
+    """Return that a model at zero is ready if it was, while nobody had the time to speak: else it is Unknown."""
+    before = next((each for each in found.before.get("conditions", []) if each["type"] == v.READY), None)
+    if before is not None and before["status"] == "True":
+        return Condition(v.READY, "True", v.IDLE, f"at zero, because nobody asks; {message}")
+    return Condition(v.READY, "Unknown", v.PENDING, message)
