@@ -67,7 +67,7 @@ def test_roles_when_rendered_then_nothing_is_granted_by_wildcard(rendered: Rende
         ("modeldeployments/status", {"patch"}, None),
         ("pods", {"get", "list", "watch"}, None),
         ("pods/status", {"patch"}, None),
-        ("events", {"create", "patch"}, None),
+        ("events", {"create", "list", "patch"}, None),
     ],
 )
 def test_operator_when_it_serves_then_it_may_this_and_no_more(

@@ -69,6 +69,16 @@ def test_quota_when_it_is_smaller_than_a_pod_then_its_words_are_told_until_it_is
         wait(world, "large", "Running")
 
 
+def test_quota_when_it_admits_no_fetch_then_its_words_are_told_until_it_does(site: Site) -> None:
+    with tenant(site, "e2e-quota-fetch") as world:
+        give_quota(world, "64Mi")
+        world.apply(model(SMOLLM2, "unfetched", scaling=SCALING))
+        assert "exceeded quota: small" in wait(world, "unfetched", "Refused", "ModelCached")["message"]
+        assert "exceeded quota: small" in wait(world, "unfetched", "Refused")["message"]
+        give_quota(world, "9Gi")
+        wait(world, "unfetched", "Idle")
+
+
 @pytest.mark.parametrize("scarce", ["node", "quota"])
 def test_rollout_when_there_is_no_room_for_both_then_the_old_one_gives_way_and_no_request_fails(
     kube: Kube, site: Site, scarce: str

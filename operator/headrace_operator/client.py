@@ -102,6 +102,11 @@ class ApiServer:
         """Return an object. Raises ApiError."""
         return await self._request("GET", path)
 
+    async def select(self, path: str, fields: str) -> list[Manifest]:
+        """Return the objects of a collection that a field selector names, no more than a page. Raises ApiError."""
+        answer = await self._request("GET", path, query={"fieldSelector": fields, "limit": str(PAGE)})
+        return list(answer["items"] or ())  # null when there are none
+
     async def listing(self, watched: Watched, namespace: str | None) -> Listing:
         """Return which of a kind's objects there are; no more than their metadata is sent."""
         version, objects = 0, []

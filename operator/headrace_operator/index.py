@@ -179,6 +179,12 @@ def belongs(manifest: Manifest, owner: ResourceKey) -> bool:
     )
 
 
+def controls(owner: Manifest, manifest: Manifest) -> bool:
+    """Whether an object controls another one."""
+    references = manifest["metadata"].get("ownerReferences") or []
+    return any(each["uid"] == owner["metadata"]["uid"] and each.get("controller", False) for each in references)
+
+
 def _entry(manifest: Manifest) -> Entry:
     metadata, kind = manifest["metadata"], manifest["kind"]
     model = (metadata.get("labels") or {}).get(MODEL_LABEL)

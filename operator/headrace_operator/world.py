@@ -35,7 +35,8 @@ from headrace_operator.client import (
     ApiServer,
 )
 from headrace_operator.events import Recorder
-from headrace_operator.index import Entry, Index, ObjectKey, belongs, digest, digest_of
+from headrace_operator.index import Entry, Index, ObjectKey, belongs, controls, digest, digest_of
+from headrace_operator.job_events import JobEvents
 from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
@@ -74,6 +75,7 @@ class KubernetesWorld:
         self._api = api
         self._clock = clock
         self._recorder = Recorder(api, pod_name)
+        self._job_events = JobEvents(api, clock)
         self._names = Names()
         self._namespaces: Namespaces | None = None
         self._changed: list[Changed] = []
@@ -113,7 +115,7 @@ class KubernetesWorld:
             if object_key.kind == POD.kind:
                 pods.append(manifest)
             elif object_key.kind in CHILD_KINDS and belongs(manifest, key) and not _deleting(manifest):
-                children[ChildKey.of(manifest)] = manifest
+                children[ChildKey.of(manifest)] = self._job_events.explained(manifest)
         return Observed(children, tuple(pods), self._names.taken(key))
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
@@ -124,6 +126,8 @@ class KubernetesWorld:
         """Make the child be as described. Raises ChildRefused when the API server does not take it."""
         key = ObjectKey.of(child.manifest)
         wanted, entry = digest_of(child.manifest), self.index.entry(key)
+        if key.kind == "Job" and entry is not None:
+            await self._look_for_pods(owner, entry.manifest)
         if entry is not None and self._applied.get(key) == (wanted, entry.digest):
             SKIPPED.inc()
             return
@@ -146,6 +150,12 @@ class KubernetesWorld:
             failures.get(owner, {}).pop(key, None)
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))
+
+    async def _look_for_pods(self, owner: ResourceKey, job: Manifest) -> None:
+        pods = (entry.manifest for key, entry in self.index.owned(owner) if key.kind == POD.kind)
+        has_pod = any(controls(job, pod) for pod in pods)
+        if await self._job_events.look(job, has_pod=has_pod):
+            self._tell(owner)
 
     def _may_pass(self, owner: ResourceKey, key: ObjectKey, error: ApiError, began: float) -> bool:
         """Whether the next try may go better. While the API server is away nobody could be told otherwise, anyway."""
@@ -248,8 +258,9 @@ class KubernetesWorld:
         elif key.kind == "Secret":
             self._tell(None)
         else:
-            if now is None:
+            if now is None and before is not None:
                 self._applied.pop(key, None)
+                self._job_events.forget(before.uid)
             for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
                 self._tell(owner)
         if (before is None or now is None) and key.kind in (MODEL_DEPLOYMENT.kind, POD.kind):

@@ -19,12 +19,22 @@ class RecordingApi:
         self.bodies: list[Any] = []
         self.errors: list[ApiError] = []
         self.forced: list[bool] = []
+        self.found: list[Manifest] = []
+        """What the next selections find."""
+        self.selected: list[str] = []
+        """By which fields of which collection."""
         self._versions = itertools.count(1000)
 
     async def get(self, path: str) -> Manifest:
         if path not in self.objects:
             raise ApiError(NOT_FOUND, "not found")
         return copy.deepcopy(self.objects[path])
+
+    async def select(self, path: str, fields: str) -> list[Manifest]:
+        self.selected.append(f"{path}?{fields}")
+        if self.errors:
+            raise self.errors.pop(0)
+        return copy.deepcopy(self.found)
 
     async def apply(self, path: str, manifest: Manifest, *, force: bool) -> Manifest:
         self.forced.append(force)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, serving_world
+from reconcile.reconcile_world import DIGEST, SOURCE, World, replica_failure, resource, serving_world
 
 from headrace import environment
 from headrace.api import vocabulary as v
@@ -236,3 +236,34 @@ def test_fetch_when_its_pod_cannot_run_then_it_is_told_and_requests_wait_only_fo
     assert world.refused() == refused
     world.calm()
     assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+
+
+@pytest.mark.parametrize(
+    ("message", "age", "reason", "refused"),
+    [
+        ("exceeded quota: small, requested: cpu=100m, used: cpu=1, limited: cpu=1", 0, v.UNSCHEDULABLE, None),
+        ("exceeded quota: small, requested: cpu=100m, used: cpu=0, limited: cpu=50m", 0, v.REFUSED, v.REFUSED),
+        ("violates PodSecurity", 5, v.FETCHING, None),
+        ("violates PodSecurity", 15, v.REFUSED, v.REFUSED),
+    ],
+    ids=["full", "smaller than a pod", "for a moment", "for long"],
+)
+def test_fetch_when_it_gets_no_pod_then_the_condition_says_why(
+    message: str, age: int, reason: str, refused: str | None
+) -> None:
+    world = started(replicas=1)
+    world.pods.clear()
+    job(world)["status"] = {"conditions": [replica_failure(world, message)]}
+    world.now += age
+    decided = world.decide()
+    conditions = {each["type"]: each for each in decided.status["conditions"]}
+    assert (conditions[v.MODEL_CACHED]["reason"], conditions[v.READY]["reason"]) == (reason, reason)
+    assert message in conditions[v.MODEL_CACHED]["message"]
+    assert decided.route is not None
+    assert (decided.route.unavailable.reason if decided.route.unavailable else None) == refused
+
+
+def test_fetch_when_it_has_no_pod_then_somebody_looks_again_without_news() -> None:
+    world = started(scaling={"maxReplicas": 4})
+    world.pods.clear()
+    assert world.decide().requeue_seconds == STEADY_REQUEUE_SECONDS

@@ -317,7 +317,7 @@ def _requeue(found: Findings, ready: Condition) -> float | None:
     if not demanded and _waits_for_news(found):
         # A fetch recovers by going on for a while; gateways and the broker may have come back between two glances.
         heard = found.signals.connected and found.signals.gateways
-        return STEADY_REQUEUE_SECONDS if found.source.failed or not heard else None
+        return None if heard and (found.source.cached or found.source.has_pod) else STEADY_REQUEUE_SECONDS
     lacks = found.routable(found.revision) < found.rollout.aim
     moving = lacks or (found.rollout.rolling and not found.stays_canary)
     if ready.status != "True" or moving or (demanded and found.wanted.scale is not None):

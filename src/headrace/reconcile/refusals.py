@@ -9,10 +9,12 @@ from datetime import datetime
 from headrace.api import vocabulary as v
 from headrace.reconcile.deployments import deployments
 from headrace.reconcile.pods import Failure
-from headrace.reconcile.world import ChildKey, Observed
+from headrace.reconcile.world import ChildKey, Manifest, Observed
 
 PASSING_SECONDS = 10.0
 """For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
+FAILED_CREATE = ("ReplicaFailure", "True", "FailedCreate")
+"""Type, status and reason of the condition by which a Deployment says that its pods are refused."""
 _EXCEEDED_QUOTA = "exceeded quota"
 """What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
 _AMOUNTS = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")
@@ -52,8 +54,14 @@ def refusal_of_pods(revision: str, observed: Observed, wall: float) -> Failure |
         observed: what exists.
         wall: Unix time: what is refused for a moment may be taken in the next.
     """
-    for condition in deployments(observed).get(revision, {}).get("status", {}).get("conditions") or []:
-        if (condition["type"], condition["status"], condition["reason"]) != ("ReplicaFailure", "True", "FailedCreate"):
+    deployment = deployments(observed).get(revision)
+    return refused_pods(deployment, wall) if deployment is not None else None
+
+
+def refused_pods(workload: Manifest, wall: float) -> Failure | None:
+    """Return why the cluster refuses the pods of a Deployment, or of a Job (whose world adds the condition)."""
+    for condition in workload.get("status", {}).get("conditions") or []:
+        if (condition["type"], condition["status"], condition["reason"]) != FAILED_CREATE:
             continue
         message = condition.get("message", "")
         text = f"the cluster refuses the pods: {message}"

@@ -10,6 +10,7 @@ from headrace.api import vocabulary as v
 from headrace.api.model_deployment import Source
 from headrace.reconcile.conditions import Condition
 from headrace.reconcile.pods import component_of, last_termination, never_began
+from headrace.reconcile.refusals import refused_pods
 from headrace.reconcile.world import ChildKey, Manifest, Observed, Signals
 from headrace.sources.location import redacted
 
@@ -28,6 +29,8 @@ class SourceState:
 
     condition: Condition
     recorded: Manifest | None
+    has_pod: bool = False
+    """Whether a pod fetches the file, which is heard of; else nobody tells why there is none."""
 
     @property
     def cached(self) -> bool:
@@ -66,7 +69,10 @@ def observe_source(
     if pod is not None and (obstacle := never_began(pod)) is not None:
         reason = v.FETCH_FAILED if obstacle.reason == v.CRASH_LOOP else obstacle.reason
         return SourceState(_condition("False", reason, f"the fetch cannot run: {obstacle.message}"), recorded)
-    return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded)
+    if pod is None and (refused := refused_pods(manifest, signals.wall)) is not None:
+        reason = v.FETCHING if refused.waiting and refused.reason == v.REFUSED else refused.reason
+        return SourceState(_condition("False", reason, f"the fetch cannot run: {refused.message}"), recorded)
+    return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded, has_pod=pod is not None)
 
 
 def recorded_source(source: Source, before: Manifest) -> Manifest | None:

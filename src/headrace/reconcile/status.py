@@ -1,9 +1,10 @@
 """The status of an accepted resource: its seven conditions, and its figures.
 
-WorkloadsReady and Progressing speak of the *wanted* revision. Ready is the summary: the newest spec is carried out, or is
-being carried out, and requests are answered. One replica that takes requests is enough for True, of an old revision too
-while the wanted one is on its way; the message says what is in motion, and Progressing is False when it is over. Ready
-is False with the cause when the cluster refuses a child or the wanted revision fails, although an old one serves on.
+WorkloadsReady and Progressing speak of the *wanted* revision. Ready is the summary: the newest spec is carried out, or
+is being carried out, and requests are answered. One replica that takes requests is enough for True, of an old revision
+too while the wanted one is on its way; the message says what is in motion, and Progressing is False when it is over.
+Ready is False with the cause when the cluster refuses a child or the wanted revision fails, although an old one serves
+on.
 """
 
 from __future__ import annotations

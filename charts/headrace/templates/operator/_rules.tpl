@@ -55,7 +55,8 @@ apply, whose request carries the name also when it creates. A claim that is ther
   resourceNames: [{{ include "headrace.modelsClaim" . }}]
   verbs: [get, create, patch]
 {{- end }}
+# Its own; and those of a fetch Job that gets no pod, because nothing else says why.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create, list, patch]
 {{- end -}}

@@ -1,0 +1,102 @@
+"""Why a Job has no pod: its controller says it in an event, and nowhere else.
+
+A Deployment whose pods the API server refuses (a quota, a policy, a webhook) has a condition for that; a Job has none.
+Events are not watched, because a cluster has very many. The events of a Job that has no pod after some seconds are
+read, and read again now and then while it has none; the newest refusal is put beside its conditions in the shape in
+which a Deployment tells it (`headrace.reconcile.refusals`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.reconcile.refusals import FAILED_CREATE
+from headrace.reconcile.world import Manifest
+from headrace_operator.client import ApiError, ApiServer
+from headrace_operator.kinds import EVENT
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 4.0
+"""A Job's controller makes its pod within a second: only one that has none for so long is asked about."""
+AGAIN_SECONDS = 10.0
+_SAYS = "Error creating: "
+"""What the controller puts before the API server's words."""
+_TYPE, _STATUS, _REASON = FAILED_CREATE
+
+
+@dataclass(slots=True)
+class _Podless:
+    """A Job without a pod."""
+
+    due: float
+    """Monotonic time of the next reading of its events."""
+    condition: Manifest | None = None
+
+
+class JobEvents:
+    """Remembers of each Job without a pod why it has none. `clock` is monotonic."""
+
+    def __init__(self, api: ApiServer, clock: Callable[[], float]) -> None:
+        self._api = api
+        self._clock = clock
+        self._podless: dict[str, _Podless] = {}
+        """By uid."""
+
+    def explained(self, job: Manifest) -> Manifest:
+        """Return the Job with what is known of why it has no pod."""
+        known = self._podless.get(job["metadata"]["uid"])
+        if known is None or known.condition is None:
+            return job
+        status = job.get("status") or {}
+        return {**job, "status": {**status, "conditions": [*(status.get("conditions") or []), known.condition]}}
+
+    def forget(self, uid: str) -> None:
+        """The Job has a pod, has ended, or is gone."""
+        self._podless.pop(uid, None)
+
+    async def look(self, job: Manifest, *, has_pod: bool) -> bool:
+        """Read the events of a Job that has had no pod for a while; return whether it is another cause now."""
+        metadata = job["metadata"]
+        if has_pod or (job.get("status") or {}).get("succeeded"):
+            known = self._podless.pop(metadata["uid"], None)
+            return known is not None and known.condition is not None
+        now = self._clock()
+        known = self._podless.setdefault(metadata["uid"], _Podless(due=now + WAIT_SECONDS))
+        if now < known.due:
+            return False
+        known.due = now + AGAIN_SECONDS
+        before = known.condition
+        try:
+            known.condition = await self._read(job) or before
+        except ApiError as error:
+            log.warning(
+                "the events of the Job %s/%s cannot be read: %s", metadata["namespace"], metadata["name"], error
+            )
+        return known.condition != before
+
+    async def _read(self, job: Manifest) -> Manifest | None:
+        metadata = job["metadata"]
+        selector = f"involvedObject.uid={metadata['uid']},reason={_REASON}"
+        found = await self._api.select(EVENT.path(metadata["namespace"]), selector)
+        newest = max(found, key=_last_seen, default=None)
+        if newest is None:
+            return None
+        return {
+            "type": _TYPE,
+            "status": _STATUS,
+            "reason": _REASON,
+            "message": str(newest.get("message") or _REASON).rpartition(_SAYS)[2],
+            "lastTransitionTime": min(map(_first_seen, found)),
+        }
+
+
+def _last_seen(event: Manifest) -> str:
+    series = event.get("series") or {}
+    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or _first_seen(event))
+
+
+def _first_seen(event: Manifest) -> str:
+    return str(event.get("firstTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
