@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -91,7 +92,7 @@ async def ear(broker: Broker) -> AsyncIterator[Ear]:
 @asynccontextmanager
 async def speaking(broker: Broker) -> AsyncIterator[Spokesman]:
     client = await connect(broker.url, name="loop")
-    spokesman = Spokesman(client)
+    spokesman = Spokesman(client, lambda _: None)
     running = asyncio.create_task(spokesman.run())
     await asyncio.sleep(0)  # it begins
     try:
@@ -133,6 +134,33 @@ async def test_container_when_it_answers_its_path_then_it_is_ready_before_the_ku
     assert engine.asked[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
     (report,) = [each for each in ear.reports if each.state is ReplicaState.READY][:1]
     assert (report.host, report.port, report.capacity, report.started) == ("127.0.0.1", engine.port, 3, 1.0)
+
+
+@pytest.mark.parametrize("announces", [False, True])
+async def test_container_when_its_path_does_not_answer_then_the_fault_says_how_until_it_does(
+    spokesman: Spokesman, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, announces: bool
+) -> None:
+    monkeypatch.setattr("headrace.control.spokesman.ANNOUNCING_PROBE_SECONDS", 0.05)
+    engine.status = "404 Not Found"
+    wrong = pod(engine, announces=announces)
+    for told, fault in (
+        (wrong, f"its readiness path /v1/models on port {engine.port} is answered with 404"),
+        (replace(wrong, host="127.9.9.9", started=2.0), "is not answered: the connection is refused"),
+    ):
+        await spokesman.tell(KEY, [told])
+        await until(lambda f=fault: _true(f in spokesman.faults(KEY).get("p-1", "")), fault)  # type: ignore[misc]
+    await spokesman.tell(KEY, [replace(wrong, started=3.0)])
+    engine.status = "200 OK"
+    await until(lambda: _true(spokesman.faults(KEY) == {}), "it answers")
+    assert bool(ear.reports) is not announces
+
+
+async def test_container_when_it_has_just_started_then_that_it_does_not_answer_is_no_fault(
+    spokesman: Spokesman, ear: Ear, engine: Engine
+) -> None:
+    await spokesman.tell(KEY, [pod(engine, started=time.time())])
+    await until(lambda: _true(len(engine.asked) > 2), "it is asked")
+    assert spokesman.faults(KEY) == {}
 
 
 async def test_container_when_the_kubelet_says_ready_then_so_at_once_and_unready_only_by_the_kubelet(
@@ -246,6 +274,11 @@ def test_pods_when_they_run_then_what_is_known_of_them_is_known_from_status_and_
     assert found == BroughtPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, leaving=False)
 
 
+def test_pod_when_it_announces_itself_then_nothing_is_said_for_it() -> None:
+    (found,) = brought_pods(resource(), observed(seen(), labels={v.ANNOUNCES_LABEL: "true"}))
+    assert found.announces
+
+
 def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
     (found,) = brought_pods(resource(), observed(seen(deletionTimestamp=STARTED)))
     assert found.leaving
@@ -257,10 +290,9 @@ def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
         observed(seen(running=False)),
         observed(seen(ip=None)),
         observed(seen(), brought=False),
-        observed(seen(), labels={v.ANNOUNCES_LABEL: "true"}),
         observed(),
     ],
-    ids=["crashed", "no address", "one of ours", "it speaks for itself", "none"],
+    ids=["crashed", "no address", "one of ours", "none"],
 )
 def test_pods_when_there_is_nobody_to_speak_for_then_none(there: Observed) -> None:
     assert brought_pods(resource(), there) == ()

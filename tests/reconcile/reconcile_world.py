@@ -52,6 +52,7 @@ class World:
     pods: dict[str, Manifest] = field(default_factory=dict)
     reports: dict[str, ReplicaReport] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
     admissions: dict[str, frozenset[str]] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
     gateways: frozenset[str] = frozenset({"gw-1"})
@@ -86,6 +87,7 @@ class World:
             demand=dict(self.demand),
             replicas=dict(self.reports),
             ignored=dict(self.ignored),
+            unanswered=dict(self.unanswered),
             admissions=dict(self.admissions),
             gateways=self.gateways,
             fetch=self.progress,

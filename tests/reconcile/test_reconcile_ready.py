@@ -8,6 +8,7 @@ import pytest
 from reconcile.reconcile_world import World, replica_failure, resource, serving_world, set_condition
 
 from headrace.api import vocabulary as v
+from headrace.events.messages import ReplicaState
 
 NEW = {"runtime": {"type": "LLM", "llm": {"maxModelLen": 4096}}}
 
@@ -183,3 +184,45 @@ def test_quota_when_it_has_no_room_and_nothing_serves_then_not_ready() -> None:
     deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
     deployment["status"] = {"conditions": [replica_failure(world, "exceeded quota: in words of tomorrow")]}
     assert world.decide().status["conditions"][0]["reason"] == v.UNSCHEDULABLE
+
+
+# -- a readiness path that does not answer -------------------------------------------------------------------------
+
+FAULT = "its readiness path /v1/models on port 8000 is answered with 404"
+
+
+def test_container_when_its_readiness_path_does_not_answer_then_conditions_say_how() -> None:
+    world = serving_world(replicas=1, rollout={"startupDeadlineSeconds": 10})
+    (pod,) = world.runtimes()
+    world.load(pod, "starting")
+    world.admissions.clear()
+    world.unanswered = {pod: FAULT}
+    world.look()
+    assert world.says(v.READY) == ("False", v.STARTING)
+    assert message(world) == f"0 of 1 replicas run; {pod}: {FAULT}"
+    world.pass_time(12)
+    assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
+    assert FAULT in message(world)
+
+
+@pytest.mark.parametrize(
+    ("state", "stage", "percent", "told"),
+    [
+        (ReplicaState.READY, "", None, True),
+        (ReplicaState.LOADING, "", None, True),
+        (ReplicaState.LOADING, "loading-weights", None, False),
+        (ReplicaState.LOADING, "starting", 3, False),
+        (ReplicaState.DRAINING, "", None, False),
+    ],
+)
+def test_container_when_it_announces_how_far_it_is_then_that_is_told_instead(
+    state: ReplicaState, stage: str, percent: int | None, *, told: bool
+) -> None:
+    world = serving_world(replicas=1)
+    (pod,) = world.runtimes()
+    world.load(pod)
+    world.report(pod, state, stage, percent)
+    world.admissions.clear()
+    world.unanswered = {pod: FAULT}
+    world.look()
+    assert (FAULT in world.condition(v.WORKLOADS_READY)["message"] + world.condition(v.ROUTABLE)["message"]) is told

@@ -64,7 +64,7 @@ class ControlLoop:
         self._client = client
         self._settings = settings
         self._signals = SignalHub(client, self.enqueue)
-        self._spokesman = Spokesman(client)
+        self._spokesman = Spokesman(client, self.enqueue)
         self._routes = BucketWriter(client, subjects.ROUTES_BUCKET)
         self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
         self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
@@ -226,7 +226,7 @@ class ControlLoop:
         observed = replace(self._world.observe(key), refused=known.refused)
         self._signals.forget_pods(key, _runtime_pods(observed))
         await self._spokesman.tell(key, brought_pods(resource, observed))
-        signals = self._signals.signals(key)
+        signals = replace(self._signals.signals(key), unanswered=self._spokesman.faults(key))
         outcome = reconcile(resource, observed, signals, self._settings, known.memory)
         errors = await self._apply(key, outcome)
         refused = {child: str(error) for child, error in errors.items()}

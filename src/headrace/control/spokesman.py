@@ -5,6 +5,10 @@ path say becomes the same reports, so gateways and rules know no difference. The
 the kubelet, whose probe comes once a second and is told to the API server up to a second later. Only the kubelet can
 take a ready pod back: it sees what is between the pod and its node.
 
+Of those that announce themselves the path is asked too, less often, until it answers once: what keeps it from answering
+is told in a condition, for the containers' owners alone know why. Only what a pod's status and its Deployment name is
+ever asked, never what a report claims.
+
 While no loop is there nobody speaks; gateways then ask the container themselves before they forget it.
 """
 
@@ -28,6 +32,7 @@ from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.reconcile.deployments import deployments, is_announcing_container
+from headrace.reconcile.pods import STARTING
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 log = logging.getLogger(__name__)
@@ -35,7 +40,11 @@ log = logging.getLogger(__name__)
 SAY_SECONDS = 1.0
 """As often as a runtime of ours reports."""
 PROBE_SECONDS = 0.1
+ANNOUNCING_PROBE_SECONDS = 1.0
+"""Of a container that announces itself: nobody waits for this answer."""
 PROBE_TIMEOUT_SECONDS = 5.0
+FAULT_SECONDS = 3.0
+"""For so long after its start a container that does not answer is no fault: many listen only once they have loaded."""
 MAX_HEAD_BYTES = 4096
 """Of an answer to a probe: the first line is all that counts."""
 
@@ -55,6 +64,8 @@ class BroughtPod:
     ready: bool
     """By the kubelet's probe."""
     leaving: bool
+    announces: bool = False
+    """Whether it speaks for itself: then nothing is said for it."""
 
 
 @dataclass(slots=True)
@@ -68,6 +79,8 @@ class _Voice:
     was_ready: bool = False
     """By the kubelet, in this life: only then can it take that back."""
     said: ReplicaReport | None = None
+    fault: str = ""
+    """What kept it from answering our last probe."""
     probe: asyncio.Task[None] | None = None
 
     @property
@@ -79,18 +92,18 @@ class _Voice:
 
 
 def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ...]:
-    """Return the running pods of a resource that others must speak for."""
+    """Return the running pods of a resource's brought containers."""
     engine = _engine(resource)
-    mute = {revision: child for revision, child in deployments(observed).items() if _is_mute(child)}
+    brought = {revision: child for revision, child in deployments(observed).items() if _is_brought(child)}
     found = []
     for pod in observed.pods:
         revision = pod["metadata"].get("labels", {}).get(v.REVISION_LABEL)
         status = pod.get("status", {})
         container: Manifest = next(iter(status.get("containerStatuses", [])), {})
         started = container.get("state", {}).get("running", {}).get("startedAt")
-        if revision not in mute or not status.get("podIP") or not started:
+        if revision not in brought or not status.get("podIP") or not started:
             continue
-        template = mute[revision]["spec"]["template"]["spec"]["containers"][0]
+        template = brought[revision]["spec"]["template"]["spec"]["containers"][0]
         found.append(
             BroughtPod(
                 name=pod["metadata"]["name"],
@@ -102,21 +115,27 @@ def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ..
                 started=datetime.fromisoformat(started).timestamp(),
                 ready=bool(container.get("ready")),
                 leaving="deletionTimestamp" in pod["metadata"],
+                announces=is_announcing_container(brought[revision]),
             )
         )
     return tuple(found)
 
 
-def _is_mute(deployment: Manifest) -> bool:
-    brought = v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {})
-    return brought and not is_announcing_container(deployment)
+def _is_brought(deployment: Manifest) -> bool:
+    return v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {})
 
 
 class Spokesman:
-    """See the module. `tell` says at once what is new, `run` says everything every second."""
+    """See the module. `tell` says at once what is new, `run` says everything every second.
 
-    def __init__(self, client: Client, *, wall: Callable[[], float] = time.time) -> None:
+    `changed` is called when `faults` of a resource have changed.
+    """
+
+    def __init__(
+        self, client: Client, changed: Callable[[ResourceKey], None], *, wall: Callable[[], float] = time.time
+    ) -> None:
         self._client = client
+        self._changed = changed
         self._wall = wall
         self._voices: dict[tuple[ResourceKey, str], _Voice] = {}
         self._sequence = 0
@@ -158,15 +177,24 @@ class Spokesman:
             if voice.said is None or voice.said.state is not voice.state:
                 await self._say(voice)
 
+    def faults(self, key: ResourceKey) -> dict[str, str]:
+        """Return what keeps the readiness paths of a resource's pods from answering, by pod."""
+        mine = {pod: voice for (of, pod), voice in self._voices.items() if of == key}
+        return {pod: voice.fault for pod, voice in mine.items() if voice.fault and not voice.answered}
+
     async def _probe(self, voice: _Voice) -> None:
         """Ask until it answers."""
         while not voice.answered and not voice.pod.leaving:
             began = time.monotonic()
-            if await _answers(voice.pod):
+            fault = await _fault(voice.pod)
+            if not fault:
                 voice.answered = True
                 await self._say(voice)
-                return
-            await asyncio.sleep(max(0.0, began + PROBE_SECONDS - time.monotonic()))
+            elif fault != voice.fault and self._wall() - voice.pod.started >= FAULT_SECONDS:
+                voice.fault = fault
+                self._changed(voice.key)
+            pause = ANNOUNCING_PROBE_SECONDS if voice.pod.announces else PROBE_SECONDS
+            await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
 
     async def _say_all(self) -> None:
         for name in list(self._voices):
@@ -175,6 +203,8 @@ class Spokesman:
 
     async def _say(self, voice: _Voice) -> None:
         pod, state = voice.pod, voice.state
+        if pod.announces:
+            return
         # Counted by the clock: a loop that takes over goes on where the one before it was.
         self._sequence = max(self._sequence + 1, int(self._wall() * 1000))
         report = ReplicaReport(
@@ -185,7 +215,7 @@ class Spokesman:
             started=pod.started,
             sequence=self._sequence,
             state=state,
-            stage="starting" if state is ReplicaState.LOADING else "",
+            stage=STARTING if state is ReplicaState.LOADING else "",
             capacity=pod.capacity,
         )
         if await publish_quietly(self._client, subjects.replica(voice.key.namespace, voice.key.name, pod.name), report):
@@ -220,10 +250,11 @@ def _hush(voice: _Voice) -> None:
         voice.probe = None
 
 
-async def _answers(pod: BroughtPod) -> bool:
-    """Return whether the readiness path answers with 200."""
+async def _fault(pod: BroughtPod) -> str:
+    """Return what keeps the readiness path from answering with 200; empty when it does."""
     host = f"[{pod.host}]" if ":" in pod.host else pod.host
     request = f"GET {pod.path} HTTP/1.1\r\nhost: {host}:{pod.port}\r\nuser-agent: headrace\r\nconnection: close\r\n\r\n"
+    asked = f"its readiness path {pod.path} on port {pod.port}"
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(pod.host, pod.port, limit=MAX_HEAD_BYTES)
@@ -232,6 +263,12 @@ async def _answers(pod: BroughtPod) -> bool:
                 words = (await reader.readline()).split(maxsplit=2)
             finally:
                 writer.close()
-    except (OSError, TimeoutError, ValueError):
-        return False
-    return len(words) > 1 and words[0].startswith(b"HTTP/1.") and words[1] == b"200"
+    except ConnectionRefusedError:
+        return f"{asked} is not answered: the connection is refused"
+    except TimeoutError:
+        return f"{asked} is not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
+    except (OSError, ValueError):
+        return f"{asked} is not answered: the connection breaks"
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():  # noqa: PLR2004 - version and status
+        return f"{asked} is not answered in HTTP/1.1"
+    return "" if words[1] == b"200" else f"{asked} is answered with {words[1][:3].decode()}"

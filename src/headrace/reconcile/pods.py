@@ -14,6 +14,8 @@ _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageNam
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})
 _ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
 _UNKNOWN_END = "(exit code ?): it did not say why; see its log"
+STARTING = "starting"
+"""The stage of a replica that says no more of its start."""
 _SILENT = "its readiness probe succeeds, but nothing is heard of it on NATS: it does not announce itself"
 
 
@@ -40,7 +42,7 @@ class RuntimePod:
     failure: Failure | None
     report: ReplicaReport | None
     fault: str
-    """Why it is not routed to although it seems to be well; empty when it is, or is not well."""
+    """Why it is not routed to although it seems to be well, or what keeps its readiness path from answering."""
     ended: str
     """How its process last ended; empty while the first one lives."""
 
@@ -121,17 +123,22 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
         routable=serving and (admitted or (unheard and _gate(pod))),
         failure=None if serving or probed else _failure(pod, crash_looping=crash_looping),
         report=report,
-        fault="" if admitting or unheard else _fault(report, signals.ignored.get(name, ""), probed=probed),
+        fault="" if admitting or unheard else _fault(name, report, signals, probed=probed),
         ended=_ended(pod),
     )
 
 
-def _fault(report: ReplicaReport | None, ignored: str, *, probed: bool) -> str:
-    if report is not None:
+def _fault(name: str, report: ReplicaReport | None, signals: Signals, *, probed: bool) -> str:
+    unanswered = signals.unanswered.get(name, "")
+    if report is not None and report.state is ReplicaState.READY:
         said = f"it says that it is ready at {report.host}, port {report.port}, but no gateway routes to it"
-        return f"{said}: their logs say why" if report.state is ReplicaState.READY else ""
+        return f"{said}: {unanswered or 'their logs say why'}"
+    if report is not None:
+        loads = report.percent is not None or report.stage not in ("", STARTING)
+        return "" if loads or report.state is ReplicaState.DRAINING else unanswered
     if not probed:
-        return ""
+        return unanswered
+    ignored = signals.ignored.get(name, "")
     return f"its readiness probe succeeds, but what it announces is ignored ({ignored})" if ignored else _SILENT
 
 
