@@ -121,6 +121,39 @@ class BroughtBehaviour:
         traffic.assert_nothing_lost()
         served.delete("written")
 
+    def test_engine_when_it_crashes_then_the_condition_quotes_its_last_words_and_clients_do_not_get_them(
+        self, served: World
+    ) -> None:
+        program = "import sys; print('\\x1b[32mloading', flush=True); sys.exit('there is no tokenizer')"
+        served.apply(model(None, "crashing", runtime=python(served, "-c", program), scaling=SCALING))
+        status, answer = post(served, "/completions", short("crashing"))
+        assert "its log ends: loading | there is no tokenizer" in wait(served, "crashing", "CrashLoop")["message"]
+        until(
+            lambda: post(served, "/completions", short("crashing"))[0] == 503,
+            lambda: f"a request is told that it crashes; it was {status} {answer}",
+            served.patience,
+        )
+        assert "tokenizer" not in post(served, "/completions", short("crashing"))[1]
+        served.delete("crashing")
+
+    def test_engine_when_its_readiness_path_is_wrong_then_the_condition_names_it_and_its_answer(
+        self, served: World
+    ) -> None:
+        runtime = python(served, "-m", "http.server", "8000", "--bind", "$(HEADRACE_POD_IP)")
+        runtime["container"]["readinessPath"] = "/nothing/here"
+        served.apply(model(None, "unready", runtime=runtime, replicas=1))
+        told = "its readiness path /nothing/here on port 8000 is answered with 404"
+        until(lambda: told in wait(served, "unready", "Starting")["message"], "the condition says how", served.patience)
+        served.delete("unready")
+
+
+def python(world: World, *words: str) -> Manifest:
+    """Return a runtime that is a Python program in a container that somebody brings."""
+    return {
+        "type": "Container",
+        "container": {"image": world.engine_image, "command": ["python", *words]},
+    }
+
 
 def ours(world: World) -> Manifest:
     """Return our engine as a container that somebody brings."""

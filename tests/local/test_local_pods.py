@@ -156,6 +156,27 @@ async def test_pod_when_its_last_words_are_long_quotes_as_much_as_a_kubelet(tmp_
         assert status["lastState"]["terminated"]["message"] == "x" * MAX_BYTES
 
 
+@pytest.mark.parametrize(
+    ("policy", "last", "message"),
+    [
+        ("FallbackToLogsOnError", "exit 1", "y" * 1_000 + "\nthe end"),
+        ("FallbackToLogsOnError", f"echo own > ${TERMINATION_MESSAGE_PATH}; exit 1", "own"),
+        ("FallbackToLogsOnError", "exit 0", None),
+        ("File", "exit 1", None),
+    ],
+)
+async def test_pod_when_it_fails_in_silence_quotes_the_end_of_its_log_where_that_is_asked_for(
+    tmp_path: Path, policy: str, last: str, message: str | None
+) -> None:
+    script = f"seq 5000; printf '%01000d\n' 0 | tr 0 y; echo the end; {last}"
+    async with running(tmp_path, SLOW) as cluster:
+        await cluster.apply(MODEL, deployment(container(script, terminationMessagePolicy=policy)))
+        status = await until_pod(cluster, lambda status: status["restartCount"] == 1)
+        said = status["lastState"]["terminated"].get("message")
+        assert (said or "")[-len(message or "") :] == (message or "")
+        assert said is None or len(said) <= 2048
+
+
 async def test_pod_when_restarted_does_not_quote_the_last_words_of_the_life_before(tmp_path: Path) -> None:
     script = (
         f"test -e {tmp_path}/second && exit 1; touch {tmp_path}/second; echo a > ${TERMINATION_MESSAGE_PATH}; exit 1"

@@ -260,7 +260,7 @@ async def _fault(pod: BroughtPod) -> str:
             reader, writer = await asyncio.open_connection(pod.host, pod.port, limit=MAX_HEAD_BYTES)
             try:
                 writer.write(request.encode())
-                words = (await reader.readline()).split(maxsplit=2)
+                version, _, rest = (await reader.readline()).partition(b" ")
             finally:
                 writer.close()
     except ConnectionRefusedError:
@@ -269,6 +269,6 @@ async def _fault(pod: BroughtPod) -> str:
         return f"{asked} is not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
     except (OSError, ValueError):
         return f"{asked} is not answered: the connection breaks"
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():  # noqa: PLR2004 - version and status
+    if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
         return f"{asked} is not answered in HTTP/1.1"
-    return "" if words[1] == b"200" else f"{asked} is answered with {words[1][:3].decode()}"
+    return "" if rest[:3] == b"200" else f"{asked} is answered with {rest[:3].decode()}"

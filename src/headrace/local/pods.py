@@ -24,6 +24,7 @@ from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
+from headrace.reconcile.last_words import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
 from headrace.reconcile.world import Manifest
 from headrace.termination import MAX_BYTES
 
@@ -288,7 +289,7 @@ class LocalPod:
             terminated["signal"] = -code
         with contextlib.suppress(OSError), self._last_words.open("rb") as file:
             message = file.read(MAX_BYTES).decode(errors="replace").strip()
-            if message:
+            if message or (code != 0 and quotes_log(self.spec) and (message := _end_of_log(self.log))):
                 terminated["message"] = message
         return terminated
 
@@ -347,3 +348,10 @@ class LocalPod:
         for path in (self.log, self.previous_log, self._last_words):
             path.unlink(missing_ok=True)
         self._index.remove(self.key)
+
+
+def _end_of_log(log: Path) -> str:
+    """Return the last lines of a log, as many as a kubelet takes."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - FALLBACK_BYTES))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-FALLBACK_LINES:]).strip()

@@ -33,7 +33,7 @@ _POD_SKIPPED = frozenset(
 """Where and under which guard a pod runs: on one machine, as its user."""
 _CONTAINER_FIELDS = frozenset(
     {
-        *("name", "command", "args", "env", "envFrom", "ports"),
+        *("name", "command", "args", "env", "envFrom", "ports", "terminationMessagePolicy"),
         *PROBES,
     }
 )

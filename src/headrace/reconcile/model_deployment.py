@@ -268,7 +268,8 @@ def _deployments(found: Findings, observed: Observed, settings: Settings) -> Ite
     for revision, replicas in revisions:
         if revision == found.revision:
             others = len(runtimes_of_others(revision, observed)) if found.quota_full else None
-            yield deployment(found.resource, revision, replicas, settings, nudge=others)
+            before = present.get(revision)
+            yield deployment(found.resource, revision, replicas, settings, present=before, nudge=others)
         else:
             yield rescaled(present[revision], replicas)
 

@@ -8,12 +8,13 @@ from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.reconcile.deployments import deployments
+from headrace.reconcile.last_words import end_of, quotes_log
 from headrace.reconcile.world import Manifest, Observed, Signals
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})
 _ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
-_UNKNOWN_END = "(exit code ?): it did not say why; see its log"
 STARTING = "starting"
 """The stage of a replica that says no more of its start."""
 _SILENT = "its readiness probe succeeds, but nothing is heard of it on NATS: it does not announce itself"
@@ -60,8 +61,10 @@ def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, list
         condition["type"] == v.WORKLOADS_READY and condition["reason"] in _ENDED
         for condition in before.get("conditions", [])
     )
+    templates = {name: manifest["spec"]["template"]["spec"] for name, manifest in deployments(observed).items()}
+    logging = frozenset(revision for revision, template in templates.items() if quotes_log(template))
     return tuple(
-        _runtime_pod(pod, signals, crash_looping=crash_looping, listening=listening)
+        _runtime_pod(pod, signals, logging, crash_looping=crash_looping, listening=listening)
         for pod in observed.pods
         if component_of(pod) == v.COMPONENT_RUNTIME
         and not pod["metadata"].get("deletionTimestamp")
@@ -107,8 +110,12 @@ def last_termination(pod: Manifest) -> Manifest | None:
     return None
 
 
-def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listening: bool) -> RuntimePod:
-    name = pod["metadata"]["name"]
+def _runtime_pod(
+    pod: Manifest, signals: Signals, logging: frozenset[str], *, crash_looping: bool, listening: bool
+) -> RuntimePod:
+    """Return a pod; `logging` are the revisions whose termination message may be the end of a log."""
+    name, revision = pod["metadata"]["name"], str(pod["metadata"]["labels"].get(v.REVISION_LABEL, ""))
+    ended = _ended(pod, may_be_log=revision in logging)
     report = _report_of_this_life(pod, signals.replicas.get(name))
     probed = any(container.get("ready", False) for container in _containers(pod))
     admitting = signals.admissions.get(name, frozenset())
@@ -118,13 +125,13 @@ def _runtime_pod(pod: Manifest, signals: Signals, *, crash_looping: bool, listen
     serving = (probed and unheard) if report is None else report.state is ReplicaState.READY
     return RuntimePod(
         name=name,
-        revision=str(pod["metadata"]["labels"].get(v.REVISION_LABEL, "")),
+        revision=revision,
         serving=serving,
         routable=serving and (admitted or (unheard and _gate(pod))),
-        failure=None if serving or probed else _failure(pod, crash_looping=crash_looping),
+        failure=None if serving or probed else _failure(pod, ended, crash_looping=crash_looping),
         report=report,
         fault="" if admitting or unheard else _fault(name, report, signals, probed=probed),
-        ended=_ended(pod),
+        ended=ended,
     )
 
 
@@ -175,25 +182,21 @@ def never_began(pod: Manifest) -> Failure | None:
     return None
 
 
-def _failure(pod: Manifest, *, crash_looping: bool) -> Failure | None:
-    failures = (_crash(pod, container, crash_looping=crash_looping) for container in _containers(pod))
+def _failure(pod: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
+    failures = (_crash(pod, container, ended, crash_looping=crash_looping) for container in _containers(pod))
     return never_began(pod) or next((failure for failure in failures if failure is not None), None)
 
 
-def _crash(pod: Manifest, container: Manifest, *, crash_looping: bool) -> Failure | None:
+def _crash(pod: Manifest, container: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
     reason = container.get("state", {}).get("waiting", {}).get("reason", "")
     # Between two crashes the container runs for a moment; that is no recovery until it serves.
     if reason == "CrashLoopBackOff" or (crash_looping and container.get("restartCount", 0) > 0):
-        ended = last_termination(pod) or {}
-        if ended.get("reason") == "OOMKilled":
+        if (last_termination(pod) or {}).get("reason") == "OOMKilled":
             return Failure(v.OOM_KILLED, "the runtime was killed for using more memory than its limit. Raise the limit")
-        return Failure(v.CRASH_LOOP, f"the runtime keeps ending {_ended(pod) or _UNKNOWN_END}")
+        return Failure(v.CRASH_LOOP, f"the runtime keeps ending {ended or end_of({}, may_be_log=False)}")
     return None
 
 
-def _ended(pod: Manifest) -> str:
-    ended = last_termination(pod)
-    if ended is None:
-        return ""
-    cause = str(ended.get("message") or "").strip()
-    return f"(exit code {ended.get('exitCode', '?')}): {cause or 'it did not say why; see its log'}"
+def _ended(pod: Manifest, *, may_be_log: bool) -> str:
+    terminated = last_termination(pod)
+    return "" if terminated is None else end_of(terminated, may_be_log=may_be_log)

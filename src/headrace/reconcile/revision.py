@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.manifests.common import short_hash
-from headrace.reconcile.manifests.deployment import pod_spec
+from headrace.reconcile.manifests.deployment import pod_spec, without_later_fields
 from headrace.reconcile.world import Settings
 
 
 def revision_of(resource: ModelDeployment, settings: Settings) -> str:
     """Return the revision's name, eight hexadecimal digits.
 
-    Where NATS listens is left out: in local mode it changes with each start, and then no old pod is alive.
+    Where NATS listens is left out: in local mode it changes with each start, and then no old pod is alive. So are the
+    fields that an upgrade of headrace gives to new revisions only: it must not restart what runs.
     """
-    return short_hash(pod_spec(resource, "", replace(settings, nats_url="")))
+    return short_hash(without_later_fields(pod_spec(resource, "", replace(settings, nats_url=""))))

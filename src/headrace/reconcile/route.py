@@ -9,6 +9,7 @@ from headrace.api.model_deployment import ColdStart
 from headrace.reconcile.conditions import clipped
 from headrace.reconcile.deployments import deployments, is_announcing_container
 from headrace.reconcile.findings import Findings
+from headrace.reconcile.last_words import public
 from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed
 from headrace.routes import Engine, Route, Unavailable
@@ -51,8 +52,8 @@ def engines(observed: Observed) -> tuple[Engine, ...]:
 
 
 def refusal(reason: str, message: str) -> Unavailable:
-    """Return the answer to requests while something fails."""
-    return Unavailable(reason=reason, message=clipped(message), retry_after_seconds=FAILURE_RETRY_SECONDS)
+    """Return the answer to requests while something fails: as in the conditions, without what a log says."""
+    return Unavailable(reason=reason, message=clipped(public(message)), retry_after_seconds=FAILURE_RETRY_SECONDS)
 
 
 def created(manifest: Manifest) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from headrace import environment
 from headrace.api.model_deployment import ContainerRuntime
 from headrace.api.validation import ModelDeployment
+from headrace.reconcile.last_words import FALLBACK
 from headrace.reconcile.manifests.common import RESTRICTED, from_field, model_path, runtime_environment
 from headrace.reconcile.world import Manifest, Settings
 
@@ -39,6 +40,7 @@ def brought_container(
             "timeoutSeconds": 5,
         },
         "securityContext": {name: value for name, value in RESTRICTED.items() if name not in _UNRESTRICTED},
+        "terminationMessagePolicy": FALLBACK,
     }
     if source is not None:
         container["env"].append({"name": environment.MODEL_PATH, "value": model_path(source, settings)})

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
+from headrace.reconcile.last_words import quotes_log
 from headrace.reconcile.manifests.brought import brought_container
 from headrace.reconcile.manifests.common import as_it_is, labels, metadata, pod_basics
 from headrace.reconcile.manifests.llm import PORT, llm_container
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 
 CONTAINER = "runtime"
+_LATER = frozenset({"terminationMessagePolicy"})
 
 
 def deployment(
-    resource: ModelDeployment, revision: str, replicas: int, settings: Settings, nudge: int | None = None
+    resource: ModelDeployment,
+    revision: str,
+    replicas: int,
+    settings: Settings,
+    *,
+    present: Manifest | None = None,
+    nudge: int | None = None,
 ) -> Child:
     """Return the Deployment of a revision with so many replicas.
+
+    One that is `present` keeps its template: fields that newer releases of headrace add are for new revisions.
 
     A `nudge` that changes lets Kubernetes try at once to make pods that a quota refused: by itself it waits each time
     for twice as long, and does not see that those of another Deployment have gone.
     """
     engine = resource.spec.runtime.container
+    pod = pod_spec(resource, revision, settings)
+    if present is not None and not quotes_log(present["spec"]["template"]["spec"]):
+        pod = without_later_fields(pod)
     pod_labels = {**labels(resource, v.COMPONENT_RUNTIME), v.REVISION_LABEL: revision}
     if engine is not None and engine.announces:
         pod_labels[v.ANNOUNCES_LABEL] = "true"
@@ -36,7 +49,7 @@ def deployment(
             "selector": {"matchLabels": pod_labels},
             # A revision's template never changes; the rollout between revisions is ours.
             "strategy": {"type": "Recreate"},
-            "template": {"metadata": {"labels": pod_labels}, "spec": pod_spec(resource, revision, settings)},
+            "template": {"metadata": {"labels": pod_labels}, "spec": pod},
         },
     }
     return Child(ChildKey.of(manifest), manifest)
@@ -65,6 +78,12 @@ def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Ma
     if template.tolerations:
         pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in template.tolerations]
     return pod
+
+
+def without_later_fields(pod: Manifest) -> Manifest:
+    """Return a pod's spec as the first release made it: what came later is no part of what a revision is."""
+    containers = [{name: value for name, value in each.items() if name not in _LATER} for each in pod["containers"]]
+    return {**pod, "containers": containers}
 
 
 def port_of(resource: ModelDeployment) -> int:
