@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -58,6 +60,53 @@ def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_wha
     wait(served, "refused", "Refused")
     assert post(served, "/completions", short("refused"))[0] == 200
     served.delete("refused")
+
+
+def test_write_when_a_webhook_fails_then_the_500_is_told_of_a_new_model_and_of_an_idle_one_and_heals(
+    site: Site,
+) -> None:
+    with tenant(site, "e2e-webhook") as world:
+        world.apply(model(SMOLLM2, "idle", scaling=SCALING))
+        wait(world, "idle", "Idle")
+        with failing_webhook(world):
+            changed = {"env": [{"name": "CHANGED", "value": "1"}]}
+            world.apply(model(SMOLLM2, "idle", scaling=SCALING, template=changed))
+            world.apply(model(SMOLLM2, "new", scaling=SCALING))
+            for name in ("idle", "new"):
+                condition = wait(world, name, "Refused")
+                assert condition["status"] == "False"
+                assert "failed calling webhook" in condition["message"]
+        for name in ("idle", "new"):
+            wait(world, name, "Idle")
+
+
+@contextlib.contextmanager
+def failing_webhook(world: ClusterWorld) -> Iterator[None]:
+    """Let the API server ask somebody about each Deployment of the namespace who is not there."""
+    kube, name = world.site.kube, "headrace-e2e-failing"
+    service = {"name": "nobody", "namespace": world.namespace, "path": "/"}
+    deployments = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}
+    webhook = {
+        "name": "failing.headrace.dev",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+        "clientConfig": {"service": service},
+        "rules": [{**deployments, "operations": ["CREATE", "UPDATE"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}},
+    }
+    kube.apply(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [webhook],
+        }
+    )
+    try:
+        yield
+    finally:
+        kube.kubectl("delete", "validatingwebhookconfigurations", name)
 
 
 def test_quota_when_it_is_smaller_than_a_pod_then_its_words_are_told_until_it_is_not(site: Site) -> None:

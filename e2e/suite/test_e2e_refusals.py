@@ -48,6 +48,8 @@ def with_name(name: str) -> Manifest:
             spec(scaling={"metric": {"type": "QueueDelay", "concurrency": {"target": 2}}}),
             "may only be set when type is",
         ),
+        (spec(template={"env": [{"name": "HEADRACE_MODEL_NAME"}]}), "HEADRACE_MODEL_NAME is reserved"),
+        (spec(template={"env": [{"name": "A"}, {"name": "A"}]}), "Duplicate value"),
         (with_name("a" * 41), "must have at most 40 characters"),
         (with_name("1st"), "must start with a letter"),
     ],

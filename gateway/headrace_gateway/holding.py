@@ -30,6 +30,10 @@ async def hold(exchange: Exchange, model: ServedModel, since: float, *, front: b
         front: whether it had a place before, and stands in front of all who had none.
         stream: whether the client asked for one.
     """
+    if (reconsideration := model.reconsideration()) is not None:
+        await exchange.wait(reconsideration)
+        if (lease := model.take()) is not None:
+            return lease
     ticket = model.hold(since, front=front, wants_stages=stream)
     try:
         if stream:

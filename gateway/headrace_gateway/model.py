@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from headrace.api.vocabulary import SCALED_TO_ZERO, SUSPENDED
 from headrace.errors import HeadraceError
 from headrace.events.messages import Demand, FetchProgress, ReplicaState
-from headrace.routes import Engine, Route
+from headrace.routes import Engine, Route, Unavailable
 from headrace.serving.errors import ModelNotFound, Saturated
 from headrace_gateway.activator import HoldQueue, Ticket
 from headrace_gateway.errors import ModelUnavailable, QueueTimeout
@@ -29,6 +29,9 @@ PAUSE_SECONDS = 0.1
 REFUSED_DEMAND_SECONDS = 2.0
 """A request that was refused because the model crashes counts as demand for so long: two reports, so that none that is
 lost makes the loop give up."""
+REFUSAL_SECONDS = 0.25
+"""A request is refused only if the loop still says so after that. Between a spec that was mended and its route are a
+watch, a reconcile pass and its writes (measured: 80 ms): nobody is told meanwhile what the old spec lacked."""
 OWN_READINESS_PATH = "/health/ready"
 """Of our own runtimes."""
 WAITING = "waiting"
@@ -64,6 +67,8 @@ class ServedModel:
         self._progress: FetchProgress | None = None
         self._requests = 0
         self._refused_at = float("-inf")
+        self._reconsiderations: set[asyncio.Future[None]] = set()
+        """Of requests that are about to be refused."""
         self._busy_seconds = 0.0
         self._busy_since = 0.0
         self._reported_at = 0.0
@@ -81,7 +86,10 @@ class ServedModel:
             return
         self._turns.keep_only(route.revisions)
         unavailable = route.unavailable
-        if unavailable is not None:
+        if unavailable is None:
+            for reconsideration in [*self._reconsiderations]:
+                _end(reconsideration)
+        else:
             self.queue.fail(lambda: ModelUnavailable(route.public_name, unavailable))
         if before is None or before.stage != route.stage:
             self.queue.stage_changed()
@@ -158,7 +166,8 @@ class ServedModel:
         if route is None:
             raise self._gone()
         if route.unavailable is not None:
-            self._refuse(route)
+            self._note_refused(route.unavailable)
+            raise ModelUnavailable(route.public_name, route.unavailable)
         if not front and len(self.queue) >= route.max_queued_requests:
             raise Saturated(
                 f"{route.max_queued_requests} requests wait for {route.public_name} already ({self.stage()})",
@@ -172,6 +181,21 @@ class ServedModel:
                 self.metrics.wakes += 1
             self._tell_demand()
         return ticket
+
+    def reconsideration(self) -> asyncio.Future[None] | None:
+        """Return a future that is done when the loop no longer refuses the model, or a moment later all the same.
+
+        None: it does not refuse it. Whoever waits for it counts as demand at once.
+        """
+        if self.route is None or self.route.unavailable is None:
+            return None
+        self._note_refused(self.route.unavailable)
+        future: asyncio.Future[None] = self._loop.create_future()
+        timer = self._loop.call_later(REFUSAL_SECONDS, _end, future)
+        self._reconsiderations.add(future)
+        future.add_done_callback(self._reconsiderations.discard)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
 
     def withdraw(self, ticket: Ticket) -> None:
         """The one who waited has gone; a place that was just given to it is given back."""
@@ -243,16 +267,14 @@ class ServedModel:
         replica.paused = False
         self.pump()
 
-    def _refuse(self, route: Route) -> None:
+    def _note_refused(self, unavailable: Unavailable) -> None:
         """A model that crashes is healed by trying again, for which the loop wants demand; an off switch is not."""
-        assert route.unavailable is not None
-        if route.unavailable.reason not in _SWITCHED_OFF:
+        if unavailable.reason not in _SWITCHED_OFF:
             now = self._loop.time()
             first = now - self._refused_at > REFUSED_DEMAND_SECONDS
             self._refused_at = now
             if first:
                 self._tell_demand()
-        raise ModelUnavailable(route.public_name, route.unavailable)
 
     def _too_late(self, route: Route) -> HeadraceError:
         return QueueTimeout(
@@ -267,3 +289,8 @@ class ServedModel:
 
 def _percent(stage: str, percent: int | None) -> str:
     return stage if percent is None else f"{stage} {percent}%"
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -154,7 +154,7 @@ async def test_stream_when_the_model_becomes_unavailable_while_held_then_the_err
     assert events[-1] == "data: [DONE]"
 
 
-async def test_request_when_the_route_says_unavailable_then_503_with_its_reason_at_once(world: World) -> None:
+async def test_request_when_the_route_says_unavailable_then_503_with_its_reason(world: World) -> None:
     await world.loop.route(unavailable=Unavailable(reason="CrashLoop", message="exits with 3", retry_after_seconds=7))
     await world.gateway_knows_route()
     answer = await send(world.port, chat())
