@@ -69,9 +69,9 @@ def observe_source(
     if pod is not None and (obstacle := never_began(pod)) is not None:
         reason = v.FETCH_FAILED if obstacle.reason == v.CRASH_LOOP else obstacle.reason
         return SourceState(_condition("False", reason, f"the fetch cannot run: {obstacle.message}"), recorded)
-    if pod is None and (refused := refused_pods(manifest, signals.wall)) is not None:
-        reason = v.FETCHING if refused.waiting and refused.reason == v.REFUSED else refused.reason
-        return SourceState(_condition("False", reason, f"the fetch cannot run: {refused.message}"), recorded)
+    if pod is None and (failure := refused_pods(manifest, signals.wall)) is not None:
+        reason = v.FETCHING if failure.waiting and failure.reason == v.REFUSED else failure.reason
+        return SourceState(_condition("False", reason, f"the fetch cannot run: {failure.message}"), recorded)
     return SourceState(_condition("False", v.FETCHING, _progress(uri, signals)), recorded, has_pod=pod is not None)
 
 
