@@ -7,6 +7,8 @@ of a command can never disagree. `reason` is CamelCase and part of the API: it a
 
 from __future__ import annotations
 
+import errno
+
 from typing_extensions import override
 
 
@@ -114,15 +116,81 @@ class DigestMismatch(SourceError):
     exit_code = 12
 
 
-class NoSpace(SourceError):
-    """The model directory is full."""
-
-    reason = "NoSpace"
-    exit_code = 13
-
-
 class InvalidModel(CannotStart):
     """The file is not a model that this runtime can serve: broken, cut, or of an unknown architecture."""
 
     reason = "InvalidModel"
     exit_code = 14
+
+
+class SystemFault(HeadraceError):
+    """The operating system refuses a file, a directory, a socket or a process: see `explained`."""
+
+    http_status = 500
+    reason = "SystemFault"
+    exit_code = 1
+    remedy: str = ""
+    """What the reader can do about it, without a full stop."""
+
+
+class NoSpace(SystemFault):
+    """A disk is full: that of the models, that of an instance, or where the output goes."""
+
+    http_status = 507
+    reason = "NoSpace"
+    exit_code = 13
+    remedy = "Free some space on its disk"
+
+
+class AccessDenied(SystemFault):
+    """A file or directory belongs to somebody else, or lies on a file system that is read-only."""
+
+    reason = "AccessDenied"
+    exit_code = 15
+    remedy = "Check its owner and mode, and those of the directories above it"
+
+
+class NameTooLong(SystemFault):
+    """A path is longer than the file system takes."""
+
+    reason = "NameTooLong"
+    exit_code = 16
+    remedy = "Use a shorter one: a name has at most 255 bytes, a whole path 4,095"
+
+
+SYSTEM_FAULTS: dict[str, type[SystemFault]] = {
+    kind.reason: kind for kind in (SystemFault, NoSpace, AccessDenied, NameTooLong)
+}
+"""By reason, for who gets one from another process."""
+_BY_NUMBER: dict[int, type[SystemFault]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), NoSpace),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), AccessDenied),
+    errno.ENAMETOOLONG: NameTooLong,
+}
+_SHOWN_CHARACTERS = 160
+"""Of a path: one that is too long would fill the terminal."""
+
+
+def explained(error: OSError, *, what: str = "", or_else: str = "") -> SystemFault:
+    """Return what an error of the operating system means to a person. Every such error that is shown passes here.
+
+    `what` failed (default: the use of the file that the error names); `or_else` is another way out, in lower case.
+    """
+    kind = _BY_NUMBER.get(error.errno or 0, SystemFault)
+    cause = error.strerror or str(error) or type(error).__name__
+    named = "something" if error.filename is None else shortened(error.filename)
+    subject = what or f"cannot use {named}"
+    remedies = [remedy for remedy in (kind.remedy, or_else) if remedy]
+    hint = ", or ".join(remedies)
+    return kind(f"{subject}: {cause}", hint=hint[:1].upper() + hint[1:])
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the share of it that the user has, is full."""
+    return _BY_NUMBER.get(error.errno or 0) is NoSpace
+
+
+def shortened(path: object) -> str:
+    """Return a path as a message shows it."""
+    text, half = str(path), _SHOWN_CHARACTERS // 2
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:half]}…{text[-half:]}"

@@ -10,6 +10,7 @@ from reconcile.reconcile_world import DIGEST, SOURCE, World, replica_failure, re
 
 from headrace import environment
 from headrace.api import vocabulary as v
+from headrace.errors import NoSpace
 from headrace.events.messages import FetchProgress
 from headrace.reconcile.model_deployment import STEADY_REQUEUE_SECONDS, WORKING_REQUEUE_SECONDS
 from headrace.reconcile.world import Manifest
@@ -103,6 +104,13 @@ def test_fetch_when_it_dies_without_a_word_then_fetch_failed(message: str) -> No
     world.look()
     assert world.says(v.MODEL_CACHED) == ("False", v.FETCH_FAILED)
     assert "exit code 137" in world.condition(v.MODEL_CACHED)["message"]
+
+
+def test_fetch_when_the_full_disk_takes_no_word_of_it_then_its_exit_code_tells() -> None:
+    world = started(replicas=1)
+    world.fetch_fails("", code=NoSpace.exit_code)
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.NO_SPACE)
 
 
 def test_fetch_when_a_later_attempt_succeeds_then_everything_heals() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import fill, grow, small_disk
 from sources.sources_fetcher import DEADLINE_SECONDS, Fetcher, digest_of
 from typing_extensions import override
 
@@ -148,6 +149,7 @@ class _SlowIndex(SimpleHTTPRequestHandler):
     """A package index whose wheel stops halfway until it may go on."""
 
     go_on: threading.Event
+    url: str
 
     @override
     def do_GET(self) -> None:
@@ -173,23 +175,59 @@ class _SlowIndex(SimpleHTTPRequestHandler):
         pass
 
 
-def test_fetch_while_pip_downloads_then_shows_how_far_it_is(
-    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handler = type("Handler", (_SlowIndex,), {"go_on": threading.Event()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(wheels)))
+@pytest.fixture
+def index(wheels: Path) -> Iterator[type[_SlowIndex]]:
+    """A package index, whose `url` and `go_on` are attributes of what this returns."""
+
+    class Index(_SlowIndex):
+        go_on = threading.Event()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Index, directory=str(wheels)))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("PIP_ARGS", f"--isolated --index-url http://127.0.0.1:{server.server_port}/simple")
+    Index.url = f"http://127.0.0.1:{server.server_port}/simple"
+    yield Index
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("kilobytes", [1024, 3 * 1024])
+def test_fetch_when_the_wheel_does_not_fit_then_says_where_and_how_large_it_is(
+    fetcher: Fetcher, index: type[_SlowIndex], kilobytes: int
+) -> None:
+    """Neither while pip downloads it, nor while pip copies it."""
+    fetcher.environment["PIP_ARGS"] = f"--index-url {index.url}"
+    index.go_on.set()
+    with small_disk(fetcher.directory, kilobytes):
+        outcome = fetcher.fetch(URI)
+
+        assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace"), outcome.output
+        assert f"no space in {fetcher.target(URI).parent}: the wheel of demo-weights==1.0 has 2" in outcome.output
+        grow(fetcher.directory, 16 * 1024)
+        assert fetcher.fetch(URI).code == 0
+
+
+def test_fetch_when_the_disk_was_full_before_then_says_no_space(fetcher: Fetcher) -> None:
+    with small_disk(fetcher.directory, 64):
+        fetcher.target(URI).parent.mkdir()
+        fill(fetcher.directory)
+        outcome = fetcher.fetch(URI)
+
+    assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace"), outcome.output
+    assert str(fetcher.directory) in outcome.said["message"]
+
+
+def test_fetch_while_pip_downloads_then_shows_how_far_it_is(
+    tmp_path: Path, wheels: Path, index: type[_SlowIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_ARGS", f"--isolated --index-url {index.url}")
     seen: list[tuple[int, int | None]] = []
 
     def progress(received: int, total: int | None) -> None:
         seen.append((received, total))
         if received and total:
-            handler.go_on.set()  # type: ignore[attr-defined]  # a class of its own for each test
+            index.go_on.set()
 
     fetched = fetch(URI, tmp_path / "models", digest=None, progress=progress)
-    server.shutdown()
-    server.server_close()
 
     size = (wheels / WHEEL).stat().st_size
     shown = [received for received, total in seen if received and total == size // 100_000 * 100_000]

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import fill, grow, small_disk
 from sources.sources_fetcher import Fetcher, digest_of, size, until
 from sources.sources_origin import Origin
 
@@ -20,18 +18,6 @@ def original(tmp_path: Path) -> Path:
     path = tmp_path / "original model.gguf"
     path.write_bytes(CONTENT)
     return path
-
-
-@contextlib.contextmanager
-def _small_disk(directory: Path, kilobytes: int) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs"]
-    if subprocess.run(["mount", *options, str(directory)], check=False, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def test_fetch_of_a_file_then_later_edits_of_the_original_change_nothing(fetcher: Fetcher, original: Path) -> None:
@@ -132,25 +118,35 @@ def test_fetch_when_another_one_is_under_way_then_waits_for_it_and_finds_the_fil
 
 
 def test_fetch_when_the_file_cannot_fit_then_says_so_before_filling_the_disk(fetcher: Fetcher, origin: Origin) -> None:
-    with _small_disk(fetcher.directory, 1024):
+    with small_disk(fetcher.directory, 1024):
         outcome = fetcher.fetch(origin.uri())
 
         assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace")
-        assert f"{len(origin.content)} bytes are missing" in outcome.said["message"]
+        assert f"no space in {fetcher.target(origin.uri()).parent}" in outcome.said["message"]
+        assert f"{len(origin.content)} bytes are needed" in outcome.said["message"]
         assert not fetcher.part(origin.uri()).exists()
 
 
 def test_fetch_when_the_disk_is_full_midway_then_frees_it_and_heals(fetcher: Fetcher, origin: Origin) -> None:
     origin.chunked = True  # so that nobody knows the size before
-    with _small_disk(fetcher.directory, 1024):
+    with small_disk(fetcher.directory, 1024):
         outcome = fetcher.fetch(origin.uri())
 
         assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace")
         assert "No space left on device" in outcome.said["message"]
         assert not fetcher.part(origin.uri()).exists()
 
-        subprocess.run(["mount", "-o", "remount,size=16m", str(fetcher.directory)], check=True)
+        grow(fetcher.directory, 16 * 1024)
         assert fetcher.fetch(origin.uri()).code == 0
+
+
+def test_fetch_when_the_disk_was_full_before_then_says_no_space(fetcher: Fetcher, origin: Origin) -> None:
+    with small_disk(fetcher.directory, 64):
+        fill(fetcher.directory)
+        outcome = fetcher.fetch(origin.uri())
+
+    assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace")
+    assert str(fetcher.directory) in outcome.said["message"]
 
 
 def test_fetch_when_files_may_not_be_so_large_then_says_no_space(fetcher: Fetcher, original: Path) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import Source
+from headrace.errors import NoSpace
 from headrace.reconcile.conditions import Condition
 from headrace.reconcile.pods import component_of, last_termination, never_began
 from headrace.reconcile.refusals import refused_pods
@@ -121,6 +122,8 @@ def _report(pod: Manifest | None) -> Manifest:
         return said
     if said.get("reason") in _FETCH_REASONS:
         return {"reason": said["reason"], "message": str(said.get("message") or said["reason"])}
+    if ended.get("exitCode") == NoSpace.exit_code:
+        return {"reason": v.NO_SPACE, "message": "no space for the model's file, nor for more words. Free some"}
     why = f"the fetch ended with exit code {ended.get('exitCode')} ({ended.get('reason') or 'Error'})"
     return {"reason": v.FETCH_FAILED, "message": f"{why}. See its log"}
 

@@ -100,8 +100,9 @@ def main(argv: list[str] | None = None) -> int:
             )
     except HeadraceError as error:
         cause = str(error)[:MAX_MESSAGE]
-        print(f"error: {cause}", file=sys.stderr, flush=True)  # noqa: T201 - as above
         write_termination_message(json.dumps({"reason": error.reason, "message": cause}))
+        with contextlib.suppress(OSError):  # its log may be on the disk that is full
+            print(f"error: {cause}", file=sys.stderr, flush=True)  # noqa: T201 - as above
         return error.exit_code
     print(f"{redacted(options.uri)} is {fetched.path}, {fetched.digest}", flush=True)  # noqa: T201 - as above
     write_termination_message(json.dumps(asdict(fetched)))

@@ -23,16 +23,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from headrace.errors import SourceError, SourceUnreachable
-from headrace.sources.transfer import Progress, Transfer, write_failed
+from headrace.errors import NoSpace, SourceError, SourceUnreachable
+from headrace.sources.transfer import Progress, Transfer, no_space, write_failed
 
 SCRATCH_PREFIX = ".wheel-"
 LOOK_SECONDS = 0.25
 """How often pip's growing file is looked at."""
 LOG_BYTES = 64 * 1024
 """How much of the end of pip's output is read."""
+FULL_BYTES = 64 * 1024
+"""A disk with less is full, whatever pip says: it may not even have found room for its temporary directory."""
 _SIZE = re.compile(r"Downloading \S+\.whl \((\d+(?:\.\d+)?) (bytes|kB|MB)\)")
+_NO_SPACE = re.compile(rf"\[Errno (?:{errno.ENOSPC}|{errno.EDQUOT})\]")
 _UNITS = {"bytes": 1, "kB": 1_000, "MB": 1_000_000}
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """What reading a broken, encrypted or strangely compressed archive raises."""
@@ -93,7 +97,7 @@ def _scratch(directory: Path) -> Iterator[Path]:
 def _download(parts: PackageUri, scratch: Path, progress: Progress) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise SourceUnreachable("this Python has no pip to download with", hint=f"Run {sys.executable} -m ensurepip")
-    wheels, temporary, log = scratch / "wheels", scratch / "temporary", scratch / "log"
+    wheels, temporary = scratch / "wheels", scratch / "temporary"
     temporary.mkdir()
     command = [
         *(sys.executable, "-I", "-S", "-c", _PIP, str(os.getpid())),
@@ -103,30 +107,27 @@ def _download(parts: PackageUri, scratch: Path, progress: Progress) -> Path:
         parts.requirement,
     ]
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
-    with log.open("wb") as output:
-        pip = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-    with pip:
-        try:
-            _watch(pip, temporary, log, progress)
-        except BaseException:
-            pip.kill()
-            raise
-    found = list(wheels.glob("*.whl"))
-    if pip.returncode != 0 or not found:
-        raise _failure(parts, pip.returncode, log, scratch.parent)
-    return found[0]
+    with os.fdopen(os.memfd_create("pip"), "rb") as log:  # a full disk would take no word about it
+        pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        with pip:
+            try:
+                _watch(pip, temporary, log, progress)
+            except BaseException:
+                pip.kill()
+                raise
+        found = list(wheels.glob("*.whl"))
+        if pip.returncode != 0 or not found:
+            raise _failure(parts, pip.returncode, _tail(log), scratch.parent)
+        return found[0]
 
 
-def _watch(pip: subprocess.Popen[bytes], temporary: Path, log: Path, progress: Progress) -> None:
+def _watch(pip: subprocess.Popen[bytes], temporary: Path, log: BinaryIO, progress: Progress) -> None:
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             pip.wait(LOOK_SECONDS)
             return
         received = sum(_size(path) for path in temporary.rglob("*.whl"))
-        said = _SIZE.search(_tail(log))
-        total = int(float(said[1]) * _UNITS[said[2]]) if said else None
+        total = _wheel_bytes(_tail(log))
         progress(received if total is None else min(received, total), total)
 
 
@@ -137,18 +138,25 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_BYTES))
-        return file.read(LOG_BYTES).decode(errors="replace")
+def _tail(log: BinaryIO) -> str:
+    """Return the end of what pip printed, without moving where it goes on to write."""
+    descriptor = log.fileno()
+    begin = max(0, os.fstat(descriptor).st_size - LOG_BYTES)
+    return os.pread(descriptor, LOG_BYTES, begin).decode(errors="replace")
 
 
-def _failure(parts: PackageUri, code: int, log: Path, directory: Path) -> SourceError:
+def _wheel_bytes(said: str) -> int | None:
+    """Return the size of the wheel that pip downloads, as far as it has said it."""
+    size = _SIZE.search(said)
+    return int(float(size[1]) * _UNITS[size[2]]) if size else None
+
+
+def _failure(parts: PackageUri, code: int, said: str, directory: Path) -> SourceError | NoSpace:
     """Say in one line what pip said in many."""
-    said = _tail(log)
-    for full in (errno.ENOSPC, errno.EDQUOT):
-        if f"[Errno {full}]" in said:
-            return write_failed(OSError(full, os.strerror(full)), directory)
+    if _NO_SPACE.search(said) or shutil.disk_usage(directory).free < FULL_BYTES:
+        size = _wheel_bytes(said)
+        fits = "does not fit" if size is None else f"has {size} bytes, and is there twice until it is unpacked"
+        return no_space(directory, f"the wheel of {parts.requirement} {fits}")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     why = (errors or lines or [f"pip ended with exit code {code}"])[-1]

@@ -50,7 +50,7 @@ def fetch(
 
     Without a digest, the one of the first fetch is noted, and a file that has changed since is fetched again. A file
     that is not `expected` (recorded elsewhere; unlike `digest` no part of the place) is dropped and fetched again too.
-    Raises a `headrace.errors.SourceError`; trying again goes on where the last try was cut.
+    Raises a `headrace.errors.SourceError`, or NoSpace; trying again goes on where the last try was cut.
     """
     relative = location(uri, digest)
     if claim_of(uri) is not None:

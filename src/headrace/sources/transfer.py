@@ -6,7 +6,6 @@ that the next try can ask for the rest. Hashing happens on the way: a model is r
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
@@ -15,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from headrace.errors import NoSpace, SourceError, SourceUnreachable
+from headrace.errors import NoSpace, SourceError, SourceUnreachable, is_full
 
 CHUNK_BYTES = 1024 * 1024
 MAX_BYTES = 1 << 40
 """One tebibyte: nothing that a machine of today serves is larger; bounds a server that never ends."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Progress = Callable[[int, int | None], None]
 """`progress(received, total)`: bytes so far; the total is None while it is unknown. Called often."""
@@ -79,7 +77,7 @@ class Transfer:
             raise SourceUnreachable(f"the source has {total} bytes, more than {MAX_BYTES}")
         missing, free = total - self.received, shutil.disk_usage(self.directory).free
         if missing > free:
-            raise _no_space(f"no space in {self.directory}: {missing} bytes are missing, {free} are free")
+            raise no_space(self.directory, f"{missing} bytes are needed, {free} are free")
 
     def copy(self, source: Readable, *, quiet: bool = False) -> None:
         """Append everything that `source` has; `quiet` when it is here already and only unpacked."""
@@ -98,9 +96,9 @@ class Transfer:
                         self.progress(received, self._total)
                 os.fsync(file.fileno())
         except OSError as error:
-            if error.errno in _FULL:
+            if is_full(error):
                 self.discard()  # a disk that is full because of half a file serves nobody
-            raise write_failed(error, self.directory) from error
+            raise write_failed(error, self.directory, needed=self._total, received=received) from error
         if self._total is not None and received < self._total:
             raise Interrupted(
                 f"the source was cut off after {received} of {self._total} bytes", hint="It is tried again"
@@ -137,17 +135,21 @@ def _read(source: Readable, received: int) -> bytes:
         ) from error
 
 
-def write_failed(error: OSError, directory: Path) -> SourceError:
-    """Return what an error in writing to the model directory means."""
-    if error.errno in _FULL:
-        return _no_space(f"no space left in {directory} ({error.strerror})")
+def write_failed(
+    error: OSError, directory: Path, *, needed: int | None = None, received: int = 0
+) -> SourceError | NoSpace:
+    """Return what an error in writing to the model directory means; `needed` is the file's size where it is known."""
+    if is_full(error):
+        size = f"{needed} bytes" if needed is not None else f"more than {received} bytes"
+        return no_space(directory, f"the file has {size} ({error.strerror})")
     return SourceError(
         f"cannot write to {directory}: {reason_of(error)}", hint="Check the model directory and its owner"
     )
 
 
-def _no_space(message: str) -> NoSpace:
-    return NoSpace(message, hint="Free some, or give the models a larger disk")
+def no_space(directory: Path, need: str) -> NoSpace:
+    """Return the error of a model directory that has no room for what is needed."""
+    return NoSpace(f"no space in {directory}: {need}", hint="Free some, or give the models a larger disk")
 
 
 def reason_of(error: Exception) -> str:
