@@ -1,18 +1,35 @@
-"""Writing files that others read."""
+"""Writing files that others read, and naming the file of an error that does not name it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _PRIVATE = 0o600
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file at once by one that only this user may read."""
+    """Replace a file at once by one that only this user may read. Raises OSError, with the path, and leaves no part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        os.fchmod(fd, _PRIVATE)
-        file.write(text)
-    temporary.replace(path)
+    with naming(path):
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                os.fchmod(fd, _PRIVATE)
+                file.write(text)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError the path that it is about: one of a write or a socket has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

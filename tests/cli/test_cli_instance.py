@@ -9,26 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli.cli_session import FILE, TINY, Session, serving_session
 
 from headrace.cli.main import main
-from headrace.local.api import Api
-from headrace.local.api_server import ApiServer
-from headrace.local.cluster import LocalCluster
-from headrace.local.home import InstanceHome, Record
-from headrace.local.objects import Objects
-from headrace.reconcile.world import Event, ResourceKey
-
-SECONDS = 10.0
-RECORD = Record("default", 42, "0.1.0", "http://127.0.0.1:8080", "2026-01-01T00:00:00Z", "/home")
-TINY = ResourceKey("default", "tiny")
-FILE = """\
-apiVersion: headrace.dev/v1alpha1
-kind: ModelDeployment
-metadata: {name: tiny}
-spec:
-  model: {source: {uri: "https://example.org/tiny.gguf"}}
-"""
-
+from headrace.local.home import InstanceHome
+from headrace.reconcile.world import Event
 
 KEY_FILE = f"""\
 apiVersion: v1
@@ -38,49 +23,13 @@ stringData: {{sha256: "{"0" * 64}", models: tiny}}
 """
 
 
-class Session:
-    """Commands against a served API; `said` and `complained` are what the last one printed."""
-
-    def __init__(self, directory: Path, cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
-        self.file = directory / "tiny.yaml"
-        self.file.write_text(FILE)
-        self.cluster = cluster
-        self.stopping = asyncio.Event()
-        self.said = self.complained = ""
-        self._capsys = capsys
-
-    async def headrace(self, *words: str) -> int:
-        async with asyncio.timeout(SECONDS):
-            code = await asyncio.to_thread(main, list(words))
-        self.said, self.complained = self._capsys.readouterr()
-        return code
-
-    async def apply(self) -> int:
-        return await self.headrace("apply", "-f", str(self.file))
-
-
 @pytest.fixture
 async def session(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> AsyncIterator[Session]:
-    directory = tmp_path_factory.mktemp("c")  # short: a socket's path is
-    monkeypatch.setenv("HEADRACE_HOME", str(directory))
-    socket = InstanceHome.of("default").socket
-    socket.parent.mkdir(parents=True)
-    cluster = LocalCluster(directory / "state.sqlite", directory / "logs")
-    await cluster.start()
-    session = Session(directory, cluster, capsys)
-    api = Api(Objects(cluster, lambda _: None), RECORD, session.stopping, lambda: None)
-    server = ApiServer(api.app(), socket)
-    listening = asyncio.Event()
-    serving = asyncio.create_task(server.run(listening))
-    await listening.wait()
-    yield session
-    session.stopping.set()
-    server.stop()
-    async with asyncio.timeout(SECONDS):
-        await serving
-    await cluster.stop(1)
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    async with serving_session(InstanceHome.of("default"), capsys) as session:
+        yield session
 
 
 async def test_apply_when_new_equal_and_changed_then_it_says_so(session: Session) -> None:

@@ -15,16 +15,19 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import yaml
+from disks import fill, small_disk
 
 from headrace.api.kinds import KINDS
 from headrace.cli.client import ApiClient
-from headrace.errors import NotRunning
+from headrace.cli.output import condition
+from headrace.errors import NoSpace, NotRunning
 from headrace.local.home import InstanceHome, Record
 from headrace.local.leftovers import LIFE_VARIABLE
 
@@ -209,6 +212,78 @@ def test_up_when_the_port_is_taken_then_says_so_and_leaves_nothing(start: Callab
     home = InstanceHome.of("default", root)
     assert not home.life.exists()
     assert not home.is_running()
+
+
+@pytest.mark.parametrize(
+    "name", ["Zoë 中", "two words", "q'u\"o", "$$ $(HOME) $x", "{a} #b %20 \\c", "long/" * 40], ids=str
+)
+def test_up_when_the_home_has_an_unusual_path_then_all_of_it_works(root: Path, name: str) -> None:
+    """NATS's configuration, a pod's arguments, the socket of the API: each has characters of its own, or a limit."""
+    weights = root / "weights.gguf"
+    weights.write_bytes(b"weights")
+    manifest = deepcopy(SUSPENDED)
+    manifest["spec"]["model"]["source"]["uri"] = weights.as_uri()  # type: ignore[index]  # it is a manifest
+    up = Up(InstanceHome.of("default", root / name)).start()
+    try:
+        up.wait_until_up()
+        up.client.apply(KINDS["ModelDeployment"], manifest)
+        until(lambda: _source(up.client), "the file is fetched")
+        assert (up.home.models / _source(up.client)["path"]).read_bytes() == b"weights"
+        up.client.shutdown()
+        assert up.ended()[0] == 0
+    finally:
+        up.process.kill()
+        up.process.communicate()
+
+
+def _source(client: ApiClient) -> dict[str, Any]:
+    found: dict[str, Any] = (
+        client.get(KINDS["ModelDeployment"], "default", "resting").get("status", {}).get("source", {})
+    )
+    return found
+
+
+def test_fetch_when_the_model_does_not_fit_then_the_condition_says_where_and_what_it_needs(root: Path) -> None:
+    weights = root / "weights.gguf"
+    with weights.open("wb") as sparse:
+        sparse.truncate(20 * 1024 * 1024)
+    manifest = deepcopy(SUSPENDED)
+    manifest["spec"]["model"]["source"]["uri"] = weights.as_uri()  # type: ignore[index]  # it is a manifest
+    with small_disk(root / "disk", 16 * 1024):
+        up = Up(InstanceHome.of("default", root / "disk")).start()
+        try:
+            up.wait_until_up()
+            up.client.apply(KINDS["ModelDeployment"], manifest)
+            cached = until(lambda: _condition(up.client, "ModelCached", "NoSpace"), "the fetch has failed")
+            assert f"no space in {up.home.models}/" in cached["message"]
+            assert "20971520 bytes are needed" in cached["message"]
+        finally:
+            up.process.kill()
+            up.process.communicate()
+
+
+def _condition(client: ApiClient, type_: str, reason: str) -> dict[str, Any] | None:
+    found = condition(client.get(KINDS["ModelDeployment"], "default", "resting"), type_)
+    return found if found.get("reason") == reason else None
+
+
+def test_up_when_the_disk_fills_up_then_it_goes_on(start: Callable[..., Up], root: Path, file: Path) -> None:
+    """What runs goes on, what is asked for is refused with the cause, and all is well when there is room again."""
+    with small_disk(root, 16 * 1024):
+        file.write_text(yaml.safe_dump(SUSPENDED))
+        up = start("-f", str(file)).wait_until_up()
+        filler = fill(root)
+        large = deepcopy(SUSPENDED)
+        large["metadata"] |= {"name": "large", "annotations": {"x": "x" * 100_000}}  # type: ignore[operator]
+        with pytest.raises(NoSpace, match=r"state\.sqlite: No space left on device"):
+            up.client.apply(KINDS["ModelDeployment"], large)
+        assert models(up.endpoint) == ["resting"]
+        filler.unlink()
+        up.client.apply(KINDS["ModelDeployment"], large)
+        until(lambda: models(up.endpoint) == ["large", "resting"], "the new model is listed")
+        up.client.shutdown()
+        code, said = up.ended()
+        assert (code, "Traceback" in said) == (0, False), said
 
 
 def test_up_when_two_run_side_by_side_then_each_has_its_own(start: Callable[..., Up], file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import fill, small_disk
 
-from headrace.errors import CannotStart
+from headrace.errors import AccessDenied, CannotStart, NoSpace
 from headrace.local import store as store_module
 from headrace.local.index import ObjectKey
 from headrace.local.store import Store
@@ -68,6 +70,40 @@ def test_store_when_events_of_two_namespaces_share_a_name_keeps_both(tmp_path: P
     store.put_event(event("a", "2026-01-01", "one"))
     store.put_event(event("a", "2026-01-02", "two"))
     assert [found["metadata"]["namespace"] for found in store.events()] == ["one", "two"]
+
+
+def test_store_when_the_disk_is_full_then_says_so_and_heals(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1024):
+        store = Store(tmp_path / "disk/state.sqlite")
+        store.put(config("a", "1"))
+        filler = fill(tmp_path / "disk")
+        writes = [store.put, store.put_status]
+        for write in writes:
+            with pytest.raises(NoSpace, match=r"cannot use .*/disk/state\.sqlite: No space left on device"):
+                write(config("a", "x" * 100_000))
+        assert store.objects() == [config("a", "1")]
+        filler.unlink()
+        store.put(config("a", "2"))
+        assert store.objects() == [config("a", "2")]
+        store.close()
+
+
+@pytest.mark.parametrize("room", [0, 20])
+def test_store_when_it_is_made_on_a_full_disk_then_says_so(tmp_path: Path, room: int) -> None:
+    """However SQLite calls it: it finds no room for the file, or for the index of its log."""
+    with small_disk(tmp_path / "disk", 64):
+        filler = fill(tmp_path / "disk")
+        os.truncate(filler, filler.stat().st_size - room * 1024)
+        with pytest.raises(NoSpace):
+            Store(tmp_path / "disk/state.sqlite")
+
+
+def test_store_when_the_disk_is_read_only_then_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1024):
+        Store(tmp_path / "disk/state.sqlite").close()
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        with pytest.raises(AccessDenied, match=r"state\.sqlite"):
+            Store(tmp_path / "disk/state.sqlite").put(config("a", "1"))
 
 
 def test_store_when_the_file_is_not_a_database_cannot_start_and_names_it(tmp_path: Path) -> None:

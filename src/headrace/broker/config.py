@@ -125,7 +125,10 @@ def broker_permissions() -> Permissions:
 
 
 def render(server: Server, users: Users) -> str:
-    """Return the configuration file. JSON is a part of NATS's own syntax, and quotes every value."""
+    """Return the configuration file. JSON is a part of NATS's own syntax, and quotes every value.
+
+    It lacks JSON's escapes by number: letters beyond ASCII, of a path for example, stand as they are.
+    """
     members = [
         (users.reconciler, reconciler_permissions()),
         (users.gateway, gateway_permissions()),
@@ -148,7 +151,7 @@ def render(server: Server, users: Users) -> str:
         configuration["http_port"] = server.monitoring_port
     if server.log is not None:
         configuration |= {"logfile": str(server.log), "logfile_size_limit": LOG_BYTES, "logfile_max_num": LOG_FILES}
-    return json.dumps(configuration, indent=1) + "\n"
+    return json.dumps(configuration, indent=1, ensure_ascii=False) + "\n"
 
 
 def _user(credentials: Credentials, permissions: Permissions) -> dict[str, Any]:

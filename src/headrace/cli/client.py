@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -14,8 +15,17 @@ from urllib.parse import quote, urlencode
 from typing_extensions import override
 
 from headrace.api.kinds import KINDS, Kind
-from headrace.errors import FieldError, HeadraceError, InvalidResource, NotFound, NotRunning
-from headrace.local.home import InstanceHome
+from headrace.errors import (
+    SYSTEM_FAULTS,
+    FieldError,
+    HeadraceError,
+    InvalidResource,
+    NotFound,
+    NotRunning,
+    shortened,
+)
+from headrace.local.home import InstanceHome, home_fault
+from headrace.local.unix_socket import address_of
 
 DEFAULT_NAMESPACE = "default"
 """What `-n` is when it is not given."""
@@ -36,7 +46,8 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        with address_of(self._path) as address:
+            self.sock.connect(address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class ApiClient:
         metadata = manifest["metadata"]
         path = path_of(kind, metadata["namespace"], metadata["name"]) + ("?dryRun=All" if dry_run else "")
         response = self._request("PATCH", path, manifest, content_type="application/apply-patch+json")
-        applied = json.loads(response.read())
+        applied = json.loads(_read(response))
         if response.status == http.client.CREATED:
             return Applied(applied, "created")
         changed = response.headers.get("x-headrace-changed", "true") == "true"
@@ -73,22 +84,23 @@ class ApiClient:
     def scale(self, kind: Kind, namespace: str, name: str, replicas: int) -> None:
         """Set spec.replicas."""
         path = path_of(kind, namespace, name) + "/scale"
-        self._request(
+        response = self._request(
             "PATCH",
             path,
             {"spec": {"replicas": replicas}},
             content_type="application/merge-patch+json",
             absent=_listing(kind, namespace),
-        ).read()
+        )
+        _read(response)
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Delete an object and what it owns."""
-        self._request("DELETE", path_of(kind, namespace, name), absent=_listing(kind, namespace)).read()
+        _read(self._request("DELETE", path_of(kind, namespace, name), absent=_listing(kind, namespace)))
 
     def watch(self, kind: Kind, namespace: str | None) -> Iterator[dict[str, Any]]:
         """Return `{"type": …, "object": …}`: what is there first (as ADDED), then every change from this call on."""
         response = self._request("GET", path_of(kind, namespace) + "?watch=true", timeout=None)
-        return (json.loads(line) for line in response if line.strip())
+        return (json.loads(line) for line in _lines(response))
 
     def logs(self, namespace: str, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[bytes]:
         """Yield the pod's log as it comes."""
@@ -98,13 +110,9 @@ class ApiClient:
         path = f"/api/v1/namespaces/{quote(namespace, '')}/pods/{quote(pod, '')}/log?{urlencode(query)}"
         timeout = None if follow else ANSWER_SECONDS
         response = self._request("GET", path, timeout=timeout, absent=_listing(KINDS["Pod"], namespace))
-        try:
+        with _ending("the log"):
             while chunk := response.read1(65536):
                 yield chunk
-        except (http.client.HTTPException, ConnectionError) as error:
-            raise NotRunning(
-                "the instance ended in the midst of the log", hint="Start it with `headrace up`"
-            ) from error
 
     def instance(self) -> dict[str, Any]:
         """Return what the instance says of itself: instance, pid, version, endpoint, started, home."""
@@ -112,10 +120,10 @@ class ApiClient:
 
     def shutdown(self) -> None:
         """Ask the instance to stop; it answers before it does."""
-        self._request("POST", "/headrace/v1/shutdown").read()
+        _read(self._request("POST", "/headrace/v1/shutdown"))
 
     def _json(self, method: str, path: str, *, absent: str = "") -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._request(method, path, absent=absent).read())
+        answer: dict[str, Any] = json.loads(_read(self._request(method, path, absent=absent)))
         return answer
 
     def _request(
@@ -141,9 +149,33 @@ class ApiClient:
                 f"the instance did not answer within {ANSWER_SECONDS:.0f} s",
                 hint=f"Look at its log ({self._log}), or stop it with `headrace down`",
             ) from error
+        except OSError as error:
+            raise home_fault(error, what=f"cannot reach the instance by {shortened(self._socket_path)}") from error
         if response.status >= http.client.BAD_REQUEST:
-            raise error_of(response.status, response.read(), log=self._log, absent=absent)
+            raise error_of(response.status, _read(response), log=self._log, absent=absent)
         return response
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    with _ending("its answer"):
+        return response.read()
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield what is streamed, line by line, to its end; a last line that was cut off is dropped."""
+    with _ending("its answer"):
+        for line in response:
+            if line.endswith(b"\n") and line.strip():
+                yield line
+
+
+@contextlib.contextmanager
+def _ending(what: str) -> Iterator[None]:
+    """Raise NotRunning for a connection that breaks: the instance was killed."""
+    try:
+        yield
+    except (http.client.HTTPException, OSError) as error:
+        raise NotRunning(f"the instance ended in the midst of {what}", hint="Start it with `headrace up`") from error
 
 
 def instance_option(name: str) -> str:
@@ -155,11 +187,17 @@ def _not_running(directory: Path) -> NotRunning:
     """Return the error that names those instances that do run: the option may be wrong, or forgotten."""
     name, root = directory.name, directory.parent.parent
     others = sorted(path.name for path in directory.parent.glob("*") if path.name != name)
-    running = [other for other in others if InstanceHome(root, other).is_running()]
+    running = [other for other in others if _runs(InstanceHome(root, other))]
     hint = f"Start it with `headrace up{instance_option(name)}`"
     if running:
         hint += f", or use --instance with one that is running: {', '.join(running)}"
     return NotRunning(f"the instance {name!r} is not running", hint=hint)
+
+
+def _runs(home: InstanceHome) -> bool:
+    with contextlib.suppress(OSError):  # what this user may not look into is not to be used either
+        return home.is_running()
+    return False
 
 
 def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
@@ -188,6 +226,8 @@ def error_of(status: int, body: bytes, *, log: Path, absent: str = "") -> Headra
     if causes:
         faults = tuple(FieldError(cause.get("field", ""), cause.get("message", "")) for cause in causes)
         return InvalidResource(message, causes=faults)
+    if (fault := SYSTEM_FAULTS.get(answer.get("reason"))) is not None:
+        return fault(message)
     if status == http.client.NOT_FOUND:
         return NotFound(message, hint=absent)
     if status >= http.client.INTERNAL_SERVER_ERROR:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from headrace.errors import HeadraceError, InvalidResource
+from headrace.errors import HeadraceError, InvalidResource, explained
+from headrace.local.home import home_fault
 
 COMMANDS: dict[str, str] = {
     "up": "start NATS, the gateway and the reconcile loop on this machine, and apply files",
@@ -41,23 +43,50 @@ def main(argv: list[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path or an answer may hold what the terminal cannot show
+    return _carried_out(options)
+
+
+def _carried_out(options: argparse.Namespace) -> int:
+    """Run the command; whatever the operating system refuses is one line for a person, as every error is."""
     run: Callable[[argparse.Namespace], int] = options.run
+    code, error = 0, None
     try:
-        return run(options)
-    except InvalidResource as error:
-        print(f"error: {error}", file=sys.stderr)
-        for cause in error.causes:
-            print(f"  {cause}", file=sys.stderr)
-        return error.exit_code
-    except HeadraceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        code = run(options)
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # `headrace get | head`: the reader has seen enough. Python would complain again while it closes stdout.
+        code = INTERRUPTED
+    except (HeadraceError, OSError) as raised:
+        error = raised
+    unwritten = _unwritten()
+    if not isinstance(error, HeadraceError):
+        error = unwritten or error
+    if error is None or isinstance(error, BrokenPipeError):
+        return code  # `headrace get | head`: the reader has seen enough
+    fault = error if isinstance(error, HeadraceError) else _explained(error)
+    print(f"error: {fault}", file=sys.stderr)
+    for cause in fault.causes if isinstance(fault, InvalidResource) else ():
+        print(f"  {cause}", file=sys.stderr)
+    return fault.exit_code
+
+
+def _unwritten() -> OSError | None:
+    """Write what is printed; return why it cannot be. Python would complain again at its end, so nothing is left."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return error
+    return None
+
+
+def _explained(error: OSError) -> HeadraceError:
+    """Return what it means. One that names no file is of what we print: the client explains those of sockets."""
+    if error.filename is None:
+        return explained(error, what="cannot write to standard output", or_else="write it elsewhere")
+    return home_fault(error)
 
 
 def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

@@ -32,7 +32,7 @@ from headrace.local.api_shapes import (
     shown,
     status,
 )
-from headrace.local.home import Record
+from headrace.local.home import Record, home_fault
 from headrace.local.index import Change
 from headrace.local.objects import Objects
 from headrace.reconcile.world import Manifest
@@ -85,7 +85,12 @@ class Api:
                 Route(scoped + "/{name}", self._delete, methods=["DELETE"]),
                 Route(scoped + "/{name}/scale", self._scale, methods=["PATCH"]),
             ]
-        handlers: dict[Any, Any] = {HeadraceError: _explained, HTTPException: _refused, Exception: _failed}
+        handlers: dict[Any, Any] = {
+            HeadraceError: _explained,
+            OSError: _system_fault,
+            HTTPException: _refused,
+            Exception: _failed,
+        }
         return Starlette(routes=routes, exception_handlers=handlers)
 
     async def _instance(self, request: Request) -> Response:
@@ -233,6 +238,11 @@ async def _body(request: Request, content_type: str) -> Manifest:
 async def _explained(request: Request, error: HeadraceError) -> Response:
     del request
     return JSONResponse(failure(error), error.http_status)
+
+
+async def _system_fault(request: Request, error: OSError) -> Response:
+    """What the operating system refused: mostly a disk that is full."""
+    return await _explained(request, home_fault(error))
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:

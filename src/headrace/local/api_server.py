@@ -10,7 +10,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from headrace.errors import CannotStart
+from headrace.local.home import home_fault
+from headrace.local.unix_socket import address_of
 
 BACKLOG = 128
 MAX_CONNECTIONS = 512
@@ -59,10 +60,11 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(_OWNER_ONLY)
     try:
-        listener.bind(str(path))
+        with address_of(path) as address:
+            listener.bind(address)
     except OSError as error:
         listener.close()
-        raise CannotStart(f"cannot make the socket {path}: {error.strerror}") from error
+        raise home_fault(error, what=f"cannot make the socket {path}") from error
     finally:
         os.umask(before)
     listener.listen(BACKLOG)

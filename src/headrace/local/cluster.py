@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment, validate_update, with_defaults
 from headrace.control.naming import Names, grant_of
 from headrace.control.world import Changed
-from headrace.errors import NotFound, UnsupportedKind
+from headrace.errors import NotFound, SystemFault, UnsupportedKind
 from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
@@ -34,6 +36,8 @@ from headrace.local.workloads import (
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
+
+log = logging.getLogger(__name__)
 
 CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
@@ -210,7 +214,8 @@ class LocalCluster:
             return
         stored = self.index.put({**resource, "status": status})
         assert self._store is not None
-        self._store.put_status(stored)
+        with _dispensable():
+            self._store.put_status(stored)
 
     async def record(self, key: ResourceKey, event: Event) -> None:
         """Record an event; a repeated one is counted."""
@@ -239,10 +244,11 @@ class LocalCluster:
             "lastTimestamp": now,
             "source": {"component": "headrace"},
         }
-        assert self._store is not None
-        for old in self._store.put_event(manifest):
-            self.index.remove(old)
         self.index.put(manifest)
+        assert self._store is not None
+        with _dispensable():
+            for old in self._store.put_event(manifest):
+                self.index.remove(old)
 
     def _on_change(self, change: Change) -> None:
         kind, metadata = change.object["kind"], change.object["metadata"]
@@ -280,6 +286,15 @@ class LocalCluster:
     def _tell(self, key: ResourceKey | None) -> None:
         for changed in self._changed:
             changed(key)
+
+
+@contextlib.contextmanager
+def _dispensable() -> Iterator[None]:
+    """A status or an event that finds the disk full is shown, but not kept: what runs goes on."""
+    try:
+        yield
+    except SystemFault as error:
+        log.warning("a status or an event is not kept: %s", error)
 
 
 def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:

