@@ -63,6 +63,77 @@ def test_command_when_another_instance_runs_then_both_are_named(capsys: pytest.C
     )
 
 
+WITHOUT_INSTANCE = {"up", "apply", "doctor", "version", "dev"}
+"""Commands that do more than say that it does not run, or need none."""
+WORDS = {
+    "get": "get mdep",
+    "describe": "describe mdep/x",
+    "delete": "delete mdep/x",
+    "scale": "scale mdep/x --replicas 1",
+    "logs": "logs x",
+    "wait": "wait mdep/x",
+    "chat": "chat x hello",
+    "keys list": "keys list",
+    "keys create": "keys create x",
+    "keys revoke": "keys revoke x",
+    "down": "down",
+}
+
+
+@pytest.mark.parametrize("command", WORDS)
+def test_instance_when_it_is_named_anywhere_then_it_is_that_one(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the command, behind it, behind its action, and at the end; with the last one counting."""
+    words = WORDS[command].split()
+    for at in (0, *range(1, len(command.split()) + 1), len(words)):
+        for option in (["--instance", "three"], ["--instance=three"], ["--instance", "two", "--instance", "three"]):
+            assert main([*words[:at], *option, *words[at:]]) == 3
+            assert "the instance 'three' is not running" in capsys.readouterr().err
+    assert main(["--instance", "two", *words, "--instance", "three"]) == 3
+    assert "the instance 'three' is not running" in capsys.readouterr().err
+
+
+def test_instance_when_commands_are_counted_then_every_one_was_tried() -> None:
+    assert {command.split()[0] for command in WORDS} | WITHOUT_INSTANCE == set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--instance", "three", "doctor"], ["doctor", "--instance", "three"]])
+def test_doctor_when_an_instance_is_named_then_it_looks_at_that_one(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    assert "three: not running" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["{} up", "up {}", "{} apply -f x", "apply {} -f x", "apply -f x {}"])
+def test_up_when_an_instance_is_named_then_it_is_that_one(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.format("--instance Not_A_Name").split()) == 2
+    assert "'Not_A_Name' cannot name an instance" in capsys.readouterr().err
+
+
+def test_instance_when_only_the_environment_names_it_then_it_is_that_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_INSTANCE", "three")
+    assert main(["keys", "list"]) == 3
+    assert "the instance 'three' is not running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["-n A/B get mdep", "get -n A/B mdep", "keys -n A/B list", "keys list -n A/B"])
+def test_namespace_when_it_is_named_anywhere_then_it_is_read(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert "'A/B' cannot name a namespace" in capsys.readouterr().err
+
+
+def test_namespace_when_the_command_takes_none_then_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["-n", "team-a", "down"])
+    assert caught.value.code == 2
+    assert "`headrace down` takes no --namespace" in capsys.readouterr().err
+
+
 def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -142,6 +142,12 @@ async def test_command_when_it_cannot_be_done_then_the_error_says_what_can(
     assert says in session.complained
 
 
+@pytest.mark.parametrize("words", ["-n elsewhere keys create app", "keys -n elsewhere create app"])
+async def test_namespace_when_it_stands_before_the_action_then_it_counts(session: Session, words: str) -> None:
+    assert await session.headrace(*words.split()) == 0
+    assert [secret["metadata"]["namespace"] for secret in session.cluster.index.list("Secret")] == ["elsewhere"]
+
+
 async def test_keys_when_the_name_is_taken_then_the_error_says_how_to_go_on(session: Session) -> None:
     await session.headrace("keys", "create", "app")
     assert await session.headrace("keys", "create", "app") == 1

@@ -8,7 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
+from typing_extensions import override
+
+from headrace.cli.client import DEFAULT_INSTANCE, DEFAULT_NAMESPACE
+from headrace.cli.targets import add_namespace
 from headrace.errors import HeadraceError, InvalidResource, explained
 from headrace.local.home import home_fault
 
@@ -30,6 +35,7 @@ COMMANDS: dict[str, str] = {
 }
 """Each is a module of `headrace.cli.commands` with `configure(parser)` and `run(arguments) -> exit code`."""
 
+INSTANCE_VARIABLE = "HEADRACE_INSTANCE"
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -37,8 +43,7 @@ INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    command = next((word for word in arguments if not word.startswith("-")), None)
-    parser = _parser(command)
+    parser = _parser()
     options = _parsed(parser, arguments)
     if options.command is None:
         parser.print_help()
@@ -91,7 +96,12 @@ def _explained(error: OSError) -> HeadraceError:
 
 def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """Parse, and let words stand behind options: argparse gives a list of words only what comes before the first."""
-    options, rest = parser.parse_known_args(arguments)
+    defaults = argparse.Namespace(instance=os.environ.get(INSTANCE_VARIABLE) or DEFAULT_INSTANCE)
+    options, rest = parser.parse_known_args(arguments, defaults)
+    if not hasattr(options, "namespace"):
+        options.namespace = DEFAULT_NAMESPACE
+    elif options.command is not None and not options.takes_namespace:
+        parser.error(f"`headrace {options.command}` takes no --namespace")
     words = getattr(options, getattr(options, "words", ""), None)
     if rest and (words is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -100,30 +110,51 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
     return options
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
-    """Return the parser; only the module of the command that is asked for is imported."""
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """A parser with the option that may stand anywhere: before the command, behind it, and behind its action.
+
+    Its default is not the parsers' own: each would put it over what was said before.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_argument(
+            "--instance",
+            default=argparse.SUPPRESS,
+            help=f"which local instance ({INSTANCE_VARIABLE}, default: {DEFAULT_INSTANCE}); two may run side by side",
+        )
+
+
+class _Command(_Parser):
+    """The parser of a command, or of one of its actions; only the module of the command that is used is imported."""
+
+    module: str | None = None
+
+    @override
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.module is not None:
+            module = import_module(f"headrace.cli.commands.{self.module}")
+            self.module = None
+            module.configure(self)
+            self.set_defaults(run=module.run)
+        return super().parse_known_args(args, namespace)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = _Parser(
         prog="headrace",
-        description="Models that rest at zero and answer at once: the same resource files on a laptop and a cluster.",
+        description="Models that scale to zero and start on the first request, from the same resource files on a "
+        "laptop and a cluster.",
         epilog="Start with `headrace up -f examples/smollm2.yaml`.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    add_namespace(parser, "namespace, for commands that take one")
+    parser.set_defaults(takes_namespace=False)  # until the command says that it does
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
     for name, summary in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == command:
-            module = import_module(f"headrace.cli.commands.{name}")
-            _add_instance_option(sub)
-            module.configure(sub)
-            sub.set_defaults(run=module.run)
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command.module = name
     return parser
-
-
-def _add_instance_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--instance",
-        default=os.environ.get("HEADRACE_INSTANCE", "default"),
-        help="which local instance (HEADRACE_INSTANCE, default: default); two may run side by side",
-    )
 
 
 if __name__ == "__main__":

@@ -35,14 +35,15 @@ def client_of(arguments: argparse.Namespace) -> ApiClient:
 
 
 def add_namespace(parser: argparse.ArgumentParser, what: str = "namespace") -> None:
-    """Add `-n/--namespace`."""
+    """Add `-n/--namespace`, which may stand before the command too: the default is put in when all is parsed."""
     parser.add_argument(
         "-n",
         "--namespace",
         type=_namespace,
-        default=DEFAULT_NAMESPACE,
+        default=argparse.SUPPRESS,
         help=f"{what} (default: {DEFAULT_NAMESPACE})",
     )
+    parser.set_defaults(takes_namespace=True)
 
 
 def _namespace(text: str) -> str:

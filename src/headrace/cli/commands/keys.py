@@ -32,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="list the keys of a namespace")
     revoke = actions.add_parser("revoke", help="make a key useless, at once")
     revoke.add_argument("name")
-    for action in (create, listing, revoke):
-        add_namespace(action)
+    for level in (parser, create, listing, revoke):
+        add_namespace(level)
 
 
 def run(arguments: argparse.Namespace) -> int:
