@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+from headrace.api.quantity import Quantity
+
 Word = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=253)]
 
@@ -237,10 +238,10 @@ class Resources(Part):
     """Compute resources of the runtime's container."""
 
     requests: dict[Label, Quantity] = Field(
-        default_factory=dict, max_length=16, description="Least amounts, as Kubernetes quantities."
+        default_factory=dict, max_length=16, description="Least amounts, as Kubernetes quantities: 2, 500m, 8Gi."
     )
     limits: dict[Label, Quantity] = Field(
-        default_factory=dict, max_length=16, description="Most amounts, as Kubernetes quantities."
+        default_factory=dict, max_length=16, description="Most amounts, as Kubernetes quantities: 2, 500m, 8Gi."
     )
 
 

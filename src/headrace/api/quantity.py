@@ -1,0 +1,51 @@
+"""Kubernetes quantities: an integer or a text such as `500m`, `8Gi` or `1e3`, as every Deployment takes them.
+
+Inside, a quantity is always a text: `2` and `"2"` are the same spec, the same revision and the same manifest. Numbers
+with a point must be texts (`"0.5"`), because the schema of a CRD knows integers and texts here, and no other number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+PATTERN = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
+"""Kubernetes' grammar without a minus sign, since no amount is negative."""
+MAX_LENGTH = 32
+MAX_INTEGER = 10**18
+"""Nearly the largest that Kubernetes keeps (2^63 - 1), and exact as the floating-point number that a schema has."""
+
+
+def _text(value: object) -> str:
+    """Return a quantity as text."""
+    if isinstance(value, float):
+        raise PydanticCustomError(
+            "quantity", "must be in quotes, because it has a point: {value}", {"value": f'"{value}"'}
+        )
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER:
+        return str(value)
+    if isinstance(value, str) and len(value) <= MAX_LENGTH and re.fullmatch(PATTERN, value):
+        return value
+    raise PydanticCustomError(
+        "quantity",
+        "must be a Kubernetes quantity, such as 2, 500m, 8Gi or 1e3, not {value}",
+        {"value": f"{value!r:.40}"},
+    )
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_text),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "minimum": 0,
+            "maximum": MAX_INTEGER,
+            "maxLength": MAX_LENGTH,
+            "pattern": PATTERN,
+        }
+    ),
+]
