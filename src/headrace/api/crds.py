@@ -73,7 +73,7 @@ def model_deployment_crd() -> dict[str, Any]:
                 "plural": "modeldeployments",
                 "singular": "modeldeployment",
                 "shortNames": ["mdep"],
-                "categories": [CATEGORY],
+                "categories": [CATEGORY, "all"],
             },
             "versions": [
                 {
@@ -240,7 +240,7 @@ def _columns() -> list[dict[str, Any]]:
         {"name": "Replicas", "type": "integer", "jsonPath": ".status.replicas"},
         {"name": "URL", "type": "string", "jsonPath": ".status.url"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-        {"name": "Model", "type": "string", "jsonPath": ".spec.model.name", "priority": 1},
+        {"name": "Model", "type": "string", "jsonPath": ".status.publicName", "priority": 1},
     ]
 
 

@@ -52,8 +52,9 @@ class Model(Part):
         default=None,
         min_length=1,
         max_length=128,
-        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
-        description="Public name: what a client puts into the field `model`. Default: metadata.name.",
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$",
+        description="Public name: what a client puts into the field `model`, e.g. org/model or llama3.1:8b. Default: "
+        "metadata.name.",
     )
     source: Source | None = Field(
         default=None,
