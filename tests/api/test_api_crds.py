@@ -90,3 +90,10 @@ def pruned(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: p for k, v in value.items() if (p := pruned(v)) not in ({}, [])}
     return value
+
+
+def test_models_when_listed_by_kubectl_then_among_all_and_with_their_public_name() -> None:
+    spec = model_deployment_crd()["spec"]
+    assert "all" in spec["names"]["categories"]
+    columns = {column["name"]: column["jsonPath"] for column in spec["versions"][0]["additionalPrinterColumns"]}
+    assert columns["Model"] == ".status.publicName"

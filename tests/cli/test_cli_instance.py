@@ -195,6 +195,17 @@ async def test_scale_when_the_autoscaler_decides_then_it_is_a_warning(session: S
     assert await session.headrace("scale", "mdep/tiny", "--replicas", "2") == 0
     assert session.said == ""
     assert session.complained.startswith("warning: modeldeployment/tiny is not scaled")
+    assert "Change its minReplicas and maxReplicas" in session.complained
+    assert await session.headrace("scale", "mdep/tiny", "--replicas", "0") == 0
+    assert "To force zero, set spec.suspend: true" in session.complained
+
+
+async def test_get_when_a_model_has_its_public_name_then_the_wide_table_shows_it(session: Session) -> None:
+    await session.apply()
+    await session.cluster.write_status(TINY, {"publicName": "org/llama3.1:8b"})
+    await session.headrace("get", "mdep", "-o", "wide")
+    header, row = session.said.splitlines()
+    assert row[header.index("MODEL") :].startswith("org/llama3.1:8b")
 
 
 async def test_events_when_listed_then_the_last_one_is_last(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

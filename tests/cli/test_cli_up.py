@@ -129,7 +129,7 @@ def test_instance_when_its_port_is_taken_and_it_is_interrupted_then_it_says_whic
     assert "stopping: running requests may finish, for 30 s at most; Ctrl-C again to cut them off" in said
     tried = next(line for line in said if "curl" in line)
     body = json.loads(tried.partition(" -d ")[2].strip("'"))
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0, 64)
+    assert (body["model"], body["temperature"], body["max_tokens"], body["stream"]) == ("tiny", 0, 60, True)
 
 
 def test_detached_instance_when_no_file_is_given_then_it_reads_nothing(

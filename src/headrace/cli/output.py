@@ -158,7 +158,7 @@ _COLUMNS: dict[str, list[Column]] = {
         Column("REPLICAS", _replicas),
         Column("URL", lambda o: str(o.get("status", {}).get("url", ""))),
         AGE,
-        Column("MODEL", public_name, wide=True),
+        Column("MODEL", lambda o: str(o.get("status", {}).get("publicName", "")), wide=True),
         Column("MESSAGE", lambda o: str(condition(o, "Ready").get("message", "")), wide=True),
     ],
     "Pod": [

@@ -295,7 +295,8 @@ def _events(found: Findings) -> Iterator[Event]:
     seen = before.get("specReplicas")
     if spec.scaling is not None and seen is not None and seen != spec.replicas:
         message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling rules"
-        yield Event("Warning", v.SCALE_IGNORED, f"{message}. Change spec.scaling, or remove it")
+        remedy = "Change spec.scaling, or remove it; spec.suspend: true forces zero"
+        yield Event("Warning", v.SCALE_IGNORED, f"{message}. {remedy}")
     known = weights(before).keys()
     if found.revision not in known:
         yield Event("Normal", v.REVISION_CREATED, f"revision {found.revision}")

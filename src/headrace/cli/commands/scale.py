@@ -7,6 +7,11 @@ import sys
 
 from headrace.cli.targets import add_namespace, add_target, client_of, count, target_of
 
+FORCE_ZERO = (
+    "To force zero, set spec.suspend: true (requests are refused then), or spec.scaling.idleTimeoutSeconds: 1 "
+    "(the next request starts it again)"
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -23,9 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     client.scale(target.kind, arguments.namespace, target.name, arguments.replicas)
     named = f"{target.kind.singular}/{target.name}"
     if client.get(target.kind, arguments.namespace, target.name)["spec"].get("scaling"):
+        remedy = "Change its minReplicas and maxReplicas, or remove it" if arguments.replicas else FORCE_ZERO
         print(
             f"warning: {named} is not scaled: spec.replicas is {arguments.replicas} now but ignored, since "
-            "spec.scaling is set. Change its minReplicas and maxReplicas, or remove it",
+            f"spec.scaling is set. {remedy}",
             file=sys.stderr,
         )
     else:

@@ -24,8 +24,10 @@ from headrace.local.home import InstanceHome, Record
 
 DETACH_SECONDS = 60.0
 POLL_SECONDS = 0.02
-TRY_TOKENS = 64
-"""Of the request that is shown to be tried: it is not streamed, so nothing is to be seen until its last token."""
+TRY_QUESTION = "What is the capital of France?"
+"""Of the request that is shown to be tried: one that a small model answers well, and shortly."""
+TRY_TOKENS = 60
+"""Its longest answer: a small model may not find an end."""
 MAX_PORT = 65535
 
 
@@ -121,10 +123,11 @@ class _Narrator:
         names = [output.public_name(document.manifest) for document in self._documents if _is_model(document.manifest)]
         option = instance_option(self._home.name)
         if names:
-            messages = [{"role": "user", "content": "Hello!"}]
-            body = json.dumps({"model": names[0], "messages": messages, "temperature": 0, "max_tokens": TRY_TOKENS})
+            messages = [{"role": "user", "content": TRY_QUESTION}]
+            limits = {"temperature": 0, "max_tokens": TRY_TOKENS, "stream": True}
+            body = json.dumps({"model": names[0], "messages": messages, **limits})
             print(f"try:  headrace chat{option} {names[0]}")
-            print(f"      curl {endpoint}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+            print(f"      curl -N {endpoint}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
         else:
             print(f"next: headrace apply{option} -f FILE")
         interrupt = "Ctrl-C" if output.is_terminal() else "SIGINT"
