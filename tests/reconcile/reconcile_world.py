@@ -117,7 +117,8 @@ class World:
         self.manifest["status"] = outcome.status
         for name, pod in self.pods.items():
             gate = "True" if name in outcome.routable_pods else "False"
-            set_condition(pod, v.ROUTABLE_GATE, gate)
+            if gate != gate_of(pod):
+                set_condition(pod, v.ROUTABLE_GATE, gate, at=self.stamp())
         self.events += outcome.events
         self.memory, self.outcome = outcome.memory, outcome
         self._controllers()
@@ -208,7 +209,7 @@ class World:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": "default", "labels": labels, "creationTimestamp": self.stamp()},
-            "status": {"containerStatuses": [], "conditions": [{"type": v.ROUTABLE_GATE, "status": "False"}]},
+            "status": {"containerStatuses": [], "conditions": []},
         }
         if self.room is not None and labels[v.COMPONENT_LABEL] == v.COMPONENT_RUNTIME:
             self.no_room(name)
@@ -351,9 +352,15 @@ def going(pod: Manifest) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
-def set_condition(pod: Manifest, type_: str, status: str, message: str = "") -> None:
+def set_condition(pod: Manifest, type_: str, status: str, message: str = "", at: str = "") -> None:
     others = [condition for condition in pod["status"]["conditions"] if condition["type"] != type_]
-    pod["status"]["conditions"] = [*others, {"type": type_, "status": status, "message": message}]
+    made = {"type": type_, "status": status, "message": message, "lastTransitionTime": at}
+    pod["status"]["conditions"] = [*others, made]
+
+
+def gate_of(pod: Manifest) -> str:
+    """Status of the readiness gate, which is not there before it is True for the first time."""
+    return next((each["status"] for each in pod["status"]["conditions"] if each["type"] == v.ROUTABLE_GATE), "False")
 
 
 def serving_world(**spec: Any) -> World:
@@ -362,6 +369,16 @@ def serving_world(**spec: Any) -> World:
     world.calm()
     world.events.clear()
     return world
+
+
+def woken(**spec: Any) -> tuple[World, str]:
+    """A world at zero that a request has just woken, and its pod; the client has given up."""
+    world = serving_world(**({"scaling": {"idleTimeoutSeconds": 100}} | spec))
+    world.ask(queued=1)
+    world.look()
+    world.ask()
+    (pod,) = world.runtimes()
+    return world, pod
 
 
 def replica_failure(world: World, message: str) -> Manifest:

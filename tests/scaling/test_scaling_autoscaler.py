@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -26,11 +27,20 @@ POLICY = ScalePolicy(
     idle_timeout_seconds=300,
     replica_capacity=16,
 )
-CALM = ScaleState(replicas=0, last_demand=0.0)
+CALM = ScaleState(replicas=0, last_active=0.0)
 
 
-def asked(queued: int = 0, in_flight: int = 0, ready: int = 0, delay: float = 0.0, *, fresh: bool = True) -> Sample:
-    return Sample(queued, in_flight, delay, ready, fresh)
+def asked(
+    queued: int = 0,
+    in_flight: int = 0,
+    ready: int = 0,
+    delay: float = 0.0,
+    *,
+    activating: int = 0,
+    activated: float = -math.inf,
+    fresh: bool = True,
+) -> Sample:
+    return Sample(queued, in_flight, delay, ready, activating, activated, fresh)
 
 
 def played(policy: ScalePolicy, state: ScaleState, samples: Iterable[Sample], at: float = 1000.0) -> list[Decision]:
@@ -45,7 +55,7 @@ def played(policy: ScalePolicy, state: ScaleState, samples: Iterable[Sample], at
 
 def steady(replicas: int, at: float = 1000.0) -> ScaleState:
     """A rule in calm with so many replicas."""
-    return ScaleState(replicas=replicas, last_demand=at)
+    return ScaleState(replicas=replicas, last_active=at)
 
 
 def test_wake_when_one_request_is_held_at_zero_then_one_replica_at_once() -> None:
@@ -111,6 +121,33 @@ def test_idle_when_the_timeout_has_passed_then_zero_at_once_from_any_number() ->
     assert decisions[-2].replicas > 1
     assert decisions[-1].replicas == 0
     assert decisions[-1].reason is Reason.IDLE
+
+
+IMPATIENT = replace(POLICY, idle_timeout_seconds=2)
+
+
+def test_idle_when_the_only_replica_is_activating_then_it_is_kept() -> None:
+    """A client that gives up after 3 s, a start that takes 12 s, an idle timeout of 2 s: one replica."""
+    decisions = played(IMPATIENT, CALM, [asked(queued=1, activating=1)] * 3 + [asked(activating=1)] * 9)
+    assert {d.replicas for d in decisions} == {1}
+    assert decisions[-1].seconds_to_idle is None
+
+
+def test_idle_when_a_replica_became_ready_then_the_timeout_counts_from_then() -> None:
+    samples = [asked(queued=1, activating=1)] + [asked(activating=1)] * 11 + [asked(ready=1, activated=1012.0)] * 3
+    decisions = played(IMPATIENT, CALM, samples)
+    assert [d.replicas for d in decisions[-3:]] == [1, 1, 0]
+    assert decisions[-1].reason is Reason.IDLE
+
+
+def test_idle_when_the_activating_replica_failed_then_the_timeout_counts_from_the_last_request() -> None:
+    decisions = played(IMPATIENT, CALM, [asked(queued=1, activating=1)] + [asked(activating=1)] * 11 + [asked()])
+    assert [d.replicas for d in decisions[-2:]] == [1, 0]
+
+
+def test_shrinking_when_a_replica_is_activating_then_none_is_removed() -> None:
+    decision = decide(POLICY, steady(4), asked(in_flight=1, ready=2, activating=2), 1000.0)
+    assert (decision.replicas, decision.reason) == (4, Reason.ACTIVATING)
 
 
 def test_idle_when_a_minimum_is_set_then_never_below_it() -> None:

@@ -30,6 +30,7 @@ samples = st.builds(
     in_flight=st.integers(0, 200),
     queue_delay_milliseconds=st.floats(0, 10_000),
     ready_replicas=st.integers(0, 60),
+    activating_replicas=st.sampled_from([0, 0, 0, 1, 5]),
     fresh=st.sampled_from([True, True, True, False]),
 )
 quiet = st.builds(lambda ready: Sample(0, 0, 0.0, ready), st.integers(0, 60))
@@ -100,6 +101,21 @@ def test_decision_when_it_goes_to_zero_then_nobody_asked_for_the_idle_timeout(
         if before > 0 and decision.replicas == 0:
             assert decision.reason is Reason.IDLE
             assert now - last_demand >= policy.idle_timeout_seconds
+
+
+@given(policies, st.integers(0, 60), steps, samples, st.integers(1, 5), st.floats(0.01, 9000))
+def test_decision_when_a_replica_is_activating_then_nothing_shrinks(
+    policy: ScalePolicy,
+    replicas: int,
+    life: list[tuple[float, Sample]],
+    sample: Sample,
+    activating: int,
+    later: float,
+) -> None:
+    """However long ago the last request was; new bounds of the spec alone are obeyed."""
+    state, now = _lived(policy, replicas, life)
+    decision = decide(policy, state, replace(sample, activating_replicas=activating), now + later)
+    assert decision.replicas >= min(state.replicas, policy.max_replicas)
 
 
 @given(policies, st.integers(0, 60), steps, st.integers(0, 60))

@@ -83,7 +83,8 @@ class LocalPod:
         self._container = _Container()
         self._phase = "Pending"
         self._started = timestamp(time.time())
-        self._gate = False
+        self._gate: bool | None = None
+        """The readiness gate; None until it is set for the first time."""
         self._conditions: dict[str, Manifest] = {}
         self._terminating = asyncio.Event()
         self._stirred = asyncio.Event()
@@ -125,7 +126,7 @@ class LocalPod:
 
     def set_gate(self, routable: bool) -> None:  # noqa: FBT001 - it is the value of the gate
         """Set the readiness gate."""
-        if routable != self._gate:
+        if routable != bool(self._gate):
             self._gate = routable
             self._write()
 
@@ -299,7 +300,7 @@ class LocalPod:
     def _gates(self) -> dict[str, bool]:
         """Return the readiness gates; one that nobody here sets stays closed."""
         gates = (gate["conditionType"] for gate in self.spec.get("readinessGates", []))
-        return {gate: self._gate and gate == ROUTABLE_GATE for gate in gates}
+        return {gate: bool(self._gate) and gate == ROUTABLE_GATE for gate in gates}
 
     def _lookup(self, kind: str, name: str) -> Manifest | None:
         return self._index.get(ObjectKey(kind, self.key.namespace, name))
@@ -312,7 +313,7 @@ class LocalPod:
         conditions = {
             "PodScheduled": True,
             "Initialized": True,
-            **self._gates(),
+            **({ROUTABLE_GATE: self._gate} if self._gate is not None else {}),
             "ContainersReady": container.ready,
             "Ready": self.ready,
         }

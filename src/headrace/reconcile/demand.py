@@ -32,15 +32,28 @@ class Wanted:
     seconds_to_idle: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """What there is of the model now, for the autoscaler."""
+
+    existing: int
+    """How many there are to be so far: where an autoscaler without a memory starts."""
+    ready: int
+    """Those that take requests."""
+    activating: int
+    """Those that may still become ready for the first time (`headrace.reconcile.startup`)."""
+    last_activation: float
+    """When one last became ready for the first time, on the monotonic clock."""
+
+
 def wanted_replicas(
-    resource: ModelDeployment, existing: int, ready: int, signals: Signals, scale: ScaleState | None
+    resource: ModelDeployment, replicas: Replicas, signals: Signals, scale: ScaleState | None
 ) -> Wanted:
     """Return how many replicas are wanted.
 
     Args:
         resource: the resource.
-        existing: replicas that its Deployments ask for now: where an autoscaler without a memory starts.
-        ready: replicas that take requests.
+        replicas: what there is.
         signals: demand, by gateway.
         scale: the autoscaler's memory; None after a restart.
     """
@@ -56,23 +69,25 @@ def wanted_replicas(
             message = f"the model {resource.public_name} is switched off (spec.replicas: 1 brings it back)"
             return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, message))
         return Wanted(spec.replicas, inactive)
-    state = scale or start(existing, signals.now)
-    decision = decide(_policy(spec, spec.scaling), state, _sample(signals, ready), signals.now)
+    state = scale or start(replicas.existing, signals.now)
+    decision = decide(_policy(spec, spec.scaling), state, _sample(signals, replicas), signals.now)
     return Wanted(
         replicas=decision.replicas,
         condition=_active(spec.scaling, decision, signals),
         scale=decision.state,
-        scaled=_change(state.replicas, decision),
+        scaled=_change(state.replicas, decision, spec.scaling),
         seconds_to_idle=decision.seconds_to_idle,
     )
 
 
-def _sample(signals: Signals, ready: int) -> Sample:
+def _sample(signals: Signals, replicas: Replicas) -> Sample:
     return Sample(
         queued=sum(demand.queued for demand in signals.demand.values()),
         in_flight=sum(demand.in_flight for demand in signals.demand.values()),
         queue_delay_milliseconds=max((d.queue_delay_milliseconds for d in signals.demand.values()), default=0.0),
-        ready_replicas=ready,
+        ready_replicas=replicas.ready,
+        activating_replicas=replicas.activating,
+        last_activation=replicas.last_activation,
         fresh=signals.connected and bool(signals.gateways),
     )
 
@@ -93,11 +108,12 @@ def _policy(spec: Spec, scaling: Scaling) -> ScalePolicy:
     )
 
 
-def _change(before: int, decision: Decision) -> str:
+def _change(before: int, decision: Decision, scaling: Scaling) -> str:
     if before == decision.replicas:
         return ""
-    short = f", {-decision.burst_capacity} requests short of room for a burst" if decision.burst_capacity < 0 else ""
-    return f"from {before} to {counted(decision.replicas, 'replica')}: {decision.reason}{short if before else ''}"
+    idle = decision.reason is Reason.IDLE
+    why = f"idle for {scaling.idle_timeout_seconds} s" if idle else str(decision.reason)
+    return f"from {before} to {counted(decision.replicas, 'replica')}: {why}"
 
 
 def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:

@@ -14,7 +14,7 @@ from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
 from headrace.reconcile.conditions import Condition, events
-from headrace.reconcile.demand import wanted_replicas
+from headrace.reconcile.demand import Replicas, wanted_replicas
 from headrace.reconcile.deployments import deployments, existing_replicas, is_announcing_container, replicas_of
 from headrace.reconcile.findings import (
     Findings,
@@ -198,12 +198,16 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     """Decide how many replicas of which revision there should be."""
     observed, pods, now, memory = look.observed, look.pods, look.signals.now, look.memory
     revision = revision_of(resource, look.settings)
-    taking = _taking_requests(pods, look.before)
-    wanted = wanted_replicas(resource, existing_replicas(observed), taking, look.signals, memory.scale)
-    startup = StartupWatch()
-    if wanted.replicas:
-        deadline = resource.spec.rollout.startup_deadline_seconds
-        startup = watch_startup(memory.startup, revision, pods, now, deadline)
+    deadline = resource.spec.rollout.startup_deadline_seconds
+    watch = watch_startup(memory.startup, revision, pods, now, deadline)
+    replicas = Replicas(
+        existing=existing_replicas(observed),
+        ready=_taking_requests(pods, look.before),
+        activating=watch.activating(pods, now, deadline),
+        last_activation=watch.last_activation,
+    )
+    wanted = wanted_replicas(resource, replicas, look.signals, memory.scale)
+    startup = watch if wanted.replicas else StartupWatch()
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
     failure = why_failing(revision, observed, pods, startup, look.signals.wall)

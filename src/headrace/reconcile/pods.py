@@ -38,6 +38,8 @@ class RuntimePod:
     revision: str
     serving: bool
     """It says that it is ready; while nobody could be heard, its readiness probe says so."""
+    was_ready: bool
+    """Gateways route to it, or did once: then its readiness gate has been written."""
     routable: bool
     """Every live gateway routes to it."""
     failure: Failure | None
@@ -123,14 +125,16 @@ def _runtime_pod(
     # While nobody could be asked, what was true of a pod that still runs stays true.
     unheard = not listening or not signals.connected or not signals.gateways
     serving = (probed and unheard) if report is None else report.state is ReplicaState.READY
+    fault = "" if admitting or unheard else _fault(name, report, signals, probed=probed)
     return RuntimePod(
         name=name,
         revision=revision,
         serving=serving,
-        routable=serving and (admitted or (unheard and _gate(pod))),
+        was_ready=(serving and not fault) or _gate(pod) is not None,
+        routable=serving and (admitted or (unheard and _gate(pod) == "True")),
         failure=None if serving or probed else _failure(pod, ended, crash_looping=crash_looping),
         report=report,
-        fault="" if admitting or unheard else _fault(name, report, signals, probed=probed),
+        fault=fault,
         ended=ended,
     )
 
@@ -161,9 +165,10 @@ def _containers(pod: Manifest) -> Iterator[Manifest]:
     yield from pod.get("status", {}).get("containerStatuses", [])
 
 
-def _gate(pod: Manifest) -> bool:
+def _gate(pod: Manifest) -> str | None:
+    """Return the status of the readiness gate; None until it is set for the first time, to True."""
     conditions = pod.get("status", {}).get("conditions", [])
-    return any(gate["type"] == v.ROUTABLE_GATE and gate["status"] == "True" for gate in conditions)
+    return next((gate["status"] for gate in conditions if gate["type"] == v.ROUTABLE_GATE), None)
 
 
 def never_began(pod: Manifest) -> Failure | None:

@@ -18,6 +18,10 @@ From zero: one held request is enough, at once. To zero: only after `idle_timeou
 then at once, whatever the windows say. A rule that has just (re)started, or that could not hear anybody for a while,
 does not know what went on: it counts activity from now and begins in panic, so that it may grow at once but shrinks
 only after a stable window of its own.
+
+A replica is *activating* until it was ready once, fails, or exceeds its startup deadline; the caller counts them. While
+there are any, nothing shrinks: a client that gives up and retries would otherwise start one replica after another and
+get no answer from any. The idle timeout therefore also counts from when a replica became ready for the first time.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ class Reason(StrEnum):
     PANIC = "demand doubled within seconds"
     MINIMUM = "never fewer than minReplicas"
     HOLDING = "nothing shrinks until a minute has passed in calm"
+    ACTIVATING = "a replica that is starting is kept"
     STALE = "signals are stale, so nothing shrinks"
 
 
@@ -75,6 +80,10 @@ class Sample:
     in_flight: int
     queue_delay_milliseconds: float
     ready_replicas: int
+    activating_replicas: int = 0
+    """Replicas that may still become ready for the first time."""
+    last_activation: float = -math.inf
+    """When a replica last became ready for the first time (monotonic seconds)."""
     fresh: bool = True
     """False while the senders cannot be heard: silence then means nothing."""
 
@@ -90,8 +99,8 @@ class ScaleState:
 
     replicas: int
     """The last decision."""
-    last_demand: float
-    """When a request was last seen, or could have been missed."""
+    last_active: float
+    """When a request was last seen, a replica became ready for the first time, or either could have been missed."""
     window: Window = field(default_factory=Window)
     panic_since: float | None = None
     """When the panic window last asked for more, or nothing was known; None when calm."""
@@ -114,7 +123,7 @@ class Decision:
 
 def start(replicas: int, now: float) -> ScaleState:
     """Return the state of a rule that starts now beside `replicas` existing ones: activity counts from now."""
-    return ScaleState(replicas=replicas, last_demand=now, panic_since=now if replicas else None)
+    return ScaleState(replicas=replicas, last_active=now, panic_since=now if replicas else None)
 
 
 def decide(policy: ScalePolicy, state: ScaleState, sample: Sample, now: float) -> Decision:
@@ -123,9 +132,8 @@ def decide(policy: ScalePolicy, state: ScaleState, sample: Sample, now: float) -
         # What was measured before the silence says nothing about the time after it.
         blind = start(state.replicas, now)
         return _decision(policy, blind, sample, max(state.replicas, policy.min_replicas), Reason.STALE)
-    if sample.requests:
-        state = replace(state, last_demand=now)
-    elif state.replicas == 0 or (policy.min_replicas == 0 and _idle_left(policy, state, now) <= 0):
+    state = replace(state, last_active=now if sample.requests else max(state.last_active, sample.last_activation))
+    if not sample.requests and (state.replicas == 0 or _is_idle(policy, state, sample, now)):
         rested = replace(state, window=Window(), panic_since=None)
         return _decision(policy, rested, sample, 0, Reason.IDLE)
     load = _load(policy, sample)
@@ -133,15 +141,22 @@ def decide(policy: ScalePolicy, state: ScaleState, sample: Sample, now: float) -
     if state.replicas == 0:
         return _decision(policy, state, sample, max(1, math.ceil(load)), Reason.WOKEN)
     state, wanted, reason = _from_windows(state, sample, now)
+    if sample.activating_replicas and wanted < state.replicas:
+        # None at all is removed: a Deployment removes replicas that are not ready first.
+        wanted, reason = state.replicas, Reason.ACTIVATING
     # The last replica goes by the idle timeout alone, whatever the averages say.
     decision = _decision(policy, state, sample, max(wanted, 1), reason)
-    if sample.requests or policy.min_replicas:
+    if sample.requests or sample.activating_replicas or policy.min_replicas:
         return decision
     return replace(decision, seconds_to_idle=_idle_left(policy, state, now))
 
 
+def _is_idle(policy: ScalePolicy, state: ScaleState, sample: Sample, now: float) -> bool:
+    return policy.min_replicas == 0 and not sample.activating_replicas and _idle_left(policy, state, now) <= 0
+
+
 def _idle_left(policy: ScalePolicy, state: ScaleState, now: float) -> float:
-    return state.last_demand + policy.idle_timeout_seconds - now
+    return state.last_active + policy.idle_timeout_seconds - now
 
 
 def _load(policy: ScalePolicy, sample: Sample) -> float:
