@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from reconcile.reconcile_world import World, replica_failure, resource, serving_world, set_condition
+from reconcile.reconcile_world import World, replica_failure, resource, serving_world, set_condition, woken
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.startup import PAUSE_SECONDS
 from headrace.reconcile.world import ChildKey, Manifest
-
-
-def woken(**spec: object) -> tuple[World, str]:
-    """A world at zero that a request has just woken."""
-    world = serving_world(**({"scaling": {"idleTimeoutSeconds": 100}} | spec))
-    world.ask(queued=1)
-    world.look()
-    world.ask()
-    (pod,) = world.runtimes()
-    return world, pod
 
 
 def test_crash_loop_when_the_runtime_said_why_then_it_is_quoted_everywhere() -> None:
@@ -53,15 +43,6 @@ def test_crash_loop_when_it_serves_after_all_then_everything_heals() -> None:
     world.serve(pod)
     world.look()
     assert world.says(v.READY) == ("True", v.RUNNING)
-    assert world.refused() is None
-
-
-def test_crash_loop_when_the_idle_timeout_passes_then_at_zero_the_next_request_tries_anew() -> None:
-    world, pod = woken()
-    world.crash(pod, "cut")
-    world.pass_time(101)
-    assert world.runtimes() == []
-    assert world.says(v.READY) == ("True", v.IDLE)
     assert world.refused() is None
 
 
@@ -176,14 +157,6 @@ def test_deadline_when_exceeded_then_after_a_pause_it_tries_again_and_may_heal()
     world.look()
     assert world.says(v.READY) == ("True", v.RUNNING)
     assert world.refused() is None
-
-
-def test_deadline_when_exceeded_and_idle_then_the_next_request_tries_anew() -> None:
-    world, pod = woken(rollout={"startupDeadlineSeconds": 80})
-    world.load(pod)
-    world.pass_time(101)
-    assert world.refused() is None
-    assert world.says(v.READY) == ("True", v.IDLE)
 
 
 def test_deadline_when_others_serve_then_it_is_told_and_nothing_is_taken_down() -> None:

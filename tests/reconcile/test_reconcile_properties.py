@@ -273,7 +273,8 @@ def assert_at_rest(world: World, outcome: Outcome[Memory]) -> None:
         assert spec["scaling"].get("minReplicas", 0) <= replicas <= spec["scaling"]["maxReplicas"]
     off = spec.get("suspend") or ("scaling" not in spec and replicas == 0)
     taken_back = any("failure" in each for each in world.manifest["status"]["revisions"])
-    assert world.says(v.READY)[0] == ("False" if off or taken_back else "True")
+    not_started = replicas == 0 and "startFailure" in world.manifest["status"]
+    assert world.says(v.READY)[0] == ("False" if off or taken_back or not_started else "True")
 
 
 def assert_canary_at_rest(world: World) -> int:

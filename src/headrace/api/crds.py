@@ -182,6 +182,15 @@ def status_schema() -> Schema:
             "readyMilliseconds": integer("From then until a gateway routed to it."),
         },
     }
+    start_failure = {
+        "type": "object",
+        "description": "Why the model last could not start; gone once a start succeeds.",
+        "properties": {
+            "observedGeneration": integer("Generation that failed: a changed spec is not blamed for it."),
+            "reason": string("CamelCase reason, as in the conditions.", 64),
+            "message": string("What happened, for a person.", 1024),
+        },
+    }
     return {
         "type": "object",
         "description": "What is true.",
@@ -219,6 +228,7 @@ def status_schema() -> Schema:
                 "items": revision,
             },
             "lastColdStart": cold_start,
+            "startFailure": start_failure,
             "conditions": {
                 "type": "array",
                 "maxItems": 16,

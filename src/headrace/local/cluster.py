@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
 """Policy has no meaning where every pod is a process of one user."""
-_KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastColdStart")
+_KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastColdStart", "startFailure")
 """Of a stored status: what was recorded, not what was observed."""
 
 

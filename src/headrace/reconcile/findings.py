@@ -44,6 +44,8 @@ class Findings:
     """Whether pods of the wanted revision are refused for want of room in the namespace's quota."""
     lacking: float | None
     """Since when the wanted revision finds no room, on the monotonic clock."""
+    start_failure: Failure | None
+    """Why the wanted revision last could not start, until a start of this generation succeeds."""
     taken_back: str
     """The reason for which the wanted revision gets no requests as a canary any more; empty while it may."""
 
@@ -91,6 +93,32 @@ def why_failing(
         return refused
     failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)
     return startup.failure(revision) or next(failing, None)
+
+
+def last_start_failure(
+    resource: ModelDeployment,
+    revision: str,
+    failure: Failure | None,
+    pods: tuple[RuntimePod, ...],
+    before: Manifest,
+) -> Failure | None:
+    """Return why the wanted revision last could not start: now, or earlier in this generation; None once it did.
+
+    At zero nothing shows it any more, but a model that did not start the last time may not start the next time either.
+
+    Args:
+        resource: the resource.
+        revision: the wanted revision.
+        failure: why its pods do not start now.
+        pods: the runtime pods.
+        before: the status as it was.
+    """
+    if any(pod.routable for pod in pods if pod.revision == revision):
+        return None
+    earlier = before.get("startFailure", {})
+    if failure is not None or earlier.get("observedGeneration") != resource.generation:
+        return failure
+    return Failure(earlier["reason"], earlier["message"])
 
 
 def taken_back_for(

@@ -18,6 +18,7 @@ from headrace.reconcile.demand import Replicas, wanted_replicas
 from headrace.reconcile.deployments import deployments, existing_replicas, is_announcing_container, replicas_of
 from headrace.reconcile.findings import (
     Findings,
+    last_start_failure,
     taken_back_for,
     weights,
     why_failing,
@@ -211,6 +212,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
     failure = why_failing(revision, observed, pods, startup, look.signals.wall)
+    tried = why_failing(revision, observed, pods, watch, look.signals.wall) if is_taken(revision, observed) else None
     taken_back = taken_back_for(resource, revision, failure, observed, look.before)
     leaving = leaving_revisions(observed)
     refused = refusal_of_pods(revision, observed, look.signals.wall)
@@ -246,6 +248,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         failure=failure,
         stuck=refusal_of_others(revision, observed),
         lacking=lacking,
+        start_failure=last_start_failure(resource, revision, tried, pods, look.before),
         taken_back=taken_back,
     )
 

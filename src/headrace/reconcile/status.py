@@ -10,7 +10,7 @@ on.
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.reconcile.conditions import Condition, Status, counted, rendered
+from headrace.reconcile.conditions import Condition, Status, clipped, counted, rendered
 from headrace.reconcile.findings import Findings
 from headrace.reconcile.rollout import Way
 from headrace.reconcile.wake import Wake, cold_start_status
@@ -52,6 +52,12 @@ def status(found: Findings, now: list[Condition], wake: Wake | None, settings: S
     }
     if found.source.recorded is not None:
         result["source"] = found.source.recorded
+    if (failure := found.start_failure) is not None:
+        result["startFailure"] = {
+            "observedGeneration": found.resource.generation,
+            "reason": failure.reason,
+            "message": clipped(failure.message),
+        }
     cold_start = cold_start_status(wake) or found.before.get("lastColdStart")
     if cold_start is not None:
         result["lastColdStart"] = cold_start
@@ -201,10 +207,13 @@ def _obstacle(found: Findings) -> Condition | None:
 
 
 def _ready_at_zero(found: Findings) -> Condition:
-    """At zero a model is ready when it could be woken: its file is there, and a gateway can ask for it."""
+    """At zero a model is ready when a request can wake it: file and gateway are there, its last start did not fail."""
     source, signals = found.source.condition, found.signals
     if not found.source.cached:
         return Condition(v.READY, source.status, source.reason, source.message)
+    if (failure := found.start_failure) is not None:
+        message = f"at zero; the last start failed, the next request tries again: {failure.message}"
+        return Condition(v.READY, "False", failure.reason, message)
     if not signals.connected:
         return Condition(v.READY, "False", v.SIGNALS_STALE, "NATS is away: a request cannot wake the model now")
     if not signals.gateways and not found.listening:
