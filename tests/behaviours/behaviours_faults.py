@@ -64,3 +64,11 @@ class FaultBehaviour:
         asking.join()
         assert [status for status, _ in answers] == [200], answers
         faulty.delete("sleeper")
+
+    def test_replica_when_killed_again_and_again_then_requests_are_held_for_its_restart(self, faulty: World) -> None:
+        """It was ready in between, so its exits are no failures in a row; whoever restarts it may wait before that."""
+        for _ in range(2):
+            wait(faulty, "smol", "Running")
+            faulty.kill("smol")
+            status, answer = post(faulty, "/completions", short())
+            assert status == 200, answer

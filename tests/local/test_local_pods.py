@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ from headrace.api.vocabulary import ROUTABLE_GATE
 from headrace.environment import TERMINATION_MESSAGE_PATH
 from headrace.local import pods as pods_module
 from headrace.local.addresses import Addresses
+from headrace.local.index import ObjectKey
 from headrace.local.pods import Backoff
+from headrace.reconcile.world import Manifest
 from headrace.termination import MAX_BYTES
 
 SLOW = Backoff(first_seconds=600, longest_seconds=600)
@@ -138,6 +141,36 @@ def test_backoff_when_crashes_follow_each_other_doubles_from_ten_seconds_to_five
 
 def test_backoff_when_the_container_ran_for_ten_minutes_forgets() -> None:
     assert Backoff().after(300, ran_seconds=600) == 0
+
+
+@pytest.mark.parametrize(("ready_seconds", "delay"), [(10, 0), (9, 20), (0, 20)])
+def test_backoff_when_the_container_was_ready_for_a_while_begins_anew(ready_seconds: float, delay: float) -> None:
+    assert Backoff().after(10, ran_seconds=30, ready_seconds=ready_seconds) == delay
+
+
+async def test_pod_when_it_was_ready_between_its_crashes_is_started_again_at_once(tmp_path: Path) -> None:
+    """Its third life would otherwise begin after ten minutes."""
+    (tmp_path / "ready").touch()
+    forgiving = Backoff(first_seconds=600, longest_seconds=600, ready_seconds=1e-9)
+    async with running(tmp_path, forgiving) as cluster:
+        await cluster.apply(MODEL, deployment(server(tmp_path, readinessProbe=probe("/ready"))))
+        for restarts in range(1, 4):
+            await until_pod(cluster, lambda status: bool(status["ready"]))
+            (pod,) = cluster.index.list("Pod")
+            cluster._pods._pods[ObjectKey.of(pod)].kill()
+            await until_pod(cluster, partial(has_restarted, restarts))
+
+
+def has_restarted(times: int, status: Manifest) -> bool:
+    return bool(status["restartCount"] == times)
+
+
+async def test_pod_when_nobody_probes_its_readiness_backs_off_all_the_same(tmp_path: Path) -> None:
+    forgiving = Backoff(first_seconds=600, longest_seconds=600, ready_seconds=1e-9)
+    async with running(tmp_path, forgiving) as cluster:
+        await cluster.apply(MODEL, deployment(container("sleep 0.01; exit 1")))
+        status = await until_pod(cluster, lambda status: "waiting" in status["state"])
+        assert status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
 
 
 async def test_pod_when_its_container_leaves_last_words_quotes_them(tmp_path: Path) -> None:

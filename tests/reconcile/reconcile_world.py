@@ -285,10 +285,20 @@ class World:
         """It ended and waits to be started again."""
         statuses = self.pods[pod]["status"]["containerStatuses"]
         restarts = statuses[0]["restartCount"] + 1 if statuses else 1
-        ended = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
-        self.container(pod, {"waiting": {"reason": "CrashLoopBackOff"}}, restartCount=restarts, lastState=ended)
+        started = statuses[0]["state"].get("running", {}).get("startedAt", self.stamp()) if statuses else self.stamp()
+        ended = {"exitCode": code, "reason": reason, "message": message, "startedAt": started}
+        waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+        self.container(pod, waiting, restartCount=restarts, lastState={"terminated": ended})
         self.reports.pop(pod, None)
         self.admissions.pop(pod, None)
+
+    def crash_loop(self, pod: str, message: str, *, code: int = 1) -> None:
+        """It ends, is started again, and ends without having been ready."""
+        self.crash(pod, message, code=code)
+        self.look()
+        self.now += 1
+        self.load(pod)
+        self.crash(pod, message, code=code)
 
     def fetch_pod(self) -> str | None:
         fetches = (

@@ -48,12 +48,61 @@ def test_crash_loop_when_it_serves_after_all_then_everything_heals() -> None:
 
 def test_crash_of_one_when_others_serve_then_requests_go_on() -> None:
     world = serving_world(replicas=2)
-    world.crash(world.runtimes()[0], "lost")
+    world.crash_loop(world.runtimes()[0], "lost")
     world.look()
     assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
     assert world.says(v.READY) == ("True", v.RUNNING)
     assert world.condition(v.READY)["message"].startswith("requests go to 1 replica; the runtime keeps ending")
     assert world.refused() is None
+
+
+@pytest.mark.parametrize("crashes", [1, 2, 5])
+def test_crash_when_the_replica_was_ready_before_each_then_requests_are_held(crashes: int) -> None:
+    """However long a kubelet waits before the next start."""
+    world = serving_world(replicas=1)
+    (pod,) = world.runtimes()
+    for _ in range(crashes):
+        world.serve(pod)
+        world.pass_time(2)
+        world.crash(pod, "segmentation fault", code=139)
+        world.pass_time(30)
+        assert world.says(v.READY) == ("False", v.STARTING)
+        assert world.refused() is None
+    assert "started again; it exited (exit code 139): segm" in world.condition(v.READY)["message"]
+
+
+def test_crash_when_the_replica_was_not_ready_since_the_last_one_then_crash_loop() -> None:
+    world = serving_world(replicas=1)
+    (pod,) = world.runtimes()
+    world.crash_loop(pod, "cut")
+    world.look()
+    assert world.says(v.READY) == ("False", v.CRASH_LOOP)
+    assert world.refused() == v.CRASH_LOOP
+    world.load(pod)
+    world.look()
+    assert world.refused() == v.CRASH_LOOP
+    world.serve(pod)
+    world.pass_time(2)
+    world.crash(pod, "cut")
+    world.look()
+    assert world.refused() is None
+
+
+@pytest.mark.parametrize(("served", "refused"), [(True, None), (False, v.CRASH_LOOP)])
+def test_crash_when_the_loop_restarts_then_it_still_knows_whether_the_replica_was_ready(
+    served: bool,  # noqa: FBT001 - a parameter
+    refused: str | None,
+) -> None:
+    world = serving_world(replicas=1)
+    (pod,) = world.runtimes()
+    if served:
+        world.crash(pod, "cut")
+        world.pass_time(5)
+    else:
+        world.crash_loop(pod, "cut")
+    world.restart_loop()
+    world.pass_time(10)
+    assert world.refused() == refused
 
 
 def test_oom_when_the_kernel_killed_it_then_the_limit_is_blamed() -> None:

@@ -46,7 +46,7 @@ def test_message_when_there_is_no_log_in_it_then_clients_get_it_whole() -> None:
 def test_crash_when_a_container_leaves_only_its_log_then_conditions_quote_it_and_clients_do_not_get_it() -> None:
     world = serving_world(**spec())
     (pod,) = world.runtimes()
-    world.crash(pod, TRACEBACK, code=3)
+    world.crash_loop(pod, TRACEBACK, code=3)
     outcome = world.look()
     for type_ in (v.READY, v.WORKLOADS_READY):
         assert "ValueError: no such tokenizer" in world.condition(type_)["message"]

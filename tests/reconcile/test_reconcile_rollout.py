@@ -135,7 +135,7 @@ def test_rollback_when_the_old_spec_is_applied_again_then_its_revision_takes_ove
 
 def test_rollout_when_the_old_one_never_served_then_the_new_one_replaces_it_at_once() -> None:
     world = serving_world(replicas=1)
-    world.crash(world.runtimes()[0], "cut")
+    world.crash_loop(world.runtimes()[0], "cut")
     world.look()
     _, new = changed(world)
     assert world.revisions() == {new: 1}
@@ -155,7 +155,7 @@ def test_rollout_when_both_revisions_fail_then_both_stay_because_either_may_heal
     old, new = changed(world)
     world.crash(world.runtimes(new)[0], "cut")
     world.look()
-    world.crash(world.runtimes(old)[0], "lost")
+    world.crash_loop(world.runtimes(old)[0], "lost")
     world.pass_time(30)
     assert world.revisions() == {new: 1, old: 1}
     assert world.refused() == v.CRASH_LOOP

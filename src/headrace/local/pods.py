@@ -39,16 +39,21 @@ _NOT_CONFIGURED = "CreateContainerConfigError"
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The kubelet's delay before a container is started again: none the first time, then doubling."""
+    """The delay before a container is started again: none the first time, then doubling with each failure in a row.
+
+    A kubelet's, but for what it does not know: whether a container served between two failures.
+    """
 
     first_seconds: float = 10.0
     longest_seconds: float = 300.0
     reset_seconds: float = 600.0
     """A container that ran for so long is forgiven its past."""
+    ready_seconds: float = 10.0
+    """So is one that was ready for so long. Less would restart one without a pause that the first request crashes."""
 
-    def after(self, previous: float | None, ran_seconds: float) -> float:
+    def after(self, previous: float | None, *, ran_seconds: float, ready_seconds: float = 0.0) -> float:
         """Return the next delay; `previous` is the last one, None before the first restart."""
-        if previous is None or ran_seconds >= self.reset_seconds:
+        if previous is None or ran_seconds >= self.reset_seconds or ready_seconds >= self.ready_seconds:
             return 0.0
         return min(max(previous * 2, self.first_seconds), self.longest_seconds)
 
@@ -63,6 +68,13 @@ class _Container:
     started: bool = False
     """Whether the startup probe, if there is one, has succeeded."""
     ready: bool = False
+    ready_since: float | None = None
+    """When its readiness probe first succeeded in this life, on the monotonic clock."""
+
+    @property
+    def ready_seconds(self) -> float:
+        """For how long it has been ready; without a readiness probe nobody knows, and it counts as not at all."""
+        return 0.0 if self.ready_since is None else time.monotonic() - self.ready_since
 
 
 class LocalPod:
@@ -167,7 +179,11 @@ class LocalPod:
                 if self._finished(code):
                     await self._terminating.wait()
                     break
-            delay = self._backoff.after(delay if started else delay or 0.0, time.monotonic() - began)
+            delay = self._backoff.after(
+                delay if started else delay or 0.0,
+                ran_seconds=time.monotonic() - began,
+                ready_seconds=self._container.ready_seconds if started else 0.0,
+            )
             await self._pause(delay, crashed=started)
             if self.terminating:
                 break
@@ -192,6 +208,7 @@ class LocalPod:
             return False
         self._phase = "Running"
         self._container.state = {"running": {"startedAt": timestamp(time.time())}}
+        self._container.ready_since = None
         self._container.started = STARTUP not in container
         self._container.ready = self._container.started and READINESS not in container
         return True
@@ -240,6 +257,8 @@ class LocalPod:
 
     def _on_readiness(self, answer: bool) -> None:  # noqa: FBT001 - a probe's answer
         self._container.ready = answer
+        if answer and self._container.ready_since is None and READINESS in self.spec["containers"][0]:
+            self._container.ready_since = time.monotonic()
         self._write()
 
     def _or_end(self, good: Callable[[], None]) -> Callable[[bool], None]:

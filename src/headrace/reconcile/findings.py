@@ -83,16 +83,30 @@ class Findings:
         return self.rollout.way is Way.REPLACE and not never_surges(self.resource.spec.rollout)
 
 
+def is_canary(resource: ModelDeployment, revision: str, observed: Observed) -> bool:
+    """Whether the revision is a canary: without another one there is nothing to be a canary of."""
+    return resource.spec.rollout.type == "Canary" and bool(deployments(observed).keys() - {revision})
+
+
 def why_failing(
-    revision: str, observed: Observed, pods: tuple[RuntimePod, ...], startup: StartupWatch, wall: float
+    resource: ModelDeployment,
+    revision: str,
+    observed: Observed,
+    pods: tuple[RuntimePod, ...],
+    startup: StartupWatch,
+    wall: float,
 ) -> Failure | None:
-    """Return why a revision does not start: it is refused, was given up, or a pod of it fails."""
+    """Return why a revision does not start: it is refused, was given up, or a pod of it fails.
+
+    A canary that crashes has failed, whether or not it was ready in between.
+    """
     look = refusal_of_pods if is_taken(revision, observed) else refusal_of
     refused = look(revision, observed, wall)
     if refused is not None:
         return refused
-    failing = (pod.failure for pod in pods if pod.revision == revision and pod.failure is not None)
-    return startup.failure(revision) or next(failing, None)
+    canary = is_canary(resource, revision, observed)
+    failures = (pod.failure or (pod.crash if canary else None) for pod in pods if pod.revision == revision)
+    return startup.failure(revision) or next(filter(None, failures), None)
 
 
 def last_start_failure(
@@ -126,10 +140,9 @@ def taken_back_for(
 ) -> str:
     """Return why a canary is taken back: its failure now, or an earlier one of this generation; empty when it is not.
 
-    A canary that answers between two crashes would otherwise be given requests again and again. Without another
-    revision there is nothing to be a canary of.
+    A canary that answers between two crashes would otherwise be given requests again and again.
     """
-    if resource.spec.rollout.type != "Canary" or not deployments(observed).keys() - {revision}:
+    if not is_canary(resource, revision, observed):
         return ""
     if failure is not None and failure.reason in _FINAL:
         return failure.reason

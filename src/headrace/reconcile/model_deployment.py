@@ -211,8 +211,8 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     startup = watch if wanted.replicas else StartupWatch()
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = source.cached or any(pod.revision == revision for pod in pods)
-    failure = why_failing(revision, observed, pods, startup, look.signals.wall)
-    tried = why_failing(revision, observed, pods, watch, look.signals.wall) if is_taken(revision, observed) else None
+    failure = why_failing(resource, revision, observed, pods, startup, look.signals.wall)
+    tried = (failure or watch.failure(revision)) if is_taken(revision, observed) else None
     taken_back = taken_back_for(resource, revision, failure, observed, look.before)
     leaving = leaving_revisions(observed)
     refused = refusal_of_pods(revision, observed, look.signals.wall)

@@ -43,6 +43,8 @@ class RuntimePod:
     routable: bool
     """Every live gateway routes to it."""
     failure: Failure | None
+    crash: Failure | None
+    """That it waits to be started again after an exit. It is the `failure` too, unless it was ready before that."""
     report: ReplicaReport | None
     fault: str
     """Why it is not routed to although it seems to be well, or what keeps its readiness path from answering."""
@@ -126,13 +128,16 @@ def _runtime_pod(
     unheard = not listening or not signals.connected or not signals.gateways
     serving = (probed and unheard) if report is None else report.state is ReplicaState.READY
     fault = "" if admitting or unheard else _fault(name, report, signals, probed=probed)
+    crash = None if serving or probed else _crash(pod, ended, crash_looping=crash_looping)
+    gate = _gate(pod)
     return RuntimePod(
         name=name,
         revision=revision,
         serving=serving,
-        was_ready=(serving and not fault) or _gate(pod) is not None,
-        routable=serving and (admitted or (unheard and _gate(pod) == "True")),
-        failure=None if serving or probed else _failure(pod, ended, crash_looping=crash_looping),
+        was_ready=(serving and not fault) or bool(gate),
+        routable=serving and (admitted or (unheard and gate.get("status") == "True")),
+        failure=None if serving or probed else never_began(pod) or (None if _was_ready_before(pod) else crash),
+        crash=crash,
         report=report,
         fault=fault,
         ended=ended,
@@ -165,10 +170,25 @@ def _containers(pod: Manifest) -> Iterator[Manifest]:
     yield from pod.get("status", {}).get("containerStatuses", [])
 
 
-def _gate(pod: Manifest) -> str | None:
-    """Return the status of the readiness gate; None until it is set for the first time, to True."""
+def _gate(pod: Manifest) -> Manifest:
+    """Return the readiness gate's condition; empty until it is set for the first time, to True."""
     conditions = pod.get("status", {}).get("conditions", [])
-    return next((gate["status"] for gate in conditions if gate["type"] == v.ROUTABLE_GATE), None)
+    return next((condition for condition in conditions if condition["type"] == v.ROUTABLE_GATE), {})
+
+
+def _was_ready_before(pod: Manifest) -> bool:
+    """Whether the process that ended last had been ready: then its end is the first failure in a row.
+
+    A kubelet's back-off does not know that, but the readiness gate does: it is True, or was until after that process
+    was started.
+    """
+    gate, ended = _gate(pod), last_termination(pod) or {}
+    if gate.get("status") == "True":
+        return True
+    taken_back, started = gate.get("lastTransitionTime"), ended.get("startedAt")
+    if not taken_back or not started:
+        return False
+    return datetime.fromisoformat(taken_back) >= datetime.fromisoformat(started)
 
 
 def never_began(pod: Manifest) -> Failure | None:
@@ -187,18 +207,15 @@ def never_began(pod: Manifest) -> Failure | None:
     return None
 
 
-def _failure(pod: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
-    failures = (_crash(pod, container, ended, crash_looping=crash_looping) for container in _containers(pod))
-    return never_began(pod) or next((failure for failure in failures if failure is not None), None)
-
-
-def _crash(pod: Manifest, container: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
-    reason = container.get("state", {}).get("waiting", {}).get("reason", "")
-    # Between two crashes the container runs for a moment; that is no recovery until it serves.
-    if reason == "CrashLoopBackOff" or (crash_looping and container.get("restartCount", 0) > 0):
-        if (last_termination(pod) or {}).get("reason") == "OOMKilled":
-            return Failure(v.OOM_KILLED, "the runtime was killed for using more memory than its limit. Raise the limit")
-        return Failure(v.CRASH_LOOP, f"the runtime keeps ending {ended or end_of({}, may_be_log=False)}")
+def _crash(pod: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
+    for container in _containers(pod):
+        reason = container.get("state", {}).get("waiting", {}).get("reason", "")
+        # Between two crashes the container runs for a moment; that is no recovery until it serves.
+        if reason == "CrashLoopBackOff" or (crash_looping and container.get("restartCount", 0) > 0):
+            if (last_termination(pod) or {}).get("reason") == "OOMKilled":
+                message = "the runtime was killed for using more memory than its limit. Raise the limit"
+                return Failure(v.OOM_KILLED, message)
+            return Failure(v.CRASH_LOOP, f"the runtime keeps ending {ended or end_of({}, may_be_log=False)}")
     return None
 
 

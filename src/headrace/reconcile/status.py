@@ -93,6 +93,8 @@ def _stage(found: Findings) -> str:
         if pod.report is not None and not pod.serving and pod.report.stage:
             percent = "" if pod.report.percent is None else f" {pod.report.percent}%"
             return f"; {pod.name}: {pod.report.stage}{percent}"
+        if pod.crash is not None:
+            return f"; {pod.name}: is started again; it exited {pod.ended}"
     return ""
 
 
