@@ -121,5 +121,27 @@ def test_child_when_it_is_deleted_by_hand_then_it_is_made_again(kube: Kube, serv
     assert len(revisions(served, "smol")) == 1
 
 
+def test_children_when_orphaned_and_the_resource_is_applied_again_then_the_running_pod_is_adopted(
+    kube: Kube, served: ClusterWorld
+) -> None:
+    idle_seconds = 20
+    manifest = model(served.model_uri, "adopted", scaling={**SCALING, "idleTimeoutSeconds": idle_seconds})
+    served.apply(manifest)
+    wait(served, "adopted", "Idle")
+    assert post(served, "/completions", short("adopted"))[0] == 200
+    wait(served, "adopted", "Running")
+    lives = served.lives("adopted")
+    kube.kubectl("delete", "mdep/adopted", "-n", served.namespace, "--cascade=orphan")
+    served.apply(manifest)
+    wait(served, "adopted", "Running")
+    until(lambda: post(served, "/completions", short("adopted"))[0] == 200, "it is answered", served.patience)
+    assert served.lives("adopted") == lives
+    (deployment,) = kube.items("deployments", served.namespace, "headrace.dev/model-deployment=adopted")
+    owners = [owner["uid"] for owner in deployment["metadata"]["ownerReferences"]]
+    assert owners == [served.get("adopted")["metadata"]["uid"]]
+    until(lambda: served.lives("adopted") == [], "it scales to zero when it is idle", served.patience)
+    served.delete("adopted")
+
+
 def uids(world: ClusterWorld) -> set[str]:
     return {pod["metadata"]["uid"] for pod in world.pods("smol")}

@@ -78,7 +78,13 @@ class World:
     # -- the rule, carried out -------------------------------------------------------------------------------
 
     def observed(self) -> Observed:
-        return Observed(dict(self.children), tuple(self.pods.values()), self.names_taken, self.refused_last)
+        uid = self.manifest["metadata"]["uid"]
+        owned = {
+            key: child
+            for key, child in self.children.items()
+            if any(owner["uid"] == uid for owner in child["metadata"]["ownerReferences"])
+        }
+        return Observed(owned, tuple(self.pods.values()), self.names_taken, self.refused_last)
 
     def signals(self) -> Signals:
         return Signals(
@@ -158,6 +164,13 @@ class World:
         """The loop loses its memory and what it heard; the world goes on."""
         self.memory = None
         self.reports, self.admissions, self.demand, self.progress = {}, {}, {}, None
+
+    def orphan_and_apply_again(self) -> None:
+        """The resource is deleted, its children stay without an owner, and it is applied anew."""
+        metadata = {**self.manifest["metadata"], "uid": f"{self.manifest['metadata']['uid']}-again", "generation": 1}
+        self.manifest = {**self.manifest, "metadata": metadata}
+        del self.manifest["status"]
+        self.memory = None
 
     def apply(self, **spec: Any) -> None:
         """Change fields of the spec; None removes one."""

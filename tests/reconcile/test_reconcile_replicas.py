@@ -213,6 +213,34 @@ def test_restart_when_a_pod_stays_silent_then_it_serves_no_longer_and_is_given_u
     assert "it does not announce itself" in world.condition(v.READY)["message"]
 
 
+def test_orphaned_children_when_adopted_then_their_replicas_stay_for_the_idle_timeout() -> None:
+    """`kubectl delete --cascade=orphan`, and apply."""
+    world = serving_world(scaling={"maxReplicas": 4, "idleTimeoutSeconds": 100})
+    world.ask(queued=16)
+    world.calm()
+    world.ask()
+    pods = world.runtimes()
+    assert len(pods) == 2
+    world.orphan_and_apply_again()
+    world.look()
+    assert world.runtimes() == pods
+    world.pass_time(50)
+    assert world.runtimes() == pods
+    assert world.says(v.READY) == ("True", v.RUNNING)
+    world.pass_time(60)
+    assert world.runtimes() == []
+
+
+def test_orphaned_children_when_another_revision_is_applied_then_it_starts_at_zero() -> None:
+    world = serving_world(scaling={"idleTimeoutSeconds": 100})
+    world.ask(queued=1)
+    world.calm()
+    world.ask()
+    world.apply(template={"env": [{"name": "A", "value": "B"}]})
+    world.orphan_and_apply_again()
+    assert [c.manifest["spec"]["replicas"] for c in world.decide().children if c.key.kind == "Deployment"] == [0]
+
+
 def test_spec_replicas_when_changed_while_scaling_rules_then_one_warning_even_over_a_restart() -> None:
     world = serving_world(**SCALED)
     world.restart_loop()

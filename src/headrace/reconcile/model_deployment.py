@@ -202,7 +202,7 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
     deadline = resource.spec.rollout.startup_deadline_seconds
     watch = watch_startup(memory.startup, revision, pods, now, deadline)
     replicas = Replicas(
-        existing=existing_replicas(observed),
+        existing=_existing(revision, observed, pods),
         ready=_taking_requests(pods, look.before),
         activating=watch.activating(pods, now, deadline),
         last_activation=watch.last_activation,
@@ -251,6 +251,17 @@ def _found(resource: ModelDeployment, source: SourceState, look: _Look) -> Findi
         start_failure=last_start_failure(resource, revision, tried, pods, look.before),
         taken_back=taken_back,
     )
+
+
+def _existing(revision: str, observed: Observed, pods: tuple[RuntimePod, ...]) -> int:
+    """Return how many replicas there are to be so far.
+
+    A resource that was deleted without its children and applied again owns no Deployment in its first pass, and adopts
+    the one of its revision by applying it: then what runs of it counts.
+    """
+    if deployments(observed):
+        return existing_replicas(observed)
+    return sum(pod.revision == revision for pod in pods)
 
 
 def _taking_requests(pods: tuple[RuntimePod, ...], before: Manifest) -> int:
