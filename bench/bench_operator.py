@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "e2e")]  # the cluster and its i
 import bench_wakes
 from bars import bar, environment, percentile, spread
 from cluster import Cluster, run
-from cluster_bench import ask, rest, until
+from cluster_bench import ask, reason, rest, until
 from cluster_world import EXAMPLE, ClusterWorld, Site, tenant
 from installation import built_images
 from kube import Kube
@@ -38,6 +38,8 @@ NAME = "headrace-bench"
 PORT = 18090
 MODELS = 1000
 WAKES = 15
+STATUS_WRITES = 8
+"""Of a model that wakes, until it runs: each goes to everybody who watches."""
 CHANGES = 20
 STOPPED_SECONDS = 30
 QUIET_PERCENT = 10
@@ -105,9 +107,9 @@ def process_figures(site: Site, name: str) -> list[float]:
 
 
 def wakes(site: Site, world: ClusterWorld) -> None:
-    """A request at zero: when the Deployment's replicas changed, and when the first token came."""
+    """A request at zero: when the Deployment's replicas changed, when the first token came, the status writes."""
     world.apply({**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": {"minReplicas": 0, "idleTimeoutSeconds": 1}}})
-    decided, first = [], []
+    decided, first, told = [], [], []
     assert site.cluster is not None
     for _ in range(WAKES):
         rest(world, "smollm2")
@@ -115,11 +117,14 @@ def wakes(site: Site, world: ClusterWorld) -> None:
         patched = min(w.at for w in writes(site.cluster, answer.sent) if w.kind == "deployments" and w.verb == "patch")
         decided.append((patched - answer.sent) * 1000)
         first.append(answer.arrived - answer.sent)
+        until(lambda: reason(world, "smollm2") in ("Running", "Idle"), "the status tells that it runs")
+        told.append(sum(w.kind == "modeldeployments" for w in writes(site.cluster, answer.sent)))
     world.delete("smollm2")
     spread("request at zero to the Deployment's patch", decided, "ms")
     spread("request at zero to first token", first, "s")
     bar("scale-decision-p50", statistics.median(decided), 15, "ms")
     bar("scale-decision-p95", percentile(decided, 95), 30, "ms")
+    bar("writes-per-wake", max(told), STATUS_WRITES, "")
 
 
 def thousand(site: Site, world: ClusterWorld) -> None:

@@ -39,11 +39,13 @@ def test_fetch_when_the_resource_is_new_then_one_job_and_no_replica_before_it_en
     assert world.says(v.READY) == ("False", v.FETCHING)
 
 
-def test_fetch_when_under_way_then_the_percent_and_the_stage_are_told() -> None:
+@pytest.mark.parametrize(("received", "told"), [(0, "0%"), (24, "0%"), (41, "25%"), (99, "75%"), (100, "100%")])
+def test_fetch_when_under_way_then_quarters_and_the_stage_are_told(received: int, told: str) -> None:
     world = started(replicas=1)
-    world.progress = FetchProgress(uri=SOURCE, received_bytes=41, total_bytes=100)
+    world.now += 1
+    world.progress = FetchProgress(uri=SOURCE, received_bytes=received, total_bytes=100)
     outcome = world.look()
-    assert "41%" in world.condition(v.MODEL_CACHED)["message"]
+    assert world.condition(v.MODEL_CACHED)["message"].endswith(f": {told}")
     assert outcome.route is not None
     assert (outcome.route.stage, outcome.route.unavailable) == ("fetching", None)
 
@@ -58,6 +60,7 @@ def test_fetch_when_under_way_then_nobody_looks_but_at_news_or_while_somebody_wa
 def test_fetch_when_it_fails_then_somebody_looks_whether_it_goes_on() -> None:
     world = started(replicas=1)
     world.fetch_fails("Killed")
+    world.now += 1
     assert world.look().requeue_seconds == STEADY_REQUEUE_SECONDS
 
 

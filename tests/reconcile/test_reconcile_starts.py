@@ -1,11 +1,12 @@
-"""Starts from zero: an activating replica is kept, and a model that could not start is not Ready at zero."""
+"""Starts from zero: which replicas are kept, how much is written meanwhile, and what is told of a failed start."""
 
 from __future__ import annotations
 
 import pytest
-from reconcile.reconcile_world import World, serving_world, set_condition, woken
+from reconcile.reconcile_world import SOURCE, World, resource, serving_world, set_condition, woken
 
 from headrace.api import vocabulary as v
+from headrace.events.messages import FetchProgress
 
 IMPATIENT = {"scaling": {"idleTimeoutSeconds": 2}}
 
@@ -99,6 +100,64 @@ def test_shrinking_when_another_replica_waits_for_room_then_it_is_not_held_up() 
     world.ask(in_flight=1)
     world.pass_time(120)
     assert list(world.revisions().values()) == [1]
+
+
+# -- status writes -------------------------------------------------------------------------------------------
+
+MOST_WRITES = 8
+"""In a wake, as in `make bench-operator`."""
+
+
+@pytest.mark.parametrize("percent_seconds", [0.001, 0.1, 3.0])
+def test_wake_when_every_percent_is_reported_then_few_status_writes(percent_seconds: float) -> None:
+    world = serving_world(scaling={"maxReplicas": 1})
+    world.ask(queued=1)
+    writes = [look(world)]
+    (pod,) = world.runtimes()
+    for stage in ("starting", "loading-weights", "warming-up"):
+        for percent in range(100):
+            world.now += percent_seconds
+            world.load(pod, stage, percent)
+            writes.append(look(world))
+    world.serve(pod, admitted=False)
+    writes.append(look(world))
+    world.serve(pod)
+    writes.append(look(world))
+    world.pass_time(2)
+    assert world.says(v.READY) == ("True", v.RUNNING)
+    assert sum(writes) <= MOST_WRITES
+
+
+@pytest.mark.parametrize("percent_seconds", [0.001, 0.1, 3.0])
+def test_fetch_when_every_percent_is_reported_then_few_status_writes(percent_seconds: float) -> None:
+    world = World(manifest=resource(scaling={"maxReplicas": 1}))
+    writes = [look(world), look(world)]
+    for percent in range(100):
+        world.now += percent_seconds
+        world.progress = FetchProgress(uri=SOURCE, received_bytes=percent, total_bytes=100)
+        writes.append(look(world))
+    world.fetch()
+    writes.append(look(world))
+    assert world.says(v.READY) == ("True", v.IDLE)
+    assert sum(writes) <= MOST_WRITES
+
+
+def test_messages_when_they_change_within_a_second_then_the_last_one_is_told_at_its_end() -> None:
+    world, pod = woken()
+    world.load(pod, "first")
+    world.look()
+    world.load(pod, "second")
+    assert world.look().requeue_seconds == 1.0
+    assert "first" in world.condition(v.READY)["message"]
+    world.now += 1
+    world.look()
+    assert "second" in world.condition(v.READY)["message"]
+
+
+def look(world: World) -> bool:
+    """Look; return whether that wrote the status."""
+    before = world.manifest.get("status")
+    return world.look().status != before
 
 
 # -- failed starts -------------------------------------------------------------------------------------------

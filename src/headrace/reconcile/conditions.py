@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,6 +12,8 @@ from headrace.reconcile.world import Event, Manifest
 
 Status = Literal["True", "False", "Unknown"]
 MAX_MESSAGE = 1024
+MESSAGE_SECONDS = 1.0
+"""At least so long a message stays as it is while its reason does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,37 @@ def rendered(conditions: Iterable[Condition], before: list[Manifest], generation
             }
         )
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Conditions as they are to be written, and what to remember."""
+
+    conditions: list[Condition]
+    changed: float
+    """When a message was last changed while its reason stayed (monotonic seconds)."""
+    withheld: bool
+    """Whether a newer message waits for its second to come."""
+
+
+def told(conditions: list[Condition], before: list[Manifest], changed: float, now: float) -> Told:
+    """Return the conditions with messages that change at most once a second while their reason stays.
+
+    Each status write goes through the API server to everybody who watches: a status is no progress bar.
+    """
+    old = {each["type"]: each for each in before}
+
+    def stays(condition: Condition) -> bool:
+        was = old.get(condition.type, {})
+        same = (was.get("status"), was.get("reason")) == (condition.status, condition.reason)
+        return same and was["message"] != clipped(condition.message)
+
+    if not any(map(stays, conditions)):
+        return Told(conditions, changed, withheld=False)
+    if now - changed >= MESSAGE_SECONDS:
+        return Told(conditions, now, withheld=False)
+    kept = [replace(each, message=old[each.type]["message"]) if stays(each) else each for each in conditions]
+    return Told(kept, changed, withheld=True)
 
 
 def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Event]:

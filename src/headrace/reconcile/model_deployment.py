@@ -7,13 +7,14 @@ arguments: the memory that it needs between calls (the autoscaler's windows, mon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
-from headrace.reconcile.conditions import Condition, events
+from headrace.reconcile.conditions import Condition, events, told
 from headrace.reconcile.demand import Replicas, wanted_replicas
 from headrace.reconcile.deployments import deployments, existing_replicas, is_announcing_container, replicas_of
 from headrace.reconcile.findings import (
@@ -67,6 +68,8 @@ class Memory:
     """When the route's weight moved to the wanted revision, while an old one waits for the gateways to see it."""
     lacking: float | None = None
     """Since when the wanted revision finds no room (or since the last replica gave way to it)."""
+    told: float = -math.inf
+    """When a condition's message was last changed while its reason stayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
     found = _found(resource, source, look)
     replicas = sum(found.rollout.replicas.values())
     wake = watch_wake(memory.wake, existing_replicas(observed), replicas, look.pods, signals)
-    now = conditions(found)
+    now = told(conditions(found), look.before.get("conditions", []), memory.told, signals.now)
     return Outcome(
         children=(
             *_guards(resource, observed, settings),
@@ -154,7 +157,7 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
             *((fetch,) if fetch is not None else ()),
             service(resource),
         ),
-        status=status(found, now, wake, settings),
+        status=status(found, now.conditions, wake, settings),
         route=route(found, look.manifest, observed),
         memory=Memory(
             since=memory.since,
@@ -164,10 +167,11 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
             wake=wake,
             moved=_moved(found.rollout, memory, signals),
             lacking=found.lacking,
+            told=now.changed,
         ),
-        events=(*events(now, look.before.get("conditions", [])), *_events(found)),
+        events=(*events(now.conditions, look.before.get("conditions", [])), *_events(found)),
         routable_pods=frozenset(pod.name for pod in look.pods if pod.routable),
-        requeue_seconds=_requeue(found, now[0]),
+        requeue_seconds=WORKING_REQUEUE_SECONDS if now.withheld else _requeue(found, now.conditions[0]),
     )
 
 

@@ -23,6 +23,9 @@ _FAILED = _FETCH_REASONS | {v.IMAGE_PULL_FAILED, v.REFUSED}
 RECOVERED_SECONDS = 10.0
 """A new attempt that lives so long has connected, and the failure before it is history."""
 
+STEP_PERCENT = 25
+"""How far a fetch is is told in such steps: each is a write to the API server. Gateways tell waiting clients more."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
@@ -141,7 +144,7 @@ def _progress(uri: str, signals: Signals) -> str:
     progress = signals.fetch
     if progress is None or progress.uri != uri or progress.percent is None:
         return f"fetching {uri}"
-    return f"fetching {uri}: {progress.percent}%"
+    return f"fetching {uri}: {progress.percent // STEP_PERCENT * STEP_PERCENT}%"
 
 
 def _condition(status: str, reason: str, message: str) -> Condition:

@@ -91,8 +91,7 @@ def _stage(found: Findings) -> str:
         if pod.fault:
             return f"; {pod.name}: {pod.fault}"
         if pod.report is not None and not pod.serving and pod.report.stage:
-            percent = "" if pod.report.percent is None else f" {pod.report.percent}%"
-            return f"; {pod.name}: {pod.report.stage}{percent}"
+            return f"; {pod.name}: {pod.report.stage}"  # no percent: each would be a write to the API server
         if pod.crash is not None:
             return f"; {pod.name}: is started again; it exited {pod.ended}"
     return ""
