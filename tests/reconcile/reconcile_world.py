@@ -290,7 +290,7 @@ class World:
         set_condition(self.pods[pod], "PodScheduled", "False", "0/1 nodes are available: insufficient cpu")
 
     def depart(self) -> None:
-        """Every pod that is on its way out is gone."""
+        """Every pod that is being rolled out out is gone."""
         for name in [name for name, pod in self.pods.items() if going(pod)]:
             del self.pods[name]
 

@@ -52,7 +52,7 @@ def test_crash_of_one_when_others_serve_then_requests_go_on() -> None:
     world.look()
     assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
     assert world.says(v.READY) == ("True", v.RUNNING)
-    assert world.condition(v.READY)["message"].startswith("requests go to 1 replica; the runtime keeps ending")
+    assert world.condition(v.READY)["message"].startswith("requests go to 1 replica; the runtime keeps exiting")
     assert world.refused() is None
 
 
@@ -155,7 +155,7 @@ def test_deadline_when_its_process_has_ended_meanwhile_then_its_last_words_are_t
     world.container(pod, {"running": {"startedAt": world.stamp()}}, restartCount=1, lastState=last_state(world, pod))
     world.pass_time(12)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
-    assert "It ended before (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
+    assert "It exited before (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
 
 
 def last_state(world: World, pod: str) -> Manifest:
@@ -168,7 +168,7 @@ def test_deadline_when_it_is_ready_where_no_gateway_reaches_it_then_it_is_told_w
     world.serve(pod, admitted=False)
     world.look()
     assert world.says(v.ROUTABLE) == ("False", v.WAITING_FOR_GATEWAYS)
-    assert f"{pod}: it says that it is ready at 127.1.0.1, port 8000" in world.condition(v.ROUTABLE)["message"]
+    assert f"{pod}: it reports Ready at 127.1.0.1, port 8000" in world.condition(v.ROUTABLE)["message"]
     world.pass_time(12)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
     assert "127.1.0.1, port 8000" in world.condition(v.READY)["message"]

@@ -23,9 +23,9 @@ def test_scale_up_when_the_new_replica_starts_then_ready_stays_and_says_so() -> 
     world.look()
     *_, pod = world.runtimes()
     world.load(pod, percent=41)
-    world.look()
+    world.pass_time(1)
     assert world.says(v.READY) == ("True", v.RUNNING)
-    assert message(world) == f"requests go to 2 replicas; 2 of 3 replicas run; {pod}: loading-weights 41%"
+    assert message(world) == f"requests go to 2 replicas; 2 of 3 replicas run; {pod}: loading-weights"
     assert world.says(v.WORKLOADS_READY) == ("False", v.STARTING)
     assert world.look().requeue_seconds == 1.0
 
@@ -59,7 +59,7 @@ def test_scale_up_when_a_quota_has_no_room_then_ready_stays_and_says_why() -> No
     world.quota = 1
     world.apply(replicas=2)
     world.look()
-    world.look()
+    world.pass_time(1)
     assert world.says(v.READY) == ("True", v.RUNNING)
     assert "exceeded quota" in message(world)
     assert world.says(v.WORKLOADS_READY) == ("False", v.UNSCHEDULABLE)
@@ -77,7 +77,7 @@ def test_rollout_when_it_runs_then_ready_never_leaves_true(rollout: dict[str, An
     world.apply(**NEW)
     world.look()
     assert world.says(v.READY) == ("True", v.ROLLING_OUT)
-    assert "is on its way" in message(world)
+    assert "is being rolled out" in message(world)
     for _ in range(6):
         for pod in [pod for pod in world.runtimes() if pod not in world.reports][:1]:
             world.serve(pod)
@@ -160,7 +160,7 @@ def test_leader_when_it_is_new_then_it_says_no_gateway_only_after_it_has_listene
         world.pass_time(1)
         assert world.says(v.READY) == ("True", v.RUNNING)
         assert world.says(v.ROUTABLE) == ("True", v.ADMITTED)
-    assert "have not been heard again yet" in world.condition(v.ROUTABLE)["message"]
+    assert "have not reported again yet" in world.condition(v.ROUTABLE)["message"]
     world.pass_time(2)
     assert world.says(v.ROUTABLE) == world.says(v.READY) == ("False", v.NO_GATEWAY)
 

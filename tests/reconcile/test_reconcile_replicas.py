@@ -151,6 +151,10 @@ def test_idle_when_the_timeout_has_passed_then_zero_and_ready() -> None:
     world.pass_time(2)
     assert list(world.revisions().values()) == [0]
     assert world.says(v.READY) == ("True", v.IDLE)
+    assert [event.message for event in world.events if event.reason == v.SCALED] == [
+        "from 0 to 1 replica: a request is waiting",
+        "from 1 to 0 replicas: idle for 30 s",
+    ]
 
 
 def test_requeue_when_idle_at_one_replica_then_no_later_than_the_idle_deadline() -> None:
@@ -207,10 +211,10 @@ def test_restart_when_a_pod_stays_silent_then_it_serves_no_longer_and_is_given_u
     world.restart_loop()
     world.pass_time(6)
     assert world.says(v.ROUTABLE) == ("False", v.NO_REPLICAS)
-    assert "it does not announce itself" in world.condition(v.WORKLOADS_READY)["message"]
+    assert "it does not register itself" in world.condition(v.WORKLOADS_READY)["message"]
     world.pass_time(601)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
-    assert "it does not announce itself" in world.condition(v.READY)["message"]
+    assert "it does not register itself" in world.condition(v.READY)["message"]
 
 
 def test_orphaned_children_when_adopted_then_their_replicas_stay_for_the_idle_timeout() -> None:

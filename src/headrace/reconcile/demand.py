@@ -60,13 +60,13 @@ def wanted_replicas(
     spec = resource.spec
     if spec.suspend:
         off = _refusal(
-            v.SUSPENDED, f"the model {resource.public_name} is suspended (spec.suspend: false brings it back)"
+            v.SUSPENDED, f"the model {resource.public_name} is suspended (set spec.suspend: false to start it)"
         )
         return Wanted(0, _inactive("spec.suspend is true"), off)
     if spec.scaling is None:
-        inactive = _inactive("spec.scaling is not set: spec.replicas rules")
+        inactive = _inactive("spec.scaling is not set: spec.replicas applies")
         if spec.replicas == 0:
-            message = f"the model {resource.public_name} is switched off (spec.replicas: 1 brings it back)"
+            message = f"the model {resource.public_name} is scaled to zero (set spec.replicas: 1 to start it)"
             return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, message))
         return Wanted(spec.replicas, inactive)
     state = scale or start(replicas.existing, signals.now)
@@ -119,8 +119,8 @@ def _change(before: int, decision: Decision, scaling: Scaling) -> str:
 def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:
     """Its message names no figures that change with each request: a status is not a graph."""
     if decision.reason is Reason.STALE:
-        who = "no gateway is heard" if signals.connected else "NATS is away"
-        message = f"{who}: demand is unknown, so nothing shrinks and nothing is woken"
+        who = "no gateway is connected" if signals.connected else "NATS is unreachable"
+        message = f"{who}: demand is unknown, so replicas stay as they are"
         return Condition(v.SCALING_ACTIVE, "False", v.SIGNALS_STALE, message)
     if decision.asked > scaling.max_replicas:
         at_most = f"demand asks for more than the {decision.replicas} that spec.scaling.maxReplicas allows"

@@ -35,7 +35,7 @@ def end_of(terminated: Manifest, *, may_be_log: bool) -> str:
     code = f"(exit code {terminated.get('exitCode', '?')})"
     if may_be_log and ("\n" in said or len(said.encode()) >= FALLBACK_BYTES):
         return f"{code}{_MARK}{_tail(said)}"
-    return f"{code}: {_printable(said) or 'it did not say why; see its log'}"
+    return f"{code}: {_printable(said) or 'it left no message; see its log'}"
 
 
 def public(message: str) -> str:

@@ -138,7 +138,7 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
     holder = observed.names_taken.get(resource.public_name)
     if holder is not None:
         message = (
-            f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}, or asked for it first"
+            f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}, or requested it first"
         )
         raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
 
@@ -316,14 +316,14 @@ def _events(found: Findings) -> Iterator[Event]:
         yield Event("Normal", v.SCALED, found.wanted.scaled)
     seen = before.get("specReplicas")
     if spec.scaling is not None and seen is not None and seen != spec.replicas:
-        message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling rules"
+        message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling is set"
         remedy = "Change spec.scaling, or remove it; spec.suspend: true forces zero"
         yield Event("Warning", v.SCALE_IGNORED, f"{message}. {remedy}")
     known = weights(before).keys()
     if found.revision not in known:
         yield Event("Normal", v.REVISION_CREATED, f"revision {found.revision}")
     for name in sorted(known - found.rollout.replicas.keys()):
-        yield Event("Normal", v.REVISION_RETIRED, f"revision {name} has no requests any more")
+        yield Event("Normal", v.REVISION_RETIRED, f"revision {name} gets no more requests")
 
 
 def _waits_for_news(found: Findings) -> bool:

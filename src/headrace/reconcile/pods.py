@@ -17,7 +17,7 @@ _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError
 _ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
 STARTING = "starting"
 """The stage of a replica that says no more of its start."""
-_SILENT = "its readiness probe succeeds, but nothing is heard of it on NATS: it does not announce itself"
+_SILENT = "its readiness probe succeeds, but it does not register itself on NATS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +147,15 @@ def _runtime_pod(
 def _fault(name: str, report: ReplicaReport | None, signals: Signals, *, probed: bool) -> str:
     unanswered = signals.unanswered.get(name, "")
     if report is not None and report.state is ReplicaState.READY:
-        said = f"it says that it is ready at {report.host}, port {report.port}, but no gateway routes to it"
-        return f"{said}: {unanswered or 'their logs say why'}"
+        said = f"it reports Ready at {report.host}, port {report.port}, but no gateway routes to it"
+        return f"{said}: {unanswered or 'see the logs of the gateways'}"
     if report is not None:
         loads = report.percent is not None or report.stage not in ("", STARTING)
         return "" if loads or report.state is ReplicaState.DRAINING else unanswered
     if not probed:
         return unanswered
     ignored = signals.ignored.get(name, "")
-    return f"its readiness probe succeeds, but what it announces is ignored ({ignored})" if ignored else _SILENT
+    return f"its readiness probe succeeds, but its reports are ignored ({ignored})" if ignored else _SILENT
 
 
 def _report_of_this_life(pod: Manifest, report: ReplicaReport | None) -> ReplicaReport | None:
@@ -215,7 +215,7 @@ def _crash(pod: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
             if (last_termination(pod) or {}).get("reason") == "OOMKilled":
                 message = "the runtime was killed for using more memory than its limit. Raise the limit"
                 return Failure(v.OOM_KILLED, message)
-            return Failure(v.CRASH_LOOP, f"the runtime keeps ending {ended or end_of({}, may_be_log=False)}")
+            return Failure(v.CRASH_LOOP, f"the runtime keeps exiting {ended or end_of({}, may_be_log=False)}")
     return None
 
 

@@ -64,7 +64,7 @@ def _serving(observed: Observed, before: Manifest) -> str | None:
 
 
 def _conditions(accepted: Condition, serving: str | None) -> list[Condition]:
-    unknown = "not looked at, because the spec is not accepted"
+    unknown = "not checked, because the spec is not accepted"
     if serving is not None:
         unknown = f"{unknown}; revision {serving} stays as it is"
     others = v.CONDITIONS[2:]

@@ -94,7 +94,7 @@ def _why(pod: RuntimePod, mark: Mark, deadline_seconds: float) -> str:
     if cause:
         return f"{over}: {cause}"
     hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
-    ended = f". It ended before {pod.ended}" if pod.ended else ""
+    ended = f". It exited before {pod.ended}" if pod.ended else ""
     return f"{over} (stage: {mark[0] or 'starting its process'}){ended}. {hint}"
 
 

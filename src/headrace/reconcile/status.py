@@ -2,7 +2,7 @@
 
 WorkloadsReady and Progressing speak of the *wanted* revision. Ready is the summary: the newest spec is carried out, or
 is being carried out, and requests are answered. One replica that takes requests is enough for True, of an old revision
-too while the wanted one is on its way; the message says what is in motion, and Progressing is False when it is over.
+too while the wanted one is rolled out; the message says what is in motion, and Progressing is False when it is over.
 Ready is False with the cause when the cluster refuses a child or the wanted revision fails, although an old one serves
 on.
 """
@@ -76,7 +76,7 @@ def _workloads_ready(found: Findings) -> Condition:
     if (failure := found.failure or found.refused) is not None:
         return said("False", failure.reason, failure.message)
     if found.wanted.replicas == 0:
-        return said("False", v.IDLE, "at zero, because nobody asks")
+        return said("False", v.IDLE, "scaled to zero: there are no requests")
     if serving >= wanted:
         return said("True", v.RUNNING, f"{wanted} of {wanted} replicas run")
     if found.rollout.replicas[found.revision] == 0 and not found.source.cached:
@@ -103,14 +103,14 @@ def _routable(found: Findings) -> Condition:
     routable = sum(pod.routable for pod in found.pods)
     gateways = len(found.signals.gateways)
     if serving == 0:
-        return Condition(v.ROUTABLE, "False", v.NO_REPLICAS, "no replica serves")
+        return Condition(v.ROUTABLE, "False", v.NO_REPLICAS, "no replica is ready")
     if gateways == 0 and found.signals.connected and found.listening:
-        return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is alive")
+        return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is connected")
     if routable < serving:
         fault = next((f"; {pod.name}: {pod.fault}" for pod in found.pods if pod.serving and pod.fault), "")
         message = f"{routable} of {serving} serving replicas are admitted by every gateway{fault}"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
-    who = counted(gateways, "gateway") if gateways else "the gateways, which have not been heard again yet"
+    who = counted(gateways, "gateway") if gateways else "the gateways, which have not reported again yet"
     message = f"{counted(serving, 'replica')} admitted by {who}"
     return Condition(v.ROUTABLE, "True", v.ADMITTED, message)
 
@@ -127,22 +127,24 @@ def _progressing(found: Findings) -> Condition:
     if not found.rollout.rolling:
         return said("False", v.STABLE, f"revision {new} is the only one")
     if not found.taking_over:
-        return said("True", v.ROLLING_OUT, f"revision {new} has taken over; the old one is about to go")
+        return said("True", v.ROLLING_OUT, f"revision {new} has all requests; the old revision is being removed")
     count = f"{found.routable(new)} of {found.rollout.aim} replicas"
     cause = _cause(found)
     if cause is not None and not (found.rollout.way is Way.REPLACE and cause.reason == v.UNSCHEDULABLE):
         return _stopped(found, cause)
     match found.rollout.way:
         case Way.CANARY if found.rollout.share:
-            how = "spec.rollout.type RollingUpdate promotes it, the old spec takes it back"
+            how = "set spec.rollout.type: RollingUpdate to promote it, or apply the old spec to roll back"
             return said("True", v.CANARY, f"revision {new} has {found.rollout.share}% of new requests: {how}")
         case Way.REPLACE | Way.RECREATE:
             reason, why = v.REPLACING, ""
             if found.makes_room:
-                reason, why = v.NO_CAPACITY_FOR_SURGE, ": there is no room for both. The old spec brings it back"
-            return said("True", reason, f"revision {old} gives way to revision {new}, which has {count} ready{why}")
+                reason, why = v.NO_CAPACITY_FOR_SURGE, ": there is no room for both. Apply the old spec to roll back"
+            return said(
+                "True", reason, f"revision {old} is scaled down for revision {new}, which has {count} ready{why}"
+            )
         case _:
-            return said("True", v.ROLLING_OUT, f"revision {new} has {count} ready; revision {old} serves meanwhile")
+            return said("True", v.ROLLING_OUT, f"revision {new} has {count} ready; revision {old} still serves")
 
 
 def _stopped(found: Findings, cause: Condition) -> Condition:
@@ -152,9 +154,9 @@ def _stopped(found: Findings, cause: Condition) -> Condition:
         message = f"revision {new} failed as a canary, and revision {old} has all requests until the spec changes"
         return Condition(v.PROGRESSING, "False", cause.reason, f"{message}: {cause.message}")
     if cause.reason == v.UNSCHEDULABLE:
-        message = f"no room for revision {new} beside revision {old}, which serves on: {cause.message}"
+        message = f"no room for revision {new} beside revision {old}, which still serves: {cause.message}"
         return Condition(v.PROGRESSING, "False", v.NO_CAPACITY_FOR_SURGE, message)
-    message = f"revision {new} does not start, revision {old} serves on: {cause.message}"
+    message = f"revision {new} does not start, revision {old} still serves: {cause.message}"
     return Condition(v.PROGRESSING, "False", cause.reason, message)
 
 
@@ -163,7 +165,7 @@ def _cause(found: Findings) -> Condition | None:
     if found.failure is not None:
         return Condition(v.WORKLOADS_READY, "False", found.failure.reason, found.failure.message)
     if found.taken_back:
-        return Condition(v.WORKLOADS_READY, "False", found.taken_back, "it runs again, after a failure")
+        return Condition(v.WORKLOADS_READY, "False", found.taken_back, "it failed earlier, and runs again")
     return found.source.condition if found.source.failed else None
 
 
@@ -185,7 +187,7 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
     changing = found.taking_over and not found.stays_canary
     unmet = next((condition for condition in (workloads, routable) if condition.status != "True"), None)
     if taking:
-        motion = f"; revision {found.revision} is on its way" if changing else ""
+        motion = f"; revision {found.revision} is being rolled out" if changing else ""
         motion += f"; {unmet.message}" if unmet is not None else ""
         reason = v.ROLLING_OUT if changing else v.RUNNING
         return said("True", reason, f"requests go to {counted(taking, 'replica')}{motion}")
@@ -198,7 +200,7 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
 
 def _obstacle(found: Findings) -> Condition | None:
     """Return what keeps the newest spec from being carried out, whoever takes requests; None: at most time."""
-    serves_on = f"; revision {found.rollout.serving} serves meanwhile" if found.taking_over else ""
+    serves_on = f"; revision {found.rollout.serving} still serves" if found.taking_over else ""
     if (refused := found.refused) is not None and not refused.waiting:
         return Condition(v.READY, "False", refused.reason, f"{refused.message}{serves_on}")
     cause = _cause(found) if found.taking_over else None
@@ -213,20 +215,20 @@ def _ready_at_zero(found: Findings) -> Condition:
     if not found.source.cached:
         return Condition(v.READY, source.status, source.reason, source.message)
     if (failure := found.start_failure) is not None:
-        message = f"at zero; the last start failed, the next request tries again: {failure.message}"
+        message = f"scaled to zero; the last start failed, the next request tries again: {failure.message}"
         return Condition(v.READY, "False", failure.reason, message)
     if not signals.connected:
-        return Condition(v.READY, "False", v.SIGNALS_STALE, "NATS is away: a request cannot wake the model now")
+        return Condition(v.READY, "False", v.SIGNALS_STALE, "NATS is unreachable: requests cannot start the model")
     if not signals.gateways and not found.listening:
-        return _as_before(found, "the gateways have not been heard yet")
+        return _as_before(found, "the gateways have not reported yet")
     if not signals.gateways:
-        return Condition(v.READY, "False", v.NO_GATEWAY, "no gateway is alive that could wake the model")
-    return Condition(v.READY, "True", v.IDLE, "at zero, because nobody asks; the next request wakes it")
+        return Condition(v.READY, "False", v.NO_GATEWAY, "no gateway is connected that could start the model")
+    return Condition(v.READY, "True", v.IDLE, "scaled to zero; the next request starts it")
 
 
 def _as_before(found: Findings, message: str) -> Condition:
     """Return that a model at zero is ready if it was, while nobody had the time to speak: else it is Unknown."""
     before = next((each for each in found.before.get("conditions", []) if each["type"] == v.READY), None)
     if before is not None and before["status"] == "True":
-        return Condition(v.READY, "True", v.IDLE, f"at zero, because nobody asks; {message}")
+        return Condition(v.READY, "True", v.IDLE, f"scaled to zero; {message}")
     return Condition(v.READY, "Unknown", v.PENDING, message)

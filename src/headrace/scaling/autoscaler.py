@@ -49,13 +49,13 @@ class Reason(StrEnum):
     """Why a decision is as it is; goes into events as it stands."""
 
     WOKEN = "a request is waiting"
-    IDLE = "nobody asked for the idle timeout"
-    STABLE = "average demand of the last minute"
-    PANIC = "demand doubled within seconds"
-    MINIMUM = "never fewer than minReplicas"
-    HOLDING = "nothing shrinks until a minute has passed in calm"
-    ACTIVATING = "a replica that is starting is kept"
-    STALE = "signals are stale, so nothing shrinks"
+    IDLE = "no requests for the idle timeout"
+    STABLE = "average demand of the last 60 s"
+    PANIC = "demand at least doubled within 6 s"
+    MINIMUM = "spec.scaling.minReplicas"
+    HOLDING = "no replica is removed within 60 s of a rise in demand"
+    ACTIVATING = "no replica is removed while one is starting"
+    STALE = "no replica is removed while demand is unknown"
 
 
 @dataclass(frozen=True, slots=True)
