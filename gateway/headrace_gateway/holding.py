@@ -67,6 +67,6 @@ async def _tell_stages(exchange: Exchange, model: ServedModel, ticket: Ticket) -
             await exchange.start_stream()
         stage = model.stage()
         if now - told_at >= (COMMENT_SECONDS if stage == told else COMMENT_PAUSE_SECONDS):
-            await exchange.write(f": headrace stage={stage}\n\n".encode())
+            await exchange.write(f": headrace stage={stage}\n".encode())
             told, told_at = stage, now
         look_at = told_at + (COMMENT_SECONDS if stage == told else COMMENT_PAUSE_SECONDS)

@@ -122,6 +122,13 @@ async def test_stream_when_held_then_comments_name_the_stages_and_the_answer_fol
     assert len(heard) == 6
 
 
+async def test_stream_when_held_then_no_comment_ends_an_event(world: World) -> None:
+    """A blank line after a comment is an empty event to some readers."""
+    await world.loop.route()
+    async with sent(world.port, chat(stream=True)) as incoming:
+        assert await anext(incoming.pieces()) == b": headrace stage=waiting\n"
+
+
 async def test_openai_sdk_when_the_stream_begins_with_comments_then_it_reads_the_answer(world: World) -> None:
     await world.loop.route()
 
