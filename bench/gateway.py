@@ -179,7 +179,7 @@ async def routed(port: int) -> None:
         listed = b""
         while b'"bench"' not in listed:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            writer.write(b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
             listed = await reader.read()
             writer.close()
 

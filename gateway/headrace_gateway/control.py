@@ -12,18 +12,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from headrace import headers
 from headrace.errors import HeadraceError
+from headrace.http.answers import error_body, error_fields
+from headrace.http.errors import MethodNotAllowed, NoSuchPath
 from headrace.routes import KeyGrant, Route
-from headrace.serving.errors import MethodNotAllowed, NoSuchPath, RequestError
-from headrace.serving.exchange import error_body
 from headrace_gateway.errors import InvalidApiKey
 from headrace_gateway.metrics import CONTENT_TYPE, GatewayMetrics
 from headrace_gateway.table import Table
 
-_NOT_FOUND = 404
+METRICS_PATH = "/metrics"
 
 
 class ModelCard(BaseModel):
@@ -43,7 +43,12 @@ class ModelList(BaseModel):
 
 
 class ControlApp(FastAPI):
-    """FastAPI whose schema also has the paths that are served beside it."""
+    """FastAPI that answers HEAD like GET, and whose schema also has the paths that are served beside it."""
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; the server leaves out the body of an answer to HEAD."""
+        await super().__call__({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send)
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -57,7 +62,7 @@ class ControlApp(FastAPI):
 
 def metrics_app(metrics: GatewayMetrics) -> FastAPI:
     """Return an application that serves metrics and nothing else."""
-    app = FastAPI(openapi_url=None)
+    app = ControlApp(openapi_url=None)
     _add_metrics(app, metrics)
     return app
 
@@ -102,16 +107,20 @@ def control_app(table: Table, metrics: GatewayMetrics | None) -> ControlApp:
 
     @app.exception_handler(HTTPException)
     async def explain_http(request: Request, error: HTTPException) -> Response:
-        path = request.url.path[:200]
-        if error.status_code == _NOT_FOUND:
-            return _error_response(NoSuchPath(f"there is no {path} here", hint="GET /docs describes what there is"))
-        return _error_response(MethodNotAllowed(f"{path} does not take {request.method}"))
+        path = request.url.path
+        allow = "POST" if path in _INFERENCE_PATHS else (error.headers or {}).get("Allow")
+        if allow is None:
+            return _error_response(
+                NoSuchPath(f"there is no {path[:200]} here", hint="GET /docs describes what there is")
+            )
+        allow = allow.replace("GET", "GET, HEAD")
+        return _error_response(MethodNotAllowed(f"{path} does not take {request.method}", allow=allow))
 
     return app
 
 
 def _add_metrics(app: FastAPI, metrics: GatewayMetrics) -> None:
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    @app.get(METRICS_PATH, tags=["health"], response_class=PlainTextResponse)
     async def exposition() -> Response:
         """Return Prometheus metrics."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
@@ -130,12 +139,9 @@ def _card(route: Route) -> ModelCard:
 
 
 def _error_response(error: HeadraceError) -> Response:
-    fields = {headers.REASON: error.reason}
-    if isinstance(error, RequestError) and error.retry_after_seconds is not None:
-        fields["retry-after"] = str(error.retry_after_seconds)
-    if isinstance(error, InvalidApiKey):
-        fields["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), error.http_status, headers=fields)
+    response = JSONResponse(error_body(error), error.http_status)
+    response.raw_headers += error_fields(error)
+    return response
 
 
 def _inference_path(summary: str, required: list[str], example: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from headrace import headers
 from headrace.api.vocabulary import STARTING
+from headrace.http.errors import RequestError
 from headrace.routes import Unavailable
-from headrace.serving.errors import RequestError
 
 
 class InvalidApiKey(RequestError):
@@ -13,13 +13,7 @@ class InvalidApiKey(RequestError):
 
     http_status = 401
     reason = headers.INVALID_API_KEY
-
-
-class HeadTooLarge(RequestError):
-    """The request's headers are larger than any client of ours sends."""
-
-    http_status = 431
-    reason = "HeadTooLarge"
+    fields = (("www-authenticate", "Bearer"),)
 
 
 class QueueTimeout(RequestError):

@@ -13,18 +13,16 @@ import secrets
 from collections.abc import Callable, Iterable
 from itertools import count
 from time import perf_counter
-from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from headrace import headers
 from headrace.errors import HeadraceError
-from headrace.serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, RequestError
-from headrace.serving.exchange import BODY_SECONDS, DONE, MAX_DISCARDED_BYTES, STREAM_HEADERS, error_body
-from headrace_gateway.errors import HeadTooLarge, InvalidApiKey
-
-MAX_HEAD_BYTES = 32 * 1024
-"""Of all header lines: the largest cookies and tokens of the web stay below."""
+from headrace.http.answers import DONE, STREAM_HEADERS, error_body, error_fields
+from headrace.http.bodies import BODY_SECONDS, MAX_DISCARDED_BYTES, check_encoding, without_bom
+from headrace.http.errors import BodyTooLarge, BodyTooSlow, ClientGone
+from headrace.http.protocol import CLIENT, HttpProtocol
+from headrace_gateway.errors import InvalidApiKey
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -34,27 +32,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _FORWARDED = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", b"baggage"})
 """What a replica gets of the client's headers. A list of what passes, not of what does not: the key, cookies, and
 whatever is invented to confuse two parsers stay here."""
-
-
-CLIENT = "headrace.client"
-"""Key of the ASGI scope."""
-
-
-class Client(Protocol):
-    """The connection that a request came on."""
-
-    @property
-    def body_arrived(self) -> bool:
-        """Whether the request's body is surely here: then reading it needs no time limit."""
-
-    def watch(self, on_client_gone: Callable[[], None] | None) -> None:
-        """Call it when the client goes away, from now on; None: call nothing."""
-
-    def blocked(self) -> asyncio.Future[None] | None:
-        """Return a future that is done when the client has taken what was written; None when it takes more at once."""
-
-    def abort(self) -> None:
-        """Close the connection; what was written and not taken is lost."""
 
 
 class Exchange:
@@ -78,15 +55,14 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._authorization: list[bytes] = []
-        self._head_bytes = 0
+        self._encoding: bytes | None = None
         self.declared_bytes: int | None = None
         """Of the body; None when it comes in chunks."""
         self._gone: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._client: Client = scope[CLIENT]
+        self._client: HttpProtocol = scope[CLIENT]
         request_id = b""
         for name, value in scope["headers"]:
-            self._head_bytes += len(name) + len(value)
             if name in _FORWARDED:
                 self.forwarded.append((name, value))
             elif name == b"authorization":
@@ -95,24 +71,25 @@ class Exchange:
                 request_id = value
             elif name == b"content-length":
                 self.declared_bytes = int(value)  # the server's parser has checked it
+            elif name == b"content-encoding":
+                self._encoding = value
         self.id = request_id if _REQUEST_ID.fullmatch(request_id) else _new_id()
 
     # -- what the client sends ---------------------------------------------------------------------------------------
 
     def authorization(self) -> bytes | None:
-        """Return the Authorization header. Raises HeadTooLarge, InvalidApiKey."""
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge(f"the headers are larger than {MAX_HEAD_BYTES >> 10} KiB")
+        """Return the Authorization header. Raises InvalidApiKey."""
         if len(self._authorization) > 1:
             raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
         return self._authorization[0] if self._authorization else None
 
     async def body(self, limit: int) -> bytes:
-        """Return the whole body. Raises BodyTooLarge, BodyTooSlow, ClientGone.
+        """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone.
 
         One that is too large is read on for a while and thrown away: a client that is still sending when its
         connection is closed sees a reset instead of the answer that explains it.
         """
+        check_encoding(self._encoding)
         if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
             raise _too_large(limit)
         pieces: list[bytes] = []
@@ -126,7 +103,7 @@ class Exchange:
                 raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
         if self.received_bytes > limit:
             raise _too_large(limit)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return without_bom(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     async def _receive_body(self, pieces: list[bytes], limit: int) -> None:
         more = True
@@ -217,18 +194,8 @@ class Exchange:
             if self.events:
                 await self.finish(b"data: " + body + b"\n\n" + DONE)
             return
-        fields = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (_REASON, error.reason.encode()),
-        ]
-        if isinstance(error, RequestError) and error.retry_after_seconds is not None:
-            fields.append((b"retry-after", str(error.retry_after_seconds).encode()))
-        if isinstance(error, InvalidApiKey):
-            fields.append((b"www-authenticate", b"Bearer"))
-        if isinstance(error, BodyTooLarge | BodyTooSlow | HeadTooLarge):
-            fields.append((b"connection", b"close"))  # what is left of the request is not read
-        await self.start(error.http_status, fields)
+        fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self.start(error.http_status, fields + error_fields(error))
         await self.finish(body)
 
     async def _wait_for_client(self, taken: asyncio.Future[None]) -> None:
@@ -239,7 +206,6 @@ class Exchange:
 
 
 _ID = headers.REQUEST_ID.encode()
-_REASON = headers.REASON.encode()
 
 
 def _new_id() -> bytes:

@@ -10,17 +10,18 @@ import asyncio
 import logging
 import signal
 import socket
-from ipaddress import ip_address
 
+from headrace.http.local import LocalOnly, is_loopback
+from headrace.http.protocol import Guard
+from headrace.http.server import http_server
 from headrace_gateway.access import AccessLog
 from headrace_gateway.admission import Admissions
-from headrace_gateway.control import control_app, metrics_app
+from headrace_gateway.control import METRICS_PATH, control_app, metrics_app
 from headrace_gateway.disk import DiskCopy
 from headrace_gateway.inference import Inference
 from headrace_gateway.link import Link
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.outbox import Outbox
-from headrace_gateway.server import gateway_server
 from headrace_gateway.settings import Settings
 from headrace_gateway.table import Table
 
@@ -38,10 +39,10 @@ async def run(settings: Settings, listener: socket.socket, scraped: socket.socke
     disk.load(table)
     metrics = GatewayMetrics(table.models.values)
     host, port = listener.getsockname()[:2]
-    beside = metrics if scraped is None and ip_address(host).is_loopback else None
+    beside = metrics if scraped is None and is_loopback(host) else None
     inference = Inference(table, control_app(table, beside), metrics, access, settings.max_body_bytes)
-    server = gateway_server(inference, settings.grace_seconds)
-    metrics_server = gateway_server(metrics_app(metrics), 0)
+    server = http_server(inference, grace_seconds=settings.grace_seconds, guard=_guard(settings, listener, table))
+    metrics_server = http_server(metrics_app(metrics), grace_seconds=0, guard=_guard(settings, scraped, None))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -67,3 +68,14 @@ async def run(settings: Settings, listener: socket.socket, scraped: socket.socke
         metrics_server.should_exit = True
         for task in background:
             task.cancel()
+
+
+def _guard(settings: Settings, listener: socket.socket | None, table: Table | None) -> Guard | None:
+    """Return the rule for what is served on this machine alone without a key: metrics, and all else without keys."""
+    if listener is None or not is_loopback(listener.getsockname()[0]):
+        return None
+
+    def applies(path: str) -> bool:
+        return table is None or table.keyless or path == METRICS_PATH
+
+    return LocalOnly(settings.allowed_hosts, settings.allowed_origins, applies).objection

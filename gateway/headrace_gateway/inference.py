@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from headrace import headers
 from headrace.api.vocabulary import STARTING
 from headrace.errors import HeadraceError
+from headrace.http.answers import CLIENT_CLOSED_REQUEST
+from headrace.http.errors import ClientGone, InvalidRequest, Saturated
 from headrace.routes import KeyGrant
-from headrace.serving.errors import ClientGone, InvalidRequest, Saturated
-from headrace.serving.exchange import CLIENT_CLOSED_REQUEST
 from headrace_gateway.access import AccessLog
 from headrace_gateway.errors import GatewayStopping, ReplicaLost
 from headrace_gateway.exchange import Exchange

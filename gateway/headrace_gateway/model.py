@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from headrace.api.vocabulary import SCALED_TO_ZERO, SUSPENDED
 from headrace.errors import HeadraceError
 from headrace.events.messages import Demand, FetchProgress, ReplicaState
+from headrace.http.errors import ModelNotFound, Saturated
 from headrace.routes import Engine, Route, Unavailable
-from headrace.serving.errors import ModelNotFound, Saturated
 from headrace_gateway.activator import HoldQueue, Ticket
 from headrace_gateway.errors import ModelUnavailable, QueueTimeout
 from headrace_gateway.metrics import ModelMetrics

@@ -12,7 +12,7 @@ import json
 
 from headrace import headers
 from headrace.errors import HeadraceError
-from headrace.serving.exchange import DONE
+from headrace.http.answers import DONE
 from headrace_gateway.exchange import Exchange
 from headrace_gateway.upstream.connection import Connection, ConnectionLost, Head
 

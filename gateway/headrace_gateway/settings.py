@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace import environment
-from headrace.serving.exchange import MAX_BODY_BYTES
+from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.http.local import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Settings:
     """Namespace that is served without a key as long as no key exists at all; None: a key is always needed."""
     grace_seconds: float
     max_body_bytes: int
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    """What a gateway on the loopback interface answers without keys, besides this machine (`headrace.http.local`)."""
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
@@ -73,6 +77,21 @@ class Settings:
             default=MAX_BODY_BYTES,
             help="largest request body; more is answered with 413 (default 4 MiB: the longest prompts are a tenth)",
         )
+        parser.add_argument(
+            "--allowed-host",
+            action="append",
+            metavar="NAME",
+            help="while it serves this machine alone without keys, answer under this name too, besides localhost and IP"
+            f" addresses; may be repeated (default ${environment.ALLOWED_HOSTS}, with commas between names)",
+        )
+        parser.add_argument(
+            "--allowed-origin",
+            action="append",
+            metavar="ORIGIN",
+            help="while it serves this machine alone without keys, answer web pages of this origin"
+            " (https://chat.example) too, besides those of this machine; may be repeated"
+            f" (default ${environment.ALLOWED_ORIGINS}, with commas between origins)",
+        )
         given = parser.parse_args(arguments)
         return cls(
             host=given.host,
@@ -87,4 +106,6 @@ class Settings:
             anonymous_namespace=given.anonymous_namespace,
             grace_seconds=given.grace_seconds,
             max_body_bytes=given.max_body_bytes,
+            allowed_hosts=tuple(given.allowed_host or listed(variables.get(environment.ALLOWED_HOSTS))),
+            allowed_origins=tuple(given.allowed_origin or listed(variables.get(environment.ALLOWED_ORIGINS))),
         )

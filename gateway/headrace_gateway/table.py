@@ -15,8 +15,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from headrace.events.messages import ReplicaReport
+from headrace.http.errors import ModelNotFound
 from headrace.routes import KeyGrant, Route
-from headrace.serving.errors import ModelNotFound
 from headrace_gateway.errors import InvalidApiKey, NoTableYet
 from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Entry = TypeVar("Entry", Route, KeyGrant)
 
 _BEARER = b"bearer "
+_HOW = "Send the key as `Authorization: Bearer <key>`"
 MAX_KEY_BYTES = 512
 LOADING_SECONDS = 5.0
 """Without a copy on disk a new gateway waits for NATS, which may be starting too."""
@@ -66,11 +67,13 @@ class Table:
         if not self._grants and self._anonymous is not None:
             return self._anonymous
         if authorization is None:
-            raise InvalidApiKey("an API key is needed", hint="Send it as `Authorization: Bearer <key>`")
+            raise InvalidApiKey("an API key is needed", hint=_HOW)
+        if authorization[: len(_BEARER)].lower() != _BEARER:
+            raise InvalidApiKey("the Authorization header does not begin with `Bearer `", hint=_HOW)
         key = authorization[len(_BEARER) :].strip()
-        grant = None
-        if authorization[: len(_BEARER)].lower() == _BEARER and len(key) <= MAX_KEY_BYTES:
-            grant = self._grants.get(sha256(key).hexdigest())
+        if not key:
+            raise InvalidApiKey("the Authorization header has no key after `Bearer`", hint=_HOW)
+        grant = self._grants.get(sha256(key).hexdigest()) if len(key) <= MAX_KEY_BYTES else None
         if grant is None:
             raise InvalidApiKey(
                 "the API key is not valid",
@@ -78,6 +81,11 @@ class Table:
                 "`headrace keys list` shows the names of a local instance's keys",
             )
         return grant
+
+    @property
+    def keyless(self) -> bool:
+        """Whether there is no key at all."""
+        return not self._grants
 
     def find(self, grant: KeyGrant, public_name: str) -> ServedModel:
         """Return the model. Raises ModelNotFound, also for one that the key does not open: it tells nobody about it."""

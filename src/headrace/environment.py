@@ -33,3 +33,10 @@ GRACE_SECONDS = "HEADRACE_GRACE_SECONDS"
 """The pod's terminationGracePeriodSeconds: work that still runs after it is cut off."""
 NATS_RUNTIME_KEY = "HEADRACE_NATS_RUNTIME_KEY"
 """Not of a child, but of the platform's own broker and operator: derives the runtime roles' passwords."""
+ALLOWED_HOSTS = "HEADRACE_ALLOWED_HOSTS"
+"""Names, with commas between them, under which a server may be asked that serves this machine alone without keys,
+besides `localhost` and IP addresses (see `headrace.http.local`). None by default: a page of the web whose name resolves
+to 127.0.0.1 would be served. Needed for a reverse proxy on this machine that keeps its own `Host`."""
+ALLOWED_ORIGINS = "HEADRACE_ALLOWED_ORIGINS"
+"""Origins (`https://chat.example`), with commas between them, of web pages that such a server serves besides those of
+this machine. None by default: any page could start models. No CORS headers are sent: pages cannot read answers."""

@@ -45,14 +45,20 @@ class Incoming:
         await self.reader.readexactly(2)
 
     async def events(self) -> AsyncIterator[str]:
-        """Events and comments of a stream, each without its final blank line."""
+        """Events of a stream, each without its final blank line, and its comments, which have none."""
         buffer = b""
         async for piece in self.pieces():
             buffer += piece
-            *complete, buffer = buffer.split(b"\n\n")
-            for event in complete:
+            while (end := _end_of(buffer)) is not None:
+                event, _, buffer = buffer.partition(end)
                 yield event.decode()
         assert not buffer
+
+
+def _end_of(events: bytes) -> bytes | None:
+    """What ends the first event or comment; None: it has not ended."""
+    end = b"\n" if events.startswith(b":") else b"\n\n"
+    return end if end in events else None
 
 
 @asynccontextmanager
@@ -75,7 +81,7 @@ def request(
     method: str = "POST", path: str = CHAT, body: object = None, headers: Mapping[str, str] | None = None
 ) -> bytes:
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    fields = {"host": "test", "content-length": str(len(raw)), **(headers or {})}
+    fields = {"host": "localhost", "content-length": str(len(raw)), **(headers or {})}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + raw
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from gateway.gateway_replica import NAMESPACE, Behaviour, Replica, echo
 
 from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.http.server import http_server
 from headrace.routes import KeyGrant, Route
-from headrace.serving.exchange import MAX_BODY_BYTES
 from headrace_gateway.access import AccessLog
 from headrace_gateway.control import control_app
 from headrace_gateway.inference import Inference
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica as KnownReplica
-from headrace_gateway.server import gateway_server
 from headrace_gateway.table import Table
 
 
@@ -74,7 +74,7 @@ async def inside(*, loaded: bool = True) -> AsyncIterator[Inside]:
     silence = os.open(os.devnull, os.O_WRONLY)
     access = AccessLog(silence)
     inference = Inference(table, control_app(table, metrics), metrics, access, MAX_BODY_BYTES)
-    server = gateway_server(inference, 1)
+    server = http_server(inference, grace_seconds=1)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # what a client does not read is seen soon
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -16,7 +16,8 @@ from gateway.gateway_inside import Inside, inside
 from gateway.gateway_replica import Received, Replica
 from gateway.gateway_world import Broker, Gateway, World, until
 
-from headrace_gateway import inference, server
+from headrace.http import closing, writing
+from headrace_gateway import inference
 from headrace_gateway.access import MAX_LINES, AccessLog
 
 FLOOD = 8 * 1024 * 1024
@@ -25,8 +26,8 @@ FLOOD = 8 * 1024 * 1024
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WRITE_SECONDS", 0.1, raising=False)
-    monkeypatch.setattr(server, "DISCARD_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr(writing, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(closing, "DISCARD_SECONDS", 0.1)
 
 
 # -- a request that kills its replicas
@@ -108,7 +109,7 @@ async def test_added_seconds_when_an_attempt_was_lost_then_its_waiting_is_not_ou
 
 
 def chunked(trailers: bytes = b"", body: bytes = b'{"model": "echo"}') -> bytes:
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     return head + b"%x\r\n%s\r\n0\r\n%s" % (len(body), body, trailers)
 
 
@@ -140,9 +141,9 @@ async def test_trailers_when_without_end_then_the_connection_is_closed(line: byt
 @pytest.mark.parametrize(
     "head",
     [
-        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n",
-        "POST /v2/nothing HTTP/1.1\r\nhost: x\r\n",
-        "GET /healthz HTTP/1.1\r\nhost: x\r\n",
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n",
+        "POST /v2/nothing HTTP/1.1\r\nhost: localhost\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n",
     ],
     ids=["401", "404", "200"],
 )
@@ -160,7 +161,7 @@ async def test_body_when_answered_early_then_not_more_than_a_few_mebibytes_are_r
     async with inside() as world:
         world.key("digest")
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n".encode())
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
         size = 0
         with suppress(ConnectionError):
@@ -213,7 +214,7 @@ async def test_client_when_it_does_not_read_then_it_is_cut_off(hasty: None) -> N
 
 
 async def test_client_when_it_reads_slowly_then_it_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "WRITE_SECONDS", 1.0, raising=False)
+    monkeypatch.setattr(writing, "WRITE_SECONDS", 1.0)
     async with inside() as world:
         await world.replica(world.route(), behaviour=flood)
         with connected_to_a_deaf_client(world.port, chat(stream=True)) as client:

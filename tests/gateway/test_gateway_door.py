@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from gateway.gateway_client import CHAT, Answer, chat, get, request, send
+from gateway.gateway_client import CHAT, Answer, chat, get, request, send, sent
 from gateway.gateway_world import World, until
 
 BODY = {"model": "echo"}
@@ -27,36 +27,42 @@ ERRORS = {
         None,
     ),
     "endless header": (b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000, 431, "head_too_large", None),
+    "compressed": (
+        request(body=b"\x1f\x8b", headers={"content-encoding": "gzip"}),
+        415,
+        "unsupported_content_encoding",
+        None,
+    ),
     "another path": (request("GET", "/v2/nothing"), 404, "not_found", None),
-    "another method": (request("DELETE", CHAT), 404, "not_found", None),
+    "another method": (request("DELETE", CHAT), 405, "method_not_allowed", None),
     "another method on models": (request("POST", "/v1/models"), 405, "method_not_allowed", None),
     "unknown model's card": (request("GET", "/v1/models/nobody"), 404, "model_not_found", "model"),
     "two lengths": (
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
         400,
         "invalid_request",
         None,
     ),
     "length and chunks": (
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: [::1]\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0",
         400,
         "invalid_request",
         None,
     ),
     "odd transfer encoding": (
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         400,
         "invalid_request",
         None,
     ),
     "space before the colon": (
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length : 2\r\n\r\n{}",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length : 2\r\n\r\n{}",
         400,
         "invalid_request",
         None,
     ),
     "folded header": (
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n transfer-encoding: chunked\r\n\r\n{}",
+        b"POST /v1/completions HTTP/1.1\r\nhost: [::1]\r\ncontent-length: 2\r\n transfer-encoding: chunked\r\n\r\n{}",
         400,
         "invalid_request",
         None,
@@ -84,10 +90,52 @@ async def test_body_when_forwarded_then_it_is_the_same_bytes_in_the_same_order(w
     assert replica.requests[0].body == body
 
 
+async def test_body_when_it_begins_with_a_byte_order_mark_then_the_rest_is_forwarded(world: World) -> None:
+    await world.loop.route()
+    await world.replica()
+    body = json.dumps(BODY).encode()
+    answer = await send(world.port, request(body=b"\xef\xbb\xbf" + body))
+    assert (answer.status, answer.body) == (200, body)
+
+
+async def test_body_when_compressed_then_the_coding_is_named(door: int) -> None:
+    answer = await send(door, request(body=b"\x1f\x8b", headers={"content-encoding": "gzip"}))
+    assert "Content-Encoding: gzip" in answer.json()["error"]["message"]
+    assert (await send(door, request(body=BODY, headers={"content-encoding": "identity"}))).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", CHAT, "POST"),
+        ("HEAD", CHAT, "POST"),
+        ("PUT", "/v1/completions", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/echo", "GET, HEAD"),
+        ("OPTIONS", "/healthz", "GET, HEAD"),
+    ],
+)
+async def test_path_when_known_and_the_method_is_not_then_405_says_which_is(
+    door: int, method: str, path: str, allow: str
+) -> None:
+    async with sent(door, request(method, path)) as answer:
+        assert (answer.status, answer.headers["allow"]) == (405, allow)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
+async def test_head_where_get_works_then_it_is_the_same_without_a_body(door: int, path: str) -> None:
+    got = await get(door, path)
+    async with sent(door, request("HEAD", path)) as answer:
+        assert answer.status == got.status == 200
+        assert answer.headers["content-type"] == got.headers["content-type"]
+        answer.writer.write(request("GET", "/healthz", headers={"connection": "close"}))
+        assert (await answer.reader.read()).startswith(b"HTTP/1.1 200 ")  # and nothing of a body before
+
+
 async def test_body_when_it_comes_in_chunks_then_the_replica_gets_it_with_a_length(world: World) -> None:
     await world.loop.route()
     replica = await world.replica()
-    raw = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    raw = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     body = json.dumps(BODY).encode()
     raw += b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     assert (await send(world.port, raw)).status == 200
@@ -203,9 +251,20 @@ async def test_request_when_its_key_opens_nothing_then_401(
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize(
+    ("authorization", "words"), [("key-a", "Bearer"), ("Bearer ", "no key after"), ("Bearer wrong", "not valid")]
+)
+async def test_request_when_its_key_opens_nothing_then_the_message_says_why(
+    world: World, authorization: str, words: str
+) -> None:
+    await _with_keys(world)
+    answer = await send(world.port, request(body=BODY, headers={"authorization": authorization}))
+    assert (answer.status, words in answer.json()["error"]["message"]) == (401, True)
+
+
 async def test_request_when_it_has_two_authorization_headers_then_401(world: World) -> None:
     await _with_keys(world)
-    raw = chat(key="key-a").replace(b"host: test", b"host: test\r\nauthorization: Bearer key-b")
+    raw = chat(key="key-a").replace(b"host: localhost", b"host: localhost\r\nauthorization: Bearer key-b")
     assert (await send(world.port, raw)).status == 401
 
 

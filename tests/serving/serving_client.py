@@ -54,7 +54,7 @@ async def exchange(
 ) -> AsyncIterator[Incoming]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        fields = {"host": "test", "content-length": str(len(body)), **(headers or {})}
+        fields = {"host": "localhost", "content-length": str(len(body)), **(headers or {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
         status, *received = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

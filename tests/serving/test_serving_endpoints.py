@@ -13,8 +13,8 @@ from serving.serving_client import Answer, ask, exchange
 from serving.serving_echo import CAPACITY, MODEL, EchoSettings
 from serving.serving_processes import Server, eventually, free_port, until
 
+from headrace.http.bodies import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from headrace.metrics import runtime as names
-from headrace.serving.exchange import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RUNNING = names.REQUESTS_RUNNING
@@ -95,9 +95,39 @@ async def test_error_then_it_has_openais_shape_and_a_reason(
     assert answer.headers["x-headrace-reason"].lower() == code.replace("_", "")
 
 
+async def test_body_when_compressed_then_the_coding_is_named(server: Server) -> None:
+    answer = await post(server, CHAT, b"\x1f\x8b", {"content-encoding": "gzip"})
+
+    assert (answer.status, answer.json()["error"]["code"]) == (415, "unsupported_content_encoding")
+    assert "Content-Encoding: gzip" in answer.json()["error"]["message"]
+
+
+async def test_body_when_it_begins_with_a_byte_order_mark_then_it_is_skipped(server: Server) -> None:
+    answer = await post(server, CHAT, b"\xef\xbb\xbf" + json.dumps(chat()).encode())
+
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [("GET", CHAT, "POST"), ("DELETE", "/v1/models", "GET, HEAD"), ("POST", "/health/ready", "GET, HEAD")],
+)
+async def test_path_when_known_and_the_method_is_not_then_405_says_which_is(
+    server: Server, method: str, path: str, allow: str
+) -> None:
+    async with exchange(server.settings.port, method, path) as answer:
+        assert (answer.status, answer.headers["allow"]) == (405, allow)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", f"/v1/models/{MODEL}", "/health", "/metrics", "/version"])
+async def test_head_where_get_works_then_it_is_the_same_without_a_body(server: Server, path: str) -> None:
+    async with exchange(server.settings.port, "HEAD", path, headers={"connection": "close"}) as answer:
+        assert (answer.status, await answer.reader.read()) == (200, b"")
+
+
 async def test_body_when_it_does_not_end_then_it_is_not_read_for_ever(server: Server) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", server.settings.port)
-    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode())
     piece = b" " * 65536
     try:
         for _ in range(4 * MAX_DISCARDED_BYTES // len(piece)):

@@ -13,9 +13,10 @@ import pytest
 from headrace import headers
 from headrace.api import vocabulary as v
 from headrace.errors import HeadraceError
+from headrace.http.answers import error_body
 from headrace.serving import exchange
 from headrace.serving.errors import Draining
-from headrace.serving.exchange import Endpoints, Exchange, error_body
+from headrace.serving.exchange import Endpoints, Exchange
 
 Message = MutableMapping[str, Any]
 

@@ -10,6 +10,8 @@ nothing yet, await `changed()` and look again.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -22,6 +24,8 @@ PAUSE_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 """Status line and headers, interim responses (1xx) included. More is not a replica's answer."""
 
+_RESET = struct.pack("ii", 1, 0)
+"""Of SO_LINGER: closing waits for nothing, and tells the peer so."""
 _NO_BODY = frozenset({204, 304})
 
 
@@ -142,8 +146,14 @@ class Connection(asyncio.Protocol):
             self._on_complete = tell
 
     def abort(self) -> None:
-        """Close at once: whatever the replica still does for this exchange is for nobody."""
+        """Close at once: whatever the replica still does for this exchange is for nobody.
+
+        By a reset: one that is asked no more may take a mere end for a client that still waits for its answer.
+        """
         if self._transport is not None:
+            connected = self._transport.get_extra_info("socket")
+            if connected is not None and not self.complete:
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
 
     # -- asyncio.Protocol ------------------------------------------------------------------------------------------

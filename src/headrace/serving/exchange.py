@@ -21,54 +21,14 @@ from starlette.types import Receive, Scope, Send
 
 from headrace import headers
 from headrace.errors import HeadraceError
-from headrace.serving.errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    ClientGone,
-    MethodNotAllowed,
-    NoSuchPath,
-    RequestError,
-    Saturated,
-)
+from headrace.http.answers import CLIENT_CLOSED_REQUEST, DONE, STREAM_HEADERS, error_body, error_fields
+from headrace.http.bodies import BODY_SECONDS, MAX_BODY_BYTES, MAX_DISCARDED_BYTES, check_encoding, without_bom
+from headrace.http.errors import BodyTooLarge, BodyTooSlow, ClientGone, MethodNotAllowed, NoSuchPath
 from headrace.serving.replica import Work
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
-"""A prompt of 128 k tokens is about half a megabyte of text, and JSON may double it. Much more than the model can take
-would only keep the event loop busy with counting its tokens."""
-MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
-"""A body that is too large is read up to here and thrown away: a client that is still sending when its connection is
-closed sees a reset instead of the answer that explains it."""
-BODY_SECONDS = 30.0
-"""A body of that size in this time is slower than any mobile network; without a bound a client could hold a
-connection for ever."""
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody gets this status; the access log shows it (nginx's habit)."""
-DONE = b"data: [DONE]\n\n"
-
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Where a word of a reason begins: OOM|Killed, Name|Taken."""
-_SERVER_ERROR = 500
-STREAM_HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx in front would collect tokens into pages
-)
-
-
-def error_body(error: HeadraceError) -> dict[str, Any]:
-    """Return an error in OpenAI's shape; `code` is the reason in snake_case."""
-    if error.http_status >= _SERVER_ERROR:
-        kind = "server_error"
-    elif error.http_status == Saturated.http_status:
-        kind = "rate_limit_error"
-    else:
-        kind = "invalid_request_error"
-    code = _WORD.sub("_", error.reason).lower()
-    param = error.param if isinstance(error, RequestError) else None
-    return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}
 
 
 class Exchange:
@@ -93,7 +53,8 @@ class Exchange:
         return time.perf_counter() - self._began
 
     async def body(self) -> bytes:
-        """Return the whole body. Raises BodyTooLarge, BodyTooSlow, ClientGone."""
+        """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
+        check_encoding(self.headers.get(b"content-encoding"))
         body, received, more = bytearray(), 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -109,7 +70,7 @@ class Exchange:
             raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
         if received > MAX_BODY_BYTES:
             raise BodyTooLarge(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", hint="Send a shorter prompt")
-        return bytes(body)
+        return without_bom(bytes(body))
 
     @asynccontextmanager
     async def watching(self, work: Work[Any]) -> AsyncIterator[None]:
@@ -149,12 +110,7 @@ class Exchange:
         if self.status:
             await self.finish(b"data: " + body + b"\n\n" + DONE)
             return
-        extra = [(headers.REASON.encode(), error.reason.encode())]
-        if isinstance(error, RequestError) and error.retry_after_seconds is not None:
-            extra.append((b"retry-after", str(error.retry_after_seconds).encode()))
-        if isinstance(error, BodyTooLarge | BodyTooSlow):
-            extra.append((b"connection", b"close"))  # what is left of the body is not read
-        await self._respond(error.http_status, body, extra)
+        await self._respond(error.http_status, body, error_fields(error))
 
     def log_access(self) -> None:
         """Write the access line."""
@@ -224,5 +180,7 @@ class Endpoints:
         if handler is not None:
             return handler
         if path in self._paths:
-            raise MethodNotAllowed(f"{path} does not take {method}")
+            taken = sorted(each for each, its_path in self._handlers if its_path == path)
+            allow = ", ".join([*taken, "HEAD"] if "GET" in taken else taken)
+            raise MethodNotAllowed(f"{path} does not take {method}", allow=allow)
         raise NoSuchPath(f"there is no {path[:200]} here", hint="GET /v1/models says what is served")

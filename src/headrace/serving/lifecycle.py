@@ -28,10 +28,12 @@ import uvloop
 
 from headrace import environment
 from headrace.errors import CannotStart, HeadraceError
+from headrace.http.local import LocalOnly, is_loopback, listed
+from headrace.http.protocol import Guard
+from headrace.http.server import http_server
 from headrace.serving.engine import Progress
 from headrace.serving.errors import Draining, EngineDied
 from headrace.serving.exchange import Endpoints, Handler
-from headrace.serving.http import embedded_server
 from headrace.serving.identity import Identity
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.probes import QUIET_PATHS, Probes
@@ -54,6 +56,9 @@ ANNOUNCE_SECONDS = 0.05
 """How long loading waits for the first report to be out. Loading imports for a second and holds the interpreter for
 long stretches of it: what is not said before is said late. A broker that is away does not delay it more than this."""
 ENGINE_CHECK_SECONDS = 0.5
+WRITE_SECONDS = 600.0
+"""A client that takes nothing for so long is cut off. Most clients are gateways, which pass on how slowly theirs read,
+and cut those off themselves much earlier."""
 MAX_TERMINATION_CHARACTERS = 500
 INTERRUPTED = 130
 """Exit code after a second Ctrl-C, as shells have it."""
@@ -81,6 +86,9 @@ class Serving:
     """None: the server stands alone."""
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     """From SIGTERM until the process is killed."""
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    """Of a server that stands alone on this machine's loopback interface (`headrace.http.local`)."""
 
     @classmethod
     def of(cls, host: str, port: int, variables: Mapping[str, str]) -> Serving:
@@ -90,7 +98,14 @@ class Serving:
             grace = float(given) if given else DEFAULT_GRACE_SECONDS
         except ValueError:
             raise CannotStart(f"{environment.GRACE_SECONDS} is {given!r}", hint="Set it to seconds") from None
-        return cls(host, port, Identity.of(variables), grace)
+        return cls(
+            host,
+            port,
+            Identity.of(variables),
+            grace,
+            allowed_hosts=listed(variables.get(environment.ALLOWED_HOSTS)),
+            allowed_origins=listed(variables.get(environment.ALLOWED_ORIGINS)),
+        )
 
     @property
     def drain_seconds(self) -> float:
@@ -140,7 +155,8 @@ class RuntimeProcess(Generic[AnyEngine]):
         self._handle_signals()
         metrics = RuntimeMetrics(self._replica, self._runtime.model)
         handlers = {**Probes(self._replica, metrics).handlers(), **self._runtime.handlers(self._replica, metrics)}
-        server = embedded_server(Endpoints(handlers, quiet=QUIET_PATHS))
+        endpoints = Endpoints(handlers, quiet=QUIET_PATHS)
+        server = http_server(endpoints, guard=self._guard(listener), write_seconds=WRITE_SECONDS)
         tasks = [asyncio.create_task(server.serve([listener]))]
         if self._serving.identity is not None:
             self._reporter = Reporter(self._serving.identity, listener.getsockname()[1], self._replica)
@@ -157,6 +173,12 @@ class RuntimeProcess(Generic[AnyEngine]):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _guard(self, listener: socket.socket) -> Guard | None:
+        serving = self._serving
+        if serving.identity is not None or not is_loopback(listener.getsockname()[0]):
+            return None
+        return LocalOnly(serving.allowed_hosts, serving.allowed_origins).objection
 
     async def _load_and_serve(self) -> None:
         if self._reporter is not None:

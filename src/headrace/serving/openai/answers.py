@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
+from headrace.http.answers import DONE
 from headrace.serving.engine import FinishReason
-from headrace.serving.exchange import DONE
 from headrace.serving.openai.requests import Prompt, StreamOptions
 from headrace.serving.openai.streams import Step
 

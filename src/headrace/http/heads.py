@@ -1,0 +1,69 @@
+"""What a request's head must be, besides what the parser checks, so that nobody reads it in another way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.http.errors import ConnectNotAllowed, HeadTooLarge, MalformedRequest, RequestError
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Of the request line and all header lines: the largest cookies and tokens of the web stay below."""
+LINE_BYTES = 4
+"""Of a header line besides name and value: a colon, a space, and the line's end."""
+REQUEST_LINE_BYTES = 14
+"""Of the request line besides method and target, and of the blank line at the end."""
+NOTED = frozenset({b"host", b"origin", b"expect", b"transfer-encoding"})
+"""Names of the fields that are looked at here."""
+
+HTTP_1_0, HTTP_1_1 = "1.0", "1.1"
+
+
+@dataclass(slots=True)
+class Head:
+    """What the noted fields of one request say."""
+
+    host: bytes | None = None
+    origin: bytes | None = None
+    expects_continue: bool = False
+    fault: RequestError | None = None
+    _coded: bool = False
+
+    def note(self, name: bytes, value: bytes) -> None:
+        """Take one of the noted fields; `name` is in lower case."""
+        if name == b"host":
+            if self.host is not None:
+                self.fault = MalformedRequest("there is more than one Host header")
+            self.host = value
+        elif name == b"origin":
+            self.origin = value
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+        else:
+            if self._coded or value.strip().lower() != b"chunked":
+                self.fault = MalformedRequest(
+                    "`Transfer-Encoding` is something else than `chunked`", hint="Send the body with Content-Length"
+                )
+            self._coded = True
+
+    def judge(self, method: bytes, version: str, size: int) -> RequestError | None:
+        """Return why the request cannot be read; None: it can."""
+        if size > MAX_HEAD_BYTES:
+            return too_large()
+        if method == b"CONNECT":
+            return ConnectNotAllowed()
+        if version == HTTP_1_0:
+            self.expects_continue = False  # RFC 9110 §10.1.1
+            if self._coded:  # RFC 9112 §6.1: whoever sent it on may have read the body in another way
+                return MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
+        elif version != HTTP_1_1:
+            return MalformedRequest(f"HTTP/{version} is not served", hint="Use HTTP/1.1")
+        elif self.host is None:
+            return MalformedRequest("an HTTP/1.1 request needs a Host header")
+        return self.fault
+
+
+def too_large() -> HeadTooLarge:
+    """Return the error."""
+    return HeadTooLarge(
+        f"the head of the request is larger than {MAX_HEAD_BYTES >> 10} KiB", hint="Send fewer or shorter headers"
+    )

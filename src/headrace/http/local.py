@@ -1,0 +1,88 @@
+"""Who may ask a server that serves this machine alone, and so needs no key: nobody from a page of the web.
+
+A browser on this machine reaches the loopback interface for any page that it shows. A page whose name was made to
+resolve to 127.0.0.1 (DNS rebinding) reads the answers too: its requests have its own name as `Host`. Any page may send
+`text/plain` anywhere without asking first: those requests have its `Origin`. Other programs send neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from headrace import environment
+from headrace.http.errors import HostNotAllowed, OriginNotAllowed, RequestError
+
+MAX_ACCEPTED = 64
+"""Values of `Host` that are remembered as accepted: each client sends the same one in all its requests."""
+
+
+class LocalOnly:
+    """Accepts `localhost`, IP addresses and the given names as Host, and pages of this machine and the given ones.
+
+    `applies` says for a path whether the rule applies now.
+    """
+
+    def __init__(
+        self, hosts: Iterable[str] = (), origins: Iterable[str] = (), applies: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self._applies = applies
+        self._hosts = frozenset({"localhost", *(host.lower() for host in hosts)})
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
+        self._accepted: set[bytes] = set()
+
+    def objection(self, path: str, host: bytes | None, origin: bytes | None) -> RequestError | None:
+        """Return why the request is not served; None: it is. Without a Host (HTTP/1.0) it is from no browser."""
+        if not self._applies(path):
+            return None
+        if host is not None and host not in self._accepted:
+            name = _name(b"//" + host)
+            if not (name in self._hosts or _is_address(name)):
+                return HostNotAllowed(
+                    f"without API keys this server answers this machine alone, and {_shown(host)!r} is not its name",
+                    hint=f"Use localhost or the IP address, or add the name to {environment.ALLOWED_HOSTS}",
+                )
+            if len(self._accepted) < MAX_ACCEPTED:
+                self._accepted.add(host)
+        if origin is not None and not self._is_local(origin):
+            return OriginNotAllowed(
+                f"without API keys this server answers no web page of {_shown(origin)!r}",
+                hint=f"Add the origin to {environment.ALLOWED_ORIGINS} if the page may use the models of this machine",
+            )
+        return None
+
+    def _is_local(self, origin: bytes) -> bool:
+        if origin.decode("latin-1").lower() in self._origins:
+            return True
+        name = _name(origin)
+        return origin.lower().startswith((b"http://", b"https://")) and (name in self._hosts or is_loopback(name))
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Return the words of a list with commas, as the variables have it."""
+    return tuple(filter(None, (word.strip() for word in (text or "").split(","))))
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether a socket that listens there is reached from this machine alone."""
+    return _is_address(address) and ip_address(address).is_loopback
+
+
+def _name(url: bytes) -> str:
+    try:
+        return urlsplit(url.decode("latin-1")).hostname or ""
+    except ValueError:  # brackets without an address
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(value: bytes) -> str:
+    return value.decode("latin-1")[:200]

@@ -1,0 +1,352 @@
+"""HTTP/1.1 of a server that anybody may reach: uvicorn's protocol, with bounds, and with one reading of every message.
+
+The parser (llhttp, strict) refuses most of what two servers could read in two ways: a length and chunks at once, two
+lengths, malformed chunks, folded lines, bare line ends. What it leaves to the server is here and in `heads`:
+
+- `Upgrade` is ignored (RFC 9110 §7.8). The parser takes what follows such a head for another protocol; here the head is
+  read again without that field, so that the body is read by its length.
+- What cannot be read is answered, after the answers to the requests before it, and nothing after it is read.
+- Each phase has its own bounds: the head, and what comes with a body (trailers, extensions of chunks).
+
+How a connection ends is in `closing`, how long a client may take nothing in `writing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+from httptools.parser.url_parser import URL
+from typing_extensions import override
+from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
+
+from headrace.http import heads
+from headrace.http.answers import Refusal
+from headrace.http.closing import ClosingProtocol
+from headrace.http.cycles import ExpectingCycle, UnchunkedCycle
+from headrace.http.errors import HeadTooSlow, MalformedRequest, RequestError
+
+log = logging.getLogger(__name__)
+
+HEAD_SECONDS = 30.0
+"""From the connection, or a request's first byte, to the end of its head: who is slower holds a connection open."""
+MAX_FRAMING_BYTES = 8 * 1024
+"""Received of a body without any of the body in it: trailers, which nobody needs, and extensions of chunks."""
+CLIENT = "headrace.client"
+"""Key of the ASGI scope: the protocol itself, for requests that want to know about their connection."""
+
+Guard = Callable[[str, bytes | None, bytes | None], RequestError | None]
+"""From path, host and origin of a request: why it is not served, or None."""
+
+
+class _Stop(Exception):
+    """Raised in the parser's callbacks: nothing more is to be parsed."""
+
+
+class HttpProtocol(ClosingProtocol):
+    """See the module. It puts itself into the scope (`CLIENT`), so that a request can be told that its client left.
+
+    ASGI's own way is a task per request that waits in `receive`; it costs a tenth of a whole request.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        guard: Guard | None = None,
+        write_seconds: float | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop, write_seconds=write_seconds)
+        self.parser = httptools.HttpRequestParser(self)  # without uvicorn's leniency
+        self.on_client_gone: Callable[[], None] | None = None
+        """Called once when the connection is lost."""
+        self._guard = guard
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head = heads.Head()
+        self._last = False
+        """Whether the connection ends with the newest request."""
+        self._arrived: tuple[RequestResponseCycle, ASGI3Application] | None = None
+        """A request to be started when the bytes that brought it are parsed."""
+        self._progress = False
+        """Whether the bytes that are being read completed a line, or brought some of a body."""
+        self._line_bytes = 0
+        """Of the lines that were completed in this phase (head, or a body since its last piece)."""
+        self._open_bytes = 0
+        """Of a head: what has surely come of it. Of a body: received since there was progress."""
+        self._fresh_bytes = 0
+        """Of the bytes that are being read, while no request has ended in them: those of a head that begins in them."""
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+        if self.on_client_gone is not None:
+            self.on_client_gone()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._deaf:
+            self._discard(len(data))
+            return
+        size, head, self._progress = len(data), self._head, False
+        self._fresh_bytes = 0 if self._in_head or self._in_body else size
+        self._parse(data)
+        if not self._deaf:
+            if self._head is head:  # no request began in these bytes
+                self._open_bytes = 0 if self._progress and not self._in_head else self._open_bytes + size
+            self._check_bounds(size)
+        self._start_arrived()
+
+    @override
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may; uvicorn's does not
+        """Return whether to keep the connection, for what is still to be written."""
+        if self._lingering:
+            return False
+        self._half_closed = True
+        if not self._deaf and (self._in_head or self._in_body):
+            self._refuse(MalformedRequest("the request ended before it was complete"))
+            self._start_arrived()
+        return self._await_answers()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _parse(self, data: bytes) -> None:
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                except httptools.HttpParserUpgrade as pause:
+                    rest = memoryview(rest)[pause.args[0] :]
+                    self._read_head_again()
+                else:
+                    return
+        except httptools.HttpParserError as error:
+            if not self._deaf:
+                log.debug("not HTTP/1.1: %s %s", error, error.__context__ or "")
+                self._refuse(MalformedRequest(f"the request is not valid HTTP/1.1 ({error})"))
+
+    def _read_head_again(self) -> None:
+        """Parse the newest head without `Upgrade`; a parser that has seen it would skip the body."""
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        lines = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"".join((line, *lines, b"\r\n")))
+
+    @override
+    def on_message_begin(self) -> None:
+        if self._deaf:
+            raise _Stop
+        self._in_head = self._progress = True
+        self._head = heads.Head()
+        self._line_bytes, self._open_bytes, self._discarded_bytes = 0, self._fresh_bytes, 0
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+        super().on_message_begin()
+        self.scope[CLIENT] = self  # type: ignore[literal-required]  # an extension of ours
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self._progress = True
+        self.url += url
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._progress = True
+        self._line_bytes += len(name) + len(value) + heads.LINE_BYTES
+        if name in heads.NOTED and self._in_head:
+            self._head.note(name, value)
+        self.headers.append((name, value))
+
+    @override
+    def on_headers_complete(self) -> None:
+        parser, head = self.parser, self._head
+        method, version = parser.get_method(), parser.get_http_version()
+        if parser.should_upgrade() and method != b"CONNECT":
+            return  # see `_read_head_again`
+        self._in_head, self._progress = False, True
+        self._head_is_here()
+        size = self._line_bytes + len(method) + len(self.url) + heads.REQUEST_LINE_BYTES
+        fault = head.judge(method, version, size)
+        if fault is not None:
+            self._refuse(fault)
+            raise _Stop
+        self._line_bytes = self._open_bytes = 0
+        self.headers = []  # a trailer goes here, and not into the scope: the request may be answered by now
+        scope, target = self.scope, self._target()
+        path = (target.path or b"/").decode("ascii")
+        scope["method"], scope["http_version"] = method.decode("ascii"), version
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"], scope["query_string"] = target.path or b"/", target.query or b""
+        objection = self._guard(scope["path"], target.host or head.host, head.origin) if self._guard else None
+        self._last = version == heads.HTTP_1_0 or not parser.should_keep_alive()
+        self._begin(self.app if objection is None else cast("ASGI3Application", Refusal(objection)), head)
+
+    def _target(self) -> URL:
+        try:
+            return httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(MalformedRequest("the target of the request is not a path"))
+            raise _Stop from None
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._progress, self._line_bytes = True, 0
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    @override
+    def on_message_complete(self) -> None:
+        if self._in_head:
+            return  # the end of a head with `Upgrade`, which is about to be read again
+        if self._line_bytes > MAX_FRAMING_BYTES:
+            self._refuse(_trailers_too_large())
+            raise _Stop
+        self._line_bytes = self._fresh_bytes = 0
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+        self._deaf = self._last
+
+    def _check_bounds(self, received: int) -> None:
+        cycle = self.cycle
+        if self._in_head:
+            if self._open_bytes > heads.MAX_HEAD_BYTES:
+                self._refuse(heads.too_large())
+        elif cycle is None:
+            return
+        elif not cycle.more_body:
+            if cycle.response_complete:
+                self._be_idle()  # the end of what was discarded, or line ends between requests
+        elif cycle.response_complete:
+            self._discard(received)
+        elif self._line_bytes + self._open_bytes > MAX_FRAMING_BYTES:
+            self._refuse(_trailers_too_large())
+
+    def _head_is_here(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if self._in_head:
+            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {HEAD_SECONDS:.0f} s"))
+            self._start_arrived()
+        else:
+            self.transport.abort()
+
+    # -- requests and answers --------------------------------------------------------------------------------------
+
+    def _begin(self, app: ASGI3Application, head: heads.Head) -> None:
+        """Start the newest request, or let it wait for the answers to those before it."""
+        idle = self.cycle is None or self.cycle.response_complete
+        kind: type[RequestResponseCycle] = RequestResponseCycle
+        if self.scope["http_version"] == heads.HTTP_1_0:
+            kind = UnchunkedCycle
+        elif head.expects_continue:
+            kind = ExpectingCycle
+        self.cycle = self._cycle(kind, self.scope, keep_alive=not self._last, expect=head.expects_continue)
+        self._queue(app, at_once=idle)
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer with an error when those before are answered, and close. Nothing more is read."""
+        self._deaf = self._last = self._refused = True
+        self._head_is_here()
+        broken, at_once = self.cycle, self.cycle is None or self.cycle.response_complete
+        if self._in_body and not at_once:
+            if self._arrived is not None and self._arrived[0] is broken:
+                self._arrived, at_once = None, True
+            elif self.pipeline and self.pipeline[0][0] is broken:
+                self.pipeline.popleft()
+            elif broken.response_started:
+                self.close()
+                return
+            else:
+                broken.disconnected = at_once = True
+                broken.message_event.set()
+        elif self._in_body:  # it was answered before its end
+            self._end()
+            return
+        scope = cast("HTTPScope", {"type": "http", "method": "GET", "http_version": heads.HTTP_1_1, "headers": []})
+        self.cycle = self._cycle(RequestResponseCycle, scope, keep_alive=False)
+        self.cycle.more_body = False
+        self._queue(cast("ASGI3Application", Refusal(error)), at_once=at_once)
+
+    def _cycle(
+        self, kind: type[RequestResponseCycle], scope: HTTPScope, *, keep_alive: bool, expect: bool = False
+    ) -> RequestResponseCycle:
+        return kind(
+            scope=scope,
+            transport=self._wire,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.config.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expect,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+
+    def _queue(self, app: ASGI3Application, *, at_once: bool) -> None:
+        if at_once:
+            self._arrived = (self.cycle, app)
+        else:
+            if not self._refused:  # what comes now is thrown away; a socket that is not read tells nothing
+                self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _start_arrived(self) -> None:
+        if self._arrived is not None:
+            (cycle, app), self._arrived = self._arrived, None
+            self._start_asgi_task(cycle, app)
+
+    def _be_idle(self) -> None:
+        """Wait for the next request; uvicorn does so only when an answer ends, and any byte ends the waiting."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    # -- what a request may ask ------------------------------------------------------------------------------------
+
+    @property
+    def body_arrived(self) -> bool:
+        """Whether the newest request on the connection, and so every one before it, is here wholly."""
+        return not self.cycle.more_body
+
+    def watch(self, on_client_gone: Callable[[], None] | None) -> None:
+        """Call it when the client goes away, from now on; None: call nothing."""
+        self.on_client_gone = on_client_gone
+        if on_client_gone is not None:
+            self.flow.resume_reading()  # a socket that is not read tells nothing
+
+
+def _trailers_too_large() -> MalformedRequest:
+    return MalformedRequest(f"the trailers are larger than {MAX_FRAMING_BYTES >> 10} KiB")

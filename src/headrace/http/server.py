@@ -1,0 +1,61 @@
+"""uvicorn, embedded: our process decides about signals, sockets and logs, and our protocol reads the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from typing_extensions import override
+
+from headrace.http.protocol import Guard, HttpProtocol
+
+KEEP_ALIVE_SECONDS = 75
+"""Idle connections; SDKs, proxies and gateways give theirs up at 60 s and below, so that it is they who close."""
+
+
+class EmbeddedServer(uvicorn.Server):
+    """A server that leaves signals to its owner."""
+
+    @contextmanager
+    @override
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def http_server(
+    app: ASGIApp,
+    *,
+    grace_seconds: float | None = None,
+    guard: Guard | None = None,
+    write_seconds: float | None = None,
+) -> EmbeddedServer:
+    """Return a server for the application; run it with `serve(sockets=[…])`, stop it with `should_exit`.
+
+    Args:
+        app: what serves the requests.
+        grace_seconds: after `should_exit`, how long running answers may take; None: as long as they need.
+        guard: says of each request why it is not served.
+        write_seconds: how long a client may take nothing; None: `headrace.http.writing.WRITE_SECONDS`.
+    """
+    protocol: Any = partial(HttpProtocol, guard=guard, write_seconds=write_seconds)  # uvicorn only calls it
+    return EmbeddedServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            proxy_headers=False,  # nothing of ours depends on the client's address, and each await passes it
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=None if grace_seconds is None else int(grace_seconds) + 1,
+        )
+    )
