@@ -28,8 +28,10 @@ from typing_extensions import override
 
 from headrace.events import subjects
 from headrace.events.connection import connect
-from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.events.messages import Announcement, ReplicaState
+from headrace.headers import CHALLENGE, PROOF
 from headrace.routes import Route
+from headrace.serving.secret import new_secret, proof
 
 BIN = Path(sys.executable).parent
 GATEWAY_CORE = 0
@@ -49,7 +51,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
     len(ANSWER_BODY),
     ANSWER_BODY,
 )
-READY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+READY = "HTTP/1.1 200 OK\r\n%s: %s\r\ncontent-length: 0\r\n\r\n"
+POD = "bench-1"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
@@ -73,6 +76,9 @@ STREAM_REQUEST = request(
 class Upstream(asyncio.Protocol):
     """A replica that answers at once, or streams at its pace."""
 
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -87,7 +93,8 @@ class Upstream(asyncio.Protocol):
             return
         if head.startswith(b"GET"):
             self._received = b""
-            self._transport.write(READY)
+            challenge = head.decode().partition(f"{CHALLENGE}: ")[2].partition("\r\n")[0]
+            self._transport.write((READY % (PROOF, proof(self._secret, challenge, "default", POD) or "")).encode())
         elif body.endswith(b"}"):
             self._received = b""
             if b'"stream":true' in body[:64]:
@@ -199,7 +206,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def announce(client: Client, upstream_port: int) -> None:
+async def announce(client: Client, upstream_port: int, secret: str) -> None:
     """Write the route, and speak for the replica."""
     jetstream = client.jetstream()
     for bucket in (subjects.ROUTES_BUCKET, subjects.KEYS_BUCKET):
@@ -209,8 +216,9 @@ async def announce(client: Client, upstream_port: int) -> None:
     started, sequence = time.time(), 0
     while True:
         sequence += 1
-        report = ReplicaReport(
-            pod="bench-1",
+        report = Announcement(
+            secret=secret,
+            pod=POD,
             revision="r1",
             host="127.0.0.1",
             port=upstream_port,
@@ -269,15 +277,16 @@ async def run() -> None:
             stack,
             [
                 *(BIN / "headrace-gateway", "--fd", listener.fileno(), "--nats-url", nats_url),
-                *("--anonymous-namespace", "default", "--state-directory", directory / "state"),
+                *("--anonymous-namespace", "default", "--pod-networks", "127.0.0.0/8"),
+                *("--state-directory", directory / "state"),
             ],
             listener.fileno(),
         )
         os.sched_setaffinity(gateway.pid, {CORES[GATEWAY_CORE]})
-        upstream_port = free_port()
-        start(stack, [sys.executable, __file__, "upstream", upstream_port])
+        upstream_port, secret = free_port(), new_secret()
+        start(stack, [sys.executable, __file__, "upstream", upstream_port, secret])
         client = await connect(nats_url, name="bench")
-        speaking = asyncio.create_task(announce(client, upstream_port))
+        speaking = asyncio.create_task(announce(client, upstream_port, secret))
         try:
             await measure(listener.getsockname()[1], gateway.pid, upstream_port)
         finally:
@@ -299,16 +308,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def serve_upstream(port: int) -> None:
+async def serve_upstream(port: int, secret: str) -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Upstream(secret), "127.0.0.1", port)
     await server.serve_forever()
 
 
 def main() -> None:
-    """Measure, or (as `upstream PORT`) be the replica."""
+    """Measure, or (as `upstream PORT SECRET`) be the replica."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_upstream(int(sys.argv[2])) if sys.argv[1:2] == ["upstream"] else run())
+        runner.run(serve_upstream(int(sys.argv[2]), sys.argv[3]) if sys.argv[1:2] == ["upstream"] else run())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""From a replica's word to requests on it: hear, probe once, route at once, acknowledge; and back when it drains.
+"""From a replica's report to requests on it: probe it once, route to it at once, acknowledge; and back when it drains.
 
-Nothing here waits for a pod to be Ready: the replica says so itself, and is believed after one answer on its port.
-Acknowledgements are said again while reports come in, so that a loop or a replica that missed one learns it.
+Nothing here waits for a pod to be Ready: the replica says so itself. Its report is a claim, for whoever has a
+namespace's NATS login may report any address; the probe proves it (`headrace_gateway.probe`). What is not proven
+reserves nothing, and so keeps nobody from an address: the process that is there proves it, whoever else reported it.
+Acknowledgements are repeated while reports come in, so that a loop or a replica that missed one gets the next.
 """
 
 from __future__ import annotations
@@ -9,64 +11,53 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from ipaddress import IPv6Address, ip_address
 
-from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
+from headrace_gateway.claims import MAX_REPLICAS, MAX_UNPROVEN, Claims
 from headrace_gateway.model import ServedModel
+from headrace_gateway.networks import PodNetworks, canonical
 from headrace_gateway.outbox import Outbox
+from headrace_gateway.probe import Answer, Finding, probe
 from headrace_gateway.replica import Replica
+from headrace_gateway.silence import SUSPECT_SECONDS, Silence
 from headrace_gateway.table import Table
-from headrace_gateway.upstream.connection import UpstreamError
-from headrace_gateway.upstream.pool import Pool
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 2.0
 ACKNOWLEDGE_AGAIN_SECONDS = 2.0
-SUSPECT_SECONDS = 5.0
-"""Five missed reports: other replicas are preferred from now on."""
-FORGET_SECONDS = 60.0
-"""Silent for so long while NATS was there: the pod is gone. A replica that was only cut off reports again."""
-MAX_REPLICAS = 1000
-"""Of one namespace, far above what one has: whoever may speak in it can invent pods, and fills no memory with them."""
 MAX_CLOCK_SKEW_SECONDS = 10.0
 """Of a replica's `started`, the newer of two being the one that lives: nobody is newer than now."""
-_OK = 200
 
 
 class Admissions:
     """Decides which replicas requests are routed to. `tasks` owns the probes."""
 
-    def __init__(self, table: Table, outbox: Outbox, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, table: Table, outbox: Outbox, tasks: asyncio.TaskGroup, networks: PodNetworks) -> None:
+        self.silence = Silence(table, tasks)
         self._table = table
         self._outbox = outbox
         self._tasks = tasks
+        self._networks = networks
+        self._claims = Claims(table)
         self._loop = asyncio.get_running_loop()
-        self._listening_since = float("-inf")
-        self._ignored: set[tuple[str, str]] = set()
-        """Of whom it was said that they are."""
-
-    def listen_anew(self) -> None:
-        """Nobody was silent until now whom we could not hear: the broker was away."""
-        self._listening_since = self._loop.time()
 
     def heard(self, namespace: str, name: str, report: ReplicaReport) -> None:
-        """A replica has spoken."""
-        host = _canonical(report.host)
-        if host is None:
-            self._ignore(namespace, report, f"its host {report.host!r} is no IP address that others can reach")
+        """A replica has reported (an `Announcement`), or the reconcile loop for it."""
+        address = canonical(report.host)
+        if address is None:
+            self._claims.ignore(namespace, report.pod, f"its host {report.host!r} is no IP address")
             return
-        report = report.model_copy(update={"host": host})
+        if isinstance(report, Announcement) and (refusal := self._networks.refusal(address)):
+            self._claims.ignore(namespace, report.pod, f"it reports the address {address}: {refusal}")
+            return
+        report = report.model_copy(update={"host": str(address)})
         before = self._table.models.get((namespace, name))
         known = before.replicas.get(report.pod) if before is not None else None
-        if known is None and self._is_full(namespace):
-            self._ignore(namespace, report, f"the namespace has {MAX_REPLICAS} replicas already")
+        if not self._is_believed(namespace, report, known):
             return
-        if known is not None and (report.started, report.sequence) <= (known.report.started, known.report.sequence):
-            if (report.started, report.sequence) == (known.report.started, known.report.sequence):
-                self._ignore(namespace, report, f"its sequence stays at {report.sequence}")
-            return  # else overtaken by a newer one
-        if not self._may_be(namespace, report):
+        if known is None and not self._claims.have_room(namespace, report):
+            why = f"the namespace has {MAX_REPLICAS} replicas, or {MAX_UNPROVEN} that have not proven their address"
+            self._claims.ignore(namespace, report.pod, why)
             return
         model = self._table.model(namespace, name)
         replica = self._remember(model, known, report)
@@ -82,13 +73,6 @@ class Admissions:
             case ReplicaState.DRAINING:
                 self._stop_routing(model, replica)
                 self._acknowledge(model, replica, report.state)
-
-    def _stop_routing(self, model: ServedModel, replica: Replica) -> None:
-        if replica.admitted:
-            state = replica.report.state.value
-            log.info("stopped routing to %s/%s: it is %s", model.namespace, replica.pod, state)
-            replica.withdraw()
-            self._acknowledge(model, replica, ReplicaState.DRAINING)
 
     def probe(self, model: ServedModel, replica: Replica) -> None:
         """Ask the replica once whether it is ready, and route to it at once if so."""
@@ -109,37 +93,36 @@ class Admissions:
             for replica in model.replicas.values():
                 replica.acknowledged = None
 
-    def judge_silence(self) -> None:
-        """Suspect, and later forget, who was silent although NATS was there to hear him."""
-        for model in list(self._table.models.values()):
-            for replica in list(model.replicas.values()):
-                silence = self._silence(replica)
-                replica.suspect = replica.suspect or silence > SUSPECT_SECONDS  # until it speaks again
-                if silence > FORGET_SECONDS and model.is_spoken_for(replica):
-                    self._ask_instead(model, replica)
-                elif silence > FORGET_SECONDS and not replica.in_flight:
-                    log.info("forgot %s/%s: silent for %.0f s", model.namespace, replica.pod, silence)
-                    self._table.remove_replica(model, replica)
+    # -- reports -----------------------------------------------------------------------------------------------------
 
-    def _ask_instead(self, model: ServedModel, replica: Replica) -> None:
-        """Who is spoken for is not gone when his spokesman is silent: he is believed while he answers."""
-        if replica.admitted and not replica.probing:
-            replica.probing = True
-            self._tasks.create_task(self._confirm(model, replica))
-        elif not replica.admitted and not replica.in_flight:
-            self._table.remove_replica(model, replica)
+    def _is_believed(self, namespace: str, report: ReplicaReport, known: Replica | None) -> bool:
+        """Return whether a report is of now, and of somebody who may report of this pod."""
+        if report.started > time.time() + MAX_CLOCK_SKEW_SECONDS:
+            self._claims.ignore(namespace, report.pod, "it says that it starts in the future")
+            return False
+        by_loop = not isinstance(report, Announcement)
+        if known is not None and (known.secret is None) is not by_loop:
+            if not by_loop:
+                self._claims.ignore(namespace, report.pod, "the reconcile loop reports for it")
+            return by_loop
+        if known is not None and (report.started, report.sequence) <= (known.report.started, known.report.sequence):
+            if (report.started, report.sequence) == (known.report.started, known.report.sequence):
+                self._claims.ignore(namespace, report.pod, f"its sequence stays at {report.sequence}")
+            return False  # else overtaken by a newer one
+        return not by_loop or self._may_be_there(namespace, report, known)
 
-    async def _confirm(self, model: ServedModel, replica: Replica) -> None:
-        try:
-            if await self._answers(model, replica):
-                replica.heard = self._loop.time()
-            else:
-                replica.withdraw()
-        finally:
-            replica.probing = False
+    def _may_be_there(self, namespace: str, report: ReplicaReport, known: Replica | None) -> bool:
+        """Return whether a report of the loop is newer than what is known of its address: a pod's status may be old."""
+        holder = self._table.holder(report)
+        if holder is None or holder[1] is known or self.silence.seconds(holder[1]) > SUSPECT_SECONDS:
+            return True
+        if holder[1].secret is None and holder[1].report.started < report.started:
+            return True
+        self._claims.ignore(namespace, report.pod, f"its address is that of {holder[0].namespace}/{holder[1].pod}")
+        return False
 
     def _remember(self, model: ServedModel, known: Replica | None, report: ReplicaReport) -> Replica:
-        """Return the replica that has spoken: the known one, or a new one, which takes the place of its name."""
+        """Return the replica that has reported: the known one, or a new one, which takes the place of its name."""
         now = self._loop.time()
         if known is None or _process(report) != _process(known.report):
             replica = Replica(report, now)
@@ -147,60 +130,63 @@ class Admissions:
             return replica
         state_before = known.report.state
         known.update(report, now)
-        if report.state is not state_before:
+        if known.proven and report.state is not state_before:
             self._table.changed()  # the copy on disk says whom to probe after a restart
         return known
 
-    def _silence(self, replica: Replica) -> float:
-        return self._loop.time() - max(replica.heard, self._listening_since)
+    def _stop_routing(self, model: ServedModel, replica: Replica) -> None:
+        if replica.admitted:
+            state = replica.report.state.value
+            log.info("stopped routing to %s/%s: it is %s", model.namespace, replica.pod, state)
+            replica.withdraw()
+            self._acknowledge(model, replica, ReplicaState.DRAINING)
 
-    def _may_be(self, namespace: str, report: ReplicaReport) -> bool:
-        """Return whether a report is believed: not a start in the future, not the address of another tenant's replica.
-
-        Inside a namespace the newer has the address. Across namespaces its holder keeps it for as long as it is heard:
-        a lie would end another tenant's replica, or lead requests to it past its keys.
-        """
-        if report.started > time.time() + MAX_CLOCK_SKEW_SECONDS:
-            self._ignore(namespace, report, "it says that it starts in the future")
-            return False
-        holder = self._table.holder(report)
-        if holder is None or holder[0].namespace == namespace or self._silence(holder[1]) > SUSPECT_SECONDS:
-            return True
-        self._ignore(namespace, report, f"it reports the address of {holder[0].namespace}/{holder[1].pod}")
-        return False
-
-    def _ignore(self, namespace: str, report: ReplicaReport, why: str) -> None:
-        """Say so, once for each: reports come every second."""
-        if (namespace, report.pod) not in self._ignored and len(self._ignored) < MAX_REPLICAS:
-            self._ignored.add((namespace, report.pod))
-            log.warning("ignored %s/%s: %s", namespace, report.pod, why)
-
-    def _is_full(self, namespace: str) -> bool:
-        models = self._table.models.values()
-        return sum(len(each.replicas) for each in models if each.namespace == namespace) >= MAX_REPLICAS
+    # -- probes ------------------------------------------------------------------------------------------------------
 
     async def _probe(self, model: ServedModel, replica: Replica) -> None:
         try:
-            ready = await self._answers(model, replica)
+            finding = await (probe(model, replica) if replica.proven else self._prove(model, replica))
         finally:
             replica.probing = False
-        still_meant = model.replicas.get(replica.pod) is replica and replica.report.state is ReplicaState.READY
-        if ready and still_meant and not replica.admitted:
+        if finding is None or model.replicas.get(replica.pod) is not replica:
+            return
+        self._tell(model, replica, finding)
+        if finding.answer is Answer.STRANGER and replica.proven:
+            self._table.remove_replica(model, replica)  # another process has its address now
+        elif finding.proven:
+            replica.lives(self._loop.time())
+            if not replica.proven:
+                self._table.prove(model, replica)
+        still_meant = replica.report.state is ReplicaState.READY and not replica.admitted
+        if finding.answer is Answer.READY and still_meant:
             replica.admitted = True
+            replica.suspect = False
             log.info(
                 "routing to %s/%s at %s:%d", model.namespace, replica.pod, replica.report.host, replica.report.port
             )
             model.pump()
             self._acknowledge(model, replica, ReplicaState.READY)
 
-    async def _answers(self, model: ServedModel, replica: Replica) -> bool:
-        """Return whether its readiness path does; a failure is told once until it is another, or is over."""
-        path = model.readiness_path(replica)
-        fault = await _fault(replica.pool, path)
-        if fault not in ("", replica.probe_fault):
-            log.info("%s/%s says that it is ready, but %s: %s", model.namespace, replica.pod, path, fault)
-        replica.probe_fault = fault
-        return not fault
+    async def _prove(self, model: ServedModel, replica: Replica) -> Finding | None:
+        """Probe within the bounds of the namespace. None: not now; its next report asks again."""
+        budget = self._claims.budget(model.namespace)
+        async with budget.places:
+            if model.replicas.get(replica.pod) is not replica or not budget.spend():
+                return None
+            finding = await probe(model, replica)
+            if finding.proven:
+                budget.refund()
+            return finding
+
+    def _tell(self, model: ServedModel, replica: Replica, finding: Finding) -> None:
+        """Log a fault once, until it is another one, or is over."""
+        if finding.fault not in ("", replica.probe_fault):
+            said = f"says that it is ready, but {model.readiness_path(replica)}: {finding.fault}"
+            if replica.proven:
+                log.info("%s/%s %s", model.namespace, replica.pod, said)
+            else:
+                self._claims.ignore(model.namespace, replica.pod, f"it {said}")
+        replica.probe_fault = finding.fault
 
     def _acknowledge(self, model: ServedModel, replica: Replica, state: ReplicaState) -> None:
         now = self._loop.time()
@@ -210,39 +196,6 @@ class Admissions:
         self._outbox.admission(model, replica.report, state)
 
 
-def _canonical(host: str) -> str | None:
-    """Return the one way to write an IP address, or None for anything else: by a second name anybody could claim it."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return None if address.is_unspecified else str(address)
-
-
-def _process(report: ReplicaReport) -> tuple[float, str, int]:
-    """What is another after a restart."""
-    return report.started, report.host, report.port
-
-
-async def _fault(pool: Pool, path: str) -> str:
-    """Return what keeps the readiness path from answering 200; empty when it does.
-
-    The connection stays for the first request.
-    """
-    try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            connection = await pool.connect()
-            try:
-                head = f"GET {path} HTTP/1.1\r\nhost: replica\r\nuser-agent: headrace-gateway\r\n\r\n"
-                connection.send(head.encode())
-                while not connection.complete:
-                    await connection.changed()
-                    connection.take()
-                status = connection.head.status if connection.head is not None else 0
-            finally:
-                pool.give_back(connection)
-    except (UpstreamError, TimeoutError) as error:
-        return str(error) or f"no answer within {PROBE_SECONDS:.0f} s"
-    return "" if status == _OK else f"status {status}"
+def _process(report: ReplicaReport) -> tuple[object, ...]:
+    """Return what is another after a restart."""
+    return report.started, report.host, report.port, report.secret if isinstance(report, Announcement) else None

@@ -1,6 +1,7 @@
 """The last known table on disk, so that a gateway that is restarted while NATS is away serves what runs.
 
-One JSON file, replaced as a whole. It holds digests of keys, never keys. What is read from it is believed until NATS
+One JSON file, replaced as a whole, for this user's eyes only: it holds the secrets of replicas (by which they are known
+again, and which open them). It holds digests of keys, never keys. What is read from it is believed until NATS
 says otherwise; replicas are probed before they get a request.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from headrace.events.messages import ReplicaReport
+from headrace.events.messages import Announcement, ReplicaReport
 from headrace.routes import KeyGrant, Route
 from headrace_gateway.replica import Replica
 from headrace_gateway.table import Table
@@ -27,11 +28,17 @@ WRITE_SECONDS = 0.5
 
 
 class KnownReplica(BaseModel):
-    """A replica and whose it is."""
+    """A replica for which the reconcile loop reports, and whose it is."""
 
     namespace: str
     name: str
     report: ReplicaReport
+
+
+class SelfRegistered(KnownReplica):
+    """A replica that reports itself, and has proven its address."""
+
+    report: Announcement
 
 
 class Copy(BaseModel):
@@ -42,7 +49,8 @@ class Copy(BaseModel):
     loaded: bool = False
     routes: dict[str, Route] = {}
     keys: dict[str, KeyGrant | None] = {}
-    replicas: list[KnownReplica] = []
+    brought: list[KnownReplica] = []
+    self_registered: list[SelfRegistered] = []
 
 
 class DiskCopy:
@@ -68,9 +76,12 @@ class DiskCopy:
                 else:
                     table.lose_key(digest)
             now = asyncio.get_running_loop().time()
-            for known in copy.replicas:
-                table.add_replica(table.model(known.namespace, known.name), Replica(known.report, now))
-            log.info("read %d routes and %d replicas from %s", len(copy.routes), len(copy.replicas), self._path)
+            replicas = [*copy.brought, *copy.self_registered]
+            for known in replicas:
+                replica = Replica(known.report, now)
+                replica.proven = True  # in the life before; it proves it anew before it gets a request
+                table.add_replica(table.model(known.namespace, known.name), replica)
+            log.info("read %d routes and %d replicas from %s", len(copy.routes), len(replicas), self._path)
         table.changed = self._changed.set
         self._changed.set()
 
@@ -89,17 +100,27 @@ class DiskCopy:
             await asyncio.sleep(WRITE_SECONDS)
 
     def _copy(self, table: Table) -> Copy:
-        replicas = [
-            KnownReplica(namespace=model.namespace, name=model.name, report=replica.report)
+        proven = [
+            (model, replica.report)
             for model in table.models.values()
             for replica in model.replicas.values()
+            if replica.proven
         ]
         return Copy(
             gateway=self.gateway,
             loaded=table.loaded.is_set(),
             routes=table.routes(),
             keys=table.grants(),
-            replicas=replicas,
+            brought=[
+                KnownReplica(namespace=model.namespace, name=model.name, report=report)
+                for model, report in proven
+                if not isinstance(report, Announcement)
+            ],
+            self_registered=[
+                SelfRegistered(namespace=model.namespace, name=model.name, report=report)
+                for model, report in proven
+                if isinstance(report, Announcement)
+            ],
         )
 
     def _read(self) -> Copy | None:

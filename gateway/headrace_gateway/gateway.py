@@ -54,7 +54,7 @@ async def run(settings: Settings, listener: socket.socket, scraped: socket.socke
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop)
     async with asyncio.TaskGroup() as tasks:
-        admissions = Admissions(table, outbox, tasks)
+        admissions = Admissions(table, outbox, tasks, settings.pod_networks)
         admissions.probe_all()
         background = [
             tasks.create_task(Link(settings, table, outbox, admissions).run()),

@@ -33,7 +33,14 @@ from headrace_gateway.model import Lease, ServedModel
 from headrace_gateway.relay import relay
 from headrace_gateway.retries import MAX_ATTEMPTS, RetryBudget
 from headrace_gateway.table import Table
-from headrace_gateway.upstream.connection import ConnectFailed, Connection, ConnectionLost, Head, UpstreamError
+from headrace_gateway.upstream.connection import (
+    ConnectFailed,
+    Connection,
+    ConnectionLost,
+    Head,
+    ReplicaSilent,
+    UpstreamError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +53,11 @@ A tenant may hold as much as is left free: alone the half, two a third each. So 
 STALE_SECONDS = 0.005
 """A kept connection that ends within it had been closed by the replica before the request came: the time of a round
 trip. One that ends later was lost to the request."""
-_TURNED_AWAY = frozenset({headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode()})
-_MAYBE_TURNED_AWAY = frozenset({429, 503})
+_TURNED_AWAY = frozenset(
+    {headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode(), headers.NOT_FROM_GATEWAY.encode()}
+)
+"""Reasons. The last one comes from a process that has started since the replica's last report."""
+_MAYBE_TURNED_AWAY = frozenset({401, 429, 503})
 _REASON = headers.REASON.encode()
 
 
@@ -75,6 +85,9 @@ class Journey:
     """Whether it met a kept connection that the replica had closed."""
     pod: str = ""
     queued_seconds: float = 0.0
+    given_up_seconds: float = 0.0
+    """At replicas that gave no sign of life: as much in vain as waiting for one, so the route's deadline counts it."""
+    sent_at: float = 0.0
     waited_seconds: float = 0.0
     """For the replica: from the request's last byte to the head of the answer."""
 
@@ -184,7 +197,8 @@ class Inference:
         if been_away and (lease := model.take()) is not None:
             return lease
         began = perf_counter()
-        since = asyncio.get_running_loop().time() - journey.queued_seconds  # what it has waited before counts too
+        # What it has waited before counts too.
+        since = asyncio.get_running_loop().time() - journey.queued_seconds - journey.given_up_seconds
         try:
             return await hold(journey.exchange, model, since, front=been_away, stream=journey.stream)
         finally:
@@ -195,7 +209,7 @@ class Inference:
         exchange, replica, pool = journey.exchange, lease.replica, lease.replica.pool
         name = model.engine_model_name(replica)
         body = journey.body if name is None else _renamed(journey.body, name)
-        request = _request(exchange, replica.host_header, body)
+        request = _request(exchange, replica.fields, body)
         connection = pool.idle()
         if connection is not None:
             began = perf_counter()
@@ -227,7 +241,7 @@ class Inference:
     ) -> None:
         exchange = journey.exchange
         connection.send(request)
-        sent = perf_counter()
+        sent = journey.sent_at = perf_counter()
         try:
             while connection.head is None:
                 await exchange.wait(connection.changed())
@@ -247,6 +261,10 @@ class Inference:
         if isinstance(error, ConnectFailed):
             cause = "connect-failed"
             replica.withdraw()
+        elif isinstance(error, ReplicaSilent):
+            cause = "replica-silent"
+            journey.given_up_seconds += perf_counter() - journey.sent_at
+            journey.attempts += 1
         else:
             cause = "connection-lost"
             replica.suspect = True  # until it speaks again, others are preferred
@@ -301,10 +319,10 @@ def _renamed(body: bytes, model_name: str) -> bytes:
     return to_json({**from_json(body), "model": model_name})
 
 
-def _request(exchange: Exchange, host: str, body: bytes) -> bytes:
-    """Return the request as the replica gets it."""
-    head = f"POST {exchange.path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\nx-request-id: "
-    lines = [head.encode(), exchange.id]
+def _request(exchange: Exchange, fields: bytes, body: bytes) -> bytes:
+    """Return the request as the replica gets it; `fields` are the header lines that all requests to it have."""
+    start = f"POST {exchange.path} HTTP/1.1\r\n".encode()
+    lines = [start, fields, f"content-length: {len(body)}\r\nx-request-id: ".encode(), exchange.id]
     for name, value in exchange.forwarded:
         lines += (b"\r\n", name, b": ", value)
     lines += (b"\r\n\r\n", body)

@@ -18,7 +18,7 @@ from nats.js.kv import KV_DEL, KV_OP
 from headrace.events import subjects
 from headrace.events.connection import connect, heed_cancellation
 from headrace.events.decoder import Decoder
-from headrace.events.messages import FetchProgress, ReplicaReport
+from headrace.events.messages import Announcement, FetchProgress, ReplicaReport
 from headrace_gateway.admission import Admissions
 from headrace_gateway.buckets import BucketMirror
 from headrace_gateway.outbox import Outbox
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 PRESENCE_SECONDS = 1.5
 """Three chances within the time to live of 5 s."""
 TICK_SECONDS = 1.0
+STOPPED_SECONDS = 3.0
+"""Between two ticks: this process did not run meanwhile, and heard nobody."""
 FAREWELL_SECONDS = 1.0
 
 
@@ -64,6 +66,7 @@ class Link:
             self._client = client
             try:
                 await client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
+                await client.subscribe(subjects.ALL_BROUGHT, cb=self._on_brought)
                 await client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
                 await client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
                 async with asyncio.TaskGroup() as connected:
@@ -87,7 +90,7 @@ class Link:
         """At the start and at each return of the broker: everything is asked for and said again."""
         while True:
             self._returned.clear()
-            self._admissions.listen_anew()
+            self._admissions.silence.listen_anew()
             self._admissions.acknowledge_again()
             self._routes.read_again()
             self._keys.read_again()
@@ -126,13 +129,15 @@ class Link:
 
     async def _tick_forever(self) -> None:
         loop = asyncio.get_running_loop()
+        ticked = loop.time()
         while True:
             self.connected = self._client is not None and self._client.is_connected
-            if self.connected:
-                self._admissions.judge_silence()
-            else:
-                self._admissions.listen_anew()
+            if not self.connected:
                 self._admissions.probe_all()  # who was lost by accident cannot say that he is back
+            if not self.connected or loop.time() - ticked > STOPPED_SECONDS:
+                self._admissions.silence.listen_anew()
+            ticked = loop.time()
+            self._admissions.silence.judge()
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)
                 for replica in model.replicas.values():
@@ -141,6 +146,12 @@ class Link:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _on_replica(self, msg: Msg) -> None:
+        _, _, namespace, name, _ = msg.subject.split(".")
+        report = self._decoder.decode(Announcement, msg)
+        if report is not None:
+            self._admissions.heard(namespace, name, report)
+
+    async def _on_brought(self, msg: Msg) -> None:
         _, _, namespace, name, _ = msg.subject.split(".")
         report = self._decoder.decode(ReplicaReport, msg)
         if report is not None:

@@ -113,11 +113,6 @@ class ServedModel:
 
     # -- brought containers ----------------------------------------------------------------------------------------
 
-    def is_spoken_for(self, replica: Replica) -> bool:
-        """Whether the replica knows nothing of us, and the loop speaks for it."""
-        engine = self._engine(replica)
-        return engine is not None and not engine.announces
-
     def readiness_path(self, replica: Replica) -> str:
         """Return what the replica answers with 200 when it can serve."""
         engine = self._engine(replica)
@@ -255,6 +250,8 @@ class ServedModel:
         now = self._loop.time()
         self._requests += 1
         choice.replica.last_used = self._requests
+        if not choice.replica.in_flight:
+            choice.replica.busy_since = now
         choice.replica.in_flight += 1
         if self.said_zero and not self._busy_seconds and not self.in_flight:
             self._reported_at = now  # the average begins with the work

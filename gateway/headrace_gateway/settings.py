@@ -11,6 +11,10 @@ from pathlib import Path
 from headrace import environment
 from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.http.local import listed
+from headrace_gateway.networks import PRIVATE, PodNetworks
+
+_API_SERVER = "KUBERNETES_SERVICE_HOST"
+"""The kubelet sets it in every pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,9 @@ class Settings:
     nats_url: str
     nats_user: str | None
     nats_password: str | None = field(repr=False)
+    pod_networks: PodNetworks
+    """Where replicas may be. A report that names another address is ignored: too narrow, and what is outside is never
+    routed to; too wide, and a tenant can have the gateway connect to what is no pod (it learns nothing by that)."""
     state_directory: Path | None
     """Where the last known routes, keys and replicas are kept; None: a restart without NATS knows nothing."""
     anonymous_namespace: str | None
@@ -60,6 +67,12 @@ class Settings:
             default=variables.get(environment.NATS_URL, "nats://127.0.0.1:4222"),
             help=f"the broker (default ${environment.NATS_URL}); user and password come from "
             f"${environment.NATS_USER} and ${environment.NATS_PASSWORD}",
+        )
+        parser.add_argument(
+            "--pod-networks",
+            default=variables.get(environment.POD_NETWORKS) or ",".join(PRIVATE),
+            help=f"networks in which replicas are, in CIDR notation with commas (default ${environment.POD_NETWORKS},"
+            " else the private ones of RFC 1918, RFC 6598 and RFC 4193)",
         )
         parser.add_argument("--state-directory", type=Path, help="where to keep the last known routes and replicas")
         parser.add_argument(
@@ -93,6 +106,10 @@ class Settings:
             f" (default ${environment.ALLOWED_ORIGINS}, with commas between origins)",
         )
         given = parser.parse_args(arguments)
+        try:
+            networks = PodNetworks.of(given.pod_networks.split(","), variables.get(_API_SERVER, ""))
+        except ValueError as error:
+            parser.error(f"--pod-networks: {error}")
         return cls(
             host=given.host,
             port=given.port,
@@ -102,6 +119,7 @@ class Settings:
             nats_url=given.nats_url,
             nats_user=variables.get(environment.NATS_USER) or None,
             nats_password=variables.get(environment.NATS_PASSWORD) or None,
+            pod_networks=networks,
             state_directory=given.state_directory,
             anonymous_namespace=given.anonymous_namespace,
             grace_seconds=given.grace_seconds,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import TypeVar
 
@@ -48,6 +48,11 @@ class Table:
         explicit deletion of the last one opens the door to those who have none."""
         self._public: dict[tuple[str, str], ServedModel] = {}
         self._addresses: dict[tuple[str, int], tuple[ServedModel, Replica]] = {}
+        """Where each replica is that is proven to be there."""
+        self._known: dict[str, set[Replica]] = {}
+        """By namespace."""
+        self._unproven: dict[str, dict[Replica, ServedModel]] = {}
+        """By namespace, in the order in which they came."""
 
     # -- who asks, for what ----------------------------------------------------------------------------------------
 
@@ -165,24 +170,37 @@ class Table:
         return model
 
     def holder(self, report: ReplicaReport) -> tuple[ServedModel, Replica] | None:
-        """Return whose the reported address is."""
+        """Return which replica is proven to be at the reported address."""
         return self._addresses.get((report.host, report.port))
 
-    def add_replica(self, model: ServedModel, replica: Replica) -> None:
-        """Know a replica. Whoever had its address before is gone: a stale entry must not get another tenant's text.
+    def known_of(self, namespace: str) -> int:
+        """Return how many replicas of a namespace are known."""
+        return len(self._known.get(namespace, ()))
 
-        Whether it may have the address of another tenant's replica is decided before (`Admissions.heard`).
-        """
-        before = self.holder(replica.report)
+    def unproven_of(self, namespace: str) -> Mapping[Replica, ServedModel]:
+        """Return a namespace's replicas that have not proven their address, the oldest first."""
+        return self._unproven.get(namespace, {})
+
+    def add_replica(self, model: ServedModel, replica: Replica) -> None:
+        """Know a replica. It takes the place of its name; the address is its own once it is proven."""
         previous = model.replicas.get(replica.pod)
         model.replicas[replica.pod] = replica  # first: a model that is left by its only replica may be forgotten
-        if before is not None:
-            stranger = before[0].namespace != model.namespace
-            if stranger or before[1].report.started < replica.report.started:
-                self.remove_replica(*before)
+        self._known.setdefault(model.namespace, set()).add(replica)
+        if replica.proven:
+            self.prove(model, replica)
+        else:
+            self._unproven.setdefault(model.namespace, {})[replica] = model
         if previous is not None:
             self.remove_replica(model, previous)
+
+    def prove(self, model: ServedModel, replica: Replica) -> None:
+        """The replica is at its address. Whichever was there before is gone: it must not get another tenant's text."""
+        replica.proven = True
+        self._drop_unproven(model, replica)
+        before = self.holder(replica.report)
         self._addresses[replica.report.host, replica.report.port] = (model, replica)
+        if before is not None and before[1] is not replica:
+            self.remove_replica(*before)
         self.changed()
 
     def remove_replica(self, model: ServedModel, replica: Replica) -> None:
@@ -190,11 +208,23 @@ class Table:
         replica.withdraw()
         if model.replicas.get(replica.pod) is replica:
             del model.replicas[replica.pod]
+        known = self._known.get(model.namespace, set())
+        known.discard(replica)
+        if not known:
+            self._known.pop(model.namespace, None)
+        self._drop_unproven(model, replica)
         holder = self.holder(replica.report)
         if holder is not None and holder[1] is replica:
             del self._addresses[replica.report.host, replica.report.port]
         self.drop_if_gone(model)
-        self.changed()
+        if replica.proven:
+            self.changed()
+
+    def _drop_unproven(self, model: ServedModel, replica: Replica) -> None:
+        unproven = self._unproven.get(model.namespace, {})
+        unproven.pop(replica, None)
+        if not unproven:
+            self._unproven.pop(model.namespace, None)
 
     def drop_if_gone(self, model: ServedModel) -> None:
         """Forget a model that has neither route nor replicas nor work."""

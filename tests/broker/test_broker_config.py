@@ -19,6 +19,13 @@ def test_permissions_when_a_namespace_is_no_label_are_not_given(namespace: str) 
         runtime_permissions(namespace)
 
 
+def test_reports_when_they_hold_secrets_then_only_gateways_and_the_loop_may_hear_them() -> None:
+    said = json.loads(render(Server("pod", 4222, Path("/data")), USERS))
+    hear = {user["user"]: user["permissions"]["subscribe"]["allow"] for user in said["authorization"]["users"]}
+    assert subjects.ALL_REPLICAS in hear["gateway"]
+    assert hear["runtime-a"] == [subjects.admission("a", "*", "*"), subjects.SOLICIT]
+
+
 def test_config_when_for_a_laptop_listens_to_this_machine_and_tells_nobody_how_it_is() -> None:
     said = json.loads(render(Server("laptop", 4222, Path("/store"), log=Path("/log")), USERS))
     assert said["host"] == "127.0.0.1"

@@ -66,7 +66,12 @@ async def test_runtime_when_its_namespace_is_not_admitted_is_refused(broker: Bro
 async def test_runtime_when_its_namespace_is_admitted_speaks_for_it_and_for_no_other(broker: BrokerProcess) -> None:
     assert await broker.admit("team-a", "team-b") == await broker.admit("team-b", "team-a")
     own = [subjects.replica("team-a", "model", "pod"), subjects.progress("team-a", "model")]
-    foreign = [subjects.replica("team-b", "model", "pod"), subjects.progress("team-b", "model"), subjects.ADMIT]
+    foreign = [
+        subjects.replica("team-b", "model", "pod"),
+        subjects.progress("team-b", "model"),
+        subjects.brought("team-a", "model", "pod"),
+        subjects.ADMIT,
+    ]
     assert await heard_of(broker, "team-a", [*own, *foreign]) == own
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,15 @@ class Broker:
         assert program is not None
         command = [program, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self._store]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def freeze(self) -> None:
+        """Stop the process: its kernel goes on taking what is sent, and it says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -17,7 +17,7 @@ from headrace.control.loop import ControlLoop
 from headrace.control.signals import SignalHub
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
-from headrace.events.messages import Demand, ReplicaReport, ReplicaState
+from headrace.events.messages import Announcement, Demand, ReplicaState
 from headrace.reconcile.world import Settings
 from headrace.routes import KeyGrant, Route
 
@@ -311,8 +311,15 @@ async def test_reports_when_they_arrive_out_of_order_then_the_newest_stays(contr
     hub = SignalHub(control.client, lambda _: heard.set())
     await hub.start()
     for sequence, state in ((2, ReplicaState.READY), (1, ReplicaState.LOADING), (3, ReplicaState.DRAINING)):
-        report = ReplicaReport(
-            pod="p", revision="r", host="127.0.0.1", port=8000, started=1.0, sequence=sequence, state=state
+        report = Announcement(
+            secret="s" * 43,
+            pod="p",
+            revision="r",
+            host="127.0.0.1",
+            port=8000,
+            started=1.0,
+            sequence=sequence,
+            state=state,
         )
         if state is ReplicaState.DRAINING:
             await asyncio.wait_for(heard.wait(), 5)

@@ -13,7 +13,7 @@ from nats.js.kv import KV_DEL, KV_OP
 from headrace.control.signals import REPLICA_TTL_SECONDS, SignalHub
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
-from headrace.events.messages import Admission, Demand, ReplicaReport, ReplicaState
+from headrace.events.messages import Admission, Announcement, Demand, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey
 
 NAMES = KEY.namespace, KEY.name
@@ -42,7 +42,8 @@ class Hearing:
         await until(heard, f"the demand of {gateway} is heard")
 
     async def report(self, started: float, sequence: int = 1) -> None:
-        report = ReplicaReport(
+        report = Announcement(
+            secret="s" * 43,
             pod="p",
             revision="r",
             host="127.0.0.1",
@@ -119,6 +120,7 @@ async def test_signals_when_the_broker_is_away_and_back_then_nobody_has_aged(hea
 
 
 async def test_admission_when_of_an_older_process_then_it_does_not_count(hearing: Hearing) -> None:
+    await hearing.presence("g")
     await hearing.report(1.0)
     await hearing.admit(1.0)
     assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
@@ -143,6 +145,52 @@ async def test_gateways_when_many_come_and_go_then_only_the_living_are_remembere
     assert len(hearing.hub._heard[KEY].demand) == 1
 
 
+async def test_admission_when_its_gateway_is_not_heard_any_more_then_it_does_not_count(hearing: Hearing) -> None:
+    await hearing.presence("g")
+    await hearing.report(1.0)
+    await hearing.admit(1.0)
+    assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
+    hearing.now += subjects.GATEWAY_TTL_SECONDS + 0.1
+    await hearing.report(1.0, sequence=2)
+    signals = hearing.hub.signals(KEY)
+    assert (signals.gateways, signals.admissions) == (frozenset(), {"p": frozenset()})
+    await hearing.presence("g")
+    assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
+
+
+async def test_gateways_when_nats_is_frozen_then_it_is_missed_before_any_of_them_is_taken_for_gone() -> None:
+    broker = Broker()
+    broker.start()
+    client = await connect(broker.url, name="reconciler")
+    hub = SignalHub(client, lambda _: None)
+    await hub.start()
+    try:
+        presence = f"$KV.{subjects.GATEWAYS_BUCKET}.g"
+        await client.publish(presence, b"1")
+
+        async def live() -> bool:
+            return hub.live_gateways() == {"g"}
+
+        await until(live, "the gateway is live")
+        broker.freeze()
+
+        async def missed() -> bool:
+            assert await live(), "the gateway was taken for gone"
+            return not hub.signals(KEY).connected
+
+        await until(missed, "NATS is missed")
+        broker.thaw()
+
+        async def back() -> bool:
+            return hub.signals(KEY).connected
+
+        await until(back, "NATS is back")
+        assert await live()
+    finally:
+        await client.close()
+        broker.stop()
+
+
 async def test_pods_when_they_are_gone_then_what_they_said_is_too(hearing: Hearing) -> None:
     await hearing.report(1.0)
     await hearing.admit(1.0)
@@ -164,7 +212,7 @@ async def test_report_when_it_is_wrong_then_what_is_wrong_is_known_until_the_nex
 
         await until(so, f"ignored: {what}")
 
-    wrong = {"p": "not a ReplicaReport: host, port, revision, sequence, started, state"}
+    wrong = {"p": "not a valid Announcement: host, port, revision, secret, sequence, started, state"}
     await hearing.client.publish(subjects.replica(*NAMES, "p"), b'{"pod": "p"}')
     await ignored(wrong)
     assert hearing.changed[-1:] == [KEY]
@@ -174,3 +222,25 @@ async def test_report_when_it_is_wrong_then_what_is_wrong_is_known_until_the_nex
     await ignored(wrong)
     hearing.hub.forget_pods(KEY, frozenset())
     await ignored({})
+
+
+async def test_report_when_the_loop_reports_for_the_pod_then_nobody_else_does(hearing: Hearing) -> None:
+    await hearing.report(5.0)
+    brought = ReplicaReport(
+        pod="p", revision="r", host="10.0.0.1", port=80, started=1.0, sequence=1, state=ReplicaState.LOADING
+    )
+    await hearing.client.publish(subjects.brought(*NAMES, "p"), brought.encode())
+
+    async def heard() -> bool:
+        return hearing.hub.signals(KEY).replicas["p"] == brought
+
+    await until(heard, "the loop's own report")
+    liar = Announcement(secret="s" * 43, **{**dict(brought), "started": 9.0, "state": ReplicaState.READY})
+    await hearing.client.publish(subjects.replica(*NAMES, "p"), liar.encode())
+    await hearing.client.publish(subjects.brought(*NAMES, "q"), brought.model_copy(update={"pod": "q"}).encode())
+
+    async def later() -> bool:
+        return "q" in hearing.hub.signals(KEY).replicas
+
+    await until(later, "what was said after the lie")
+    assert hearing.hub.signals(KEY).replicas["p"] == brought

@@ -53,7 +53,7 @@ class Ear:
         return [state for index, state in enumerate(said) if index == 0 or state is not said[index - 1]]
 
     async def on_report(self, msg: Msg) -> None:
-        assert msg.subject == subjects.replica(KEY.namespace, KEY.name, "p-1")
+        assert msg.subject == subjects.brought(KEY.namespace, KEY.name, "p-1")
         self.reports.append(ReplicaReport.decode(msg.data))
 
     async def hears(self, *states: ReplicaState) -> None:
@@ -83,7 +83,7 @@ def broker() -> Any:
 @pytest.fixture
 async def ear(broker: Broker) -> AsyncIterator[Ear]:
     heard = Ear(await connect(broker.url, name="ear"))
-    await heard.client.subscribe(subjects.ALL_REPLICAS, cb=heard.on_report)
+    await heard.client.subscribe(subjects.ALL_BROUGHT, cb=heard.on_report)
     await settle(heard.client)
     yield heard
     await heard.client.close()

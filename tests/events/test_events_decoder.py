@@ -37,9 +37,9 @@ def test_report_when_it_has_what_is_needed_then_it_is_returned() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"percent": 41.5, "capacity": 0}, "not a ReplicaReport: capacity, percent"),
-        ({"stage": "a\n\ndata: forged"}, "not a ReplicaReport: stage"),
-        ({"state": "Fine"}, "not a ReplicaReport: state"),
+        ({"percent": 41.5, "capacity": 0}, "not a valid ReplicaReport: capacity, percent"),
+        ({"stage": "a\n\ndata: forged"}, "not a valid ReplicaReport: stage"),
+        ({"state": "Fine"}, "not a valid ReplicaReport: state"),
         ({"pod": "p-2"}, "it speaks of another pod"),
     ],
 )

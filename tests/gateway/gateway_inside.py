@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gateway.gateway_replica import NAMESPACE, Behaviour, Replica, echo
 
-from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.events.messages import ReplicaState
 from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.http.server import http_server
 from headrace.routes import KeyGrant, Route
@@ -23,8 +23,11 @@ from headrace_gateway.control import control_app
 from headrace_gateway.inference import Inference
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.model import ServedModel
+from headrace_gateway.networks import PodNetworks
 from headrace_gateway.replica import Replica as KnownReplica
 from headrace_gateway.table import Table
+
+NETWORKS = PodNetworks.of(["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"], api_server="10.96.0.1")
 
 
 @dataclass
@@ -48,18 +51,9 @@ class Inside:
         """Start a replica that is routed to, with one kept connection as the probe leaves it."""
         replica = await Replica(pod, behaviour=behaviour).start(None)
         self.replicas.append(replica)
-        report = ReplicaReport(
-            pod=pod,
-            revision="r1",
-            host="127.0.0.1",
-            port=replica.port,
-            started=1,
-            sequence=1,
-            state=ReplicaState.READY,
-            capacity=capacity,
-        )
-        known = KnownReplica(report, asyncio.get_running_loop().time())
-        known.admitted = True
+        replica.capacity = capacity
+        known = KnownReplica(replica.said(ReplicaState.READY), asyncio.get_running_loop().time())
+        known.admitted = known.proven = True
         self.table.add_replica(model, known)
         known.pool.give_back(await known.pool.connect())
         return replica

@@ -13,7 +13,9 @@ from nats.aio.msg import Msg
 from settle import settle
 
 from headrace.events import subjects
-from headrace.events.messages import Load, ReplicaReport, ReplicaState
+from headrace.events.messages import Announcement, Load, ReplicaState
+from headrace.headers import CHALLENGE, PROOF
+from headrace.serving.secret import new_secret, proof
 
 DEADLINE_SECONDS = 20.0
 NAMESPACE = "default"
@@ -97,6 +99,7 @@ class Replica:
     capacity: int = 8
     behaviour: Behaviour = echo
     ready: bool = True
+    secret: str = field(default_factory=new_secret)
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     started: float = field(default_factory=time.time)
@@ -117,8 +120,19 @@ class Replica:
         self, state: ReplicaState, stage: str = "", percent: int | None = None, load: Load | None = None
     ) -> None:
         self._state = state
+        assert self._client is not None
+        await self._client.publish(
+            subjects.replica(self.namespace, self.name, self.pod), self.said(state, stage, percent, load).encode()
+        )
+        await settle(self._client)
+
+    def said(
+        self, state: ReplicaState, stage: str = "", percent: int | None = None, load: Load | None = None
+    ) -> Announcement:
+        """Return the next report."""
         self._sequence += 1
-        report = ReplicaReport(
+        return Announcement(
+            secret=self.secret,
             pod=self.pod,
             revision=self.revision,
             host="127.0.0.1",
@@ -131,9 +145,11 @@ class Replica:
             capacity=self.capacity,
             load=load or Load(),
         )
-        assert self._client is not None
-        await self._client.publish(subjects.replica(self.namespace, self.name, self.pod), report.encode())
-        await settle(self._client)
+
+    def proof(self, request: Received) -> dict[str, str]:
+        """Return the header that proves to a gateway who this is."""
+        proven = proof(self.secret, request.headers.get(CHALLENGE, ""), self.namespace, self.pod)
+        return {} if proven is None else {PROOF: proven}
 
     async def be_ready(self) -> None:
         await self.report(ReplicaState.READY)
@@ -162,7 +178,8 @@ class Replica:
                 request = Received(head, b"", reader, writer)
                 request.body = await reader.readexactly(int(request.headers.get("content-length", "0")))
                 if request.path == "/health/ready":
-                    request.answer(b"Ready\n", "200 OK" if self.ready else "503 Service Unavailable")
+                    status = "200 OK" if self.ready else "503 Service Unavailable"
+                    request.answer(b"Ready\n", status, **self.proof(request))
                 else:
                     self.requests.append(request)
                     await self.behaviour(request)

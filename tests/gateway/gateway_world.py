@@ -49,11 +49,18 @@ class Broker:
 
     def __init__(self, directory: Path, users: Users | None = None) -> None:
         self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
         self.users = users
         """None: anybody may say anything."""
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def start(self) -> None:
         binary = shutil.which("nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -186,7 +193,7 @@ class Gateway:
         self._command = [
             *(sys.executable, "-m", "headrace_gateway.main", "--fd", str(self.listener.fileno())),
             *("--nats-url", broker.url, "--state-directory", str(self.state)),
-            *("--anonymous-namespace", NAMESPACE, *arguments),
+            *("--anonymous-namespace", NAMESPACE, "--pod-networks", "127.0.0.0/8", *arguments),
         ]
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -12,13 +12,13 @@ from typing import cast
 
 import pytest
 from gateway.gateway_client import chat, send
-from gateway.gateway_inside import Inside, inside
+from gateway.gateway_inside import NETWORKS, Inside, inside
 from gateway.gateway_replica import NAMESPACE, Received, Replica
 from gateway.gateway_world import until
 
-from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
 from headrace.routes import Engine, Route
-from headrace_gateway import admission
+from headrace_gateway import silence
 from headrace_gateway.admission import Admissions
 from headrace_gateway.model import ServedModel
 from headrace_gateway.outbox import Outbox
@@ -45,6 +45,8 @@ class Foreign:
     replica: Replica
     outbox: Silence
     healthy: bool = True
+    announces: bool = False
+    """Else the loop reports for it."""
 
     @property
     def model(self) -> ServedModel:
@@ -57,6 +59,7 @@ class Foreign:
     def route(
         self, *, path: str = "/v1/models", model_name: str | None = "engine/model", announces: bool = False
     ) -> None:
+        self.announces = announces
         engine = Engine(revision="r1", readiness_path=path, model_name=model_name, announces=announces)
         route = Route(namespace=NAMESPACE, name="echo", public_name="echo", engines=(engine,))
         self.inside.table.set_route(route.key, route.encode())
@@ -71,6 +74,8 @@ class Foreign:
             sequence=sequence,
             state=state,
         )
+        if self.announces:
+            report = Announcement(secret=self.replica.secret, **dict(report))
         self.admissions.heard(NAMESPACE, "echo", report)
 
 
@@ -84,7 +89,8 @@ async def foreign() -> AsyncIterator[Foreign]:
 async def _foreign() -> AsyncIterator[Foreign]:
     async def answer(request: Received) -> None:
         if request.path == "/v1/models":
-            request.answer(b"{}", "200 OK" if made.healthy else "503 Service Unavailable")
+            proofs = replica.proof(request) if made.announces else {}
+            request.answer(b"{}", "200 OK" if made.healthy else "503 Service Unavailable", **proofs)
         else:
             request.answer(request.body)
 
@@ -92,7 +98,7 @@ async def _foreign() -> AsyncIterator[Foreign]:
         replica = await Replica("echo-1", behaviour=answer, ready=False).start(None)
         world.replicas.append(replica)
         outbox = Silence()
-        made = Foreign(world, Admissions(world.table, cast(Outbox, outbox), tasks), replica, outbox)
+        made = Foreign(world, Admissions(world.table, cast(Outbox, outbox), tasks, NETWORKS), replica, outbox)
         yield made
 
 
@@ -129,15 +135,15 @@ async def test_brought_when_its_spokesman_is_silent_then_it_is_kept_while_it_ans
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
     (known,) = foreign.model.replicas.values()
-    monkeypatch.setattr(admission, "FORGET_SECONDS", -1.0)
+    monkeypatch.setattr(silence, "FORGET_SECONDS", -1.0)
     before = known.heard
-    foreign.admissions.judge_silence()
+    foreign.admissions.silence.judge()
     await until(lambda: known.heard > before, "it was asked instead")
     assert foreign.admitted
     foreign.healthy = False
-    foreign.admissions.judge_silence()
+    foreign.admissions.silence.judge()
     await until(lambda: not foreign.admitted, "it does not answer")
-    foreign.admissions.judge_silence()
+    foreign.admissions.silence.judge()
     assert foreign.model.replicas == {}
 
 
@@ -147,8 +153,8 @@ async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_for
     foreign.route(announces=True)
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
-    monkeypatch.setattr(admission, "FORGET_SECONDS", -1.0)
-    foreign.admissions.judge_silence()
+    monkeypatch.setattr(silence, "FORGET_SECONDS", -1.0)
+    foreign.admissions.silence.judge()
     assert foreign.model.replicas == {}
 
 

@@ -10,6 +10,8 @@ import pytest
 from gateway.gateway_client import CHAT, Answer, chat, get, request, send, sent
 from gateway.gateway_world import World, until
 
+from headrace.serving.secret import token
+
 BODY = {"model": "echo"}
 ERRORS = {
     "no JSON": (request(body=b"{"), 400, "invalid_request", None),
@@ -154,6 +156,7 @@ async def test_headers_when_forwarded_then_only_those_that_a_replica_needs(world
         "te": "trailers",
         "x-forwarded-for": "1.2.3.4",
         "x-headrace-decision": "mine",
+        "x-headrace-replica-token": "mine",
         "content-type": "application/json",
         "user-agent": "test",
         "traceparent": "00-1-2-03",
@@ -161,6 +164,7 @@ async def test_headers_when_forwarded_then_only_those_that_a_replica_needs(world
     }
     answer = await send(world.port, request(body=BODY, headers=given))
     assert replica.requests[0].headers == {
+        "x-headrace-replica-token": token(replica.secret),
         "host": f"127.0.0.1:{replica.port}",
         "content-length": str(len(json.dumps(BODY))),
         "content-type": "application/json",

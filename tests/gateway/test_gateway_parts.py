@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gateway.gateway_inside import NETWORKS
 
-from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
 from headrace.routes import Route
 from headrace_gateway.admission import Admissions
 from headrace_gateway.buckets import MISSING_SECONDS, BucketMirror
@@ -128,11 +129,11 @@ def test_bucket_when_an_entry_vanishes_without_a_mark_then_it_is_dropped_only_af
 async def test_replicas_when_a_namespace_invents_more_than_the_bound_then_only_its_own_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("headrace_gateway.admission.MAX_REPLICAS", 2)
+    monkeypatch.setattr("headrace_gateway.claims.MAX_REPLICAS", 2)
     outbox = Outbox("g")
     table = Table("default", outbox.demand)
     async with asyncio.TaskGroup() as tasks:
-        admissions = Admissions(table, outbox, tasks)
+        admissions = Admissions(table, outbox, tasks, NETWORKS)
         for number in range(3):
             admissions.heard("greedy", f"m{number}", loading("p"))
         admissions.heard("greedy", "m0", loading("p", sequence=2))
@@ -145,14 +146,15 @@ async def test_replica_when_restarted_before_its_route_is_known_then_it_is_known
     outbox = Outbox("g")
     table = Table("default", outbox.demand)
     async with asyncio.TaskGroup() as tasks:
-        admissions = Admissions(table, outbox, tasks)
+        admissions = Admissions(table, outbox, tasks, NETWORKS)
         admissions.heard("default", "m", loading("p"))
         admissions.heard("default", "m", loading("p", started=2))
     assert table.models["default", "m"].replicas["p"].report.started == 2
 
 
-def loading(pod: str, *, sequence: int = 1, started: float = 1, port: int = 1) -> ReplicaReport:
-    return ReplicaReport(
+def loading(pod: str, *, sequence: int = 1, started: float = 1, port: int = 1) -> Announcement:
+    return Announcement(
+        secret="s" * 43,
         pod=pod,
         revision="r",
         host="127.0.0.1",

@@ -98,7 +98,11 @@ async def test_runtime_when_it_speaks_for_another_namespace_is_not_heard(server:
 
 async def test_gateway_when_it_speaks_for_a_replica_is_not_heard(server: NatsServer) -> None:
     own = [subjects.demand("a", "model"), subjects.admission("a", "model", "pod"), subjects.SOLICIT]
-    foreign = [subjects.replica("a", "model", "pod"), subjects.progress("a", "model")]
+    foreign = [
+        subjects.replica("a", "model", "pod"),
+        subjects.brought("a", "model", "pod"),
+        subjects.progress("a", "model"),
+    ]
     assert await heard(server, server.gateway, [*own, *foreign]) == own
 
 

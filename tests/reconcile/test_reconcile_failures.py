@@ -181,9 +181,9 @@ def test_deadline_when_it_is_ready_where_no_gateway_reaches_it_then_it_is_told_w
 def test_pod_when_what_it_announces_is_ignored_then_the_condition_says_why() -> None:
     world, pod = woken()
     world.container(pod, {"running": {"startedAt": world.stamp()}}, ready=True)
-    world.ignored = {pod: "not a ReplicaReport: percent"}
+    world.ignored = {pod: "not a valid Announcement: percent"}
     world.pass_time(6)
-    assert "ignored (not a ReplicaReport: percent)" in world.condition(v.WORKLOADS_READY)["message"]
+    assert "ignored (not a valid Announcement: percent)" in world.condition(v.WORKLOADS_READY)["message"]
 
 
 def test_deadline_when_the_pod_makes_progress_then_it_is_extended() -> None:

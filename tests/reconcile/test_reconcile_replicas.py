@@ -185,6 +185,16 @@ def test_stale_signals_when_nats_is_away_then_nothing_shrinks() -> None:
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
+def test_restart_when_nats_is_away_and_no_gateway_was_heard_then_ready_is_not_claimed_and_no_gate_is_taken() -> None:
+    world = serving_world(scaling={"minReplicas": 1, "maxReplicas": 2})
+    pods = frozenset(world.runtimes())
+    world.restart_loop()
+    world.connected, world.gateways, world.reports, world.admissions = False, frozenset(), {}, {}
+    assert world.look().routable_pods == pods
+    assert world.says(v.ROUTABLE) == ("Unknown", v.SIGNALS_STALE)
+    assert world.says(v.READY) == ("Unknown", v.SIGNALS_STALE)
+
+
 def test_maximum_when_demand_asks_for_more_then_scaling_says_so() -> None:
     world = serving_world(**SCALED)
     world.ask(queued=1000)

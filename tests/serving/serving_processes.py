@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from nats.aio.msg import Msg
 from serving.serving_client import ask
@@ -21,7 +22,9 @@ from settle import settle
 from headrace import environment
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
-from headrace.events.messages import Admission, ReplicaReport, ReplicaState
+from headrace.events.messages import Admission, Announcement, ReplicaState
+from headrace.headers import REPLICA_TOKEN
+from headrace.serving.secret import token
 
 DEADLINE_SECONDS = 20.0
 NAMESPACE, DEPLOYMENT, POD = "default", "echo", "echo-5d9c-x2x1z"
@@ -44,6 +47,13 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> Non
     while not await condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
         await asyncio.sleep(0.01)
+
+
+class HasUrl(Protocol):
+    """Somebody's broker."""
+
+    @property
+    def url(self) -> str: ...
 
 
 class Broker:
@@ -75,8 +85,11 @@ class Server:
 
     settings: EchoSettings
     directory: Path
-    broker: Broker | None = None
+    broker: HasUrl | None = None
     grace_seconds: float = 20.0
+    pod: str = POD
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of every request to it: a gateway's token, once one was heard of (`Gateway.opens`)."""
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +105,7 @@ class Server:
                 environment.NAMESPACE: NAMESPACE,
                 environment.MODEL_DEPLOYMENT: DEPLOYMENT,
                 environment.REVISION: "5d9c",
-                environment.POD_NAME: POD,
+                environment.POD_NAME: self.pod,
                 environment.POD_IP: "127.0.0.1",
             }
         with (self.directory / "log").open("wb") as log:
@@ -109,7 +122,7 @@ class Server:
     async def get(self, path: str) -> int:
         """Return the status; 0 while nobody listens."""
         try:
-            return (await ask(self.settings.port, "GET", path)).status
+            return (await ask(self.settings.port, "GET", path, headers=self.headers)).status
         except (OSError, asyncio.IncompleteReadError):
             return 0
 
@@ -136,7 +149,7 @@ class Gateway:
 
     def __init__(self, name: str = "gateway-1") -> None:
         self.name = name
-        self.reports: list[ReplicaReport] = []
+        self.reports: list[Announcement] = []
 
     async def join(self, broker: Broker) -> None:
         self._client = await connect(broker.url, name=self.name)
@@ -152,16 +165,20 @@ class Gateway:
         assert await publish_quietly(self._client, subjects.admission(NAMESPACE, DEPLOYMENT, POD), admission)
         await settle(self._client)
 
-    async def hears(self, state: ReplicaState, stage: str | None = None) -> ReplicaReport:
+    async def hears(self, state: ReplicaState, stage: str | None = None) -> Announcement:
         def heard() -> bool:
             return any(report.state is state and stage in (None, report.stage) for report in self.reports)
 
         await until(heard, f"a report {state} {stage or ''}, only {self.reports}")
         return self.reports[-1]
 
+    def opens(self, server: Server) -> None:
+        """From now on the server's requests are those of this gateway."""
+        server.headers[REPLICA_TOKEN] = token(self.reports[-1].secret)
+
     async def leave(self) -> None:
         await self._client.close()
 
     async def _heard(self, msg: Msg) -> None:
         assert msg.subject == subjects.replica(NAMESPACE, DEPLOYMENT, POD)
-        self.reports.append(ReplicaReport.decode(msg.data))
+        self.reports.append(Announcement.decode(msg.data))

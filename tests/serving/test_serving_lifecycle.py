@@ -23,7 +23,7 @@ def body(*, text: str = "hello", tokens: int = 5, stream: bool = False) -> dict[
 
 
 async def post(server: Server, **options: Any) -> Answer:
-    return await ask(server.settings.port, "POST", "/v1/completions", body(**options))
+    return await ask(server.settings.port, "POST", "/v1/completions", body(**options), server.headers)
 
 
 class Stream:
@@ -40,7 +40,7 @@ class Stream:
 
     async def _read(self, server: Server, request: dict[str, Any]) -> None:
         raw = json.dumps(request).encode()
-        async with exchange(server.settings.port, "POST", "/v1/completions", raw) as incoming:
+        async with exchange(server.settings.port, "POST", "/v1/completions", raw, server.headers) as incoming:
             assert incoming.status == 200
             async for event in incoming.events():
                 self.events.append(event)
@@ -60,6 +60,7 @@ async def test_server_while_loading_then_is_alive_and_reports_its_stage(
     assert (report.percent, report.host, report.port) == (41, "127.0.0.1", server.settings.port)
     assert await server.get("/health/live") == 200
     assert await server.get("/health/ready") == 503
+    gateway.opens(server)
     refused = await post(server)
     assert (refused.status, refused.headers["x-headrace-reason"]) == (503, "Starting")
 
@@ -109,6 +110,7 @@ async def test_drain_when_a_gateway_routes_here_then_admits_until_it_acknowledge
     await gateway.admit(ReplicaState.READY)
     await until(lambda: "has acknowledged Ready" in server.log, "the admission is heard")
 
+    gateway.opens(server)
     server.process.terminate()
     await gateway.hears(ReplicaState.DRAINING)
     under_way = await post(server)
@@ -129,6 +131,7 @@ async def test_drain_when_acknowledged_then_refuses_new_work_and_finishes_the_ol
     await gateway.hears(ReplicaState.READY)
     await gateway.admit(ReplicaState.READY)
     await until(lambda: "has acknowledged Ready" in server.log, "the admission is heard")
+    gateway.opens(server)
     stream = Stream(server, tokens=40)
     await stream.started()
 
@@ -261,12 +264,13 @@ async def test_broker_when_it_is_away_at_the_start_then_it_serves_and_reports_la
     broker, gateway = Broker(), Gateway()
     server = start(broker=broker)
     await server.ready()
-    assert (await post(server)).status == 200
 
     broker.start()
     await gateway.join(broker)
     try:
         await gateway.hears(ReplicaState.READY)
+        gateway.opens(server)
+        assert (await post(server)).status == 200
     finally:
         await gateway.leave()
         broker.kill()
@@ -278,6 +282,7 @@ async def test_broker_when_it_returns_then_the_replica_reports_at_once(
     server = start(broker=broker)
     await gateway.hears(ReplicaState.READY)
 
+    gateway.opens(server)
     broker.kill()
     assert (await post(server)).status == 200
     gateway.reports.clear()

@@ -37,6 +37,10 @@ class ConnectFailed(UpstreamError):
     """No connection could be made: nothing was sent."""
 
 
+class Unreachable(ConnectFailed):
+    """Nothing answers at the address. A refused connection is an answer: of a machine, without the process."""
+
+
 class ConnectionLost(UpstreamError):
     """The connection ended, or carried something that is not HTTP, before the answer was complete.
 
@@ -46,6 +50,10 @@ class ConnectionLost(UpstreamError):
     def __init__(self, message: str, *, answered: bool) -> None:
         super().__init__(message)
         self.answered = answered
+
+
+class ReplicaSilent(ConnectionLost):
+    """The replica was given up: it neither reports, nor answers probes, nor sends anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,10 @@ class Connection(asyncio.Protocol):
         self.complete = True
         """Whether the answer has wholly arrived; what is not taken yet can still be taken."""
         self.idle_since = 0.0
+        self.stirred = False
+        """Whether anything came since it was last looked whether something does."""
+        self.last = False
+        """Whether it is closed after the present exchange."""
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -91,6 +103,7 @@ class Connection(asyncio.Protocol):
         """Whether another request may be sent on it now."""
         return (
             self.complete
+            and not self.last
             and self._keep_alive
             and self._error is None
             and not self._chunks
@@ -145,6 +158,13 @@ class Connection(asyncio.Protocol):
         else:
             self._on_complete = tell
 
+    def lose(self, error: ConnectionLost) -> None:
+        """End the exchange with an error, and close at once."""
+        if self._error is None:
+            self._error = error
+        self.abort()
+        self._wake()
+
     def abort(self) -> None:
         """Close at once: whatever the replica still does for this exchange is for nobody.
 
@@ -164,6 +184,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self.stirred = True
         if self.complete:
             self.abort()  # nobody asked: what follows could be taken for the answer to the next request
             return
@@ -241,9 +262,7 @@ class Connection(asyncio.Protocol):
             self._on_complete = None
 
     def _fail(self, message: str) -> None:
-        self._error = ConnectionLost(message, answered=True)
-        self.abort()
-        self._wake()
+        self.lose(ConnectionLost(message, answered=True))
 
     def _wake(self) -> None:
         waiter = self._waiter

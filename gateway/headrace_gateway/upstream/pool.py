@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from headrace_gateway.upstream.connection import ConnectFailed, Connection
+from headrace_gateway.upstream.connection import ConnectFailed, Connection, ConnectionLost, Unreachable
 
 CONNECT_SECONDS = 2.0
 """A replica is in the same cluster or on the same machine; who does not answer by then has lost its machine."""
@@ -17,45 +17,51 @@ IDLE_SECONDS = 50.0
 KEEP_ALIVE_IDLE_SECONDS = 10
 KEEP_ALIVE_INTERVAL_SECONDS = 5
 KEEP_ALIVE_PROBES = 3
+USER_TIMEOUT_MILLISECONDS = 25_000
 """A generation may say nothing for minutes, so there is no time limit for the first byte. A machine that vanished is
-found by the kernel's probes instead: 10 s + 3 x 5 s."""
+found by the kernel instead: by its probes (10 s + 3 x 5 s), or, since there are none while what was sent is not
+acknowledged, by the user timeout. A process that hangs is found by `headrace_gateway.silence`."""
 
 
 class Pool:
-    """Keep-alive connections to one address."""
+    """Keep-alive connections to one address. Those that carry an exchange are `busy`."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
         self._idle: list[Connection] = []
-        self._closed = False
+        self._busy: set[Connection] = set()
 
     def idle(self) -> Connection | None:
         """Return the connection that was used last, or None."""
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable:
+                self._busy.add(connection)
                 return connection
         return None
 
     async def connect(self) -> Connection:
-        """Return a new connection. Raises ConnectFailed."""
+        """Return a new connection. Raises ConnectFailed, Unreachable."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 transport, connection = await loop.create_connection(lambda: Connection(loop), self._host, self._port)
         except TimeoutError:
-            raise ConnectFailed(f"no connection to {self._host}:{self._port} within {CONNECT_SECONDS:.0f} s") from None
+            raise Unreachable(f"no connection to {self._host}:{self._port} within {CONNECT_SECONDS:.0f} s") from None
         except OSError as error:
-            raise ConnectFailed(f"{self._host}:{self._port}: {error.strerror or error}") from error
+            kind = ConnectFailed if isinstance(error, ConnectionRefusedError) else Unreachable
+            raise kind(f"{self._host}:{self._port}: {error.strerror or error}") from error
         except ValueError as error:  # what a replica reports as its host need not be one
             raise ConnectFailed(f"{self._host!r} is no host: {error}") from error
         _keep_alive(transport.get_extra_info("socket"))
+        self._busy.add(connection)
         return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keep the connection for the next request if it can carry one, else close it at once."""
-        if connection.reusable and not self._closed:
+        self._busy.discard(connection)
+        if connection.reusable:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
@@ -71,12 +77,26 @@ class Pool:
                 connection.abort()
         self._idle = kept
 
-    def close(self) -> None:
-        """Close what is idle now, and what comes back later."""
-        self._closed = True
+    def renew(self) -> None:
+        """Keep none of the present connections: close what is idle now, and the others after their exchange."""
         for connection in self._idle:
             connection.abort()
         self._idle = []
+        for connection in self._busy:
+            connection.last = True
+
+    def stirs(self) -> bool:
+        """Return whether anything came for an exchange since this was last asked."""
+        stirred = False
+        for connection in self._busy:
+            stirred |= connection.stirred
+            connection.stirred = False
+        return stirred
+
+    def lose(self, error: ConnectionLost) -> None:
+        """End every exchange with an error."""
+        for connection in list(self._busy):
+            connection.lose(error)
 
 
 def _keep_alive(connected: socket.socket) -> None:
@@ -84,3 +104,4 @@ def _keep_alive(connected: socket.socket) -> None:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_SECONDS)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_SECONDS)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MILLISECONDS)

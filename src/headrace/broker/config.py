@@ -100,6 +100,7 @@ def gateway_permissions() -> Permissions:
         ),
         subscribe=(
             subjects.ALL_REPLICAS,
+            subjects.ALL_BROUGHT,
             subjects.ALL_ADMISSIONS,
             subjects.ALL_PROGRESS,
             subjects.SOLICIT,

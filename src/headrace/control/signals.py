@@ -19,7 +19,7 @@ from nats.js.kv import KV_OP
 
 from headrace.events import subjects
 from headrace.events.decoder import Decoder
-from headrace.events.messages import Admission, Demand, FetchProgress, ReplicaReport, ReplicaState
+from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey, Signals
 
 REPLICA_TTL_SECONDS = 10.0
@@ -65,6 +65,7 @@ class SignalHub:
         """Subscribe, and ask every replica to report."""
         await self._client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
         await self._client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
+        await self._client.subscribe(subjects.ALL_BROUGHT, cb=self._on_brought)
         await self._client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
         await self._client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
         await self._client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
@@ -83,14 +84,17 @@ class SignalHub:
         """Return what is known about a resource now."""
         heard = self._heard.get(key) or _Heard()
         reports = {pod: report for pod, (at, report) in heard.replicas.items() if self._fresh(at, REPLICA_TTL_SECONDS)}
+        live = self.live_gateways()
         return Signals(
             now=self._clock(),
             wall=self._wall(),
             demand={gw: demand for gw, (at, demand) in heard.demand.items() if self._fresh(at, _GATEWAY_TTL)},
             replicas=reports,
             ignored=dict(heard.ignored),
-            admissions={pod: _admitting(heard.admissions.get(pod, {}), report) for pod, report in reports.items()},
-            gateways=self.live_gateways(),
+            admissions={
+                pod: live & _admitting(heard.admissions.get(pod, {}), report) for pod, report in reports.items()
+            },
+            gateways=live,
             fetch=heard.fetch,
             connected=self._client.is_connected,
         )
@@ -152,7 +156,8 @@ class SignalHub:
             self._changed(key)
 
     async def _on_replica(self, msg: Msg) -> None:
-        key, report = _key_of(msg.subject), self._decoder.decode(ReplicaReport, msg)
+        """A self-registering replica reported, or somebody with its namespace's login did in its name."""
+        key, report = _key_of(msg.subject), self._decoder.decode(Announcement, msg)
         heard, pod = self._heard.setdefault(key, _Heard()), msg.subject.rpartition(".")[2]
         if report is None:
             if heard.ignored.get(pod) != self._decoder.fault:
@@ -160,8 +165,21 @@ class SignalHub:
                 self._changed(key)
             return
         heard.ignored.pop(pod, None)
+        before = heard.replicas.get(pod)
+        if before is not None and not isinstance(before[1], Announcement):
+            return  # the loop itself reports for this pod
+        self._remember(key, report)
+
+    async def _on_brought(self, msg: Msg) -> None:
+        """The loop reported for a replica that does not register itself."""
+        report = self._decoder.decode(ReplicaReport, msg)
+        if report is not None:
+            self._remember(_key_of(msg.subject), report)
+
+    def _remember(self, key: ResourceKey, report: ReplicaReport) -> None:
+        heard = self._heard.setdefault(key, _Heard())
         before = heard.replicas.get(report.pod)
-        if before is not None and (report.started, report.sequence) < (before[1].started, before[1].sequence):
+        if before is not None and type(before[1]) is type(report) and _order(report) < _order(before[1]):
             return
         heard.replicas[report.pod] = (self._clock(), report)
         if before is None or _life(before[1]) != _life(report):
@@ -187,6 +205,11 @@ class SignalHub:
 
 
 _GATEWAY_TTL = subjects.GATEWAY_TTL_SECONDS
+
+
+def _order(report: ReplicaReport) -> tuple[float, int]:
+    """Return what orders the reports of one pod name."""
+    return report.started, report.sequence
 
 
 def _life(report: ReplicaReport) -> tuple[float, ReplicaState, str, int | None]:

@@ -1,9 +1,10 @@
 """Speaks for brought containers that know nothing of headrace (`runtime.type: Container`).
 
 A runtime of ours announces itself on NATS. For such a container the loop does: what the pod's status and its readiness
-path say becomes the same reports, so gateways and rules know no difference. The path is asked here too, and not only by
-the kubelet, whose probe comes once a second and is told to the API server up to a second later. Only the kubelet can
-take a ready pod back: it sees what is between the pod and its node.
+path say becomes the same reports, so gateways and rules know no difference. They have a subject of their own, on which
+no tenant may publish: a gateway believes the address in them, for it comes from the API server. The path is asked here
+too, and not only by the kubelet, whose probe comes once a second and is told to the API server up to a second later.
+Only the kubelet can take a ready pod back: it sees what is between the pod and its node.
 
 Of those that announce themselves the path is asked too, less often, until it answers once: what keeps it from answering
 is told in a condition, for the containers' owners alone know why. Only what a pod's status and its Deployment name is
@@ -218,7 +219,7 @@ class Spokesman:
             stage=STARTING if state is ReplicaState.LOADING else "",
             capacity=pod.capacity,
         )
-        if await publish_quietly(self._client, subjects.replica(voice.key.namespace, voice.key.name, pod.name), report):
+        if await publish_quietly(self._client, subjects.brought(voice.key.namespace, voice.key.name, pod.name), report):
             voice.said = report
 
     async def _part_with(self, voice: _Voice) -> None:

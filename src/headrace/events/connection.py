@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.1
 """The broker is near, and held requests wait for its return; a refused connection costs nothing."""
 CONNECT_SECONDS = 2
-PING_SECONDS = 5
+PING_SECONDS = 1
 """How often the broker is asked whether it is there. Two unanswered pings: the connection is given up and made anew,
-so a broker whose machine vanished is missed for 15 s (nats-py's default: 6 minutes)."""
+so a broker whose machine vanished, or that hangs, is missed after 3 s (nats-py's default: 6 minutes). That is before
+anybody is taken for gone who could not be heard because of it: `subjects.GATEWAY_TTL_SECONDS` is the shortest time."""
 PENDING_BYTES = 1024 * 1024
 """Bound of what waits for the socket while the broker is slow."""
 FLUSH_SECONDS = 1.0

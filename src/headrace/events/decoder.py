@@ -34,7 +34,7 @@ class Decoder:
             message = kind.decode(msg.data)
         except ValidationError as error:
             faults = {".".join(map(str, fault["loc"])) or "no JSON object" for fault in error.errors()}
-            self._ignore(msg.subject, f"not a {kind.__name__}: {', '.join(sorted(faults))}")
+            self._ignore(msg.subject, f"not a valid {kind.__name__}: {', '.join(sorted(faults))}")
             return None
         if getattr(message, "pod", None) not in (None, msg.subject.rpartition(".")[2]):
             self._ignore(msg.subject, "it speaks of another pod")

@@ -58,7 +58,11 @@ class Load(Message):
 
 
 class ReplicaReport(Message):
-    """A replica speaks of itself. `started` and `sequence` order the reports of one pod name across restarts."""
+    """The state of a replica. `started` and `sequence` order the reports of one pod name across restarts.
+
+    As it is, the reconcile loop publishes it for a replica that does not register itself, at the address that the API
+    server has. A replica that registers itself publishes an `Announcement`.
+    """
 
     pod: str = Field(max_length=253)
     revision: str = Field(max_length=63)
@@ -74,6 +78,14 @@ class ReplicaReport(Message):
     capacity: int = Field(default=1, ge=1)
     """Requests that it takes at once (running and queued inside); a gateway sends no more."""
     load: Load = Load()
+
+
+class Announcement(ReplicaReport):
+    """The report of a self-registering replica. Its address is a claim until the process there has proven it."""
+
+    secret: str = Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)
+    """32 random bytes that the process made at its start, in base64url (see `headrace.serving.secret`). Gateways and
+    the reconcile loop alone may subscribe to reports."""
 
 
 class Admission(Message):

@@ -2,7 +2,7 @@
 
 `namespace` and `name` are DNS labels (no dots), so each is one token. A user per role may touch only its own:
 `gateway` publishes demand and admissions; `runtime` of a namespace publishes replica reports and fetch progress of
-that namespace; the reconcile loop writes the route and key buckets.
+that namespace; the reconcile loop writes the route and key buckets, and reports for replicas that cannot.
 """
 
 from __future__ import annotations
@@ -34,8 +34,16 @@ def demand(namespace: str, name: str) -> str:
 
 
 def replica(namespace: str, name: str, pod: str) -> str:
-    """Runtime -> gateways and loop: `messages.ReplicaReport`, at each change of state or stage, then every second."""
+    """Runtime -> gateways and loop: `messages.Announcement`, at each change of state or stage, then every second."""
     return f"headrace.replica.{namespace}.{name}.{pod}"
+
+
+def brought(namespace: str, name: str, pod: str) -> str:
+    """Loop -> gateways and loop: `messages.ReplicaReport` of a replica that does not register itself.
+
+    A subject of its own, because its address is believed without a proof: no runtime may publish on it.
+    """
+    return f"headrace.brought.{namespace}.{name}.{pod}"
 
 
 def admission(namespace: str, name: str, pod: str) -> str:
@@ -50,6 +58,7 @@ def progress(namespace: str, name: str) -> str:
 
 ALL_DEMAND = "headrace.demand.*.*"
 ALL_REPLICAS = "headrace.replica.*.*.*"
+ALL_BROUGHT = "headrace.brought.*.*.*"
 ALL_ADMISSIONS = "headrace.admission.*.*.*"
 ALL_PROGRESS = "headrace.progress.*.*"
 ALL_PRESENCE = f"$KV.{GATEWAYS_BUCKET}.*"

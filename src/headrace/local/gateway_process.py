@@ -25,6 +25,8 @@ PORTS_TRIED = 100
 BACKLOG = 1024
 """Connections that wait while the gateway is restarted (the kernel caps it at net.core.somaxconn)."""
 ANONYMOUS_NAMESPACE = "default"
+POD_NETWORKS = "127.0.0.0/8"
+"""Each pod of local mode has an address of its own in it (`headrace.local.addresses`)."""
 GRACE_SECONDS = 30.0
 """Time for running requests to finish at the end: as Kubernetes gives a pod."""
 STOP_SECONDS = GRACE_SECONDS + 2.0
@@ -70,6 +72,7 @@ def gateway(listener: socket.socket, state: Path, log: Path, nats_url: str, cred
     if ip_address(listener.getsockname()[0]).is_loopback:
         command += ["--anonymous-namespace", ANONYMOUS_NAMESPACE]
     login = {
+        environment.POD_NETWORKS: POD_NETWORKS,
         environment.NATS_URL: nats_url,
         environment.NATS_USER: credentials.user,
         environment.NATS_PASSWORD: credentials.password,

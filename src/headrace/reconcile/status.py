@@ -106,6 +106,9 @@ def _routable(found: Findings) -> Condition:
         return Condition(v.ROUTABLE, "False", v.NO_REPLICAS, "no replica is ready")
     if gateways == 0 and found.signals.connected and found.listening:
         return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is connected")
+    if gateways == 0 and not found.signals.connected:
+        message = "NATS is unreachable, and no gateway has reported yet: whether requests are answered is unknown"
+        return Condition(v.ROUTABLE, "Unknown", v.SIGNALS_STALE, message)
     if routable < serving:
         fault = next((f"; {pod.name}: {pod.fault}" for pod in found.pods if pod.serving and pod.fault), "")
         message = f"{routable} of {serving} serving replicas are admitted by every gateway{fault}"
@@ -181,8 +184,8 @@ def _ready(found: Findings, workloads: Condition, routable: Condition) -> Condit
         return said("False", obstacle.reason, obstacle.message)
     if found.wanted.replicas == 0:
         return _ready_at_zero(found)
-    if routable.reason == v.NO_GATEWAY:
-        return said("False", routable.reason, routable.message)
+    if routable.reason in (v.NO_GATEWAY, v.SIGNALS_STALE):
+        return said(routable.status, routable.reason, routable.message)
     taking = sum(found.taking(weight.revision) for weight in found.rollout.weights)
     changing = found.taking_over and not found.stays_canary
     unmet = next((condition for condition in (workloads, routable) if condition.status != "True"), None)

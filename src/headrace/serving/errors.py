@@ -47,6 +47,13 @@ class ContextLengthExceeded(InvalidRequest):
     reason = "ContextLengthExceeded"
 
 
+class NotFromGateway(RequestError):
+    """The request does not come from a gateway, which knows whose key opens the model; or it is for another process."""
+
+    http_status = 401
+    reason = headers.NOT_FROM_GATEWAY
+
+
 class NotLoaded(RequestError):
     """The engine is still loading."""
 

@@ -87,9 +87,15 @@ class Exchange:
         """Answer with JSON."""
         await self._respond(200, json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
 
-    async def respond_text(self, status: int, text: bytes, content_type: bytes = b"text/plain; charset=utf-8") -> None:
-        """Answer with text."""
-        await self._respond(status, text, content_type=content_type)
+    async def respond_text(
+        self,
+        status: int,
+        text: bytes,
+        content_type: bytes = b"text/plain; charset=utf-8",
+        extra: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Answer with text, and with more headers."""
+        await self._respond(status, text, extra, content_type)
 
     async def start_stream(self) -> None:
         """Start an answer of server-sent events."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from headrace import environment
 from headrace.errors import CannotStart
+from headrace.serving.secret import new_secret, proof, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,17 @@ class Identity:
     nats_url: str
     nats_user: str | None = None
     nats_password: str | None = field(default=None, repr=False)
+    secret: str = field(default_factory=new_secret, repr=False)
+    """Of this process alone: in its reports, and nowhere else."""
+
+    @property
+    def token(self) -> str:
+        """What a request of a gateway carries."""
+        return token(self.secret)
+
+    def proof(self, challenge: str) -> str | None:
+        """Return the answer to a gateway's challenge; None to what is no challenge."""
+        return proof(self.secret, challenge, self.namespace, self.pod)
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> Identity | None:

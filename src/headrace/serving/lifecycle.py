@@ -34,6 +34,7 @@ from headrace.http.server import http_server
 from headrace.serving.engine import Progress
 from headrace.serving.errors import Draining, EngineDied
 from headrace.serving.exchange import Endpoints, Handler
+from headrace.serving.guard import from_gateways_only
 from headrace.serving.identity import Identity
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.probes import QUIET_PATHS, Probes
@@ -154,12 +155,16 @@ class RuntimeProcess(Generic[AnyEngine]):
         listener = _listen(self._serving.host, self._serving.port)
         self._handle_signals()
         metrics = RuntimeMetrics(self._replica, self._runtime.model)
-        handlers = {**Probes(self._replica, metrics).handlers(), **self._runtime.handlers(self._replica, metrics)}
+        identity = self._serving.identity
+        served = self._runtime.handlers(self._replica, metrics)
+        if identity is not None:
+            served = from_gateways_only(served, identity.token)
+        handlers = {**Probes(self._replica, metrics, identity).handlers(), **served}
         endpoints = Endpoints(handlers, quiet=QUIET_PATHS)
         server = http_server(endpoints, guard=self._guard(listener), write_seconds=WRITE_SECONDS)
         tasks = [asyncio.create_task(server.serve([listener]))]
-        if self._serving.identity is not None:
-            self._reporter = Reporter(self._serving.identity, listener.getsockname()[1], self._replica)
+        if identity is not None:
+            self._reporter = Reporter(identity, listener.getsockname()[1], self._replica)
             tasks.append(asyncio.create_task(self._reporter.run()))
         tasks.append(asyncio.create_task(self._load_and_serve()))
         try:

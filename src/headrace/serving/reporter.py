@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from headrace.events import subjects
 from headrace.events.connection import connect, heed_cancellation, publish_quietly
 from headrace.events.decoder import Decoder
-from headrace.events.messages import Admission, ReplicaReport, ReplicaState
+from headrace.events.messages import Admission, Announcement, ReplicaState
 from headrace.serving.identity import Identity
 from headrace.serving.replica import Replica
 
@@ -87,10 +87,11 @@ class Reporter:
                 self._announced.set()
             await _within(REPORT_SECONDS, self._changed.wait())
 
-    def _report(self) -> ReplicaReport:
+    def _report(self) -> Announcement:
         self._sequence += 1
         me, replica = self._identity, self._replica
-        return ReplicaReport(
+        return Announcement(
+            secret=me.secret,
             pod=me.pod,
             revision=me.revision,
             host=me.host,

@@ -1,4 +1,4 @@
-"""The Service of a model's runtime pods: for people and other routers; our gateways speak to the pods.
+"""The Service of a model's runtime pods: for those who look for the pods; requests come by the gateways, to each pod.
 
 It is headless. Whoever looks it up finds the pods that are ready, and a thousand models at rest take neither a thousand
 addresses of the cluster's nor as many rules on every node.

@@ -1,0 +1,33 @@
+"""A runtime that reports to gateways serves their requests alone.
+
+Gateways know whose key opens a model. A NetworkPolicy keeps others away from the port where the cluster's network
+enforces one; the token does everywhere.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+
+from headrace import headers
+from headrace.serving.errors import NotFromGateway
+from headrace.serving.exchange import Exchange, Handler
+
+_TOKEN = headers.REPLICA_TOKEN.encode()
+
+
+def from_gateways_only(handlers: Mapping[tuple[str, str], Handler], token: str) -> Mapping[tuple[str, str], Handler]:
+    """Return the handlers, each of which refuses requests without the token before it reads anything of them."""
+    return {route: _guarded(handler, token.encode()) for route, handler in handlers.items()}
+
+
+def _guarded(handler: Handler, token: bytes) -> Handler:
+    async def guarded(exchange: Exchange) -> None:
+        if not hmac.compare_digest(exchange.headers.get(_TOKEN, b""), token):
+            raise NotFromGateway(
+                "this replica serves requests of its gateways only",
+                hint="Send the request to the gateway: the resource's `status.url` is its address",
+            )
+        await handler(exchange)
+
+    return guarded
