@@ -25,6 +25,8 @@ from headrace_gateway.table import Table
 log = logging.getLogger(__name__)
 
 ACKNOWLEDGE_AGAIN_SECONDS = 2.0
+PROBE_AGAIN_SECONDS = 0.5
+"""Between the beginnings of two probes of a replica, however often it reports."""
 MAX_CLOCK_SKEW_SECONDS = 10.0
 """Of a replica's `started`, the newer of two being the one that lives: nobody is newer than now."""
 
@@ -53,6 +55,9 @@ class Admissions:
         report = report.model_copy(update={"host": str(address)})
         before = self._table.models.get((namespace, name))
         known = before.replicas.get(report.pod) if before is not None else None
+        if isinstance(report, Announcement) and before is not None and before.loop_reports_for(report.revision):
+            self._claims.ignore(namespace, report.pod, "the reconcile loop reports for its revision")
+            return
         if not self._is_believed(namespace, report, known):
             return
         if known is None and not self._claims.have_room(namespace, report):
@@ -145,6 +150,8 @@ class Admissions:
 
     async def _probe(self, model: ServedModel, replica: Replica) -> None:
         try:
+            await asyncio.sleep(max(0.0, replica.probed_at + PROBE_AGAIN_SECONDS - self._loop.time()))
+            replica.probed_at = self._loop.time()
             finding = await (probe(model, replica) if replica.proven else self._prove(model, replica))
         finally:
             replica.probing = False

@@ -113,20 +113,25 @@ class ServedModel:
 
     # -- brought containers ----------------------------------------------------------------------------------------
 
+    def loop_reports_for(self, revision: str) -> bool:
+        """Whether the replicas of a revision know nothing of headrace, and the reconcile loop reports for them."""
+        engine = self._engine(revision)
+        return engine is not None and not engine.announces
+
     def readiness_path(self, replica: Replica) -> str:
         """Return what the replica answers with 200 when it can serve."""
-        engine = self._engine(replica)
+        engine = self._engine(replica.report.revision)
         return OWN_READINESS_PATH if engine is None else engine.readiness_path
 
     def engine_model_name(self, replica: Replica) -> str | None:
         """Return the name by which the replica knows the model; None: the public one."""
-        engine = self._engine(replica)
+        engine = self._engine(replica.report.revision)
         return None if engine is None else engine.model_name
 
-    def _engine(self, replica: Replica) -> Engine | None:
+    def _engine(self, revision: str) -> Engine | None:
         if self.route is None or not self.route.engines:
             return None
-        return next((each for each in self.route.engines if each.revision == replica.report.revision), None)
+        return next((each for each in self.route.engines if each.revision == revision), None)
 
     # -- places ------------------------------------------------------------------------------------------------------
 

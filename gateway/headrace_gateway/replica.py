@@ -31,6 +31,8 @@ class Replica:
         self.admitted = False
         """Whether requests are routed here: it said Ready, and answered the probe."""
         self.probing = False
+        self.probed_at = float("-inf")
+        """Monotonic time at which a probe after a report began."""
         self.probe_fault = ""
         """What kept it from answering its readiness probe last."""
         self.unanswered = False

@@ -185,3 +185,12 @@ async def test_brought_when_it_is_not_reached_then_the_log_says_once_who_and_why
         f"{NAMESPACE}/echo-1 says that it is ready, but /v1/models: status 503",
         f"ignored {NAMESPACE}/echo-1: its sequence stays at 2",
     ]
+
+
+async def test_brought_when_somebody_announces_it_that_knows_nothing_of_us_then_nothing_is_probed(
+    foreign: Foreign,
+) -> None:
+    foreign.route()
+    foreign.announces = True
+    foreign.is_said_to_be(ReplicaState.READY)
+    assert foreign.model.replicas == {}
