@@ -29,9 +29,9 @@ from typing_extensions import override
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Announcement, ReplicaState
+from headrace.events.secret import new_secret, proof
 from headrace.headers import CHALLENGE, PROOF
 from headrace.routes import Route
-from headrace.serving.secret import new_secret, proof
 
 BIN = Path(sys.executable).parent
 GATEWAY_CORE = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from headrace import headers
-from headrace.serving.secret import new_challenge, proof
+from headrace.events.secret import new_challenge, proof
 from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica
 from headrace_gateway.upstream.connection import Head, Unreachable, UpstreamError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace import headers
 from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
-from headrace.serving.secret import token
+from headrace.events.secret import token
 from headrace_gateway.upstream.pool import Pool
 
 

@@ -11,9 +11,9 @@ REQUEST_ID = "x-request-id"
 CHALLENGE = "x-headrace-challenge"
 """On a gateway's probe of a self-registering replica: a random number, new for each probe."""
 PROOF = "x-headrace-proof"
-"""On the answer to it: `headrace.serving.secret.proof`, which only the process that made the report can compute."""
+"""On the answer to it: `headrace.events.secret.proof`, which only the process that made the report can compute."""
 REPLICA_TOKEN = "x-headrace-replica-token"  # noqa: S105 - the header's name
-"""On every request that a gateway forwards to a self-registering replica: `headrace.serving.secret.token`."""
+"""On every request that a gateway forwards to a self-registering replica: `headrace.events.secret.token`."""
 
 # Reasons that only HTTP errors carry.
 MODEL_NOT_FOUND = "ModelNotFound"

@@ -14,8 +14,8 @@ from settle import settle
 
 from headrace.events import subjects
 from headrace.events.messages import Announcement, Load, ReplicaState
+from headrace.events.secret import new_secret, proof
 from headrace.headers import CHALLENGE, PROOF
-from headrace.serving.secret import new_secret, proof
 
 DEADLINE_SECONDS = 20.0
 NAMESPACE = "default"

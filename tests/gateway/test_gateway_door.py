@@ -10,7 +10,7 @@ import pytest
 from gateway.gateway_client import CHAT, Answer, chat, get, request, send, sent
 from gateway.gateway_world import World, until
 
-from headrace.serving.secret import token
+from headrace.events.secret import token
 
 BODY = {"model": "echo"}
 ERRORS = {

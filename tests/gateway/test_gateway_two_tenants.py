@@ -19,7 +19,7 @@ from headrace.broker.config import GATEWAY, RECONCILER, Credentials, Users, runt
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Announcement, ReplicaState
-from headrace.serving.secret import new_secret
+from headrace.events.secret import new_secret
 from headrace_gateway.claims import FAILURES_PER_SECOND, FAILURES_SAVED
 
 VICTIM, ATTACKER = "team-a", "team-b"

@@ -23,8 +23,8 @@ from headrace import environment
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
 from headrace.events.messages import Admission, Announcement, ReplicaState
+from headrace.events.secret import token
 from headrace.headers import REPLICA_TOKEN
-from headrace.serving.secret import token
 
 DEADLINE_SECONDS = 20.0
 NAMESPACE, DEPLOYMENT, POD = "default", "echo", "echo-5d9c-x2x1z"

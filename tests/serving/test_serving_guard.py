@@ -11,9 +11,9 @@ from serving.serving_echo import MODEL
 from serving.serving_processes import NAMESPACE, POD, Broker, Gateway, Server
 
 from headrace.events.messages import ReplicaState
+from headrace.events.secret import new_challenge, proof, token
 from headrace.headers import CHALLENGE, PROOF, REPLICA_TOKEN
 from headrace.serving.identity import Identity
-from headrace.serving.secret import new_challenge, proof, token
 
 COMPLETION = {"model": MODEL, "prompt": "hello", "max_tokens": 3}
 

@@ -39,7 +39,7 @@ def processes(directory: Path) -> Iterator[Ports]:
     broker.start()
     gateway = Gateway(broker, directory / "gateway")
     gateway.start()
-    runtime = Server(EchoSettings(free_port()), directory, broker)  # type: ignore[arg-type]  # it wants the URL only
+    runtime = Server(EchoSettings(free_port()), directory, broker)
 
     async def route() -> None:
         loop = Loop(broker)

@@ -84,7 +84,7 @@ class Announcement(ReplicaReport):
     """The report of a self-registering replica. Its address is a claim until the process there has proven it."""
 
     secret: str = Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)
-    """32 random bytes that the process made at its start, in base64url (see `headrace.serving.secret`). Gateways and
+    """32 random bytes that the process made at its start, in base64url (see `headrace.events.secret`). Gateways and
     the reconcile loop alone may subscribe to reports."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from headrace import environment
 from headrace.errors import CannotStart
-from headrace.serving.secret import new_secret, proof, token
+from headrace.events.secret import new_secret, proof, token
 
 
 @dataclass(frozen=True, slots=True)
