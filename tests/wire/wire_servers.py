@@ -1,4 +1,4 @@
-"""The two servers that anybody may reach: a gateway in front of a runtime, and that runtime itself."""
+"""The two servers that clients reach: a gateway, in front of a runtime, and a runtime that stands alone."""
 
 from __future__ import annotations
 
@@ -34,27 +34,30 @@ class Ports:
 
 @contextmanager
 def processes(directory: Path) -> Iterator[Ports]:
-    """Both as real processes: NATS, a runtime that announces itself, and a gateway that routes to it."""
+    """Both as real processes; behind the gateway NATS, and a runtime that reports itself and serves gateways only."""
     broker = Broker(directory / "nats")
     broker.start()
     gateway = Gateway(broker, directory / "gateway")
     gateway.start()
     runtime = Server(EchoSettings(free_port()), directory, broker)
+    (directory / "alone").mkdir()
+    alone = Server(EchoSettings(free_port()), directory / "alone")
 
     async def route() -> None:
         loop = Loop(broker)
         await loop.start()
         await loop.route(MODEL)
         await gateway.ready()
-        await runtime.ready()
+        await asyncio.gather(runtime.ready(), alone.ready())
         while not any(admission.gateway for admission in loop.admissions):
             await asyncio.sleep(0.01)
         await loop.stop()
 
     try:
         asyncio.run(asyncio.wait_for(route(), 60))
-        yield Ports(gateway.port, runtime.settings.port)
+        yield Ports(gateway.port, alone.settings.port)
     finally:
+        alone.stop()
         runtime.stop()
         gateway.close()
         broker.kill()
