@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from cluster import MODELS, MODELS_IN_NODE, OUR_USER, ROOT, Cluster
 from kube import SECONDS, Kube
 from release import MODELS_CLAIM, NAME, NAMESPACE, STORAGE_CLASS, Release, renew_volume, volume
 
+from headrace.routes.api_keys import digest_of, new_key
 from headrace.sources.location import location
 
 FILES = MODELS / "files"
@@ -146,25 +145,20 @@ class ClusterWorld:
         return FILES / self.namespace / file
 
 
-def new_key() -> str:
-    """Return an API key."""
-    return f"hr-{secrets.token_urlsafe(32)}"
-
-
 def key_secret(namespace: str, name: str, key: str, **data: str) -> Manifest:
     """Return the Secret by which a key is known."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "namespace": namespace, "labels": {"headrace.dev/api-key": "true"}},
-        "stringData": {"sha256": hashlib.sha256(key.encode()).hexdigest(), **data},
+        "stringData": {"sha256": digest_of(key), **data},
     }
 
 
 @contextlib.contextmanager
 def tenant(site: Site, namespace: str, directory: str = "") -> Iterator[ClusterWorld]:
     """A namespace with a volume for its models and a key, for as long as the context is entered."""
-    kube, key = site.kube, new_key()
+    kube, key = site.kube, new_key(namespace)
     _remove(kube, namespace)
     shutil.rmtree(FILES / namespace, ignore_errors=True)
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}})

@@ -60,7 +60,7 @@ def test_roles_when_rendered_then_nothing_is_granted_by_wildcard(rendered: Rende
 @pytest.mark.parametrize(
     ("resource", "verbs", "names"),
     [
-        ("secrets", {"list", "watch"}, None),
+        ("secrets", {"list", "watch", "patch"}, None),
         ("secrets", {"get", "create", "patch", "delete"}, ["headrace-nats"]),
         ("persistentvolumeclaims", {"get", "create", "patch"}, ["headrace-models"]),
         ("modeldeployments", {"get", "list", "watch"}, None),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import openai
 import pytest
 from behaviours.behaviours_traffic import asked, post, short
 from behaviours.behaviours_world import Manifest, model, until, wait
-from cluster_world import SMOLLM2, ClusterWorld, Site, key_secret, new_key, said_by, tenant
+from cluster_world import SMOLLM2, ClusterWorld, Site, key_secret, said_by, tenant
 from kube import Kube, path_of
 from release import NAME, NAMESPACE
+
+from headrace.api.vocabulary import KEY_REJECTED, WARNING_ANNOTATION
+from headrace.routes.api_keys import new_key
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,8 @@ OPERATOR_MAY_NOT = [
     ("DELETE", "/api/v1/namespaces/{tenant}/pods/{pod}"),
     ("POST", "/api/v1/namespaces/{tenant}/pods/{pod}/exec?command=true"),
     ("DELETE", "/api/v1/namespaces/{tenant}/secrets/e2e"),
-    ("PATCH", "/api/v1/namespaces/{tenant}/secrets/e2e"),
+    ("POST", "/api/v1/namespaces/{tenant}/secrets"),
+    ("GET", "/api/v1/namespaces/{tenant}/secrets/e2e"),
     ("DELETE", "/api/v1/namespaces/{tenant}/persistentvolumeclaims/headrace-models"),
     ("PATCH", "/apis/headrace.dev/v1alpha1/namespaces/{tenant}/modeldeployments/smol"),
     ("DELETE", "/apis/headrace.dev/v1alpha1/namespaces/{tenant}/modeldeployments/smol"),
@@ -142,7 +147,7 @@ def test_key_when_it_is_of_one_tenant_then_it_neither_lists_nor_calls_the_others
 
 
 def test_key_when_there_is_none_or_a_wrong_one_then_nothing_opens(served: ClusterWorld) -> None:
-    stranger = ClusterWorld(served.site, served.namespace, "hr-wrong")
+    stranger = ClusterWorld(served.site, served.namespace, f"hr_{served.namespace}_wrong")
     assert post(stranger, "/completions", short())[0] == 401
     assert post(ClusterWorld(served.site, served.namespace, ""), "/completions", short())[0] == 401
 
@@ -150,7 +155,7 @@ def test_key_when_there_is_none_or_a_wrong_one_then_nothing_opens(served: Cluste
 def test_key_when_it_names_models_then_it_opens_these_alone_until_it_is_revoked(
     kube: Kube, served: ClusterWorld
 ) -> None:
-    key = new_key()
+    key = new_key(served.namespace)
     narrow = ClusterWorld(served.site, served.namespace, key)
     kube.apply(key_secret(served.namespace, "narrow", key, models="another"))
     until(lambda: post(narrow, "/completions", short())[0] == 404, "the key opens, and not this model", served.patience)
@@ -158,6 +163,50 @@ def test_key_when_it_names_models_then_it_opens_these_alone_until_it_is_revoked(
     until(lambda: post(narrow, "/completions", short())[0] == 200, "the key opens the model", served.patience)
     kube.delete("secrets", served.namespace, "narrow")
     until(lambda: post(narrow, "/completions", short())[0] == 401, "the revoked key opens nothing", served.patience)
+
+
+def test_key_when_another_tenant_copies_its_digest_then_the_copy_opens_nothing_and_is_told(
+    kube: Kube, served: ClusterWorld, other: ClusterWorld
+) -> None:
+    """The attack: the copy would answer the key, read its prompts, and outlive its revocation."""
+    key = new_key(served.namespace)
+    victim = ClusterWorld(served.site, served.namespace, key)
+
+    def listed() -> list[str]:
+        client = openai.OpenAI(base_url=victim.base_url, api_key=key, max_retries=0)
+        return [found.id for found in client.models.list()]
+
+    def warning(namespace: str) -> str | None:
+        annotations: dict[str, str] = kube.get("secrets", namespace, "copied")["metadata"].get("annotations", {})
+        return annotations.get(WARNING_ANNOTATION)
+
+    kube.apply(key_secret(served.namespace, "copied", key))
+    until(lambda: post(victim, "/completions", short())[0] == 200, "the key opens its model", served.patience)
+    until(lambda: _now() > _created(kube, served.namespace), "the copy is the later one", served.patience)
+    kube.apply(key_secret(other.namespace, "copied", key))
+    until(lambda: warning(other.namespace) is not None, "the copy has a warning", served.patience)
+    assert warning(served.namespace) is None
+    events = kube.items("events", other.namespace)
+    assert [one["reason"] for one in events if one["involvedObject"]["name"] == "copied"] == [KEY_REJECTED]
+    assert listed() == ["smol"]
+    for pod in served.site.release.pods("operator"):
+        kube.force_delete(NAMESPACE, pod["metadata"]["name"])
+    served.site.release.wait()
+    assert listed() == ["smol"]
+    kube.delete("secrets", served.namespace, "copied")
+    until(lambda: post(victim, "/completions", short())[0] == 401, "the revoked key opens nothing", served.patience)
+    until(lambda: warning(other.namespace) is None, "what is no copy any more has no warning", served.patience)
+    assert post(victim, "/completions", short())[0] == 401
+    kube.delete("secrets", other.namespace, "copied")
+
+
+def _created(kube: Kube, namespace: str) -> datetime:
+    return datetime.fromisoformat(kube.get("secrets", namespace, "copied")["metadata"]["creationTimestamp"])
+
+
+def _now() -> datetime:
+    """Return the present second: an API server's times are whole ones."""
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 SPEAKER = """

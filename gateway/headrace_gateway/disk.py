@@ -70,11 +70,11 @@ class DiskCopy:
                 table.loaded.set()
             for key, route in copy.routes.items():
                 table.set_route(key, route.encode())
-            for digest, grant in copy.keys.items():
+            for entry, grant in copy.keys.items():
                 if grant is not None:
-                    table.set_key(digest, grant.encode())
+                    table.set_key(entry, grant.encode())
                 else:
-                    table.lose_key(digest)
+                    table.lose_key(entry)
             now = asyncio.get_running_loop().time()
             replicas = [*copy.brought, *copy.self_registered]
             for known in replicas:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from headrace.events.messages import ReplicaReport
 from headrace.http.errors import ModelNotFound
 from headrace.routes import KeyGrant, Route
+from headrace.routes.api_keys import FORM, entry_of
 from headrace_gateway.errors import InvalidApiKey, NoTableYet
 from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica
@@ -44,8 +44,10 @@ class Table:
         self._anonymous = KeyGrant(namespace=anonymous_namespace, name="") if anonymous_namespace else None
         self._on_demand = on_demand
         self._grants: dict[str, KeyGrant | None] = {}
-        """By digest. None: a key that was lost or cannot be read. It opens nothing, but there is a key: only the
-        explicit deletion of the last one opens the door to those who have none."""
+        """By their entry in the bucket, which names the namespace: a digest opens nothing in another one.
+
+        None: a key that was lost or cannot be read. It opens nothing, but there is a key: only the explicit deletion of
+        the last one opens the door to those who have none."""
         self._public: dict[tuple[str, str], ServedModel] = {}
         self._addresses: dict[tuple[str, int], tuple[ServedModel, Replica]] = {}
         """Where each replica is that is proven to be there."""
@@ -78,7 +80,13 @@ class Table:
         key = authorization[len(_BEARER) :].strip()
         if not key:
             raise InvalidApiKey("the Authorization header has no key after `Bearer`", hint=_HOW)
-        grant = self._grants.get(sha256(key).hexdigest()) if len(key) <= MAX_KEY_BYTES else None
+        entry = entry_of(key) if len(key) <= MAX_KEY_BYTES else None
+        if entry is None:
+            raise InvalidApiKey(
+                f"this is no API key: its form is {FORM}",
+                hint='`headrace keys create NAME` makes one; on Kubernetes, see "API keys" in docs/kubernetes.md',
+            )
+        grant = self._grants.get(entry)
         if grant is None:
             raise InvalidApiKey(
                 "the API key is not valid",
@@ -135,21 +143,23 @@ class Table:
                 self._index()
         self.changed()
 
-    def set_key(self, digest: str, value: bytes | None) -> None:
+    def set_key(self, entry: str, value: bytes | None) -> None:
         """Take an entry of the bucket of keys. None: it was deleted."""
         if value is not None:
-            self._set_grant(digest, _decoded(KeyGrant, "of a key", value))
-        elif digest in self._grants:
-            del self._grants[digest]
+            self._set_grant(entry, _decoded(KeyGrant, "of a key", value))
+        elif entry in self._grants:
+            del self._grants[entry]
             self.changed()
 
-    def lose_key(self, digest: str) -> None:
+    def lose_key(self, entry: str) -> None:
         """The key is not in the bucket any more, and nobody has deleted it: the bucket was lost, or half of it."""
-        self._set_grant(digest, None)
+        self._set_grant(entry, None)
 
-    def _set_grant(self, digest: str, grant: KeyGrant | None) -> None:
-        if digest not in self._grants or self._grants[digest] != grant:
-            self._grants[digest] = grant
+    def _set_grant(self, entry: str, grant: KeyGrant | None) -> None:
+        if grant is not None and grant.namespace != entry.partition(".")[0]:
+            grant = None  # what opens another namespace than its entry names was not written by the loop
+        if entry not in self._grants or self._grants[entry] != grant:
+            self._grants[entry] = grant
             self.changed()
 
     def routes(self) -> dict[str, Route]:
@@ -157,7 +167,7 @@ class Table:
         return {model.route.key: model.route for model in self.models.values() if model.route is not None}
 
     def grants(self) -> dict[str, KeyGrant | None]:
-        """Return what each key's digest opens; None: nothing any more."""
+        """Return what each key opens, by its entry in the bucket; None: nothing any more."""
         return dict(self._grants)
 
     # -- models and replicas ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Kubernetes events about a ModelDeployment: equal ones are one object that counts.
+"""Kubernetes events about a ModelDeployment, or a Secret that is an API key: equal ones are one object that counts.
 
 An event tells; nothing depends on it. One that cannot be written is dropped with a line in the log, so that no look at
 a resource fails, and is repeated, for it.
@@ -78,8 +78,8 @@ class Recorder:
             "kind": "Event",
             "metadata": {"name": key[1], "namespace": key[0]},
             "involvedObject": {
-                "apiVersion": v.API_VERSION,
-                "kind": "ModelDeployment",
+                "apiVersion": resource["apiVersion"],
+                "kind": resource["kind"],
                 **{field: metadata[field] for field in ("namespace", "name", "uid", "resourceVersion")},
             },
             "type": event.type,

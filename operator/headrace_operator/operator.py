@@ -122,6 +122,7 @@ class _Life:
             tasks.create_task(self._lease.keep())
             tasks.create_task(self._namespaces.keep_admitted())
             tasks.create_task(self._namespaces.keep_provided())
+            tasks.create_task(self._world.key_warnings.run())
             tasks.create_task(self._loop.run())
 
     def _reconnected(self) -> None:

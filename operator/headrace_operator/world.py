@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
-from headrace.control.naming import Names, grant_of
+from headrace.control.keys import api_keys
+from headrace.control.naming import Names
 from headrace.control.world import Changed, ChildRefused
 from headrace.errors import HeadraceError
 from headrace.reconcile.conditions import timestamp
@@ -37,6 +38,7 @@ from headrace_operator.client import (
 from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, ObjectKey, belongs, controls, digest, digest_of
 from headrace_operator.job_events import JobEvents
+from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
@@ -76,9 +78,10 @@ class KubernetesWorld:
         self._clock = clock
         self._recorder = Recorder(api, pod_name)
         self._job_events = JobEvents(api, clock)
+        self.key_warnings = KeyWarnings(api, self.index, self._recorder)
         self._names = Names()
         self._namespaces: Namespaces | None = None
-        self._changed: list[Changed] = []
+        self._changed: list[Changed] = [self.key_warnings.changed]
         self._applied: dict[ObjectKey, tuple[str, str]] = {}
         """By child: the digests of what was wanted, and of what was there then."""
         self._refused: dict[ResourceKey, dict[ObjectKey, _Refusal]] = {}
@@ -120,7 +123,7 @@ class KubernetesWorld:
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
-        return dict(grant for secret in self.index.list("Secret") if (grant := grant_of(secret)) is not None)
+        return api_keys(self.index.list("Secret")).grants
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
         """Make the child be as described. Raises ChildRefused when the API server does not take it."""

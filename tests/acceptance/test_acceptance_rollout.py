@@ -50,9 +50,10 @@ def test_key_when_created_then_it_is_needed_and_opens_its_namespace_and_can_be_r
         key = instance.headrace("keys", "create", "app").splitlines()[0]
         until(lambda: status_of(instance, None)[0] == 401, "a key is needed now")
         assert status_of(instance, key)[0] == 200
-        assert status_of(instance, "hr-wrong")[0] == 401
+        assert status_of(instance, "hr_default_wrong")[0] == 401
         secret = instance.headrace("get", "secrets", "-o", "json")
         assert key not in secret
+        assert key.startswith("hr_default_")
         instance.headrace("keys", "create", "other")
         instance.headrace("keys", "revoke", "app")
         until(lambda: status_of(instance, key)[0] == 401, "the revoked key opens nothing")

@@ -226,6 +226,7 @@ async def test_describe_when_a_model_is_there_then_it_is_told(session: Session) 
 async def test_keys_when_created_then_listed_without_the_key_and_deleted(session: Session) -> None:
     assert await session.headrace("keys", "create", "app") == 0
     key = session.said.splitlines()[0]
+    assert key.startswith("hr_default_")
     assert await session.headrace("keys", "list") == 0
     assert "app" in session.said
     assert key not in session.said

@@ -344,11 +344,12 @@ async def test_bucket_writer_when_cancelled_at_any_instant_then_it_ends(control:
 
 
 async def test_keys_when_they_change_then_the_bucket_has_exactly_these(control: Control) -> None:
-    control.world.grants = {"a" * 64: KeyGrant(namespace="default", name="app")}
+    entry = f"default.{'a' * 64}"
+    control.world.grants = {entry: KeyGrant(namespace="default", name="app")}
     control.world.tell(None)
     await control.loop.settled()
     bucket = await control.client.jetstream().key_value(subjects.KEYS_BUCKET)
-    assert await bucket.keys() == ["a" * 64]
+    assert await bucket.keys() == [entry]
 
 
 def _names() -> tuple[str, str]:

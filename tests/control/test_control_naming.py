@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import pytest
 
 from headrace.api import vocabulary as v
-from headrace.control.naming import Names, grant_of
+from headrace.control.naming import Names
 from headrace.reconcile.world import Manifest, ResourceKey
 
 
@@ -90,20 +89,3 @@ def test_name_when_it_is_given_back_then_those_who_want_it_are_concerned_and_nob
 @pytest.mark.parametrize("spec", [{}, {"model": None}, {"model": "x"}])
 def test_name_when_a_stored_spec_is_broken_then_it_wants_its_own(spec: dict[str, Any]) -> None:
     assert taken(named("a", "b"), {**named("b", age=9), "spec": spec}) == {"b": "b"}
-
-
-def secret(**data: str) -> Manifest:
-    encoded = {name: base64.b64encode(value.encode()).decode() for name, value in data.items()}
-    return {"metadata": {"name": "app", "namespace": "n", "labels": {v.API_KEY_LABEL: "true"}}, "data": encoded}
-
-
-def test_key_when_it_names_models_then_it_opens_these() -> None:
-    found = grant_of(secret(sha256="a" * 64, models="x, y,"))
-    assert found is not None
-    assert found[0] == "a" * 64
-    assert (found[1].namespace, found[1].name, found[1].models) == ("n", "app", ("x", "y"))
-
-
-@pytest.mark.parametrize("broken", [{}, {"data": {"sha256": "%"}}, {"data": {"sha256": "/w=="}}, {"data": None}])
-def test_key_when_its_secret_is_broken_then_it_opens_nothing(broken: dict[str, Any]) -> None:
-    assert grant_of({**secret(), **broken}) is None

@@ -11,6 +11,8 @@ from typing import Any
 
 CHAT = "/v1/chat/completions"
 DEADLINE_SECONDS = 20
+KEY_A, KEY_NARROW, KEY_B = "hr_default_a", "hr_default_narrow", "hr_team-b_b"
+"""API keys of the namespaces `default` and `team-b`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 from gateway.gateway_client import get
@@ -30,6 +29,7 @@ from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Admission, Demand, ReplicaState
 from headrace.routes import KeyGrant, RevisionWeight, Route, Unavailable
+from headrace.routes.api_keys import entry_of
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -141,10 +141,10 @@ class Loop:
 
     async def key(self, key: str, namespace: str = NAMESPACE, models: tuple[str, ...] = ()) -> None:
         grant = KeyGrant(namespace=namespace, name=f"key-of-{namespace}", models=models)
-        await self._buckets[subjects.KEYS_BUCKET].put(sha256(key.encode()).hexdigest(), grant.encode())
+        await self._buckets[subjects.KEYS_BUCKET].put(str(entry_of(key.encode())), grant.encode())
 
     async def remove_key(self, key: str) -> None:
-        await self._buckets[subjects.KEYS_BUCKET].delete(sha256(key.encode()).hexdigest())
+        await self._buckets[subjects.KEYS_BUCKET].delete(str(entry_of(key.encode())))
 
     async def hears_demand(self, queued: int, since: int = 0) -> Demand:
         await until(lambda: any(demand.queued == queued for demand in self.demands[since:]), f"demand {queued}")

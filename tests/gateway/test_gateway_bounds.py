@@ -8,10 +8,9 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from hashlib import sha256
 
 import pytest
-from gateway.gateway_client import CHAT, chat, get, request, send
+from gateway.gateway_client import CHAT, KEY_A, KEY_B, chat, get, request, send
 from gateway.gateway_inside import Inside, inside
 from gateway.gateway_replica import Received, Replica
 from gateway.gateway_world import Broker, Gateway, World, until
@@ -116,7 +115,7 @@ def chunked(trailers: bytes = b"", body: bytes = b'{"model": "echo"}') -> bytes:
 async def test_trailers_when_they_bring_a_key_then_it_opens_nothing() -> None:
     async with inside() as world:
         await world.replica(world.route())
-        world.key(sha256(b"key").hexdigest())
+        world.key(KEY_A)
         answer = await send(world.port, chunked(b"authorization: Bearer key\r\n\r\n"))
         assert (answer.status, answer.code) == (401, "invalid_api_key")
 
@@ -268,17 +267,17 @@ async def test_bodies_when_one_tenant_sends_many_then_another_is_still_served(mo
     async with inside() as world:
         await world.replica(world.route())
         await world.replica(world.route(namespace="team-b"), "theirs")
-        world.key(sha256(b"a").hexdigest())
-        world.key(sha256(b"b").hexdigest(), "team-b")
+        world.key(KEY_A)
+        world.key(KEY_B, "team-b")
         greedy = [await asyncio.open_connection("127.0.0.1", world.port) for _ in range(12)]
         for _, writer in greedy:  # a body that is announced and does not come
-            head = {"authorization": "Bearer a", "content-length": "1000"}
+            head = {"authorization": f"Bearer {KEY_A}", "content-length": "1000"}
             writer.write(request(headers=head))
         refused = 0
         for reader, _ in greedy[5:]:
             refused += b" 429 " in await reader.readuntil(b"\r\n\r\n")
         assert refused == 7
-        assert (await send(world.port, chat(key="b"))).status == 200
+        assert (await send(world.port, chat(key=KEY_B))).status == 200
         for _, writer in greedy:
             writer.close()
         await until(lambda: not world.inference._bodies_bytes, "what they held is free")

@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from gateway.gateway_client import CHAT, Answer, chat, get, request, send, sent
+from gateway.gateway_client import CHAT, KEY_A, KEY_B, KEY_NARROW, Answer, chat, get, request, send, sent
 from gateway.gateway_world import World, until
 
 from headrace.events.secret import token
@@ -217,11 +217,11 @@ async def _with_keys(world: World) -> None:
     await world.loop.route("echo")
     await world.loop.route("second")
     await world.loop.route("echo", "team-b")
-    await world.loop.key("key-a")
-    await world.loop.key("key-narrow", models=("second",))
-    await world.loop.key("key-b", "team-b")
+    await world.loop.key(KEY_A)
+    await world.loop.key(KEY_NARROW, models=("second",))
+    await world.loop.key(KEY_B, "team-b")
     async with asyncio.timeout(10):
-        while (await get(world.port, "/v1/models", "key-b")).status != 200:
+        while (await get(world.port, "/v1/models", KEY_B)).status != 200:
             await asyncio.sleep(0.005)
 
 
@@ -231,18 +231,18 @@ def _names(answer: Answer) -> list[str]:
 
 async def test_models_when_listed_with_a_key_then_they_are_those_that_it_opens(world: World) -> None:
     await _with_keys(world)
-    assert _names(await get(world.port, "/v1/models", "key-a")) == ["echo", "second"]
-    assert _names(await get(world.port, "/v1/models", "key-narrow")) == ["second"]
-    assert (await get(world.port, "/v1/models", "key-b")).json() == {
+    assert _names(await get(world.port, "/v1/models", KEY_A)) == ["echo", "second"]
+    assert _names(await get(world.port, "/v1/models", KEY_NARROW)) == ["second"]
+    assert (await get(world.port, "/v1/models", KEY_B)).json() == {
         "object": "list",
         "data": [{"id": "echo", "object": "model", "created": 1, "owned_by": "team-b"}],
     }
-    assert (await get(world.port, "/v1/models/second", "key-a")).json()["id"] == "second"
+    assert (await get(world.port, "/v1/models/second", KEY_A)).json()["id"] == "second"
 
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic key-a"}, {"authorization": "Bearer "}],
+    [{}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY_A}"}, {"authorization": "Bearer "}],
     ids=["none", "wrong", "another scheme", "empty"],
 )
 @pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models")])
@@ -256,7 +256,13 @@ async def test_request_when_its_key_opens_nothing_then_401(
 
 
 @pytest.mark.parametrize(
-    ("authorization", "words"), [("key-a", "Bearer"), ("Bearer ", "no key after"), ("Bearer wrong", "not valid")]
+    ("authorization", "words"),
+    [
+        (KEY_A, "Bearer"),
+        ("Bearer ", "no key after"),
+        ("Bearer wrong", "no API key"),
+        ("Bearer hr_team-a_wrong", "not valid"),
+    ],
 )
 async def test_request_when_its_key_opens_nothing_then_the_message_says_why(
     world: World, authorization: str, words: str
@@ -268,31 +274,31 @@ async def test_request_when_its_key_opens_nothing_then_the_message_says_why(
 
 async def test_request_when_it_has_two_authorization_headers_then_401(world: World) -> None:
     await _with_keys(world)
-    raw = chat(key="key-a").replace(b"host: localhost", b"host: localhost\r\nauthorization: Bearer key-b")
+    raw = chat(key=KEY_A).replace(b"host: localhost", b"host: localhost\r\nauthorization: Bearer hr_team-b_b")
     assert (await send(world.port, raw)).status == 401
 
 
 async def test_request_when_the_model_is_another_tenants_or_not_on_the_list_then_404(world: World) -> None:
     await _with_keys(world)
-    assert (await send(world.port, chat("second", key="key-b"))).status == 404
-    assert (await send(world.port, chat("echo", key="key-narrow"))).status == 404
+    assert (await send(world.port, chat("second", key=KEY_B))).status == 404
+    assert (await send(world.port, chat("echo", key=KEY_NARROW))).status == 404
 
 
 async def test_request_when_two_tenants_have_one_public_name_then_each_meets_its_own(world: World) -> None:
     await _with_keys(world)
     ours, theirs = await world.replica("ours"), await world.replica("theirs", namespace="team-b")
-    assert (await send(world.port, chat(key="key-b"))).headers["x-headrace-decision"].startswith("theirs/")
-    assert (await send(world.port, chat(key="key-a"))).headers["x-headrace-decision"].startswith("ours/")
+    assert (await send(world.port, chat(key=KEY_B))).headers["x-headrace-decision"].startswith("theirs/")
+    assert (await send(world.port, chat(key=KEY_A))).headers["x-headrace-decision"].startswith("ours/")
     assert (len(ours.requests), len(theirs.requests)) == (1, 1)
     await until(lambda: "key=key-of-team-b" in world.gateway.log, "the access line")
-    assert "key-b " not in world.gateway.log
+    assert f"{KEY_B} " not in world.gateway.log
 
 
 async def test_key_when_removed_then_it_opens_nothing_any_more(world: World) -> None:
     await _with_keys(world)
-    await world.loop.remove_key("key-b")
+    await world.loop.remove_key(KEY_B)
     async with asyncio.timeout(10):
-        while (await get(world.port, "/v1/models", "key-b")).status != 401:
+        while (await get(world.port, "/v1/models", KEY_B)).status != 401:
             await asyncio.sleep(0.005)
 
 

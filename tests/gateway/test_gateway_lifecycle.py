@@ -6,7 +6,7 @@ import asyncio
 import stat
 from pathlib import Path
 
-from gateway.gateway_client import chat, get, send, sent
+from gateway.gateway_client import KEY_A, chat, get, send, sent
 from gateway.gateway_replica import Received
 from gateway.gateway_world import Broker, Gateway, World, until
 
@@ -76,7 +76,7 @@ async def test_routes_when_the_broker_loses_its_data_then_they_are_kept_until_th
 
 async def test_gateway_when_killed_and_started_without_a_broker_then_it_serves_what_runs(world: World) -> None:
     await world.loop.route()
-    await world.loop.key("key-a")
+    await world.loop.key(KEY_A)
     await world.replica()
     async with asyncio.timeout(10):
         while (await send(world.port, chat())).status != 401:
@@ -84,11 +84,11 @@ async def test_gateway_when_killed_and_started_without_a_broker_then_it_serves_w
     file = world.gateway.state / "gateway.json"
     await until(lambda: "echo-1" in file.read_text() and "key-of" in file.read_text(), "the copy on disk")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert "key-a" not in file.read_text()
+    assert KEY_A not in file.read_text()
     gateway = world.loop.present[0]
     world.broker.kill()
     world.gateway.kill()
-    asking = asyncio.create_task(send(world.port, chat(key="key-a")))  # waits in the backlog of the socket
+    asking = asyncio.create_task(send(world.port, chat(key=KEY_A)))  # waits in the backlog of the socket
     world.gateway.start()
     assert (await asking).status == 200
     assert (await send(world.port, chat())).status == 401

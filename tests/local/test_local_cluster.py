@@ -288,13 +288,13 @@ async def test_api_keys_when_a_secret_is_labelled_open_its_namespace_or_the_mode
     label, other = {v.API_KEY_LABEL: ""}, {"other": ""}
     async with running(tmp_path) as cluster:
         changes = heard(cluster)
-        cluster.apply_object(secret("all", label, sha256="aa"))
-        cluster.apply_object(secret("some", label, sha256="bb", models="x, y"))
-        cluster.apply_object(secret("none", other, sha256="cc"))
+        cluster.apply_object(secret("all", label, sha256="a" * 64))
+        cluster.apply_object(secret("some", label, sha256="b" * 64, models="x, y"))
+        cluster.apply_object(secret("none", other, sha256="c" * 64))
         grants = cluster.api_keys()
-        assert {digest: (grant.name, grant.models) for digest, grant in grants.items()} == {
-            "aa": ("all", ()),
-            "bb": ("some", ("x", "y")),
+        assert {entry: (grant.name, grant.models) for entry, grant in grants.items()} == {
+            f"default.{'a' * 64}": ("all", ()),
+            f"default.{'b' * 64}": ("some", ("x", "y")),
         }
         assert {grant.namespace for grant in grants.values()} == {"default"}
         assert changes == [None, None]
@@ -302,9 +302,9 @@ async def test_api_keys_when_a_secret_is_labelled_open_its_namespace_or_the_mode
 
 async def test_api_key_when_its_label_is_taken_away_opens_nothing_and_is_told(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
-        cluster.apply_object(secret("all", {v.API_KEY_LABEL: ""}, sha256="aa"))
+        cluster.apply_object(secret("all", {v.API_KEY_LABEL: ""}, sha256="a" * 64))
         changes = heard(cluster)
-        cluster.apply_object(secret("all", sha256="aa"))
+        cluster.apply_object(secret("all", sha256="a" * 64))
         assert changes == [None]
         assert cluster.api_keys() == {}
 

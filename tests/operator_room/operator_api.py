@@ -44,7 +44,7 @@ class RecordingApi:
 
     async def merge(self, path: str, patch: Manifest) -> Manifest:
         self._write("merge", path, patch)
-        return self._keep(path, {**self.objects.get(path, {"metadata": {}}), **patch})
+        return self._keep(path, _merged(self.objects.get(path, {"metadata": {}}), patch))
 
     async def merge_lists(self, path: str, patch: Manifest) -> Manifest:
         self._write("merge_lists", path, patch)
@@ -73,3 +73,14 @@ class RecordingApi:
         added = {"uid": before.get("uid", f"uid-{path}"), "resourceVersion": str(next(self._versions))}
         self.objects[path] = {**manifest, "metadata": {**manifest["metadata"], **added}}
         return copy.deepcopy(self.objects[path])
+
+
+def _merged(value: Manifest, patch: Manifest) -> Manifest:
+    """Return what RFC 7396 makes of a value."""
+    merged = {**value}
+    for field, change in patch.items():
+        if change is None:
+            merged.pop(field, None)
+        else:
+            merged[field] = _merged(merged.get(field, {}), change) if isinstance(change, dict) else change
+    return merged

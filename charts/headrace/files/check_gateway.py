@@ -43,7 +43,7 @@ def main(base: str, *, anonymous: bool) -> int:
     closed = {200, 401} if anonymous else {401}
     good = check("ready", f"{base}/readyz", {200})
     good &= check("models without a key", f"{base}/v1/models", closed)
-    good &= check("models with a wrong key", f"{base}/v1/models", closed, key="hr-wrong")
+    good &= check("models with a wrong key", f"{base}/v1/models", closed, key="hr_default_wrong")
     return 0 if good else 1
 
 

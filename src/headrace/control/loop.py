@@ -136,7 +136,7 @@ class ControlLoop:
             self.enqueue(key)
 
     def _publish_keys(self) -> None:
-        self._keys.want_exactly({digest: grant.encode() for digest, grant in self._world.api_keys().items()})
+        self._keys.want_exactly({entry: grant.encode() for entry, grant in self._world.api_keys().items()})
 
     async def _watch_gateways(self) -> None:
         """Look at every resource when a gateway or the broker came or went: their death makes no sound."""

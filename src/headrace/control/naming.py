@@ -1,4 +1,4 @@
-"""What the objects of a namespace mean for each other: who has a public name, and what an API key opens. Pure.
+"""Which ModelDeployment of a namespace has a public name. Pure.
 
 A public name belongs to the resource that was accepted with it (`status.publicName`) until that one takes another name
 or goes; age decides only among those that have not got it yet. So nothing that is applied puts a served model off the
@@ -7,14 +7,11 @@ air.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import defaultdict
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.world import Manifest, ResourceKey
-from headrace.routes import KeyGrant
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +78,6 @@ def _first(other: _Claim, mine: _Claim, name: str) -> bool:
     if other.held == name:
         return mine.held != name or older
     return mine.held != name and older
-
-
-def grant_of(secret: Manifest) -> tuple[str, KeyGrant] | None:
-    """Return the SHA-256 of an API key and what it opens, or None for a Secret that is none or is broken."""
-    metadata = secret["metadata"]
-    if v.API_KEY_LABEL not in metadata.get("labels", {}):
-        return None
-    try:
-        data = {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    models = tuple(name.strip() for name in data.get("models", "").split(",") if name.strip())
-    digest = data.get("sha256", "").strip()
-    return (digest, KeyGrant(namespace=metadata["namespace"], name=metadata["name"], models=models)) if digest else None
 
 
 def _held(manifest: Manifest) -> str | None:

@@ -47,7 +47,7 @@ class World(Protocol):
         """Return the children and pods of the resource, also of one that is gone."""
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
-        """Return what each API key opens, by the SHA-256 (hex) of the key."""
+        """Return what each API key opens, by its entry's name in the bucket (`headrace.routes.api_keys`)."""
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
         """Make the child be as described. Nothing happens when it already is. Raises ChildRefused."""

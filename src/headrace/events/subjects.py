@@ -10,7 +10,8 @@ from __future__ import annotations
 ROUTES_BUCKET = "headrace-routes"
 """Key-value, key `<namespace>.<name>` -> `headrace.routes.Route`; written by the reconcile loop alone."""
 KEYS_BUCKET = "headrace-keys"
-"""Key-value, key = SHA-256 (hex) of an API key -> `headrace.routes.KeyGrant`; written by the reconcile loop alone."""
+"""Key-value, key `<namespace>.<SHA-256 (hex) of an API key>` -> `headrace.routes.KeyGrant`; written by the reconcile
+loop alone."""
 GATEWAYS_BUCKET = "headrace-gateways"
 """Key-value with a time to live of 5 s: a gateway's presence; key = gateway id; value = its start time."""
 GATEWAY_TTL_SECONDS = 5.0

@@ -19,7 +19,8 @@ from typing import Any
 
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment, validate_update, with_defaults
-from headrace.control.naming import Names, grant_of
+from headrace.control.keys import api_keys
+from headrace.control.naming import Names
 from headrace.control.world import Changed
 from headrace.errors import NotFound, SystemFault, UnsupportedKind
 from headrace.local.index import Change, ObjectIndex, ObjectKey
@@ -168,7 +169,7 @@ class LocalCluster:
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
-        return dict(grant for secret in self.index.list("Secret") if (grant := grant_of(secret)) is not None)
+        return api_keys(self.index.list("Secret")).grants
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
         """Make the child be as described."""

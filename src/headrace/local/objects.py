@@ -22,11 +22,11 @@ from headrace.local.api_shapes import ReadOnly
 from headrace.local.cluster import LocalCluster
 from headrace.local.index import Change, ObjectKey
 from headrace.reconcile.world import Manifest
+from headrace.routes.api_keys import is_digest
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 MAX_NAME_CHARACTERS = 253
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _STRING_MAPS = ("labels", "annotations")
 
 
@@ -143,7 +143,7 @@ def _secret_faults(manifest: Manifest) -> Iterator[FieldError]:
     labels = metadata.get("labels") if isinstance(metadata, dict) else None
     if isinstance(labels, dict) and API_KEY_LABEL in labels:
         digest = (manifest.get("stringData") or {}).get("sha256", texts.get("sha256"))
-        if digest is None or not _SHA256.fullmatch(digest):
+        if digest is None or not is_digest(digest.strip()):
             yield FieldError("data.sha256", "must be the SHA-256 of the API key, in 64 hexadecimal digits")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import hashlib
-import secrets
 import sys
 
 from headrace.api.kinds import KINDS
@@ -14,10 +12,8 @@ from headrace.cli import output
 from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.cli.targets import add_namespace, client_of
 from headrace.errors import HeadraceError, NotFound
+from headrace.routes.api_keys import digest_of, new_key
 
-KEY_PREFIX = "hr-"
-KEY_BYTES = 32
-"""256 bits: the hash of such a key cannot be searched, so it needs no salt and no slow hash."""
 MODELS_ANNOTATION = f"{GROUP}/models"
 """On the Secret of a key that was made here: its `models` again, since the API shows no value of a Secret. For people;
 what counts is the Secret's data."""
@@ -63,8 +59,8 @@ def _create(client: ApiClient, namespace: str, name: str, models: list[str]) -> 
         raise HeadraceError(f"a key {name!r} exists already", hint=f"Choose another name, or `{revoke}`")
     first = not _keys(client, None)
     served = [output.public_name(model) for model in client.get(KINDS["ModelDeployment"], namespace)["items"]]
-    key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    data = {"sha256": hashlib.sha256(key.encode()).hexdigest()}
+    key = new_key(namespace)
+    data = {"sha256": digest_of(key)}
     metadata = {"name": name, "namespace": namespace, "labels": {API_KEY_LABEL: "true"}}
     if models:
         data["models"] = ",".join(models)

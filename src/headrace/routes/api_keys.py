@@ -1,0 +1,45 @@
+"""API keys: their form, and their entry in the bucket `headrace-keys`.
+
+A key names the namespace that it opens: `hr_<namespace>_<random>`. A Secret holds the SHA-256 of the whole key, and an
+entry of the bucket is named by the Secret's namespace and that digest. A gateway looks a presented key up in the
+namespace that the key names. So a Secret opens nothing with the digest of another namespace's key, and cannot stand in
+for that key either: the two entries have different names, and no order of events decides between them.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from hashlib import sha256
+
+FORM = "hr_<namespace>_<random>"
+RANDOM_BYTES = 32
+"""256 bits: the digest of such a key cannot be searched, so it needs no salt and no slow hash."""
+_KEY = re.compile(rb"hr_([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)_[A-Za-z0-9_-]+")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def new_key(namespace: str) -> str:
+    """Return a new API key of a namespace."""
+    return f"hr_{namespace}_{secrets.token_urlsafe(RANDOM_BYTES)}"
+
+
+def digest_of(key: str) -> str:
+    """Return what a Secret holds of a key."""
+    return sha256(key.encode()).hexdigest()
+
+
+def is_digest(text: str) -> bool:
+    """Whether a Secret may hold this."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def entry_name(namespace: str, digest: str) -> str:
+    """Return the name of a key's entry in the bucket."""
+    return f"{namespace}.{digest}"
+
+
+def entry_of(key: bytes) -> str | None:
+    """Return the name of the entry of a presented key; None for what has not the form of a key."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else entry_name(found[1].decode(), sha256(key).hexdigest())
