@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
+from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
 from headrace.control.naming import Names
 from headrace.control.world import Changed, ChildRefused
@@ -80,6 +81,7 @@ class KubernetesWorld:
         self._job_events = JobEvents(api, clock)
         self.key_warnings = KeyWarnings(api, self.index, self._recorder)
         self._names = Names()
+        self._fetchers = Fetchers()
         self._namespaces: Namespaces | None = None
         self._changed: list[Changed] = [self.key_warnings.changed]
         self._applied: dict[ObjectKey, tuple[str, str]] = {}
@@ -119,7 +121,9 @@ class KubernetesWorld:
                 pods.append(manifest)
             elif object_key.kind in CHILD_KINDS and belongs(manifest, key) and not _deleting(manifest):
                 children[ChildKey.of(manifest)] = self._job_events.explained(manifest)
-        return Observed(children, tuple(pods), self._names.taken(key))
+        other = self._fetchers.other(key)
+        fetcher = None if other is None else self.resource(other)
+        return Observed(children, tuple(pods), self._names.taken(key), fetcher=fetcher)
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
@@ -271,7 +275,8 @@ class KubernetesWorld:
 
     def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
         self._tell(key)
-        for other in sorted(self._names.update(key, None if now is None else now.manifest)):
+        manifest = None if now is None else now.manifest
+        for other in sorted(self._names.update(key, manifest) | self._fetchers.update(key, manifest)):
             self._tell(other)
         if before is None or now is None or before.uid != now.uid:
             for known in (self._status, self._refused, self._failing):

@@ -16,6 +16,7 @@ from headrace.api import vocabulary as v
 from headrace.events.messages import Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.reconcile.model_deployment import Memory, reconcile
 from headrace.reconcile.world import ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
+from headrace.sources.location import location
 
 SETTINGS = Settings(
     gateway_url="http://127.0.0.1:8080/v1", nats_url="nats://127.0.0.1:4222", models_directory="/models"
@@ -58,6 +59,8 @@ class World:
     gateways: frozenset[str] = frozenset({"gw-1"})
     progress: FetchProgress | None = None
     names_taken: dict[str, str] = field(default_factory=dict)
+    fetcher: Manifest | None = None
+    """The other model that fetches the same source."""
     not_taken: dict[ChildKey, str] = field(default_factory=dict)
     """What the cluster would not take, if it were wanted."""
     refused_last: dict[ChildKey, str] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class World:
             for key, child in self.children.items()
             if any(owner["uid"] == uid for owner in child["metadata"]["ownerReferences"])
         }
-        return Observed(owned, tuple(self.pods.values()), self.names_taken, self.refused_last)
+        return Observed(owned, tuple(self.pods.values()), self.names_taken, self.refused_last, self.fetcher)
 
     def signals(self) -> Signals:
         return Signals(
@@ -324,12 +327,20 @@ class World:
         pod = self.fetch_pod()
         if pod is None:
             return
-        said = json.dumps({"digest": digest, "path": "0123/SmolLM2.gguf", "bytes": 144_811_360})
+        source = self.manifest["spec"]["model"]["source"]
+        path = location(source["uri"], source.get("digest"))
+        said = json.dumps({"digest": digest, "path": path, "bytes": 144_811_360})
         self.container(pod, {"terminated": {"exitCode": 0, "reason": "Completed", "message": said}})
         owner = self.pods[pod]["metadata"]["labels"]["owner"]
         for key, child in self.children.items():
             if key.name == owner:
                 child["status"] = {"succeeded": 1}
+
+    def remove_finished_jobs(self) -> None:
+        """Do what Kubernetes does after ttlSecondsAfterFinished."""
+        for key in [key for key, child in self.children.items() if child.get("status", {}).get("succeeded")]:
+            del self.children[key]
+            self.pods = {name: pod for name, pod in self.pods.items() if pod["metadata"]["labels"]["owner"] != key.name}
 
     def fetch_fails(self, message: str, *, code: int = 10) -> None:
         pod = self.fetch_pod()

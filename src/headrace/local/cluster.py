@@ -19,6 +19,7 @@ from typing import Any
 
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment, validate_update, with_defaults
+from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
 from headrace.control.naming import Names
 from headrace.control.world import Changed
@@ -60,6 +61,7 @@ class LocalCluster:
         self._store: Store | None = None
         self._pods = PodSet(self.index, logs, backoff or Backoff())
         self._names = Names()
+        self._fetchers = Fetchers()
         self._changed: list[Changed] = []
         self._stopping = False
         self.index.listen(self._on_change)
@@ -165,7 +167,9 @@ class LocalCluster:
             if _belongs(manifest, key) and manifest["metadata"].get("ownerReferences")
         }
         pods = tuple(manifest for manifest in self.index.list("Pod", key.namespace) if _belongs(manifest, key))
-        return Observed(children, pods, self._names.taken(key))
+        other = self._fetchers.other(key)
+        fetcher = None if other is None else self.resource(other)
+        return Observed(children, pods, self._names.taken(key), fetcher=fetcher)
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
@@ -255,7 +259,8 @@ class LocalCluster:
         kind, metadata = change.object["kind"], change.object["metadata"]
         if kind == "ModelDeployment":
             key = _resource_key(change.object)
-            others = self._names.update(key, None if change.type == "DELETED" else change.object)
+            now = None if change.type == "DELETED" else change.object
+            others = self._names.update(key, now) | self._fetchers.update(key, now)
             for concerned in (key, *sorted(others)):
                 self._tell(concerned)
             return

@@ -37,6 +37,7 @@ from headrace.reconcile.revision import revision_of
 from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, Scene, plan
 from headrace.reconcile.room import PATIENCE_SECONDS, gives_way, lacking_since, lacks_room
 from headrace.reconcile.route import route
+from headrace.reconcile.shared_source import fetched_by, known_source, was_verified, while_verified_again
 from headrace.reconcile.source import NOTHING_TO_FETCH, SourceState, observe_source, recorded_source
 from headrace.reconcile.startup import StartupWatch, watch_startup
 from headrace.reconcile.status import conditions, status
@@ -176,7 +177,10 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
 
 
 def _fetch(resource: ModelDeployment, look: _Look) -> tuple[Child | None, SourceState]:
-    """Return the wanted fetch (None: there is nothing to fetch), and what is known of the source.
+    """Return the wanted fetch (None: there is nothing to fetch here), and what is known of the source.
+
+    What is verified already, or fetched for another model of the namespace, is not fetched again
+    (`headrace.reconcile.shared_source`). A Job that is there is kept until Kubernetes removes it.
 
     Once a fetch has brought another file than was recorded, the next one must bring the recorded one: it drops what is
     there and tries until the source is restored.
@@ -190,12 +194,17 @@ def _fetch(resource: ModelDeployment, look: _Look) -> tuple[Child | None, Source
 
     fetch = fetch_job(resource, source, look.settings)
     recorded = recorded_source(source, look.before)
-    if recorded is None or source.digest is not None:
-        return fetch, observed(fetch)
-    again = fetch_job(resource, source, look.settings, expected=recorded["digest"])
+    again = fetch
+    if recorded is not None and source.digest is None:
+        again = fetch_job(resource, source, look.settings, expected=recorded["digest"])
+    if not {fetch.key, again.key} & look.observed.children.keys():
+        if (known := known_source(source, look.before)) is not None:
+            return None, known
+        if look.observed.fetcher is not None and not was_verified(source, look.before):
+            return None, fetched_by(look.observed.fetcher, source, look.before)
     if again.key in look.observed.children:
         return again, observed(again)
-    state = observed(fetch)
+    state = while_verified_again(observed(fetch), source, look.before, look.signals)
     return again if state.condition.reason == v.DIGEST_MISMATCH else fetch, state
 
 

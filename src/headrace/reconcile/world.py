@@ -91,12 +91,14 @@ class Observed:
     `refused` says of children why the world did not take them when they were last applied.
     `names_taken` says of public model names which other of the namespace has them before it
     (`headrace.control.naming`).
+    `fetcher` is the other ModelDeployment of the namespace that fetches the same source (`headrace.control.fetchers`).
     """
 
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
     names_taken: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
+    fetcher: Manifest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ RESTRICTED = {
 _APPLIED_FIELDS = ("spec", "automountServiceAccountToken")
 _APPLIED_SPEC = {
     "Deployment": ("replicas", "selector", "strategy", "template"),
-    "Job": ("backoffLimit", "template"),
+    "Job": ("backoffLimit", "template", "ttlSecondsAfterFinished"),
     "Service": ("clusterIP", "selector", "ports"),
 }
 """What we say in the specs to which a server adds fields. To claim what it chose (a Job's selector) would make it ours

@@ -25,6 +25,8 @@ RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory"
 """Files are streamed. They are said because a namespace with a quota takes no pod that says none."""
 BACKOFF_LIMIT = 1_000_000
 """A source that fails is tried for as long as it is wanted; the kubelet's back-off (10 s to 5 min) paces it."""
+FINISHED_SECONDS = 300
+"""How long a finished Job and its pod stay, to be looked at."""
 
 
 def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, expected: str | None = None) -> Child:
@@ -32,8 +34,9 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
 
     With `expected`, a digest recorded earlier, it fails and tries again for as long as the source brings another file.
 
-    When the source or the platform's settings change there is another Job; it finds a file that is there already in
-    milliseconds. The finished Job stays, as the evidence for ModelCached.
+    When the source changes there is another Job; it finds a file that is there already in milliseconds. Kubernetes
+    removes a finished Job and its pod after a while: what it proved is in the status by then
+    (`headrace.reconcile.shared_source`).
     """
     pod_labels = labels(resource, COMPONENT_FETCH)
     arguments = ["--directory", settings.models_directory]
@@ -66,6 +69,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
         "metadata": metadata(resource, f"{resource.name}-fetch-{short_hash(pod)}", pod_labels),
         "spec": {
             "backoffLimit": BACKOFF_LIMIT,
+            "ttlSecondsAfterFinished": FINISHED_SECONDS,
             "template": {"metadata": {"labels": pod_labels}, "spec": pod},
         },
     }
