@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from progress import step
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".cache"
@@ -118,7 +119,8 @@ class Cluster:
         command += ["--kubeconfig", str(self.kubeconfig)]
         if image := os.environ.get("HEADRACE_KIND_IMAGE"):
             command += ["--image", image]
-        run(*command, timeout=CREATE_SECONDS, text=yaml.safe_dump(self.configuration()))
+        with step(f"creating the cluster {self.name} of {self.nodes} node(s)"):
+            run(*command, timeout=CREATE_SECONDS, text=yaml.safe_dump(self.configuration()))
         if self.nodes > 1:  # beside workers kind taints the control plane; we want nodes that are alike
             self._kubectl("taint", "node", self.node_names[0], "node-role.kubernetes.io/control-plane:NoSchedule-")
 
@@ -138,10 +140,12 @@ class Cluster:
     def load(self, images: Sequence[str], nodes: Sequence[str] = ()) -> None:
         """Bring images into nodes (default: all), those that are not there yet."""
         for node in nodes or self.node_names:
-            absent = [image for image in images if image not in self._images_of(node)]
-            if absent:
-                command = ["kind", "load", "docker-image", *absent, "--name", self.name, "--nodes", node]
-                run(*command, timeout=LOAD_SECONDS)
+            present = self._images_of(node)
+            for image in images:
+                if image not in present:
+                    with step(f"loading {image} into {node}"):
+                        command = ("kind", "load", "docker-image", image, "--name", self.name, "--nodes", node)
+                        run(*command, timeout=LOAD_SECONDS)
 
     def tag(self, image: str, other: str) -> None:
         """Give an image that the nodes have another name, on all nodes that have it."""

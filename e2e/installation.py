@@ -14,6 +14,7 @@ from behaviours.behaviours_world import Engine
 from cluster import GATEWAY_PORT, ROOT, CannotRun, Cluster
 from cluster_world import Site
 from kube import Kube
+from progress import step
 from release import COMPONENTS, Images, Release, image_of
 
 KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
@@ -26,18 +27,23 @@ STORAGE_CLASS = "HEADRACE_E2E_STORAGE_CLASS"
 """With such a cluster: a class whose volumes many nodes may write."""
 
 
-def prepare(kubeconfig: Path) -> Site:
-    """Return a cluster with headrace in it, as built from this checkout. What is there already costs little."""
+def prepare(kubeconfig: Path, *, every_node: bool = False) -> Site:
+    """Return a cluster with headrace in it, as built from this checkout. What is there already costs little.
+
+    Of kind's nodes the first one alone gets the images, unless every node is to have them: the suite's second node is
+    closed, and a test that opens it loads them there.
+    """
     kube, cluster = Kube(kubeconfig), kind_cluster(kubeconfig)
-    images = built_images()
+    with step("building the images"):
+        images = built_images()
     if cluster is None:
         site = _foreign(kube, images)
     else:
-        # Into the first node alone: others are closed, and a test that opens one loads them there.
-        cluster.load(list(images.values()), cluster.node_names[:1])
+        cluster.load(list(images.values()), () if every_node else cluster.node_names[:1])
         site = Site(kube, Release(kube, images), f"http://127.0.0.1:{GATEWAY_PORT}", cluster)
     site.release.install()
-    site.release.wait()
+    with step("waiting for every part to be available"):
+        site.release.wait()
     return site
 
 

@@ -54,7 +54,7 @@ def _up() -> int:
     cluster = Cluster(nodes=NODES)
     if not cluster.exists():
         _create(cluster)
-    site = prepare(cluster.kubeconfig)
+    site = prepare(cluster.kubeconfig, every_node=True)
     for namespace in FOR_A_PERSON:
         renew_volume(site.kube, volume(namespace, MODELS_CLAIM, MODELS_IN_NODE))
     print(f"export KUBECONFIG={cluster.kubeconfig}")

@@ -12,6 +12,7 @@ from typing import Any
 from behaviours.behaviours_world import until
 from cluster import BROKER_IN_NODE, GATEWAY_NODE_PORT, ROOT, run
 from kube import SECONDS, Kube, Manifest
+from progress import step
 
 CHART = ROOT / "charts/headrace"
 NAME = "headrace"
@@ -66,9 +67,11 @@ class Release:
         if self.storage_class == STORAGE_CLASS:
             self.kube.apply(storage_class())
             renew_volume(self.kube, volume(NAMESPACE, BROKER_CLAIM, BROKER_IN_NODE))
-        self._helm(
-            "upgrade", "--install", NAME, str(CHART), "--create-namespace", "--wait", "-f", "-", text=json.dumps(values)
-        )
+        with step("installing headrace", self._running):
+            self._helm(
+                *("upgrade", "--install", NAME, str(CHART), "--create-namespace", "--wait", "-f", "-"),
+                text=json.dumps(values),
+            )
 
     def test(self) -> str:
         """Run the chart's own tests."""
@@ -93,6 +96,12 @@ class Release:
         selector = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}"
         pods = self.kube.items("pods", NAMESPACE, selector)
         return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    def _running(self) -> str:
+        """Return how many of the pods are ready, as kubectl tells it."""
+        ready = ("-o", "jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].status} {end}")
+        listed = self.kube.try_kubectl("get", "pods", "-n", NAMESPACE, *ready).stdout.split()
+        return f"{listed.count('True')} of {len(listed)} pods ready"
 
     def objects(self) -> list[str]:
         """Return everything that carries the label of something of ours, in any namespace, as `kind/namespace/name`."""

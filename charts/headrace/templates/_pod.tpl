@@ -12,21 +12,43 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- include "headrace.placement" $component }}
 {{- if hasKey $component "topologySpreadConstraints" }}
+{{- include "headrace.spread" (list $ $name) }}
+{{- end }}
+{{- end -}}
+
+{{/*
+How the replicas of a component spread. Call: (list $ "gateway"). Begins with a line break.
+
+Over nodes by a spread constraint, over zones by affinity: the scheduler ignores every node that lacks the topology key
+of *any* soft constraint, so a second constraint by zone would switch off the one by node where nodes have no zone.
+*/}}
+{{- define "headrace.spread" -}}
+{{- $ := index . 0 -}}
+{{- $component := index $.Values (index . 1) -}}
+{{- $selector := include "headrace.selector" . }}
 topologySpreadConstraints:
   {{- with $component.topologySpreadConstraints }}
   {{- toYaml . | nindent 2 }}
   {{- else }}
-  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: kubernetes.io/hostname
     whenUnsatisfiable: ScheduleAnyway
     # Of the pods of this revision: else those that are being replaced would hold their places.
     matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels:
-        {{- include "headrace.selector" (list $ $name) | nindent 8 }}
+        {{- $selector | nindent 8 }}
   {{- end }}
-  {{- end }}
+{{- if not (or $component.affinity $component.topologySpreadConstraints) }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: topology.kubernetes.io/zone
+          labelSelector:
+            matchLabels:
+              {{- $selector | nindent 14 }}
 {{- end }}
 {{- end -}}
 
