@@ -23,7 +23,7 @@ from typing_extensions import override
 from headrace.api.vocabulary import FIELD_MANAGER
 from headrace.errors import HeadraceError
 from headrace.reconcile.world import Manifest
-from headrace_operator.connection import Connection
+from headrace_operator.connection import CONNECT_SECONDS, Connection
 from headrace_operator.kinds import Watched
 from headrace_operator.metrics import WRITES
 
@@ -31,12 +31,17 @@ LEASE_SECONDS = 1.5
 """Of a write of the Lease: a renewal is good for 6 s, and one that hangs must not cost the leadership."""
 PAGE = 500
 """Objects of a list read at once: bounds memory here and work there."""
+WATCH_SECONDS = 300
+"""The API server ends a watch after this long."""
+WATCH_SILENCE_SECONDS = 70.0
+"""A watch without even a bookmark (there is one each minute) is dead, however alive its connection looks."""
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_ONE_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_LARGE, INVALID, TOO_MANY = 400, 403, 404, 409, 413, 422, 429
 UNREACHABLE = 0
 TIMED_OUT = 504
@@ -80,6 +85,15 @@ class Listing:
 
     version: int
     objects: tuple[Listed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to an object of a watched name."""
+
+    type: str
+    """`ADDED`, `MODIFIED` or `DELETED`."""
+    namespace: str
 
 
 class ApiServer:
@@ -127,6 +141,34 @@ class ApiServer:
             if not following:
                 return
             query["continue"] = following
+
+    async def changes(self, watched: Watched, namespace: str | None, name: str) -> AsyncIterator[Change]:
+        """Yield what happens to objects of one name, until the API server ends the watch. Raises ApiError.
+
+        No more than their metadata is sent. It begins with an `ADDED` for each that is there.
+        """
+        assert self._session is not None
+        path = watched.path(namespace)
+        query = {
+            "watch": "1",
+            "fieldSelector": f"metadata.name={name}",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
+        url, headers = self.connection.server + path, {"Accept": _ONE_METADATA_ONLY}
+        try:
+            async with self._session.get(url, params=query, headers=headers, timeout=timeout) as response:
+                if response.status >= _ERRORS:
+                    raise ApiError(response.status, f"GET {path}: {_message(await response.read())}")
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise ApiError(int(event["object"].get("code") or 0), f"GET {path}: {_message(line)}")
+                    if event["type"] != "BOOKMARK":
+                        yield Change(event["type"], event["object"]["metadata"]["namespace"])
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ApiError(0, f"GET {path}: {error or type(error).__name__}") from error
 
     async def apply(self, path: str, manifest: Manifest, *, force: bool) -> Manifest:
         """Apply server-side, as the owner of what is said; return the object as it is then.

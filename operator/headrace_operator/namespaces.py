@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 AUDIT_SECONDS = 60.0
-"""How long a login can stay lost; one small read per namespace."""
+"""How long a login can stay lost while the watch of logins is down; one small read per namespace."""
 _LABELS = {MANAGED_BY: "headrace"}
 
 
@@ -51,6 +51,9 @@ class Namespaces:
         self._left: set[str] = set()
         """Namespaces without models whose login is still there."""
         self._tell = asyncio.Event()
+        self._suspected: set[str] = set()
+        """Namespaces whose login somebody touched."""
+        self._touched = asyncio.Event()
 
     def want(self, namespaces: frozenset[str]) -> None:
         """These namespaces have models: their runtimes may log in, others may not."""
@@ -76,11 +79,29 @@ class Namespaces:
         if namespace in self._wanted:
             self._provided.add(namespace)
 
-    async def keep_provided(self) -> None:
-        """Make the login anew that somebody deleted or changed: nobody tells of it. Runs until cancelled."""
+    async def watch_logins(self, scope: str | None) -> None:
+        """Hear at once when somebody deletes or changes a login, in a namespace or (None) in all; until cancelled."""
         while True:
-            await asyncio.sleep(AUDIT_SECONDS)
-            for namespace in sorted(self._provided):
+            try:
+                async for change in self._api.changes(SECRET, scope, NATS_SECRET):
+                    if change.type != "ADDED":
+                        self._suspected.add(change.namespace)
+                        self._touched.set()
+            except ApiError as error:
+                log.warning("the logins are not watched (%s); again soon", error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def keep_provided(self) -> None:
+        """Make the login anew that somebody deleted or changed; all are looked at now and then. Until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(AUDIT_SECONDS):
+                    await self._touched.wait()
+            except TimeoutError:
+                self._suspected |= self._provided
+            self._touched.clear()
+            suspected, self._suspected = self._suspected & self._provided, set()
+            for namespace in sorted(suspected):
                 try:
                     if await self._is_lost(namespace) and namespace in self._provided:
                         log.warning("the login of the namespace %s is not as it was made; making it anew", namespace)

@@ -122,6 +122,8 @@ class _Life:
             tasks.create_task(self._lease.keep())
             tasks.create_task(self._namespaces.keep_admitted())
             tasks.create_task(self._namespaces.keep_provided())
+            for scope in settings.watch_namespaces or (None,):
+                tasks.create_task(self._namespaces.watch_logins(scope))
             tasks.create_task(self._world.key_warnings.run())
             tasks.create_task(self._loop.run())
 

@@ -18,7 +18,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.events.connection import connect, heed_cancellation, publish_quietly
+from headrace.events.connection import LoginRefused, connect, heed_cancellation, publish_quietly
 from headrace.events.messages import FetchProgress
 
 MESSAGE = FetchProgress(uri="https://example.org/model", received_bytes=1)
@@ -81,6 +81,27 @@ async def test_connect_when_the_server_is_away_then_waits_for_it(server: Server)
     server.start()
     client = await asyncio.wait_for(connecting, DEADLINE_SECONDS)
 
+    assert client.is_connected
+    await client.close()
+
+
+async def test_connect_when_the_login_is_refused_for_long_then_it_says_so(server: Server) -> None:
+    server.password("changed")
+    server.start()
+    with pytest.raises(LoginRefused, match=r"refuses the login runtime\. .*headrace-nats"):
+        await connect(server.url, name="test", user="runtime", password="secret", refused_seconds=0.3)
+
+
+async def test_connect_when_the_login_is_known_a_moment_later_then_it_is_connected(server: Server) -> None:
+    server.password("not yet")
+    server.start()
+    connecting = asyncio.create_task(
+        connect(server.url, name="test", user="runtime", password="secret", refused_seconds=60)
+    )
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(connecting), 0.3)
+    server.password("secret")
+    client = await asyncio.wait_for(connecting, DEADLINE_SECONDS)
     assert client.is_connected
     await client.close()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
+from collections.abc import AsyncIterator
 from typing import Any
 
 from headrace.reconcile.world import Manifest
-from headrace_operator.client import NOT_FOUND, ApiError
+from headrace_operator.client import NOT_FOUND, ApiError, Change
+from headrace_operator.kinds import Watched
 
 
 class RecordingApi:
@@ -23,6 +26,8 @@ class RecordingApi:
         """What the next selections find."""
         self.selected: list[str] = []
         """By which fields of which collection."""
+        self.happened: asyncio.Queue[Change] = asyncio.Queue()
+        """What the watch of logins tells."""
         self._versions = itertools.count(1000)
 
     async def get(self, path: str) -> Manifest:
@@ -35,6 +40,10 @@ class RecordingApi:
         if self.errors:
             raise self.errors.pop(0)
         return copy.deepcopy(self.found)
+
+    async def changes(self, watched: Watched, namespace: str | None, name: str) -> AsyncIterator[Change]:
+        while True:
+            yield await self.happened.get()
 
     async def apply(self, path: str, manifest: Manifest, *, force: bool) -> Manifest:
         self.forced.append(force)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import kopf
 import pytest
 from aiohttp import web
 
 from headrace_operator import connection as connection_module
-from headrace_operator.client import TIMED_OUT, UNREACHABLE, ApiError, ApiServer
+from headrace_operator.client import TIMED_OUT, UNREACHABLE, ApiError, ApiServer, Change
 from headrace_operator.connection import Connection
+from headrace_operator.kinds import SECRET
 
 
 class Server:
@@ -106,3 +109,52 @@ async def test_request_when_it_is_not_answered_then_others_tell_whether_the_serv
             await hanging
     assert caught.value.status == status
     assert caught.value.passes
+
+
+EVENTS = [
+    {"type": "ADDED", "object": {"metadata": {"namespace": "a"}}},
+    {"type": "BOOKMARK", "object": {"metadata": {}}},
+    {"type": "DELETED", "object": {"metadata": {"namespace": "b"}}},
+]
+
+
+async def watched(events: list[dict[str, Any]], status: int = 200) -> tuple[list[Change], ApiError | None]:
+    """Return what a watch of a name tells, until the server ends it, and what it ends with."""
+    asked: list[web.Request] = []
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        asked.append(request)
+        response = web.StreamResponse(status=status)
+        await response.prepare(request)
+        for event in events:
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    app = web.Application()
+    app.router.add_get("/api/v1/secrets", stream)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    heard: list[Change] = []
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with ApiServer(Connection(kopf.ConnectionInfo(server=url), "operator-0")) as api:
+            heard.extend([change async for change in api.changes(SECRET, None, "headrace-nats")])
+    except ApiError as error:
+        return heard, error
+    finally:
+        await runner.cleanup()
+    assert asked[0].query["fieldSelector"] == "metadata.name=headrace-nats"
+    assert "PartialObjectMetadata;" in asked[0].headers["Accept"]
+    return heard, None
+
+
+async def test_watch_when_things_happen_then_they_are_told_without_bookmarks() -> None:
+    assert await watched(EVENTS) == ([Change("ADDED", "a"), Change("DELETED", "b")], None)
+
+
+async def test_watch_when_it_is_refused_or_ends_in_an_error_then_it_is_raised() -> None:
+    gone = {"type": "ERROR", "object": {"code": 410, "message": "too old"}}
+    for events, status, wanted in (([gone], 200, 410), ([{"message": "no"}], 403, 403)):
+        heard, error = await watched(events, status)
+        assert (heard, error and error.status) == ([], wanted)

@@ -13,7 +13,7 @@ from operator_room.operator_api import RecordingApi
 
 from headrace.broker.passwords import runtime_password
 from headrace.errors import CannotStart
-from headrace_operator.client import ApiError, ApiServer
+from headrace_operator.client import ApiError, ApiServer, Change
 from headrace_operator.health import SILENCE_SECONDS, STUCK_SECONDS, Health
 from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, POD
 from headrace_operator.namespaces import Namespaces
@@ -143,6 +143,22 @@ async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
     await asyncio.wait([keeping])
     assert keeping.cancelled()
     assert api.writes == [("apply", SECRET)] * (1 + anew)
+
+
+async def test_login_when_the_watch_tells_of_its_deletion_then_it_is_made_anew_at_once() -> None:
+    api = RecordingApi()
+    made = namespaces(api, existing=True)
+    await made.provide("team")
+    del api.objects[SECRET]
+    for namespace in ("elsewhere", "team"):
+        api.happened.put_nowait(Change("DELETED", namespace))
+    parts = [asyncio.create_task(made.keep_provided()), asyncio.create_task(made.watch_logins(None))]
+    async with asyncio.timeout(10):
+        while SECRET not in api.objects:
+            await asyncio.sleep(0)
+    for part in parts:
+        part.cancel()
+    assert api.writes == [("apply", SECRET)] * 2
 
 
 async def test_login_when_its_last_model_goes_while_it_is_looked_at_then_it_is_not_made_anew(

@@ -149,6 +149,15 @@ def test_deadline_when_a_pod_gets_nowhere_then_it_is_given_up_and_requests_are_r
     assert world.runtimes() == []
 
 
+def test_start_when_the_process_ended_once_then_its_last_words_are_told_while_it_starts_again() -> None:
+    world, pod = woken()
+    world.crash(pod, "NATS refuses the login runtime-default", code=1)
+    world.container(pod, {"running": {"startedAt": world.stamp()}}, restartCount=1, lastState=last_state(world, pod))
+    world.look()
+    assert world.says(v.READY) == ("False", v.STARTING)
+    assert "ended (exit code 1): NATS refuses the login" in world.condition(v.READY)["message"]
+
+
 def test_deadline_when_its_process_has_ended_meanwhile_then_its_last_words_are_told() -> None:
     world, pod = woken(rollout={"startupDeadlineSeconds": 10})
     world.crash(pod, "block 7 is wrong", code=3)

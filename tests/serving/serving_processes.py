@@ -67,10 +67,11 @@ class Broker:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         binary = shutil.which("nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         assert binary is not None
-        self._process = subprocess.Popen([binary, "-a", "127.0.0.1", "-p", str(self.port)], stderr=subprocess.DEVNULL)
+        command = [binary, "-a", "127.0.0.1", "-p", str(self.port), *options]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -291,6 +291,20 @@ async def test_broker_when_it_returns_then_the_replica_reports_at_once(
     assert (await gateway.hears(ReplicaState.READY)).state is ReplicaState.READY
 
 
+async def test_broker_when_it_refuses_the_login_then_the_process_ends_and_says_so(start: Start, tmp_path: Path) -> None:
+    """A container that starts again reads the login anew; one that waited would wait for ever."""
+    broker = Broker()
+    broker.start("--user", "runtime-default", "--pass", "changed")
+    try:
+        server = start(broker=broker, gate=tmp_path / "gate")
+        assert await server.exit_code() == 1
+        said = server.termination_path.read_text()
+        assert "refuses the login" in said
+        assert "Secret headrace-nats" in said
+    finally:
+        broker.kill()
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "message"),
     [

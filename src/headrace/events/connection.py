@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import nats.errors
@@ -16,6 +17,8 @@ from nats.aio.client import Client
 from nats.protocol.parser import PERMISSIONS_ERR
 from typing_extensions import override
 
+from headrace import environment
+from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.messages import Message
 
@@ -32,6 +35,39 @@ PENDING_BYTES = 1024 * 1024
 """Bound of what waits for the socket while the broker is slow."""
 FLUSH_SECONDS = 1.0
 """How long a publisher waits when that bound is reached."""
+
+
+_REFUSAL = "authorization violation"
+
+
+class LoginRefused(HeadraceError):
+    """The broker knows no such login."""
+
+    reason = "LoginRefused"
+
+
+class _Refusals:
+    """How long a broker that is there has refused a login; `seconds` are borne (None: any number)."""
+
+    def __init__(self, what: str, seconds: float | None) -> None:
+        self._what = what
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def forgive(self) -> None:
+        """The login was good once: from now on a refusal heals, as anything else does."""
+        self._seconds = None
+
+    def check(self, error: Exception) -> None:
+        """Take in why a connection failed. Raises LoginRefused when the login was refused for too long."""
+        now = time.monotonic()
+        if _REFUSAL not in str(error).lower():
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        if self._seconds is not None and self._since is not None and now - self._since >= self._seconds:
+            hint = f"It may have changed since this process read it: see the Secret {environment.NATS_SECRET}"
+            raise LoginRefused(self._what, hint=hint)
 
 
 class _PersistentClient(Client):
@@ -56,8 +92,11 @@ async def connect(
     user: str | None = None,
     password: str | None = None,
     on_reconnect: Callable[[], None] | None = None,
+    refused_seconds: float | None = None,
 ) -> Client:
     """Return a connected client, however long the broker takes to appear; cancel to give up.
+
+    With `refused_seconds`, LoginRefused is raised when the broker is there and has refused the login for so long.
 
     The client then reconnects for as long as it lives. `on_reconnect` is called after each return of the broker: what
     it knows of us may be old, so say it again. A change of the connection's state is logged once. Whoever connected
@@ -65,6 +104,7 @@ async def connect(
     """
     client = _PersistentClient()
     arrived = waiting = False
+    refusals = _Refusals(f"NATS at {url} refuses the login {user}", refused_seconds)
 
     async def disconnected() -> None:
         if not client.is_closed:
@@ -77,6 +117,7 @@ async def connect(
 
     async def failed(error: Exception) -> None:
         nonlocal waiting
+        refusals.check(error)
         if PERMISSIONS_ERR in str(error):
             log.error("NATS: %s", error)
         elif not (arrived or waiting):
@@ -85,7 +126,7 @@ async def connect(
         else:
             log.debug("NATS: %s", error or type(error).__name__)
 
-    await client.connect(
+    connecting = client.connect(
         url,
         name=name,
         user=user,
@@ -103,11 +144,13 @@ async def connect(
         error_cb=failed,
     )
     try:
+        await connecting
         heed_cancellation()
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, LoginRefused):
         await client.close()
         raise
     arrived = True
+    refusals.forgive()
     if waiting:
         log.info("NATS at %s is there", url)
     return client

@@ -92,7 +92,7 @@ def _stage(found: Findings) -> str:
             return f"; {pod.name}: {pod.fault}"
         if pod.report is not None and not pod.serving and pod.report.stage:
             return f"; {pod.name}: {pod.report.stage}"  # no percent: each would be a write to the API server
-        if pod.crash is not None:
+        if pod.ended and not pod.serving:
             return f"; {pod.name}: is started again; it exited {pod.ended}"
     return ""
 

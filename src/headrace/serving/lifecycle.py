@@ -117,6 +117,7 @@ class Serving:
 def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
     """Serve until told to stop; return the exit code. A failure leaves one line of cause for the pod's status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    process: RuntimeProcess[AnyEngine] | None = None
     try:
         process = RuntimeProcess(runtime, Serving.of(host, port, os.environ))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -128,13 +129,14 @@ def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
         log.exception("the server failed")
         cause, code = f"{type(error).__name__}: {error}", HeadraceError.exit_code
     else:
-        if process.loading:
-            # The thread that loads is inside a library's native code; an orderly end of the interpreter would pull
-            # Python from under it, and crash.
-            logging.shutdown()
-            os._exit(0)
-        return 0
-    write_termination_message(" ".join(cause.split())[:MAX_TERMINATION_CHARACTERS])
+        cause, code = "", 0
+    if cause:
+        write_termination_message(" ".join(cause.split())[:MAX_TERMINATION_CHARACTERS])
+    if process is not None and process.loading:
+        # The thread that loads is inside a library's native code; an orderly end of the interpreter would pull Python
+        # from under it, and crash.
+        logging.shutdown()
+        os._exit(code)
     return code
 
 

@@ -24,12 +24,14 @@ from headrace.serving.replica import Replica
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
+REFUSED_SECONDS = 3.0
+"""How long a refused login is borne at the start: the broker may hear of a new namespace after its first pod starts."""
 MAX_GATEWAYS = 256
 """Bound of what is remembered of gateways that come and go over a replica's life."""
 
 
 class Reporter:
-    """Reports for one replica; it neither knows nor cares whether the broker is there."""
+    """Reports for one replica; it neither knows nor cares whether the broker is there, but it must know the login."""
 
     def __init__(self, identity: Identity, port: int, replica: Replica[Any]) -> None:
         self._identity = identity
@@ -44,7 +46,7 @@ class Reporter:
         replica.listen(self._changed.set)
 
     async def run(self) -> None:
-        """Report until cancelled."""
+        """Report until cancelled. Raises LoginRefused: a new start reads the login anew."""
         me = self._identity
         client = await connect(
             me.nats_url,
@@ -52,6 +54,7 @@ class Reporter:
             user=me.nats_user,
             password=me.nats_password,
             on_reconnect=self._changed.set,
+            refused_seconds=REFUSED_SECONDS,
         )
         try:
             # Heard before anything is said: an answer to the first report must not be missed.
