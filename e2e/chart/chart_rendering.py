@@ -77,6 +77,7 @@ EVERYTHING: Mapping[str, Any] = yaml.safe_load(
 WATCHED: Mapping[str, Any] = {"watchNamespaces": ["a", "b"]}
 SMALLEST: Mapping[str, Any] = {
     "crds": {"install": False},
+    "userRoles": {"install": False},
     "nats": {"persistence": {"enabled": False}},
     "models": {"existingClaim": "mine"},
     "networkPolicies": {"enabled": False},

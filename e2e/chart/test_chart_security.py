@@ -57,6 +57,27 @@ def test_roles_when_rendered_then_nothing_is_granted_by_wildcard(rendered: Rende
         assert not any("*" in word for part in rule.values() for word in part), (name, rule)
 
 
+READS = ["get", "list", "watch"]
+WRITES = [*READS, "create", "update", "patch", "delete", "deletecollection"]
+
+
+@pytest.mark.parametrize(
+    ("name", "into", "verbs", "scale"),
+    [
+        ("view", {"view", "edit", "admin"}, READS, ["get"]),
+        ("edit", {"edit", "admin"}, WRITES, ["get", "update", "patch"]),
+    ],
+)
+def test_people_when_they_have_a_namespaces_role_then_it_covers_models(
+    name: str, into: set[str], verbs: list[str], scale: list[str]
+) -> None:
+    role = render().get("ClusterRole", name)
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    assert {label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)} == into
+    granted = {rule["resources"][0]: rule["verbs"] for rule in role["rules"]}
+    assert granted == {"modeldeployments": verbs, "modeldeployments/status": ["get"], "modeldeployments/scale": scale}
+
+
 @pytest.mark.parametrize(
     ("resource", "verbs", "names"),
     [
@@ -89,9 +110,10 @@ def test_operator_when_the_claim_is_the_users_then_it_makes_none() -> None:
     assert not [rule for rule in role["rules"] if "persistentvolumeclaims" in rule["resources"]]
 
 
-def test_namespaces_when_they_are_named_then_there_are_roles_in_them_and_no_cluster_role() -> None:
+def test_namespaces_when_they_are_named_then_there_are_roles_in_them_and_no_cluster_role_of_ours() -> None:
     rendered = render(WATCHED)
-    assert rendered.all("ClusterRole", "ClusterRoleBinding") == []
+    people = [one["metadata"]["name"] for one in rendered.all("ClusterRole", "ClusterRoleBinding")]
+    assert people == ["headrace-edit", "headrace-view"]
     for kind in ("Role", "RoleBinding"):
         for name in ("headrace-operator", "headrace-cleanup"):
             found = [one["metadata"]["namespace"] for one in rendered.all(kind) if one["metadata"]["name"] == name]

@@ -114,6 +114,40 @@ def test_operator_when_it_asks_for_more_than_it_needs_then_it_is_refused(
     assert f"{NAMESPACE}:{NAME}-operator" in said_by(answer)
 
 
+@pytest.mark.parametrize(
+    ("role", "verb", "resource", "may"),
+    [
+        ("view", "get", "modeldeployments", True),
+        ("view", "create", "modeldeployments", False),
+        ("view", "patch", "modeldeployments/scale", False),
+        ("view", "list", "secrets", False),
+        ("edit", "create", "modeldeployments", True),
+        ("edit", "patch", "modeldeployments/scale", True),
+        ("edit", "patch", "modeldeployments/status", False),
+        ("edit", "create", "secrets", True),
+        ("admin", "delete", "modeldeployments", True),
+        ("admin", "patch", "modeldeployments/status", False),
+    ],
+)
+def test_person_when_bound_to_a_role_of_the_namespace_then_models_are_in_it(
+    kube: Kube, served: ClusterWorld, role: str, verb: str, resource: str, *, may: bool
+) -> None:
+    kube.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": f"e2e-{role}", "namespace": served.namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"e2e-{role}"}],
+        }
+    )
+    asked, _, subresource = resource.partition("/")
+    question = ["auth", "can-i", verb, asked, "-n", served.namespace, "--as", f"e2e-{role}"]
+    question += ["--subresource", subresource] if subresource else []
+    wanted = "yes" if may else "no"
+    until(lambda: kube.try_kubectl(*question).stdout.strip() == wanted, f"{role}: {wanted}", served.patience)
+
+
 def test_operator_when_it_lists_what_it_serves_then_it_may(kube: Kube) -> None:
     operator = kube.as_service_account(NAMESPACE, f"{NAME}-operator")
     assert operator.request("GET", path_of("modeldeployments", None))[0] == 200
