@@ -208,7 +208,7 @@ async def test_apply_when_a_child_is_refused_then_the_status_says_why_and_the_ot
     await until(told, "the condition says that it is refused")
     assert "must be less than the limit" in control.world.condition("WorkloadsReady")["message"]
     assert {key.kind for key in control.world.children} >= {"Job", "Service"}
-    assert await control.has_route()
+    await until(control.has_route, "the route is there")
     assert [event.reason for event in control.world.events].count("Refused") == 1
 
 

@@ -136,6 +136,13 @@ async def test_job_when_its_pod_succeeds_is_complete_and_keeps_the_pod_as_eviden
         assert status_of(pod)["state"]["terminated"]["message"] == "{}"
 
 
+async def test_job_when_it_ended_its_time_ago_is_removed_with_its_pod(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        await cluster.apply(MODEL, job(container("true"), ttlSecondsAfterFinished=0))
+        await until(cluster, "Job", lambda jobs: not jobs)
+        await until(cluster, "Pod", lambda pods: not pods)
+
+
 async def test_job_when_it_runs_is_active(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, job(container(SLEEPER)))

@@ -5,6 +5,7 @@ Each looks at what is there and does what is missing, whatever it was that happe
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _FIELDS = {
     "Deployment": frozenset(
         {"replicas", "selector", "template", "strategy", "revisionHistoryLimit", "progressDeadlineSeconds"}
     ),
-    "Job": frozenset({"template", "backoffLimit"}),
+    "Job": frozenset({"template", "backoffLimit", "ttlSecondsAfterFinished"}),
 }
 _RESTART_POLICY = {"Deployment": "Always", "Job": ON_FAILURE}
 
@@ -149,7 +150,7 @@ def write_deployment_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) ->
 
 
 def reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
-    """Make the job's one pod, and write the status; a job that has ended stays as it is, and its pod as evidence."""
+    """Make the job's one pod, and write the status; a job that has ended stays for its ttlSecondsAfterFinished."""
     job = index.get(key)
     if job is None or job.get("status", {}).get("conditions"):
         return
@@ -169,5 +170,17 @@ def reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
     if "failed" in status:
         for pod in present:
             pod.terminate()
+    if "active" not in status and (seconds := job["spec"].get("ttlSecondsAfterFinished")) is not None:
+        asyncio.get_running_loop().call_later(seconds, _remove_job, job, pods, index)
     if "active" in status and not present:
         pods.make(job)
+
+
+def _remove_job(job: Manifest, pods: PodSet, index: ObjectIndex) -> None:
+    """Remove a job that ended some time ago, with its pod, unless another one has its name."""
+    key = ObjectKey.of(job)
+    found = index.get(key)
+    if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"]:
+        index.remove(key)
+        for pod in pods.of(key):
+            pod.terminate()
