@@ -89,7 +89,8 @@ class Exchange:
         One that is too large is read on for a while and thrown away: a client that is still sending when its
         connection is closed sees a reset instead of the answer that explains it.
         """
-        check_encoding(self._encoding)
+        if self._encoding is not None:
+            check_encoding(self._encoding)
         if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
             raise _too_large(limit)
         pieces: list[bytes] = []

@@ -17,7 +17,7 @@ BODY_SECONDS = 30.0
 connection for ever."""
 
 
-def check_encoding(content_encoding: bytes | None) -> None:
+def check_encoding(content_encoding: bytes) -> None:
     """Raise UnsupportedContentEncoding for a body that would have to be decompressed first."""
     if content_encoding and content_encoding.strip().lower() != b"identity":
         given = content_encoding.decode("latin-1")[:80]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from headrace.http.errors import ConnectNotAllowed, HeadTooLarge, MalformedRequest, RequestError
 
@@ -18,9 +18,8 @@ NOTED = frozenset({b"host", b"origin", b"expect", b"transfer-encoding"})
 HTTP_1_0, HTTP_1_1 = "1.0", "1.1"
 
 
-@dataclass(slots=True)
 class Head:
-    """What the noted fields of one request say."""
+    """What the noted fields of one request say. No dataclass: one is made per request, and most fields stay as here."""
 
     host: bytes | None = None
     origin: bytes | None = None
@@ -45,10 +44,8 @@ class Head:
                 )
             self._coded = True
 
-    def judge(self, method: bytes, version: str, size: int) -> RequestError | None:
+    def judge(self, method: bytes, version: str) -> RequestError | None:
         """Return why the request cannot be read; None: it can."""
-        if size > MAX_HEAD_BYTES:
-            return too_large()
         if method == b"CONNECT":
             return ConnectNotAllowed()
         if version == HTTP_1_0:
@@ -60,6 +57,17 @@ class Head:
         elif self.host is None:
             return MalformedRequest("an HTTP/1.1 request needs a Host header")
         return self.fault
+
+
+def judge_size(method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> RequestError | None:
+    """Return why a head is not taken that may be too large; None: it is not."""
+    size = len(method) + len(target) + REQUEST_LINE_BYTES + lines_size(fields)
+    return too_large() if size > MAX_HEAD_BYTES else None
+
+
+def lines_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return how many bytes header lines or trailers have, as most clients write them."""
+    return sum(len(name) + len(value) + LINE_BYTES for name, value in fields)
 
 
 def too_large() -> HeadTooLarge:

@@ -34,7 +34,7 @@ class LocalOnly:
 
     def objection(self, path: str, host: bytes | None, origin: bytes | None) -> RequestError | None:
         """Return why the request is not served; None: it is. Without a Host (HTTP/1.0) it is from no browser."""
-        if not self._applies(path):
+        if (origin is None and host in self._accepted) or not self._applies(path):
             return None
         if host is not None and host not in self._accepted:
             name = _name(b"//" + host)

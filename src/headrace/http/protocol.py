@@ -78,14 +78,16 @@ class HttpProtocol(ClosingProtocol):
         """Whether the connection ends with the newest request."""
         self._arrived: tuple[RequestResponseCycle, ASGI3Application] | None = None
         """A request to be started when the bytes that brought it are parsed."""
-        self._progress = False
-        """Whether the bytes that are being read completed a line, or brought some of a body."""
-        self._line_bytes = 0
-        """Of the lines that were completed in this phase (head, or a body since its last piece)."""
-        self._open_bytes = 0
-        """Of a head: what has surely come of it. Of a body: received since there was progress."""
+        self._packet_bytes = 0
+        """Of what is being read."""
+        self._most_bytes = 0
+        """Of a head: what has come of it at most."""
         self._fresh_bytes = 0
-        """Of the bytes that are being read, while no request has ended in them: those of a head that begins in them."""
+        """Of what is being read, while no request has ended in it: so much is surely of a head that begins in it."""
+        self._open_bytes = 0
+        """Of a head: what has surely come of it. Of a body: what has come since its last piece."""
+        self._progress = False
+        """Whether what is being read brought the end of a head, or some of a body."""
 
     # -- the connection --------------------------------------------------------------------------------------------
 
@@ -107,14 +109,21 @@ class HttpProtocol(ClosingProtocol):
         if self._deaf:
             self._discard(len(data))
             return
-        size, head, self._progress = len(data), self._head, False
-        self._fresh_bytes = 0 if self._in_head or self._in_body else size
-        self._parse(data)
+        self._packet_bytes = self._fresh_bytes = size = len(data)
+        self._progress = False
+        if self._in_head:
+            self._open_bytes += size
+            self._most_bytes += size
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as pause:
+            self._parse_on(memoryview(data)[pause.args[0] :])
+        except httptools.HttpParserError as error:
+            self._not_http(error)
         if not self._deaf:
-            if self._head is head:  # no request began in these bytes
-                self._open_bytes = 0 if self._progress and not self._in_head else self._open_bytes + size
             self._check_bounds(size)
-        self._start_arrived()
+        if self._arrived is not None:
+            self._start_arrived()
 
     @override
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may; uvicorn's does not
@@ -129,21 +138,24 @@ class HttpProtocol(ClosingProtocol):
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _parse(self, data: bytes) -> None:
-        rest: bytes | memoryview = data
+    def _parse_on(self, rest: memoryview) -> None:
+        """Go on after a head with `Upgrade`, from which the parser does not."""
         try:
             while True:
+                self._read_head_again()
                 try:
                     self.parser.feed_data(rest)
                 except httptools.HttpParserUpgrade as pause:
-                    rest = memoryview(rest)[pause.args[0] :]
-                    self._read_head_again()
+                    rest = rest[pause.args[0] :]
                 else:
                     return
         except httptools.HttpParserError as error:
-            if not self._deaf:
-                log.debug("not HTTP/1.1: %s %s", error, error.__context__ or "")
-                self._refuse(MalformedRequest(f"the request is not valid HTTP/1.1 ({error})"))
+            self._not_http(error)
+
+    def _not_http(self, error: httptools.HttpParserError) -> None:
+        if not self._deaf:
+            log.debug("not HTTP/1.1: %s %s", error, error.__context__ or "")
+            self._refuse(MalformedRequest(f"the request is not valid HTTP/1.1 ({error})"))
 
     def _read_head_again(self) -> None:
         """Parse the newest head without `Upgrade`; a parser that has seen it would skip the body."""
@@ -156,27 +168,29 @@ class HttpProtocol(ClosingProtocol):
     def on_message_begin(self) -> None:
         if self._deaf:
             raise _Stop
-        self._in_head = self._progress = True
+        self._in_head = True
         self._head = heads.Head()
-        self._line_bytes, self._open_bytes, self._discarded_bytes = 0, self._fresh_bytes, 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
-        super().on_message_begin()
-        self.scope[CLIENT] = self  # type: ignore[literal-required]  # an extension of ours
-
-    @override
-    def on_url(self, url: bytes) -> None:
-        self._progress = True
-        self.url += url
+        self._open_bytes, self._most_bytes, self._discarded_bytes = self._fresh_bytes, self._packet_bytes, 0
+        self.url, self.headers = b"", []
+        scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": heads.HTTP_1_1,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": self.headers,
+            CLIENT: self,
+        }
+        self.scope = cast("HTTPScope", scope)
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        self._progress = True
-        self._line_bytes += len(name) + len(value) + heads.LINE_BYTES
+        self.headers.append((name, value))
         if name in heads.NOTED and self._in_head:
             self._head.note(name, value)
-        self.headers.append((name, value))
 
     @override
     def on_headers_complete(self) -> None:
@@ -186,21 +200,33 @@ class HttpProtocol(ClosingProtocol):
             return  # see `_read_head_again`
         self._in_head, self._progress = False, True
         self._head_is_here()
-        size = self._line_bytes + len(method) + len(self.url) + heads.REQUEST_LINE_BYTES
-        fault = head.judge(method, version, size)
+        fault = head.judge(method, version)
+        if self._most_bytes > heads.MAX_HEAD_BYTES:
+            fault = heads.judge_size(method, self.url, self.headers) or fault
         if fault is not None:
             self._refuse(fault)
             raise _Stop
-        self._line_bytes = self._open_bytes = 0
+        self._open_bytes = 0
         self.headers = []  # a trailer goes here, and not into the scope: the request may be answered by now
         scope, target = self.scope, self._target()
         path = (target.path or b"/").decode("ascii")
         scope["method"], scope["http_version"] = method.decode("ascii"), version
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["raw_path"], scope["query_string"] = target.path or b"/", target.query or b""
-        objection = self._guard(scope["path"], target.host or head.host, head.origin) if self._guard else None
+        app = self.app
+        if self._guard is not None:
+            objection = self._guard(scope["path"], target.host or head.host, head.origin)
+            if objection is not None:
+                app = cast("ASGI3Application", Refusal(objection))
         self._last = version == heads.HTTP_1_0 or not parser.should_keep_alive()
-        self._begin(self.app if objection is None else cast("ASGI3Application", Refusal(objection)), head)
+        kind: type[RequestResponseCycle] = RequestResponseCycle
+        if version == heads.HTTP_1_0:
+            kind = UnchunkedCycle
+        elif head.expects_continue:
+            kind = ExpectingCycle
+        idle = self.cycle is None or self.cycle.response_complete
+        self.cycle = self._cycle(kind, scope, keep_alive=not self._last, expect=head.expects_continue)
+        self._queue(app, at_once=idle)
 
     def _target(self) -> URL:
         try:
@@ -211,7 +237,7 @@ class HttpProtocol(ClosingProtocol):
 
     @override
     def on_body(self, body: bytes) -> None:
-        self._progress, self._line_bytes = True, 0
+        self._progress = True
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -224,10 +250,10 @@ class HttpProtocol(ClosingProtocol):
     def on_message_complete(self) -> None:
         if self._in_head:
             return  # the end of a head with `Upgrade`, which is about to be read again
-        if self._line_bytes > MAX_FRAMING_BYTES:
+        if self.headers and heads.lines_size(self.headers) > MAX_FRAMING_BYTES:
             self._refuse(_trailers_too_large())
             raise _Stop
-        self._line_bytes = self._fresh_bytes = 0
+        self._fresh_bytes = 0
         self.cycle.more_body = False
         self.cycle.message_event.set()
         if self._discard_timer is not None:
@@ -240,6 +266,8 @@ class HttpProtocol(ClosingProtocol):
         if self._in_head:
             if self._open_bytes > heads.MAX_HEAD_BYTES:
                 self._refuse(heads.too_large())
+            elif self._head_timer is None:  # few heads need more than one packet
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
         elif cycle is None:
             return
         elif not cycle.more_body:
@@ -247,8 +275,12 @@ class HttpProtocol(ClosingProtocol):
                 self._be_idle()  # the end of what was discarded, or line ends between requests
         elif cycle.response_complete:
             self._discard(received)
-        elif self._line_bytes + self._open_bytes > MAX_FRAMING_BYTES:
-            self._refuse(_trailers_too_large())
+        elif self._progress:
+            self._open_bytes = 0
+        else:
+            self._open_bytes += received
+            if self._open_bytes > MAX_FRAMING_BYTES:
+                self._refuse(_trailers_too_large())
 
     def _head_is_here(self) -> None:
         if self._head_timer is not None:
@@ -263,17 +295,6 @@ class HttpProtocol(ClosingProtocol):
             self.transport.abort()
 
     # -- requests and answers --------------------------------------------------------------------------------------
-
-    def _begin(self, app: ASGI3Application, head: heads.Head) -> None:
-        """Start the newest request, or let it wait for the answers to those before it."""
-        idle = self.cycle is None or self.cycle.response_complete
-        kind: type[RequestResponseCycle] = RequestResponseCycle
-        if self.scope["http_version"] == heads.HTTP_1_0:
-            kind = UnchunkedCycle
-        elif head.expects_continue:
-            kind = ExpectingCycle
-        self.cycle = self._cycle(kind, self.scope, keep_alive=not self._last, expect=head.expects_continue)
-        self._queue(app, at_once=idle)
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with an error when those before are answered, and close. Nothing more is read."""

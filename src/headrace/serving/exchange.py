@@ -54,7 +54,7 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
-        check_encoding(self.headers.get(b"content-encoding"))
+        check_encoding(self.headers.get(b"content-encoding", b""))
         body, received, more = bytearray(), 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
