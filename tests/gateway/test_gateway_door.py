@@ -92,7 +92,7 @@ async def test_body_when_forwarded_then_it_is_the_same_bytes_in_the_same_order(w
     assert replica.requests[0].body == body
 
 
-async def test_body_when_it_begins_with_a_byte_order_mark_then_the_rest_is_forwarded(world: World) -> None:
+async def test_body_with_a_bom_then_the_rest_is_forwarded(world: World) -> None:
     await world.loop.route()
     await world.replica()
     body = json.dumps(BODY).encode()
@@ -117,9 +117,7 @@ async def test_body_when_compressed_then_the_coding_is_named(door: int) -> None:
         ("OPTIONS", "/healthz", "GET, HEAD"),
     ],
 )
-async def test_path_when_known_and_the_method_is_not_then_405_says_which_is(
-    door: int, method: str, path: str, allow: str
-) -> None:
+async def test_path_with_another_method_then_405_names_its_own(door: int, method: str, path: str, allow: str) -> None:
     async with sent(door, request(method, path)) as answer:
         assert (answer.status, answer.headers["allow"]) == (405, allow)
 
@@ -264,9 +262,7 @@ async def test_request_when_its_key_opens_nothing_then_401(
         ("Bearer hr_team-a_wrong", "not valid"),
     ],
 )
-async def test_request_when_its_key_opens_nothing_then_the_message_says_why(
-    world: World, authorization: str, words: str
-) -> None:
+async def test_key_that_opens_nothing_then_the_message_says_why(world: World, authorization: str, words: str) -> None:
     await _with_keys(world)
     answer = await send(world.port, request(body=BODY, headers={"authorization": authorization}))
     assert (answer.status, words in answer.json()["error"]["message"]) == (401, True)

@@ -102,7 +102,7 @@ async def test_body_when_compressed_then_the_coding_is_named(server: Server) -> 
     assert "Content-Encoding: gzip" in answer.json()["error"]["message"]
 
 
-async def test_body_when_it_begins_with_a_byte_order_mark_then_it_is_skipped(server: Server) -> None:
+async def test_body_with_a_bom_then_it_is_skipped(server: Server) -> None:
     answer = await post(server, CHAT, b"\xef\xbb\xbf" + json.dumps(chat()).encode())
 
     assert answer.status == 200
@@ -112,7 +112,7 @@ async def test_body_when_it_begins_with_a_byte_order_mark_then_it_is_skipped(ser
     ("method", "path", "allow"),
     [("GET", CHAT, "POST"), ("DELETE", "/v1/models", "GET, HEAD"), ("POST", "/health/ready", "GET, HEAD")],
 )
-async def test_path_when_known_and_the_method_is_not_then_405_says_which_is(
+async def test_path_with_another_method_then_405_names_its_own(
     server: Server, method: str, path: str, allow: str
 ) -> None:
     async with exchange(server.settings.port, method, path) as answer:

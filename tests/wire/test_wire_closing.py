@@ -35,7 +35,7 @@ async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("size", [8_193, 9_000, 20_000, MAX_HEAD_BYTES])
-async def test_head_when_large_and_its_body_comes_later_then_it_is_served(
+async def test_large_head_when_its_body_comes_later_then_it_is_served(
     port: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, data_received = [0], HttpProtocol.data_received
@@ -76,7 +76,7 @@ async def test_head_when_it_does_not_come_then_408(port: int, monkeypatch: pytes
         assert await silent.replies() == []
 
 
-async def test_pipelined_heads_when_each_is_small_then_their_sum_is_no_head(port: int) -> None:
+async def test_pipelined_heads_then_each_is_counted_for_itself(port: int) -> None:
     head = get(f"X: {'a' * 20_000}")
     async with connected(port) as wire:
         await wire.send(head + head[:-2])
@@ -100,9 +100,7 @@ async def test_pipelined_heads_when_each_is_small_then_their_sum_is_no_head(port
     ],
     ids=["coding", "chunk", "trailers", "head", "method", "CONNECT", "TLS"],
 )
-async def test_refused_early_when_the_client_is_still_sending_then_it_reads_why(
-    port: int, head: bytes, status: int
-) -> None:
+async def test_refused_while_it_is_sending_then_it_reads_why(port: int, head: bytes, status: int) -> None:
     """Four mebibytes are sent before anything is read: without a lingering close the kernel would reset."""
     async with connected(port) as wire:
         await wire.send(head)
@@ -112,13 +110,13 @@ async def test_refused_early_when_the_client_is_still_sending_then_it_reads_why(
     assert replies[0].headers["connection"] == "close"
 
 
-async def test_body_when_declared_too_large_then_who_sends_it_reads_413() -> None:
+async def test_body_declared_too_large_then_its_sender_reads_413() -> None:
     async with within(GATEWAY) as port, connected(port) as wire:
         await wire.send(post("Content-Length: 99999999999", body=bytes(4 * MIB)))
         assert [reply.status for reply in await wire.replies()] == [413]
 
 
-async def test_refused_when_the_client_goes_on_sending_then_it_is_cut_off(port: int) -> None:
+async def test_refused_when_it_goes_on_sending_then_it_is_cut_off(port: int) -> None:
     sent = 0
     async with connected(port) as wire:
         wire.writer.write(b"garbage\r\n\r\n")
@@ -132,9 +130,7 @@ async def test_refused_when_the_client_goes_on_sending_then_it_is_cut_off(port: 
     assert sent < 8 * MAX_DISCARDED_BYTES
 
 
-async def test_refused_when_the_client_keeps_its_connection_then_it_ends(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refused_when_it_keeps_the_connection_then_it_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "DISCARD_SECONDS", 0.05)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setblocking(False)
@@ -149,7 +145,7 @@ async def test_refused_when_the_client_keeps_its_connection_then_it_ends(
                     await asyncio.sleep(0.01)
 
 
-async def test_expecting_client_when_refused_then_its_connection_is_closed(port: int) -> None:
+async def test_expecting_client_when_refused_then_it_is_closed(port: int) -> None:
     """It may or may not send the body now; a server that reads on would guess."""
     async with connected(port) as wire:
         await wire.send(post("Expect: 100-continue", "Content-Length: 5", body=b"", target="/nothing"))
@@ -157,7 +153,7 @@ async def test_expecting_client_when_refused_then_its_connection_is_closed(port:
     assert [(reply.status, reply.headers["connection"]) for reply in replies] == [(404, "close")]
 
 
-async def test_stream_when_the_client_speaks_http_1_0_then_it_ends_with_the_connection() -> None:
+async def test_stream_over_http_1_0_then_it_ends_with_the_connection() -> None:
     async with within(RUNTIME) as port, connected(port) as wire:
         await wire.send(sized("Connection: keep-alive", body=STREAM, version="1.0"))
         reply = await wire.reply()
@@ -197,16 +193,14 @@ async def test_stream_when_the_client_speaks_http_1_0_then_it_ends_with_the_conn
         "nothing",
     ],
 )
-async def test_client_when_it_sends_no_more_then_what_is_complete_is_answered(
-    port: int, message: bytes, statuses: list[int]
-) -> None:
+async def test_half_closed_then_what_is_complete_is_answered(port: int, message: bytes, statuses: list[int]) -> None:
     async with connected(port) as wire:
         await wire.send(message)
         wire.writer.write_eof()
         assert [reply.status for reply in await wire.replies()] == statuses
 
 
-async def test_client_when_it_sends_no_more_and_waits_then_interim_answers_probe_it(
+async def test_half_closed_when_it_waits_then_it_is_probed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(closing, "PROBE_SECONDS", (0.01,))
@@ -230,7 +224,7 @@ async def test_client_when_it_sends_no_more_and_waits_then_interim_answers_probe
     assert last == 200
 
 
-async def test_client_when_it_has_gone_before_its_answer_then_the_replica_is_told(
+async def test_client_gone_before_its_answer_then_the_replica_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(closing, "PROBE_SECONDS", (0.01,))
@@ -252,7 +246,7 @@ async def test_client_when_it_has_gone_before_its_answer_then_the_replica_is_tol
         await until(lambda: not model.in_flight, "its place is free")
 
 
-async def test_server_when_it_stops_then_it_does_not_wait_for_who_lingers(port: int) -> None:
+async def test_server_when_it_stops_then_it_waits_for_no_lingering(port: int) -> None:
     """The fixture's end stops the server, which waits for its connections."""
     async with connected(port) as wire:
         await wire.send(b"garbage\r\n\r\n")

@@ -80,7 +80,7 @@ async def test_gateway_without_keys_then_only_this_machine_is_served(world: Worl
             assert (await send(world.port, request("GET", path, headers=fields))).status == 200, name
 
 
-async def test_gateway_without_keys_when_the_target_names_another_host_then_it_counts(world: World) -> None:
+async def test_gateway_without_keys_then_a_target_s_host_counts(world: World) -> None:
     raw = request("GET", "http://evil.example/v1/models")
     assert (await send(world.port, raw)).code == "host_not_allowed"
 
@@ -95,7 +95,7 @@ async def test_page_when_it_sends_a_prompt_then_no_model_is_woken(world: World) 
     assert not replica.requests
 
 
-async def test_gateway_with_keys_then_any_name_is_served_but_for_metrics(world: World) -> None:
+async def test_gateway_with_keys_then_only_metrics_are_guarded(world: World) -> None:
     await world.loop.key("key")
     fields = {"host": "evil.example", "origin": "https://evil.example", "authorization": "Bearer key"}
     while (await get(world.port, "/v1/models")).status != 401:
@@ -104,7 +104,7 @@ async def test_gateway_with_keys_then_any_name_is_served_but_for_metrics(world: 
     assert (await send(world.port, request("GET", "/metrics", headers=fields))).code == "host_not_allowed"
 
 
-async def test_metrics_on_a_port_of_this_machine_then_they_are_for_it_alone(world: World, tmp_path: Path) -> None:
+async def test_metrics_on_a_local_port_then_they_are_guarded(world: World, tmp_path: Path) -> None:
     port = free_port()
     gateway = Gateway(world.broker, tmp_path / "two", "--metrics-port", str(port), "--allowed-host", "mine.example")
     gateway.start()
