@@ -81,7 +81,7 @@ def test_people_when_they_have_a_namespaces_role_then_it_covers_models(
 @pytest.mark.parametrize(
     ("resource", "verbs", "names"),
     [
-        ("secrets", {"list", "watch", "patch"}, None),
+        ("secrets", {"list", "watch"}, None),
         ("secrets", {"get", "create", "patch", "delete"}, ["headrace-nats"]),
         ("persistentvolumeclaims", {"get", "create", "patch"}, ["headrace-models"]),
         ("modeldeployments", {"get", "list", "watch"}, None),

@@ -79,7 +79,7 @@ class KubernetesWorld:
         self._clock = clock
         self._recorder = Recorder(api, pod_name)
         self._job_events = JobEvents(api, clock)
-        self.key_warnings = KeyWarnings(api, self.index, self._recorder)
+        self.key_warnings = KeyWarnings(self.index, self._recorder)
         self._names = Names()
         self._fetchers = Fetchers()
         self._namespaces: Namespaces | None = None

@@ -10,7 +10,6 @@ import pytest
 from operator_room.operator_api import RecordingApi
 
 from headrace.api import vocabulary as v
-from headrace.reconcile.world import Manifest
 from headrace_operator.client import ApiError, ApiServer
 from headrace_operator.kinds import SECRET
 from headrace_operator.world import KubernetesWorld
@@ -52,11 +51,6 @@ class Keys:
             await asyncio.sleep(0)
         writing.cancel()
 
-    def warning(self, namespace: str) -> str | None:
-        found: Manifest = self.api.objects[SECRET.path(namespace, "app")]
-        annotation: str | None = (found["metadata"].get("annotations") or {}).get(v.WARNING_ANNOTATION)
-        return annotation
-
     def events(self) -> list[tuple[str, str, str]]:
         bodies = [body for (verb, _), body in zip(self.api.writes, self.api.bodies, strict=True) if verb == "create"]
         return [(body["involvedObject"]["kind"], body["metadata"]["namespace"], body["reason"]) for body in bodies]
@@ -67,33 +61,25 @@ def keys() -> Keys:
     return Keys()
 
 
-async def test_digest_when_copied_then_the_later_secret_has_a_warning_and_one_event(keys: Keys) -> None:
+async def test_digest_when_copied_then_the_later_secret_gets_one_event(keys: Keys) -> None:
     keys.put("team-b", age=1)
     keys.put("team-a", age=2)
     await keys.written()
-    keys.new_leader()
+    keys.put("team-c", age=3, digest="b" * 64)  # another change
     await keys.written()
-    assert keys.warning("team-b") is None
-    assert "opens nothing" in str(keys.warning("team-a"))
     assert keys.events() == [("Secret", "team-a", v.KEY_REJECTED)]
 
 
-async def test_warning_when_the_fault_is_mended_then_it_goes(keys: Keys) -> None:
-    keys.put("team-a", age=1, digest="nonsense")
-    await keys.written()
-    assert "data.sha256" in str(keys.warning("team-a"))
-    mended = keys.api.objects[SECRET.path("team-a", "app")]
-    mended["data"] = {"sha256": base64.b64encode(DIGEST.encode()).decode()}
-    keys.world.index.put({**mended, "metadata": {**mended["metadata"], "resourceVersion": "9999"}})
-    await keys.written()
-    assert keys.warning("team-a") is None
-    assert len(keys.events()) == 1
+async def test_fault_when_it_comes_again_then_it_is_reported_again(keys: Keys) -> None:
+    for version, (digest, events) in enumerate([("nonsense", 1), (DIGEST, 1), ("nonsense", 2)], start=1):
+        keys.put("team-a", age=1, digest=digest, version=version)
+        await keys.written()
+        assert len(keys.api.writes) == events
 
 
-async def test_warning_when_it_is_refused_then_it_is_written_with_the_next_change(keys: Keys) -> None:
+async def test_event_when_it_is_refused_then_the_next_is_written(keys: Keys) -> None:
     keys.put("team-a", age=1, digest="nonsense")
     keys.put("team-b", age=1, digest="nonsense")
     keys.api.errors = [ApiError(403, "no")]
     await keys.written()
-    assert keys.warning("team-b") is not None
-    assert keys.warning("team-a") is not None
+    assert keys.events()[-1] == ("Secret", "team-b", v.KEY_REJECTED)

@@ -25,8 +25,6 @@ COMPONENT_FETCH = "fetch"
 API_KEY_LABEL = "headrace.dev/api-key"
 """On a Secret that is an API key; its data: `sha256` (hex digest of the key) and optionally `models` (comma-separated
 public names that the key may call)."""
-WARNING_ANNOTATION = "headrace.dev/warning"
-"""On the Secret of an API key: why it opens nothing, or is not what its owner takes it for. The operator writes it."""
 PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
 """On a revision's Deployment: the public name that its pods serve, for as long as requests go to that revision."""
 ENGINE_MODEL_ANNOTATION = "headrace.dev/engine-model"

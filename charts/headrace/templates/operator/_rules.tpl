@@ -40,11 +40,10 @@ apply, whose request carries the name also when it creates. A claim that is ther
   resources: [pods/status]
   verbs: [patch]
 # API keys. It asks for Secrets with the label headrace.dev/api-key alone, but RBAC knows no labels: this lets it see
-# every Secret of the namespaces it serves. `watchNamespaces` bounds that. It patches one thing: the annotation
-# headrace.dev/warning, on a key that is broken or a copy of another.
+# every Secret of the namespaces it serves. `watchNamespaces` bounds that.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [list, watch, patch]
+  verbs: [list, watch]
 # The broker's credentials for the runtimes of a namespace.
 - apiGroups: [""]
   resources: [secrets]
