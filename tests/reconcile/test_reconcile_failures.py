@@ -155,7 +155,7 @@ def test_start_when_the_process_ended_once_then_its_last_words_are_told_while_it
     world.container(pod, {"running": {"startedAt": world.stamp()}}, restartCount=1, lastState=last_state(world, pod))
     world.look()
     assert world.says(v.READY) == ("False", v.STARTING)
-    assert "ended (exit code 1): NATS refuses the login" in world.condition(v.READY)["message"]
+    assert "exited (exit code 1): NATS refuses the login" in world.condition(v.READY)["message"]
 
 
 def test_deadline_when_its_process_has_ended_meanwhile_then_its_last_words_are_told() -> None:

@@ -77,7 +77,7 @@ def crashing() -> World:
     world = serving_world(replicas=1)
     world.remove_finished_jobs()
     (pod,) = world.runtimes()
-    world.crash(pod, "cannot read the model's file")
+    world.crash_loop(pod, "cannot read the model's file")
     world.look()
     world.look()
     assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
