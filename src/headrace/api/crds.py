@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from headrace.api.model_deployment import Spec
+from headrace.api.model_deployment_status import Status
 from headrace.api.rules import RULES
 from headrace.api.vocabulary import CATEGORY, GROUP, VERSION
 
@@ -44,7 +45,7 @@ def model_deployment_crd() -> dict[str, Any]:
             "kind": {"type": "string", "description": "Kind of this object."},
             "metadata": {"type": "object"},
             "spec": structural(Spec.model_json_schema(by_alias=True, mode="validation")),
-            "status": status_schema(),
+            "status": structural(Status.model_json_schema(by_alias=True, mode="validation")),
         },
     }
     for rule in RULES:
@@ -138,107 +139,6 @@ def _inlined(node: Schema, definitions: dict[str, Schema]) -> Schema:
         if alternative.get("type") != "null":
             target = _inlined(alternative, definitions)
     return {**target, **own}
-
-
-def status_schema() -> Schema:
-    """Return the schema of the status, which only the reconcile loop writes."""
-
-    def integer(description: str) -> Schema:
-        return {"type": "integer", "format": "int64", "description": description}
-
-    def string(description: str, length: int = 253) -> Schema:
-        return {"type": "string", "maxLength": length, "description": description}
-
-    condition = {
-        "type": "object",
-        "required": ["type", "status", "reason", "message", "lastTransitionTime"],
-        "properties": {
-            "type": string("Type of the condition.", 64),
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
-            "reason": string("CamelCase reason; part of the API.", 64),
-            "message": string("What is the case, for a person.", 1024),
-            "observedGeneration": integer("Generation that this was observed at."),
-            "lastTransitionTime": {"type": "string", "format": "date-time", "description": "Last change of status."},
-        },
-    }
-    revision = {
-        "type": "object",
-        "required": ["name"],
-        "properties": {
-            "name": string("Hash of the revision.", 63),
-            "weightPercent": integer("Share of new requests, percent."),
-            "replicas": integer("Wanted replicas."),
-            "readyReplicas": integer("Replicas that every gateway routes to."),
-            "failure": string("Why it is taken back as a canary: it gets no requests until the spec changes.", 64),
-        },
-    }
-    cold_start = {
-        "type": "object",
-        "description": "The last wake from zero, stage by stage.",
-        "properties": {
-            "startTime": {"type": "string", "format": "date-time", "description": "When it was asked for."},
-            "queuedMilliseconds": integer("How long the oldest request had waited by then."),
-            "podMilliseconds": integer("From then until the runtime spoke first."),
-            "readyMilliseconds": integer("From then until a gateway routed to it."),
-        },
-    }
-    start_failure = {
-        "type": "object",
-        "description": "Why the model last could not start; gone once a start succeeds.",
-        "properties": {
-            "observedGeneration": integer("Generation that failed: a changed spec is not blamed for it."),
-            "reason": string("CamelCase reason, as in the conditions.", 64),
-            "message": string("What happened, for a person.", 1024),
-        },
-    }
-    return {
-        "type": "object",
-        "description": "What is true.",
-        "properties": {
-            "observedGeneration": integer("Generation that this status is about."),
-            "url": string("Base URL of the gateway.", 2048),
-            "publicName": string("Public name that the resource has; nobody takes it away.", 128),
-            "replicas": integer("Replicas that exist."),
-            "readyReplicas": integer("Replicas that every gateway routes to."),
-            "specReplicas": integer("spec.replicas as last seen: tells when it is changed in vain."),
-            "selector": string("Label selector of the runtime's pods.", 1024),
-            "capabilities": {
-                "type": "array",
-                "maxItems": 16,
-                "description": "What the runtime can do for headrace; what is missing degrades by name.",
-                "x-kubernetes-list-type": "set",
-                "items": {"type": "string", "maxLength": 64},
-            },
-            "source": {
-                "type": "object",
-                "description": "The model's file as it was fetched.",
-                "properties": {
-                    "uri": string("URI without credentials.", 2048),
-                    "digest": string("SHA-256 of the file, enforced from now on.", 71),
-                    "path": string("Path in the model directory.", 1024),
-                    "bytes": integer("Size of the file."),
-                },
-            },
-            "revisions": {
-                "type": "array",
-                "maxItems": 16,
-                "description": "Revisions that exist, newest first.",
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-                "items": revision,
-            },
-            "lastColdStart": cold_start,
-            "startFailure": start_failure,
-            "conditions": {
-                "type": "array",
-                "maxItems": 16,
-                "description": "What holds and what does not, one entry per type.",
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-                "items": condition,
-            },
-        },
-    }
 
 
 def _columns() -> list[dict[str, Any]]:

@@ -9,21 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from headrace.api.parts import Part
 from headrace.api.quantity import Quantity
 
 Word = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=253)]
-
-
-class Part(BaseModel):
-    """Base of every part of a spec: camelCase outside, strict, and closed to unknown fields."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, frozen=True, use_enum_values=True
-    )
 
 
 class Source(Part):

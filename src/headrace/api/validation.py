@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from headrace.api.model_deployment import Part, Spec
+from headrace.api.model_deployment import Spec
+from headrace.api.parts import Part
 from headrace.api.rules import RULES
 from headrace.api.vocabulary import API_VERSION
 from headrace.errors import FieldError, InvalidResource
