@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
 from chart.chart_network import DNS, OUTSIDE, Peer, may_speak
 from chart.chart_rendering import EVERYTHING, NAMESPACE, SMALLEST, VARIANTS, WATCHED, Manifest, Rendered, render
+
+from headrace.kinds.registry import RESOURCE_KINDS, child_kinds
 
 ALLOWED_VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
@@ -74,29 +78,53 @@ def test_people_when_they_have_a_namespaces_role_then_it_covers_models(
     role = render().get("ClusterRole", name)
     prefix = "rbac.authorization.k8s.io/aggregate-to-"
     assert {label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)} == into
-    granted = {rule["resources"][0]: rule["verbs"] for rule in role["rules"]}
-    assert granted == {"modeldeployments": verbs, "modeldeployments/status": ["get"], "modeldeployments/scale": scale}
+    granted = {(rule["apiGroups"][0], each): rule["verbs"] for rule in role["rules"] for each in rule["resources"]}
+    expected: dict[tuple[str, str], list[str]] = {}
+    for resource in RESOURCE_KINDS.values():
+        group, plural = resource.kind.group, resource.kind.plural
+        expected |= {(group, plural): verbs, (group, f"{plural}/status"): ["get"]}
+        if resource.scalable:
+            expected[group, f"{plural}/scale"] = scale
+    assert granted == expected
 
 
-@pytest.mark.parametrize(
-    ("resource", "verbs", "names"),
-    [
-        ("secrets", {"list", "watch"}, None),
-        ("secrets", {"get", "create", "patch", "delete"}, ["headrace-nats"]),
-        ("persistentvolumeclaims", {"get", "create", "patch"}, ["headrace-models"]),
-        ("modeldeployments", {"get", "list", "watch"}, None),
-        ("modeldeployments/status", {"patch"}, None),
-        ("pods", {"get", "list", "watch"}, None),
-        ("pods/status", {"patch"}, None),
-        ("events", {"create", "list", "patch"}, None),
-    ],
-)
-def test_operator_when_it_serves_then_it_may_this_and_no_more(
-    resource: str, verbs: set[str], names: list[str] | None
-) -> None:
-    role = render().get("ClusterRole", "operator")
-    granted = [rule for rule in role["rules"] if resource in rule["resources"] and rule.get("resourceNames") == names]
-    assert [set(rule["verbs"]) for rule in granted] == [verbs]
+@dataclass(frozen=True)
+class Granted:
+    """What verbs are granted on: a resource of an API group, or one object of it."""
+
+    group: str
+    resource: str
+    name: str | None = None
+
+
+OWN_RIGHTS: dict[Granted, set[str]] = {
+    Granted("", "pods"): set(READS),
+    Granted("", "pods/status"): {"patch"},
+    Granted("", "secrets"): {"list", "watch"},
+    Granted("", "secrets", "headrace-nats"): {"get", "create", "patch", "delete"},
+    Granted("", "persistentvolumeclaims", "headrace-models"): {"get", "create", "patch"},
+    Granted("", "events"): {"create", "list", "patch"},
+}
+"""What the operator may do whatever kinds there are."""
+
+
+def test_operator_when_it_serves_then_it_may_what_the_registry_needs() -> None:
+    """It reads resources and writes their status, reads and writes the kinds of their children, and no more."""
+    expected = dict(OWN_RIGHTS)
+    for resource in RESOURCE_KINDS.values():
+        group, plural = resource.kind.group, resource.kind.plural
+        expected |= {
+            Granted(group, plural): set(READS),
+            Granted(group, f"{plural}/status"): {"patch"},
+            Granted(group, f"{plural}/finalizers"): {"update"},
+        }
+    for child in child_kinds():
+        expected[Granted(child.group, child.plural)] = {*READS, "create", "patch", "delete"}
+    granted: dict[Granted, set[str]] = {}
+    for rule in render().get("ClusterRole", "operator")["rules"]:
+        for group, plural, name in product(rule["apiGroups"], rule["resources"], rule.get("resourceNames", [None])):
+            granted.setdefault(Granted(group, plural, name), set()).update(rule["verbs"])
+    assert granted == expected
 
 
 def test_operator_when_it_serves_then_what_can_give_rights_or_look_inside_is_not_granted() -> None:

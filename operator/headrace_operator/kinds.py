@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.api.vocabulary import API_KEY_LABEL, API_VERSION, MANAGED_BY
+from headrace.api import kinds
+from headrace.api.kinds import Kind
+from headrace.api.vocabulary import API_KEY_LABEL, MANAGED_BY
+from headrace.kinds.registry import RESOURCE_KINDS, child_kinds
+
+MANAGED = f"{MANAGED_BY}=headrace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +19,12 @@ class Watched:
     api_version: str
     kind: str
     plural: str
-    selector: str | None = f"{MANAGED_BY}=headrace"
+    selector: str | None = MANAGED
+
+    @staticmethod
+    def of(kind: Kind, selector: str | None = MANAGED) -> Watched:
+        """Return which objects of a kind are watched: by default those that headrace made."""
+        return Watched(kind.api_version, kind.kind, kind.plural, selector)
 
     @property
     def group(self) -> str:
@@ -33,19 +43,13 @@ class Watched:
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name is not None else "")
 
 
-MODEL_DEPLOYMENT = Watched(API_VERSION, "ModelDeployment", "modeldeployments", None)
-POD = Watched("v1", "Pod", "pods")
-SECRET = Watched("v1", "Secret", "secrets", API_KEY_LABEL)
-CHILDREN = (
-    Watched("apps/v1", "Deployment", "deployments"),
-    Watched("batch/v1", "Job", "jobs"),
-    Watched("v1", "Service", "services"),
-    Watched("v1", "ServiceAccount", "serviceaccounts"),
-    Watched("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
-    Watched("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-)
-ALL: dict[str, Watched] = {each.kind: each for each in (MODEL_DEPLOYMENT, POD, SECRET, *CHILDREN)}
+RESOURCES = tuple(Watched.of(resource.kind, selector=None) for resource in RESOURCE_KINDS.values())
+POD = Watched.of(kinds.POD)
+SECRET = Watched.of(kinds.SECRET, API_KEY_LABEL)
+CHILDREN = tuple(Watched.of(kind) for kind in child_kinds())
+ALL: dict[str, Watched] = {each.kind: each for each in (*RESOURCES, POD, SECRET, *CHILDREN)}
 """By kind: those that we look at are distinct without their groups."""
+MODEL_DEPLOYMENT = ALL[kinds.MODEL_DEPLOYMENT.kind]
 CHILD_KINDS = frozenset(each.kind for each in CHILDREN)
-EVENT = Watched("v1", "Event", "events")
+EVENT = Watched.of(kinds.EVENT)
 CLAIM = Watched("v1", "PersistentVolumeClaim", "persistentvolumeclaims")

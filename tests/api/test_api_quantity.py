@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from kubernetes.utils import quantity as kubernetes
 from pydantic import ValidationError
 
-from headrace.api.crds import model_deployment_crd
 from headrace.api.model_deployment import Resources
 from headrace.api.quantity import PATTERN
-from headrace.api.validation import ModelDeployment, with_defaults
+from headrace.api.validation import SCHEMA as MODELS
+from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
+from headrace.kinds.crds import crd_of
+from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.reconcile.manifests.deployment import pod_spec
 from headrace.reconcile.world import Settings
 
 SETTINGS = Settings(gateway_url="http://g", nats_url="nats://n", models_directory="/models")
-SPEC = model_deployment_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+SPEC = crd_of(MODEL_DEPLOYMENT)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 SCHEMA = SPEC["properties"]["template"]["properties"]["resources"]["properties"]["limits"]["additionalProperties"]
 SUFFIXES = (
     "n",
@@ -122,7 +124,7 @@ def test_quantity_when_any_value_is_given_then_the_server_and_pydantic_agree(val
 
 def test_quantity_when_written_as_number_or_text_then_it_is_the_same_spec() -> None:
     """So it is the same revision: taking away quotes restarts nothing."""
-    assert with_defaults(resource(2)) == with_defaults(resource("2"))
+    assert MODELS.with_defaults(resource(2)) == MODELS.with_defaults(resource("2"))
 
 
 def test_quantity_when_it_has_a_point_and_no_quotes_then_the_fault_shows_how_to_write_it() -> None:

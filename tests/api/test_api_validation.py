@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace.api.validation import ModelDeployment, validate_update, with_defaults
+from headrace.api.validation import SCHEMA, ModelDeployment
 from headrace.errors import InvalidResource
 
 ROOT = Path(__file__).parents[2]
@@ -146,13 +146,14 @@ def test_resource_when_several_fields_are_wrong_then_all_are_named() -> None:
 
 
 def test_update_when_the_source_changes_then_it_is_accepted() -> None:
-    validate_update(with_defaults(GOOD), changed("spec.model.source.uri", "https://models.example/other.gguf"))
+    changed_source = changed("spec.model.source.uri", "https://models.example/other.gguf")
+    SCHEMA.validate(changed_source, SCHEMA.with_defaults(GOOD))
 
 
 def test_defaults_when_written_then_they_are_stable_and_valid() -> None:
-    defaulted = with_defaults(GOOD)
+    defaulted = SCHEMA.with_defaults(GOOD)
     assert defaulted["spec"]["scaling"]["coldStart"]["queueTimeoutSeconds"] == 300
-    assert with_defaults(defaulted) == defaulted
+    assert SCHEMA.with_defaults(defaulted) == defaulted
     assert ModelDeployment.parse(defaulted).spec == ModelDeployment.parse(GOOD).spec
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.api.kinds import KINDS
 from headrace.cli.client import ApiClient, error_of, path_of
 from headrace.errors import NotRunning
+from headrace.kinds.registry import KINDS
 
 CUT_OFF = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nhello\n\r\n"
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import headrace_llm.main
-from headrace.api.kinds import KINDS
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.commands.wait import _Goal, _Wait
 from headrace.cli.main import COMMANDS, main
 from headrace.cli.targets import UnknownKind, target_of
+from headrace.kinds.columns import age
+from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome
 
 
@@ -241,7 +242,7 @@ def test_target_when_it_cannot_be_meant_then_the_error_helps(words: list[str]) -
     ("seconds", "text"), [(0, "0s"), (90, "90s"), (121, "2m"), (7200, "2h"), (3 * 86400, "3d"), (-5, "0s")]
 )
 def test_age_when_printed_then_it_is_kubectl_s(seconds: int, text: str) -> None:
-    assert output.age("2026-01-01T00:00:00Z", 1767225600 + seconds) == text
+    assert age("2026-01-01T00:00:00Z", 1767225600 + seconds) == text
 
 
 def _change(kind: str, reason: str, message: str, created: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from headrace.api.validation import with_defaults
+from headrace.api.validation import SCHEMA
 from headrace.control.world import Changed, ChildRefused
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
@@ -87,7 +87,7 @@ class DictWorld:
 
     def add(self) -> None:
         """Add the example."""
-        manifest: dict[str, Any] = with_defaults(yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text()))
+        manifest: dict[str, Any] = SCHEMA.with_defaults(yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text()))
         manifest["metadata"].update(uid="u1", generation=1, creationTimestamp="2026-01-01T00:00:00Z")
         self.resources[KEY] = manifest
         self.tell(KEY)

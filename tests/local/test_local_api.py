@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
-from headrace.api.kinds import KINDS
 from headrace.api.vocabulary import API_KEY_LABEL
 from headrace.cli.client import ApiClient
 from headrace.environment import NATS_SECRET
 from headrace.errors import HeadraceError, InvalidResource, NotFound
+from headrace.kinds.registry import KINDS
 from headrace.local.api import MAX_BODY_BYTES, Api
 from headrace.local.api_server import ApiServer
 from headrace.local.api_shapes import REDACTED

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from local.local_instance import SECONDS, SUSPENDED, Up, models, processes_of, until
 
-from headrace.api.kinds import KINDS
+from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome, Record
 from headrace.local.leftovers import LIFE_VARIABLE
 

@@ -15,11 +15,11 @@ import yaml
 from disks import fill, small_disk
 from local.local_instance import SECONDS, SUSPENDED, Up, get, models, until
 
-from headrace.api.kinds import KINDS
 from headrace.cli.client import ApiClient
 from headrace.cli.main import main
-from headrace.cli.output import condition
 from headrace.errors import NoSpace
+from headrace.kinds.columns import condition
+from headrace.kinds.registry import KINDS
 
 MODELS = KINDS["ModelDeployment"]
 PUBLIC_NAME = "org/llama3.1:8b"

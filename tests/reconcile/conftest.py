@@ -1,4 +1,4 @@
-"""Every status that the rule writes in these tests is one that the CRD's schema allows."""
+"""What holds of every outcome in these tests: the record of the kind names all that it writes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import pytest
 from reconcile import reconcile_world
 
 from headrace.api.model_deployment_status import Status
-from headrace.reconcile.model_deployment import Memory, reconcile
+from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
+from headrace.reconcile.model_deployment import reconcile
 from headrace.reconcile.world import Outcome
+
+CHILDREN = {kind.kind for kind in MODEL_DEPLOYMENT.children}
 
 
 @pytest.fixture(autouse=True)
-def valid_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validate the status of each outcome against the model: an API server drops unknown fields without a word."""
+def recorded_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold the status to its model, and the children to the kinds that the operator watches and may write.
 
-    def checked(*arguments: Any) -> Outcome[Memory]:
+    An API server drops unknown fields of a status without an error.
+    """
+
+    def checked(*arguments: Any) -> Outcome[Any]:
         outcome = reconcile(*arguments)
         Status.model_validate(outcome.status)
+        assert {child.key.kind for child in outcome.children} <= CHILDREN
         return outcome
 
     monkeypatch.setattr(reconcile_world, "reconcile", checked)

@@ -1,4 +1,4 @@
-"""The kinds of object that the local API and the command line know."""
+"""How kinds are named: those of Kubernetes that headrace handles, and its own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ class Kind:
     singular: str
     short_names: tuple[str, ...] = ()
 
+    @property
+    def group(self) -> str:
+        """The API group; empty for the core."""
+        return self.api_version.rpartition("/")[0]
 
-KINDS: dict[str, Kind] = {
-    kind.kind: kind
-    for kind in (
-        Kind(API_VERSION, "ModelDeployment", "modeldeployments", "modeldeployment", ("mdep",)),
-        Kind("apps/v1", "Deployment", "deployments", "deployment", ("deploy",)),
-        Kind("batch/v1", "Job", "jobs", "job"),
-        Kind("v1", "Pod", "pods", "pod", ("po",)),
-        Kind("v1", "Service", "services", "service", ("svc",)),
-        Kind("v1", "ConfigMap", "configmaps", "configmap", ("cm",)),
-        Kind("v1", "Secret", "secrets", "secret"),
-        Kind("v1", "Event", "events", "event", ("ev",)),
-    )
-}
+    @property
+    def version(self) -> str:
+        """The version in the group."""
+        return self.api_version.rpartition("/")[2]
 
-USER_KINDS = frozenset({"ModelDeployment", "Secret", "ConfigMap"})
-"""Kinds that a user makes; the others are made by headrace and only read."""
+
+MODEL_DEPLOYMENT = Kind(API_VERSION, "ModelDeployment", "modeldeployments", "modeldeployment", ("mdep",))
+
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", "deployment", ("deploy",))
+JOB = Kind("batch/v1", "Job", "jobs", "job")
+POD = Kind("v1", "Pod", "pods", "pod", ("po",))
+SERVICE = Kind("v1", "Service", "services", "service", ("svc",))
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps", "configmap", ("cm",))
+SECRET = Kind("v1", "Secret", "secrets", "secret")
+EVENT = Kind("v1", "Event", "events", "event", ("ev",))
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", "serviceaccount", ("sa",))
+POD_DISRUPTION_BUDGET = Kind(
+    "policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget", ("pdb",)
+)
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", "networkpolicy", ("netpol",))

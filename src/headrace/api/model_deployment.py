@@ -1,6 +1,6 @@
 """ModelDeployment v1alpha1: one served model, small enough to fit a screen.
 
-These classes are the single source of the CRD's schema (`headrace.api.crds`), its defaults and its descriptions.
+These classes are the single source of the CRD's schema (`headrace.kinds.crds`), its defaults and its descriptions.
 Strings and lists are bounded, because an API server must bound what its CEL rules may cost. Rules between fields are in
 `headrace.api.rules`.
 """

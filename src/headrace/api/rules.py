@@ -1,6 +1,6 @@
 """Rules between fields, each written once as CEL (for the API server) and once in Python (for everybody else).
 
-`headrace.api.crds` puts the CEL half into the CRD; `headrace.api.validation` runs the Python half; a property test
+`headrace.kinds.crds` puts the CEL half into the CRD; `headrace.api.schema` runs the Python half; a property test
 holds that they agree. Standard CEL only: what an old API server or another evaluator lacks (isURL, split, `.?`,
 quantities) stays out.
 """

@@ -1,27 +1,22 @@
-"""From a manifest to a valid ModelDeployment, or to errors that name each field.
-
-The same checks as the API server's (schema and CEL), so that `headrace apply`, the local API and the operator's
-`Accepted` condition say the same.
-"""
+"""A valid ModelDeployment, and the schema that says what one is."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
+from headrace.api.kinds import MODEL_DEPLOYMENT
 from headrace.api.model_deployment import Spec
-from headrace.api.parts import Part
+from headrace.api.model_deployment_status import Status
 from headrace.api.rules import RULES
-from headrace.api.vocabulary import API_VERSION
-from headrace.errors import FieldError, InvalidResource
+from headrace.api.schema import Manifest, Schema
 
-Manifest = dict[str, Any]
+SCHEMA = Schema(
+    kind=MODEL_DEPLOYMENT,
+    description="One served model: where its file comes from, what runs it, and how it follows demand.",
+    spec=Spec,
+    status=Status,
+    rules=RULES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +39,7 @@ class ModelDeployment:
     @staticmethod
     def parse(manifest: Manifest) -> ModelDeployment:
         """Return the resource; raises InvalidResource with every fault found."""
-        faults = list(_faults(manifest, None))
-        if faults:
-            raise _invalid(manifest, faults)
+        SCHEMA.validate(manifest)
         metadata = manifest["metadata"]
         return ModelDeployment(
             namespace=metadata.get("namespace", "default"),
@@ -56,144 +49,3 @@ class ModelDeployment:
             created=metadata.get("creationTimestamp", ""),
             spec=Spec.model_validate(manifest["spec"]),
         )
-
-
-def validate_update(old: Manifest, new: Manifest) -> None:
-    """Check a change; raises InvalidResource with every fault found, also those of the new object itself."""
-    faults = list(_faults(new, old))
-    if faults:
-        raise _invalid(new, faults)
-
-
-def with_defaults(manifest: Manifest) -> Manifest:
-    """Return the manifest with the defaults written into its spec, as an API server stores it.
-
-    The manifest must be valid.
-    """
-    defaulted = deepcopy(manifest)
-    defaulted["metadata"].setdefault("namespace", "default")
-    spec = Spec.model_validate(defaulted["spec"])
-    defaulted["spec"] = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return defaulted
-
-
-def _invalid(manifest: Manifest, faults: list[FieldError]) -> InvalidResource:
-    metadata = manifest.get("metadata")
-    name = metadata.get("name", "?") if isinstance(metadata, dict) else "?"
-    return InvalidResource(f"modeldeployment {name} is invalid", causes=tuple(faults))
-
-
-def _faults(manifest: Manifest, old: Manifest | None) -> Iterator[FieldError]:
-    schema = list(_schema_faults(manifest))
-    yield from schema
-    if not schema:
-        yield from rule_faults(manifest, old)
-
-
-def _schema_faults(manifest: Manifest) -> Iterator[FieldError]:
-    if manifest.get("apiVersion") != API_VERSION:
-        yield FieldError("apiVersion", f"must be {API_VERSION}")
-    if manifest.get("kind") != "ModelDeployment":
-        yield FieldError("kind", "must be ModelDeployment")
-    metadata = manifest.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
-        yield FieldError("metadata.name", "is required")
-    if not isinstance(manifest.get("spec"), dict):
-        yield FieldError("spec", "is required")
-        return
-    for unknown in sorted(manifest.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}):
-        yield FieldError(unknown, "unknown field")
-    try:
-        Spec.model_validate(manifest["spec"])
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            yield _fault_of(detail)
-
-
-def rule_faults(manifest: Manifest, old: Manifest | None) -> Iterator[FieldError]:
-    """Yield the rules that a manifest of sound schema breaks; `old` is the stored object in an update."""
-    new_values = with_defaults(manifest)
-    old_values = with_defaults(old) if old is not None else None
-    for rule in RULES:
-        before = next((value for _, value in _at(old_values, rule.path)), None) if old_values is not None else None
-        if rule.transition and before is None:
-            continue
-        for path, value in _at(new_values, rule.path):
-            if not rule.check(value, before):
-                said = f"{value[rule.field]} {rule.message}" if rule.quotes else rule.message
-                yield FieldError(f"{path}.{rule.field}" if path else rule.field, said)
-
-
-def _at(manifest: Manifest, path: str) -> Iterator[tuple[str, Manifest]]:
-    """Yield the value at a rule's path, or each item of the list there, with its own path; nothing if it is absent."""
-    names = path.removesuffix("[]")
-    value: Any = manifest
-    for step in names.split(".") if names else ():
-        value = value.get(step)
-        if value is None:
-            return
-    if path.endswith("[]"):
-        yield from ((f"{names}[{index}]", item) for index, item in enumerate(value))
-    else:
-        yield names, value
-
-
-def _fault_of(detail: ErrorDetails) -> FieldError:
-    field = "spec"
-    for step in detail["loc"]:
-        field += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return FieldError(field, _message_of(detail))
-
-
-def _message_of(detail: ErrorDetails) -> str:
-    """Say what is allowed, in the words of the resource rather than of the library."""
-    context = detail.get("ctx", {})
-    match detail["type"]:
-        case "missing":
-            return "is required"
-        case "extra_forbidden":
-            return _unknown_field(detail)
-        case "literal_error":
-            return f"must be {context['expected']}, not {detail['input']!r}"
-        case "string_pattern_mismatch":
-            return f"{detail['input']!r} does not match {context['pattern']}"
-        case "greater_than_equal":
-            return f"must be at least {context['ge']}, not {detail['input']}"
-        case "less_than_equal":
-            return f"must be at most {context['le']}, not {detail['input']}"
-        case "int_type" | "string_type" | "bool_type" | "dict_type" | "list_type" | "model_type" as expected:
-            wanted = _JSON_TYPES[expected.removesuffix("_type")]
-            return f"must be {wanted}, not {type(detail['input']).__name__} {detail['input']!r:.40}"
-        case _:
-            return detail["msg"][0].lower() + detail["msg"][1:]
-
-
-_JSON_TYPES = {
-    "int": "a whole number",
-    "string": "a string",
-    "bool": "true or false",
-    "dict": "a mapping",
-    "list": "a list",
-    "model": "a mapping",
-}
-
-
-def _unknown_field(detail: ErrorDetails) -> str:
-    part: type[BaseModel] = Spec
-    for step in detail["loc"][:-1]:
-        part = _part_of(part, step)
-    known = [field.alias or name for name, field in part.model_fields.items()]
-    close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-    return "unknown field" + (f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}")
-
-
-def _part_of(part: type[BaseModel], step: int | str) -> type[BaseModel]:
-    """Return the class of a field, looking through Optional and list."""
-    if isinstance(step, int):
-        return part
-    for field in part.model_fields.values():
-        if field.alias == step:
-            for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
-                if isinstance(candidate, type) and issubclass(candidate, Part):
-                    return candidate
-    return part

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
-from headrace.api.kinds import KINDS, Kind
+from headrace.api.kinds import Kind
 from headrace.errors import (
     SYSTEM_FAULTS,
     FieldError,
@@ -24,6 +24,7 @@ from headrace.errors import (
     NotRunning,
     shortened,
 )
+from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome, home_fault
 from headrace.local.unix_socket import address_of
 

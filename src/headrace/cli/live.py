@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 
-from headrace.api.kinds import KINDS
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.errors import HeadraceError
+from headrace.kinds.columns import Object, condition
+from headrace.kinds.registry import KINDS
 
 RETRY_SECONDS = 0.5
 _LEFT_OUT = ("URL", "RUNTIME", "AGE")
@@ -25,7 +26,7 @@ class LiveView:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
-        self._objects: dict[str, output.Object] = {}
+        self._objects: dict[str, Object] = {}
         self._drawn: list[str] = []
         self._said: dict[str, str] = {}
         self._paused = threading.Event()
@@ -47,7 +48,7 @@ class LiveView:
             except (HeadraceError, OSError, ValueError):
                 time.sleep(RETRY_SECONDS)  # it is stopping, or we were too slow for the watch
 
-    def _show(self, change: str, obj: output.Object) -> None:
+    def _show(self, change: str, obj: Object) -> None:
         metadata = obj["metadata"]
         key = f"{metadata['namespace']}/{metadata['name']}"
         if change == "DELETED":
@@ -72,8 +73,8 @@ class LiveView:
         sys.stdout.flush()
         self._drawn = lines
 
-    def _say(self, key: str, change: str, obj: output.Object) -> None:
-        ready = output.condition(obj, "Ready")
+    def _say(self, key: str, change: str, obj: Object) -> None:
+        ready = condition(obj, "Ready")
         text = "deleted" if change == "DELETED" else f"{ready.get('reason', 'Pending')}: {ready.get('message', '')}"
         step = re.sub(r"\d+%.*", "", text)  # a line for each percent would be noise in a file
         if self._said.get(key) != step:

@@ -1,35 +1,22 @@
-"""How objects are printed: kubectl's tables, ages and formats."""
+"""How objects are printed: kubectl's tables and formats."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from headrace.api.kinds import Kind
-
-Object = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table; `wide` ones show with `-o wide` only."""
-
-    title: str
-    value: Callable[[Object], str]
-    wide: bool = False
+from headrace.kinds.columns import AGE, NAME, Column, Object, age, replicas
+from headrace.kinds.registry import RESOURCE_KINDS
 
 
 def columns_of(kind: Kind, *, wide: bool, all_namespaces: bool) -> list[Column]:
     """Return the columns in which objects of a kind are listed."""
     columns = [Column("NAMESPACE", lambda o: str(o["metadata"]["namespace"]))] if all_namespaces else []
-    specific = _COLUMNS.get(kind.kind)
-    columns += specific if specific is not None else [NAME, AGE]
+    resource = RESOURCE_KINDS.get(kind.kind)
+    columns += resource.columns if resource is not None else _COLUMNS.get(kind.kind, [NAME, AGE])
     return [column for column in columns if wide or not column.wide]
 
 
@@ -47,25 +34,6 @@ def dump(obj: Object, output: str) -> str:
     import yaml  # noqa: PLC0415 - 30 ms that a table does not need
 
     return str(yaml.safe_dump(obj, sort_keys=False)).rstrip()
-
-
-def age(timestamp: str | None, now: float | None = None) -> str:
-    """Return how long ago an RFC 3339 time was, as kubectl writes it: 12s, 5m, 3h, 2d."""
-    if not timestamp:
-        return "<none>"
-    seconds = int((time.time() if now is None else now) - datetime.fromisoformat(timestamp).timestamp())
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit}"
-    return f"{max(seconds, 0)}s"
-
-
-def condition(obj: Object, type_: str) -> Object:
-    """Return a condition of an object, or an empty one."""
-    for item in obj.get("status", {}).get("conditions", []):
-        if item["type"] == type_:
-            return dict(item)
-    return {}
 
 
 def public_name(model: Object) -> str:
@@ -132,11 +100,6 @@ def _restarts(pod: Object) -> str:
     return str(sum(s.get("restartCount", 0) for s in pod.get("status", {}).get("containerStatuses", [])))
 
 
-def _replicas(obj: Object) -> str:
-    status = obj.get("status", {})
-    return f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}"
-
-
 def _job_status(job: Object) -> str:
     conditions = [c["type"] for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"]
     return str(conditions[0]) if conditions else "Running"
@@ -147,20 +110,7 @@ def _event_object(event: Object) -> str:
     return f"{str(involved.get('kind', '')).lower()}/{involved.get('name', '')}"
 
 
-NAME = Column("NAME", lambda o: str(o["metadata"]["name"]))
-AGE = Column("AGE", lambda o: age(o["metadata"].get("creationTimestamp")))
-_COLUMNS: dict[str, list[Column]] = {
-    "ModelDeployment": [
-        NAME,
-        Column("READY", lambda o: str(condition(o, "Ready").get("status", "Unknown"))),
-        Column("REASON", lambda o: str(condition(o, "Ready").get("reason", ""))),
-        Column("RUNTIME", lambda o: str(o["spec"].get("runtime", {}).get("type", ""))),
-        Column("REPLICAS", _replicas),
-        Column("URL", lambda o: str(o.get("status", {}).get("url", ""))),
-        AGE,
-        Column("MODEL", lambda o: str(o.get("status", {}).get("publicName", "")), wide=True),
-        Column("MESSAGE", lambda o: str(condition(o, "Ready").get("message", "")), wide=True),
-    ],
+_COLUMNS: dict[str, list[Column]] = {  # of Kubernetes' kinds; those of ours are in the registry
     "Pod": [
         NAME,
         Column("READY", _containers_ready),
@@ -169,7 +119,7 @@ _COLUMNS: dict[str, list[Column]] = {
         AGE,
         Column("IP", lambda o: str(o.get("status", {}).get("podIP", "<none>")), wide=True),
     ],
-    "Deployment": [NAME, Column("READY", _replicas), AGE],
+    "Deployment": [NAME, Column("READY", replicas), AGE],
     "Job": [
         NAME,
         Column("STATUS", _job_status),

@@ -6,9 +6,10 @@ import argparse
 import re
 from dataclasses import dataclass
 
-from headrace.api.kinds import KINDS, Kind
+from headrace.api.kinds import Kind
 from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.errors import HeadraceError
+from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from headrace.api.kinds import KINDS, Kind
+from headrace.api.kinds import Kind
 from headrace.errors import HeadraceError, InvalidResource
+from headrace.kinds.registry import KINDS
 from headrace.reconcile.world import Manifest
 
 REDACTED = "<redacted>"
 """In place of every value of a Secret: what is written is never read back through the API."""
-
-_BY_PATH = {(kind.api_version, kind.plural): kind for kind in KINDS.values()}
 
 
 class BadRequest(HeadraceError):
@@ -46,7 +45,7 @@ class ReadOnly(HeadraceError):
 
 def kind_at(api_version: str, plural: str) -> Kind | None:
     """Return the kind that a path names."""
-    return _BY_PATH.get((api_version, plural))
+    return next((kind for kind in KINDS.values() if (kind.api_version, kind.plural) == (api_version, plural)), None)
 
 
 def shown(manifest: Manifest) -> Manifest:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from headrace.api import vocabulary as v
-from headrace.api.validation import ModelDeployment, validate_update, with_defaults
 from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
 from headrace.control.naming import Names
 from headrace.control.world import Changed
 from headrace.errors import NotFound, SystemFault, UnsupportedKind
+from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
@@ -73,7 +73,7 @@ class LocalCluster:
             left.unlink()
         self._store = Store(self._database)
         for manifest in self._store.objects():
-            self.index.put(_unobserved(manifest) if manifest["kind"] == "ModelDeployment" else manifest)
+            self.index.put(_unobserved(manifest) if manifest["kind"] in RESOURCE_KINDS else manifest)
         for event in self._store.events():
             self.index.put(event)
 
@@ -106,12 +106,10 @@ class LocalCluster:
         """
         before = self.index.get(ObjectKey.of(manifest))
         wanted = {name: value for name, value in manifest.items() if name != "status"}
-        if manifest["kind"] == "ModelDeployment":
-            if before is None:
-                ModelDeployment.parse(manifest)
-            else:
-                validate_update(before, manifest)
-            wanted = with_defaults(wanted)
+        if (resource := RESOURCE_KINDS.get(manifest["kind"])) is not None:
+            schema = resource.schema()
+            schema.validate(manifest, before)
+            wanted = schema.with_defaults(wanted)
         merged = _merged(wanted, before)
         if dry_run or merged == before:
             return merged, before
@@ -330,9 +328,8 @@ def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
 def _unobserved(resource: Manifest) -> Manifest:
     """Return a stored resource as nobody has looked at it yet: what was recorded stays, conditions are Unknown."""
     kept = {name: resource["status"][name] for name in _KEPT_OF_STATUS if name in resource.get("status", {})}
-    unknown = [
-        Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in v.CONDITIONS
-    ]
+    types = RESOURCE_KINDS[resource["kind"]].conditions
+    unknown = [Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in types]
     generation = resource["metadata"]["generation"]
     return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}
 

@@ -1,6 +1,6 @@
 """What a user may do with the objects of an instance: see all of them, and change those that users make.
 
-The cluster checks a ModelDeployment by its own rules. What an API server checks of every object, and of Secrets and
+The cluster checks a resource by the schema of its kind. What an API server checks of every object, and of Secrets and
 ConfigMaps, is checked here, before anything of it reaches the cluster.
 """
 
@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.api.kinds import KINDS, USER_KINDS, Kind
+from headrace.api.kinds import Kind
 from headrace.api.vocabulary import API_KEY_LABEL
 from headrace.broker.config import LABEL
 from headrace.environment import NATS_SECRET
 from headrace.errors import FieldError, InvalidResource, NotFound
+from headrace.kinds.registry import KINDS, RESOURCE_KINDS, user_kinds
 from headrace.local.api_shapes import ReadOnly
 from headrace.local.cluster import LocalCluster
 from headrace.local.index import Change, ObjectKey
@@ -59,7 +60,7 @@ class Objects:
 
     def namespaces(self) -> set[str]:
         """Return the namespaces that have an object."""
-        return {obj["metadata"]["namespace"] for kind in USER_KINDS for obj in self._cluster.index.list(kind)}
+        return {obj["metadata"]["namespace"] for kind in user_kinds() for obj in self._cluster.index.list(kind)}
 
     def watch(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
         """Yield what is there (as ADDED), then every change."""
@@ -74,7 +75,7 @@ class Objects:
     def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Applied:
         """Make an object of the user be as described. Raises InvalidResource, with every fault, or ReadOnly."""
         kind = _user_kind(manifest.get("kind"))
-        faults = [*_metadata_faults(manifest), *_CHECKS[kind.kind](manifest)]
+        faults = [*_metadata_faults(manifest), *_CHECKS.get(kind.kind, _no_faults)(manifest)]
         if faults:
             raise InvalidResource(f"{kind.singular} is invalid", causes=tuple(faults))
         wanted = _with_string_data(manifest)
@@ -84,8 +85,9 @@ class Objects:
         return Applied(now, created=before is None, changed=now != before)
 
     def scale(self, kind: Kind, namespace: str, name: str, replicas: int) -> Manifest:
-        """Set spec.replicas of a ModelDeployment; return it as it is then."""
-        if kind.kind != "ModelDeployment":
+        """Set spec.replicas of a resource; return it as it is then."""
+        resource = RESOURCE_KINDS.get(kind.kind)
+        if resource is None or not resource.scalable:
             raise ReadOnly(f"{kind.plural} are scaled by headrace", hint="Scale their ModelDeployment")
         found = self.get(kind, namespace, name)
         return self.apply({**found, "spec": {**found["spec"], "replicas": replicas}}).manifest
@@ -101,9 +103,9 @@ class Objects:
 
 def _user_kind(word: object) -> Kind:
     kind = KINDS.get(word) if isinstance(word, str) else None
-    if kind is None or kind.kind not in USER_KINDS:
+    if kind is None or kind.kind not in user_kinds():
         what = kind.plural if kind is not None else f"objects of kind {word!r}"
-        known = ", ".join(sorted(USER_KINDS))
+        known = ", ".join(sorted(user_kinds()))
         raise ReadOnly(f"{what} are not made by users here", hint=f"Apply one of {known}")
     return kind
 
@@ -153,13 +155,12 @@ def _config_map_faults(manifest: Manifest) -> Iterator[FieldError]:
 
 
 def _no_faults(manifest: Manifest) -> Iterator[FieldError]:
-    """A ModelDeployment is checked by the cluster, against the one that is there."""
+    """A resource is checked by the cluster, against the one that is there."""
     del manifest
     return iter(())
 
 
 _CHECKS: dict[str, Callable[[Manifest], Iterator[FieldError]]] = {
-    "ModelDeployment": _no_faults,
     "Secret": _secret_faults,
     "ConfigMap": _config_map_faults,
 }

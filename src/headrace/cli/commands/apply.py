@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.api.kinds import KINDS, USER_KINDS, Kind
+from headrace.api.kinds import Kind
 from headrace.cli.manifests import Document, line_of, read
 from headrace.cli.targets import UnknownKind, add_namespace, client_of, nearest_kind
 from headrace.errors import InvalidResource
+from headrace.kinds.registry import KINDS, user_kinds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def kind_of(document: Document) -> Kind:
     if kind is None:
         meant = nearest_kind(word)
         guess = f"Did you mean {meant.kind}? " if meant is not None else ""
-        known = ", ".join(f"{KINDS[name].api_version} {name}" for name in sorted(USER_KINDS))
+        known = ", ".join(f"{kind.api_version} {name}" for name, kind in sorted(user_kinds().items()))
         raise UnknownKind(
             f"{document.path}:{line_of(document.node, 'kind')}: {word} is not a kind that headrace knows",
             hint=f"{guess}There are: {known}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from headrace.api.kinds import KINDS
 from headrace.api.vocabulary import MODEL_LABEL
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import add_namespace, add_target, client_of, target_of
+from headrace.kinds.columns import Column, Object, age
+from headrace.kinds.registry import KINDS
 
 LAST_EVENTS = 20
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Name:       {metadata['name']}")
     print(f"Namespace:  {metadata['namespace']}")
     print(f"Kind:       {obj['kind']} ({obj['apiVersion']})")
-    print(f"Age:        {output.age(metadata.get('creationTimestamp'))}")
+    print(f"Age:        {age(metadata.get('creationTimestamp'))}")
     print("\nSpec:")
     print(_indented(output.dump(obj.get("spec", {}), "yaml")))
     rest = {key: value for key, value in status.items() if key != "conditions"}
@@ -45,11 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 _CONDITION_COLUMNS = [
-    output.Column("TYPE", lambda c: str(c["type"])),
-    output.Column("STATUS", lambda c: str(c["status"])),
-    output.Column("REASON", lambda c: str(c.get("reason", ""))),
-    output.Column("SINCE", lambda c: output.age(c.get("lastTransitionTime"))),
-    output.Column("MESSAGE", lambda c: str(c.get("message", ""))),
+    Column("TYPE", lambda c: str(c["type"])),
+    Column("STATUS", lambda c: str(c["status"])),
+    Column("REASON", lambda c: str(c.get("reason", ""))),
+    Column("SINCE", lambda c: age(c.get("lastTransitionTime"))),
+    Column("MESSAGE", lambda c: str(c.get("message", ""))),
 ]
 
 
@@ -64,7 +65,7 @@ def _describe_pods(client: ApiClient, namespace: str, model: str) -> None:
     print(_indented("\n".join(output.table(columns, pods)) if pods else "none"))
 
 
-def _describe_events(client: ApiClient, namespace: str, obj: output.Object) -> None:
+def _describe_events(client: ApiClient, namespace: str, obj: Object) -> None:
     events = [
         event
         for event in client.get(KINDS["Event"], namespace)["items"]

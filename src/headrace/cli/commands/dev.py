@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the action."""
     assert arguments.action == "crds"
-    from headrace.api.crds import CRD_DIRECTORY, write  # noqa: PLC0415 - pydantic, which no other command waits for
+    from headrace.kinds.crds import CRD_DIRECTORY, write  # noqa: PLC0415 - pydantic, which no other command waits for
 
     for path in write():
         print(f"wrote {path.relative_to(CRD_DIRECTORY.parent)}")

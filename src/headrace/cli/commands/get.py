@@ -8,6 +8,7 @@ import sys
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import Target, add_namespace, add_target, client_of, target_of
+from headrace.kinds.columns import AGE
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def _watch(client: ApiClient, target: Target, namespace: str | None, form: str |
             continue
         key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
         # An event that happens again looks as it did, but for its time.
-        looks = [column.value(obj) for column in columns if column is not output.AGE] + [output.last_seen(obj)]
+        looks = [column.value(obj) for column in columns if column is not AGE] + [output.last_seen(obj)]
         if change["type"] == "DELETED":
             seen.pop(key, None)
         elif seen.get(key) == looks:

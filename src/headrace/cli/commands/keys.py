@@ -6,12 +6,13 @@ import argparse
 import base64
 import sys
 
-from headrace.api.kinds import KINDS
 from headrace.api.vocabulary import API_KEY_LABEL, GROUP
 from headrace.cli import output
 from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.cli.targets import add_namespace, client_of
 from headrace.errors import HeadraceError, NotFound
+from headrace.kinds.columns import AGE, NAME, Column, Object
+from headrace.kinds.registry import KINDS
 from headrace.routes.api_keys import digest_of, new_key
 
 MODELS_ANNOTATION = f"{GROUP}/models"
@@ -104,7 +105,7 @@ def _revoke(client: ApiClient, namespace: str, name: str) -> int:
     return 0
 
 
-def _keys(client: ApiClient, namespace: str | None) -> list[output.Object]:
+def _keys(client: ApiClient, namespace: str | None) -> list[Object]:
     """Return the keys of a namespace, or (None) of all: as long as there is any, every request needs one."""
     return [secret for secret in client.get(KINDS["Secret"], namespace)["items"] if _is_key(secret)]
 
@@ -113,15 +114,15 @@ def _option(namespace: str) -> str:
     return "" if namespace == DEFAULT_NAMESPACE else f" -n {namespace}"
 
 
-def _models(key: output.Object) -> str:
+def _models(key: Object) -> str:
     """Return the models that a key opens. Which ones is not told of a Secret that was made elsewhere."""
     if "models" not in (key.get("data") or {}):
         return "all"
     return str(key["metadata"].get("annotations", {}).get(MODELS_ANNOTATION, "some"))
 
 
-_COLUMNS = [output.NAME, output.Column("MODELS", _models), output.AGE]
+_COLUMNS = [NAME, Column("MODELS", _models), AGE]
 
 
-def _is_key(secret: output.Object) -> bool:
+def _is_key(secret: Object) -> bool:
     return API_KEY_LABEL in secret["metadata"].get("labels", {})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.api.kinds import KINDS
 from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LABEL
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import UnknownKind, add_namespace, client_of, count, target_of
 from headrace.errors import NotFound
+from headrace.kinds.registry import KINDS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

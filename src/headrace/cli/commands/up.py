@@ -20,6 +20,7 @@ from headrace.cli.live import LiveView
 from headrace.cli.manifests import Document
 from headrace.cli.targets import add_namespace
 from headrace.errors import CannotStart, InvalidResource, NotRunning
+from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.local.home import InstanceHome, Record
 
 DETACH_SECONDS = 60.0
@@ -82,14 +83,13 @@ def _port(text: str) -> int:
 
 def _check(documents: list[Document]) -> None:
     """Refuse what is wrong before anything is started, with file and line."""
-    from headrace.api.validation import ModelDeployment  # noqa: PLC0415 - pydantic; see run
-
     faulty = False
     for document in documents:
-        if kind_of(document).kind != "ModelDeployment":
+        resource = RESOURCE_KINDS.get(kind_of(document).kind)
+        if resource is None:
             continue
         try:
-            ModelDeployment.parse(document.manifest)
+            resource.schema().validate(document.manifest)
         except InvalidResource as error:
             faulty = True
             for fault in error.causes:

@@ -8,10 +8,10 @@ import threading
 import time
 from dataclasses import dataclass
 
-from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import Target, add_namespace, add_target, client_of, target_of
 from headrace.errors import HeadraceError, NotFound, NotRunning
+from headrace.kinds.columns import Object, condition
 
 STATUSES = ("True", "False", "Unknown")
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -144,8 +144,8 @@ class _Wait:
                 return
         raise NotRunning("the instance stopped while we waited", hint="Start it with `headrace up`")
 
-    def _holds(self, obj: output.Object) -> bool:
-        found = output.condition(obj, self._goal.type)
+    def _holds(self, obj: Object) -> bool:
+        found = condition(obj, self._goal.type)
         if not found:
             types = ", ".join(str(item["type"]) for item in obj.get("status", {}).get("conditions", []))
             self.seen = f"it has no condition {self._goal.type} (it has {types or 'none'})"

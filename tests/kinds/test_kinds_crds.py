@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace.api.crds import CHART_CRD_DIRECTORY, CRD_DIRECTORY, model_deployment_crd, render
 from headrace.api.rules import RULES
-from headrace.api.validation import with_defaults
+from headrace.api.validation import SCHEMA as MODELS
+from headrace.kinds.crds import CHART_CRD_DIRECTORY, CRD_DIRECTORY, crd_of, render
+from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 
-SCHEMA = model_deployment_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+SCHEMA = crd_of(MODEL_DEPLOYMENT)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
 
 def parts(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,7 +70,7 @@ def test_defaults_when_the_server_writes_them_then_they_are_pydantic_s() -> None
         "spec": spec,
     }
     served = defaulted(SCHEMA["properties"]["spec"], spec)
-    assert pruned(served) == pruned(with_defaults(manifest)["spec"])
+    assert pruned(served) == pruned(MODELS.with_defaults(manifest)["spec"])
 
 
 def defaulted(schema: dict[str, Any], value: Any) -> Any:
@@ -93,7 +94,7 @@ def pruned(value: Any) -> Any:
 
 
 def test_models_when_listed_by_kubectl_then_among_all_and_with_their_public_name() -> None:
-    spec = model_deployment_crd()["spec"]
+    spec = crd_of(MODEL_DEPLOYMENT)["spec"]
     assert "all" in spec["names"]["categories"]
     columns = {column["name"]: column["jsonPath"] for column in spec["versions"][0]["additionalPrinterColumns"]}
     assert columns["Model"] == ".status.publicName"
