@@ -87,8 +87,10 @@ class Objects:
     def scale(self, kind: Kind, namespace: str, name: str, replicas: int) -> Manifest:
         """Set spec.replicas of a resource; return it as it is then."""
         resource = RESOURCE_KINDS.get(kind.kind)
-        if resource is None or not resource.scalable:
+        if resource is None:
             raise ReadOnly(f"{kind.plural} are scaled by headrace", hint="Scale their ModelDeployment")
+        if not resource.scalable:
+            raise ReadOnly(f"{kind.plural} cannot be scaled: they have no spec.replicas")
         found = self.get(kind, namespace, name)
         return self.apply({**found, "spec": {**found["spec"], "replicas": replicas}}).manifest
 

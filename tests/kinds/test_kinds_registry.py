@@ -1,0 +1,143 @@
+"""A second kind needs its record alone: CRD, validation, admission and columns follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from headrace.api import kinds
+from headrace.api.kinds import Kind
+from headrace.api.parts import Conditions, Int64, Part
+from headrace.api.rules import Rule
+from headrace.api.schema import Schema
+from headrace.api.vocabulary import API_VERSION, READY
+from headrace.cli.output import columns_of, table
+from headrace.cli.targets import target_of
+from headrace.errors import InvalidResource
+from headrace.kinds import registry
+from headrace.kinds.columns import AGE, AGE_PRINTED, NAME, Column, PrinterColumn
+from headrace.kinds.crds import crd_of, render
+from headrace.kinds.resource_kind import ResourceKind
+from headrace.local.api_shapes import ReadOnly, kind_at
+from headrace.local.cluster import LocalCluster
+from headrace.local.objects import Objects
+
+KIND = Kind(API_VERSION, "Cache", "caches", "cache", ("ch",))
+
+
+class CacheSpec(Part):
+    """How large it should be."""
+
+    gibibytes: int = Field(ge=1, le=64, description="Size.")
+    spill_gibibytes: int = Field(default=0, ge=0, le=64, description="Size of its part on disk.")
+
+
+class CacheStatus(Part):
+    """How large it is."""
+
+    gibibytes: Int64 | None = Field(default=None, description="Size.")
+    conditions: Conditions | None = None
+
+
+SPILL = Rule(
+    path="spec",
+    field="spillGibibytes",
+    cel="self.spillGibibytes <= self.gibibytes",
+    check=lambda self, _: bool(self["spillGibibytes"] <= self["gibibytes"]),
+    message="must not be greater than gibibytes",
+)
+CACHE = ResourceKind(
+    kind=KIND,
+    schema=lambda: Schema(KIND, "A cache.", CacheSpec, CacheStatus, (SPILL,)),
+    conditions=(READY,),
+    children=(kinds.JOB, kinds.CONFIG_MAP),
+    printer_columns=(PrinterColumn("GiB", "integer", ".spec.gibibytes"), AGE_PRINTED),
+    columns=(NAME, Column("GIB", lambda o: str(o["spec"]["gibibytes"])), AGE),
+)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the kind, as its line in the registry would."""
+    monkeypatch.setitem(registry.RESOURCE_KINDS, KIND.kind, CACHE)
+    monkeypatch.setitem(registry.KINDS, KIND.kind, KIND)
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[Objects]:
+    cluster = LocalCluster(tmp_path / "state.sqlite", tmp_path / "logs")
+    await cluster.start()
+    yield Objects(cluster, lambda _: None)
+    await cluster.stop(1)
+
+
+def cache(**spec: Any) -> dict[str, Any]:
+    metadata = {"name": "fast", "namespace": "default"}
+    return {"apiVersion": API_VERSION, "kind": "Cache", "metadata": metadata, "spec": spec}
+
+
+def test_crds_when_a_kind_is_registered_then_it_has_one() -> None:
+    assert set(render()) == {"modeldeployments.headrace.dev.yaml", "caches.headrace.dev.yaml"}
+    spec = crd_of(CACHE)["spec"]
+    (version,) = spec["versions"]
+    assert spec["names"]["shortNames"] == ["ch"]
+    assert version["subresources"] == {"status": {}}
+    assert [column["name"] for column in version["additionalPrinterColumns"]] == ["GiB", "Age"]
+    properties = version["schema"]["openAPIV3Schema"]["properties"]
+    assert properties["spec"]["required"] == ["gibibytes"]
+    assert properties["spec"]["x-kubernetes-validations"][0]["fieldPath"] == ".spillGibibytes"
+    assert set(properties["status"]["properties"]) == {"gibibytes", "conditions"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ({}, "spec.gibibytes: is required"),
+        ({"gibibytes": 65}, "spec.gibibytes: must be at most 64, not 65"),
+        ({"gibibytes": 1, "gibibyte": 1}, "spec.gibibyte: unknown field; did you mean gibibytes?"),
+        (
+            {"gibibytes": 1, "spillGibibytes": 2},
+            "spec.spillGibibytes: must not be greater than gibibytes",
+        ),
+    ],
+)
+def test_apply_when_it_is_invalid_then_the_field_is_named(objects: Objects, spec: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidResource, match="cache fast is invalid") as caught:
+        objects.apply(cache(**spec))
+    assert [str(cause) for cause in caught.value.causes] == [fault]
+
+
+def test_apply_when_it_is_valid_then_it_is_stored_with_defaults(objects: Objects) -> None:
+    assert objects.apply(cache(gibibytes=8)).created
+    assert objects.get(KIND, "default", "fast")["spec"] == {"gibibytes": 8, "spillGibibytes": 0}
+    with pytest.raises(ReadOnly, match="caches cannot be scaled"):
+        objects.scale(KIND, "default", "fast", 2)
+    objects.delete(KIND, "default", "fast")
+    assert objects.list(KIND, None) == []
+
+
+def test_command_line_when_a_kind_is_registered_then_it_knows_its_names_and_columns() -> None:
+    assert target_of(["ch/fast"]).kind is KIND
+    assert kind_at(API_VERSION, "caches") is KIND
+    lines = table(columns_of(KIND, wide=False, all_namespaces=False), [cache(gibibytes=8)])
+    assert [line.split() for line in lines] == [["NAME", "GIB", "AGE"], ["fast", "8", "<none>"]]
+
+
+def test_children_when_kinds_share_some_then_each_is_watched_once() -> None:
+    watched = registry.child_kinds()
+    assert len(set(watched)) == len(watched)
+    assert {kinds.JOB, kinds.CONFIG_MAP} <= set(watched)
+
+
+@pytest.mark.parametrize("resource", registry.RESOURCE_KINDS.values(), ids=lambda resource: resource.kind.kind)
+def test_kind_when_registered_then_its_record_agrees_with_its_schema(resource: ResourceKind) -> None:
+    schema = resource.schema()
+    assert schema.kind is resource.kind
+    assert "conditions" in schema.status.model_fields
+    if resource.scalable:
+        assert "replicas" in schema.spec.model_fields
+        assert {"replicas", "selector"} <= schema.status.model_fields.keys()
