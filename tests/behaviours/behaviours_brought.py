@@ -126,6 +126,7 @@ class BroughtBehaviour:
     ) -> None:
         program = "import sys; print('\\x1b[32mloading', flush=True); sys.exit('there is no tokenizer')"
         served.apply(model(None, "crashing", runtime=python(served, "-c", program), scaling=SCALING))
+        wait(served, "crashing", "Idle")
         status, answer = post(served, "/completions", short("crashing"))
         assert "its log ends: loading | there is no tokenizer" in wait(served, "crashing", "CrashLoop")["message"]
         until(
