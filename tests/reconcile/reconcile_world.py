@@ -7,7 +7,6 @@ on a virtual clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 from headrace.api import vocabulary as v
 from headrace.events.messages import Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.reconcile.model_deployment import Memory, reconcile
-from headrace.reconcile.world import ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
+from headrace.reconcile.sequence import to_apply, to_delete
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
 from headrace.sources.location import location
 
 SETTINGS = Settings(
@@ -115,14 +115,14 @@ class World:
         """Ask the rule, and carry out what it says."""
         before = self.observed()
         outcome = self.decide()
-        refused = self._take(outcome)
+        rejected = self._apply(outcome)
+        refused = {child.key: self.not_taken[child.key] for child in rejected}
         if refused != self.refused_last:
             self.refused_last = refused
             told = replace(before, refused=refused)
             outcome = reconcile(self.manifest, told, self.signals(), self.settings, self.memory)
-        for key in before.children.keys() - {child.key for child in outcome.children}:
-            if key.kind != "Deployment" or not holds_pods(refused):
-                del self.children[key]
+        for key in to_delete(outcome.children, before.children, rejected):
+            del self.children[key]
         self.manifest["status"] = outcome.status
         for name, pod in self.pods.items():
             gate = "True" if name in outcome.routable_pods else "False"
@@ -133,17 +133,15 @@ class World:
         self._controllers()
         return outcome
 
-    def _take(self, outcome: Outcome[Memory]) -> dict[ChildKey, str]:
-        """Apply the children as the loop does; return what was refused."""
-        refused: dict[ChildKey, str] = {}
-        for child in outcome.children:
-            if child.key.kind == "Deployment" and holds_pods(refused):
-                continue
+    def _apply(self, outcome: Outcome[Memory]) -> list[Child]:
+        """Apply the children; return which were refused."""
+        refused: list[Child] = []
+        for child in to_apply(outcome.children, refused):
             if child.key in self.not_taken:
-                refused[child.key] = self.not_taken[child.key]
-                continue
-            status = self.children.get(child.key, {}).get("status")
-            self.children[child.key] = {**child.manifest, **({"status": status} if status else {})}
+                refused.append(child)
+            else:
+                status = self.children.get(child.key, {}).get("status")
+                self.children[child.key] = {**child.manifest, **({"status": status} if status else {})}
         return refused
 
     def pass_time(self, seconds: float) -> Outcome[Memory]:
@@ -375,10 +373,6 @@ class World:
         route = self.outcome.route
         assert route is not None
         return route.unavailable.reason if route.unavailable is not None else None
-
-
-def holds_pods(refused: Iterable[ChildKey]) -> bool:
-    return any(key.kind in ("Deployment", "NetworkPolicy", "ServiceAccount") for key in refused)
 
 
 def going(pod: Manifest) -> bool:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import nats.errors
@@ -27,8 +26,9 @@ from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation
 from headrace.reconcile.model_deployment import Memory, reconcile
+from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.unfinished import unfinished
-from headrace.reconcile.world import ChildKey, Observed, Outcome, ResourceKey, Settings
+from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, ResourceKey, Settings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ TOLD_FAILURES = 3
 """So many passes in a row that fail are told in the status: by then it has been some seconds, and is no hiccup."""
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
-_BEFORE_PODS = frozenset({"ServiceAccount", "NetworkPolicy", "Deployment"})
 
 
 @dataclass(slots=True)
@@ -54,6 +53,14 @@ class _Known:
     refused: dict[ChildKey, str] = field(default_factory=dict)
     """Why the world did not take a child when it was last applied."""
     timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A child that the world did not accept in this pass."""
+
+    child: Child
+    error: ChildRefused
 
 
 class ControlLoop:
@@ -228,45 +235,39 @@ class ControlLoop:
         await self._spokesman.tell(key, brought_pods(resource, observed))
         signals = replace(self._signals.signals(key), unanswered=self._spokesman.faults(key))
         outcome = reconcile(resource, observed, signals, self._settings, known.memory)
-        errors = await self._apply(key, outcome)
-        refused = {child: str(error) for child, error in errors.items()}
+        refusals = await self._apply(key, outcome)
+        refused = {refusal.child.key: str(refusal.error) for refusal in refusals}
         if refused != known.refused:
             for child, why in refused.items():
                 log.warning("%s/%s: the %s %s is refused: %s", key.namespace, key.name, child.kind, child.name, why)
             known.refused = refused
             outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
-        await self._carry_out(key, observed, outcome, keeps_pods=_holds_pods(refused))
+        await self._carry_out(key, observed, outcome, [refusal.child for refusal in refusals])
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
-        waits = [outcome.requeue_seconds, *(error.retry_seconds for error in errors.values())]
+        waits = [outcome.requeue_seconds, *(refusal.error.retry_seconds for refusal in refusals)]
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
-    async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> dict[ChildKey, ChildRefused]:
-        """Apply the children, a wake waits for nothing else; return which were refused, and why.
-
-        After that no Deployment is touched: pods may not come without what guards them, and what serves may not give
-        way to what is not taken. The rule, which is then told, decides anew.
-        """
-        refused: dict[ChildKey, ChildRefused] = {}
-        for child in outcome.children:
-            if child.key.kind == "Deployment" and _holds_pods(refused):
-                continue
+    async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> list[_Refusal]:
+        """Apply the children (a wake waits for nothing else), and return the refusals."""
+        refusals: list[_Refusal] = []
+        refused: list[Child] = []
+        for child in to_apply(outcome.children, refused):
             try:
                 await self._world.apply(key, child)
             except ChildRefused as error:
-                refused[child.key] = error
-        return refused
+                refusals.append(_Refusal(child, error))
+                refused.append(child)
+        return refusals
 
     async def _carry_out(
-        self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory], *, keeps_pods: bool
+        self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory], refused: list[Child]
     ) -> None:
         """Carry out the rest. Memory is kept only when all of it succeeded."""
         self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
         await self._world.set_routable(key, outcome.routable_pods)
-        wanted = {child.key for child in outcome.children}
-        for surplus in sorted(observed.children.keys() - wanted):
-            if not (keeps_pods and surplus.kind == "Deployment"):
-                await self._world.delete(key, surplus)
+        for surplus in to_delete(outcome.children, observed.children, refused):
+            await self._world.delete(key, surplus)
         await self._world.write_status(key, outcome.status)
         for event in outcome.events:
             log.info("%s/%s: %s: %s", key.namespace, key.name, event.reason, " ".join(event.message.split()))
@@ -274,8 +275,7 @@ class ControlLoop:
 
     async def _forget(self, key: ResourceKey) -> None:
         """The resource is gone: its children go with it, its route and what was heard too."""
-        surplus: list[ChildKey] = sorted(self._world.observe(key).children)
-        for child in surplus:
+        for child in to_delete((), self._world.observe(key).children, ()):
             await self._world.delete(key, child)
         self._routes.want(_route_key(key), None)
         await self._spokesman.tell(key, ())
@@ -287,11 +287,6 @@ class ControlLoop:
 def _backoff_seconds(failures: int) -> float:
     """Return the wait after so many failures in a row. The exponent is bounded: no float holds two to the 1024."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, MAX_DOUBLINGS), LAST_BACKOFF_SECONDS)
-
-
-def _holds_pods(refused: Iterable[ChildKey]) -> bool:
-    """Whether one of these was refused that must be there before any pod comes or goes."""
-    return any(key.kind in _BEFORE_PODS for key in refused)
 
 
 def _route_key(key: ResourceKey) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Generic, Literal, TypeVar
 
 from headrace.events.messages import Demand, FetchProgress, ReplicaReport
@@ -43,12 +44,24 @@ class ChildKey:
         return cls(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
 
 
+class ApplyPhase(IntEnum):
+    """When in a pass a child is applied (`headrace.reconcile.sequence`)."""
+
+    PREREQUISITE = 0
+    """What must exist before any pod: the pods' service account and network policies."""
+    WORKLOAD = 1
+    """Deployments, whose pods serve."""
+    OTHER = 2
+    """What no serving pod depends on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Child:
     """A child as it should be. The adapter applies it (server-side apply) and adds nothing."""
 
     key: ChildKey
     manifest: Manifest
+    phase: ApplyPhase = ApplyPhase.OTHER
 
 
 @dataclass(frozen=True, slots=True)

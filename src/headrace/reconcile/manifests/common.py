@@ -16,7 +16,7 @@ from headrace.api.vocabulary import (
     MANAGED_BY,
     MODEL_LABEL,
 )
-from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
+from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 from headrace.sources.location import claim_of, location
 
 MODELS_VOLUME = "models"
@@ -93,7 +93,7 @@ def short_hash(manifest: Manifest) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def as_it_is(observed: Manifest) -> Child:
+def as_it_is(observed: Manifest, phase: ApplyPhase = ApplyPhase.OTHER) -> Child:
     """Return an observed child as it should stay: what was once applied, without what the world added to it.
 
     For what the present spec cannot make anew: the revisions before it, and everything while it is not accepted.
@@ -111,7 +111,7 @@ def as_it_is(observed: Manifest) -> Child:
         manifest["spec"] = {field: manifest["spec"][field] for field in fields if field in manifest["spec"]}
     if "template" in manifest.get("spec", {}):
         manifest["spec"]["template"] = _template_as_it_is(manifest["spec"]["template"])
-    return Child(ChildKey.of(manifest), manifest)
+    return Child(ChildKey.of(manifest), manifest, phase)
 
 
 def _template_as_it_is(observed: Manifest) -> Manifest:

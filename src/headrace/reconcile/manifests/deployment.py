@@ -8,7 +8,7 @@ from headrace.reconcile.last_words import quotes_log
 from headrace.reconcile.manifests.brought import brought_container
 from headrace.reconcile.manifests.common import as_it_is, labels, metadata, pod_basics
 from headrace.reconcile.manifests.llm import PORT, llm_container
-from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
+from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 
 CONTAINER = "runtime"
 _LATER = frozenset({"terminationMessagePolicy"})
@@ -52,12 +52,12 @@ def deployment(
             "template": {"metadata": {"labels": pod_labels}, "spec": pod},
         },
     }
-    return Child(ChildKey.of(manifest), manifest)
+    return Child(ChildKey.of(manifest), manifest, ApplyPhase.WORKLOAD)
 
 
 def rescaled(observed: Manifest, replicas: int) -> Child:
     """Return an old revision's Deployment with another number of replicas, its template as it was applied."""
-    return as_it_is({**observed, "spec": {**observed["spec"], "replicas": replicas}})
+    return as_it_is({**observed, "spec": {**observed["spec"], "replicas": replicas}}, ApplyPhase.WORKLOAD)
 
 
 def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Manifest:

@@ -14,7 +14,7 @@ from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME
 from headrace.reconcile.manifests.common import guarded_name, labels, metadata
 from headrace.reconcile.manifests.deployment import port_of
-from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
+from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 
 PLATFORM_COMPONENT_LABEL = "app.kubernetes.io/component"
 """On the platform's pods, made by its chart: `gateway`, `operator` or `nats`."""
@@ -58,7 +58,7 @@ def _policy(resource: ModelDeployment, component: str, rules: Manifest) -> Child
         "metadata": metadata(resource, guarded_name(resource, component), selector),
         "spec": {"podSelector": {"matchLabels": selector}, "policyTypes": ["Ingress", "Egress"], **rules},
     }
-    return Child(ChildKey.of(manifest), manifest)
+    return Child(ChildKey.of(manifest), manifest, ApplyPhase.PREREQUISITE)
 
 
 def _platform_pods(namespace: str, *components: str) -> Manifest:

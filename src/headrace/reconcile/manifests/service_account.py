@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import COMPONENT_RUNTIME
 from headrace.reconcile.manifests.common import guarded_name, labels, metadata
-from headrace.reconcile.world import Child, ChildKey, Manifest
+from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest
 
 
 def service_account(resource: ModelDeployment) -> Child:
@@ -16,4 +16,4 @@ def service_account(resource: ModelDeployment) -> Child:
         "metadata": metadata(resource, guarded_name(resource, COMPONENT_RUNTIME), labels(resource, COMPONENT_RUNTIME)),
         "automountServiceAccountToken": False,
     }
-    return Child(ChildKey.of(manifest), manifest)
+    return Child(ChildKey.of(manifest), manifest, ApplyPhase.PREREQUISITE)
