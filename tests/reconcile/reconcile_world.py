@@ -16,6 +16,7 @@ from headrace.events.messages import Demand, FetchProgress, ReplicaReport, Repli
 from headrace.reconcile.model_deployment import Memory, reconcile
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
+from headrace.routes import Route, Unavailable
 from headrace.sources.location import location
 
 SETTINGS = Settings(
@@ -362,17 +363,27 @@ class World:
         return condition["status"], condition["reason"]
 
     def weights(self) -> dict[str, int]:
-        assert self.outcome is not None
-        route = self.outcome.route
-        assert route is not None
-        return {weight.revision: weight.weight_percent for weight in route.revisions}
+        return {weight.revision: weight.weight_percent for weight in route_of(self.outcome).revisions}
 
     def refused(self) -> str | None:
         """Reason with which gateways refuse requests, or None when they hold or forward them."""
-        assert self.outcome is not None
-        route = self.outcome.route
-        assert route is not None
-        return route.unavailable.reason if route.unavailable is not None else None
+        answer = route_of(self.outcome).unavailable
+        return answer.reason if answer is not None else None
+
+
+def route_of(outcome: Outcome[Memory] | None) -> Route:
+    """The route that an outcome publishes."""
+    assert outcome is not None
+    (publication,) = outcome.publications
+    assert isinstance(publication.value, Route)
+    return publication.value
+
+
+def unavailable(outcome: Outcome[Memory] | None) -> Unavailable:
+    """The answer that gateways give to requests while they neither hold nor forward them."""
+    answer = route_of(outcome).unavailable
+    assert answer is not None
+    return answer
 
 
 def going(pod: Manifest) -> bool:

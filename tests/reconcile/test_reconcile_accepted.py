@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from reconcile.reconcile_world import SETTINGS, SOURCE, World, resource, serving_world
+from reconcile.reconcile_world import SETTINGS, SOURCE, World, resource, route_of, serving_world
 
 from headrace.api import vocabulary as v
+from headrace.events.subjects import ROUTES_BUCKET
+from headrace.reconcile.world import Publication
 
 BROKEN = {"scaling": {"minReplicas": 3, "maxReplicas": 1}}
 
@@ -74,10 +76,8 @@ def test_refused_spec_when_replicas_run_then_they_serve_on_over_a_restart_too(re
         world.memory = None
     outcome = world.look()
     assert {child.key: child.manifest for child in outcome.children} == children
-    assert outcome.route is not None
-    assert before.route is not None
-    assert outcome.route.revisions == before.route.revisions
-    assert outcome.route.unavailable is None
+    assert route_of(outcome).revisions == route_of(before).revisions
+    assert route_of(outcome).unavailable is None
     assert outcome.routable_pods == frozenset(world.runtimes())
     assert world.says(v.READY) == ("False", v.INVALID_SPEC)
 
@@ -132,7 +132,7 @@ def test_name_when_another_holds_it_then_name_taken_and_no_route_of_ours() -> No
     outcome = world.look()
     assert world.says(v.ACCEPTED) == ("False", v.NAME_TAKEN)
     assert "ModelDeployment older " in world.condition(v.ACCEPTED)["message"]
-    assert outcome.route is None
+    assert outcome.publications == (Publication(ROUTES_BUCKET, "default.smol", None),)
     assert outcome.requeue_seconds is not None
 
 
@@ -142,8 +142,7 @@ def test_name_when_changed_to_a_taken_one_then_the_old_name_is_served_on() -> No
     world.apply(model={"name": "chat", "source": {"uri": SOURCE}})
     outcome = world.look()
     assert world.says(v.READY) == ("False", v.NAME_TAKEN)
-    assert outcome.route is not None
-    assert (outcome.route.public_name, outcome.route.unavailable) == ("smol", None)
+    assert (route_of(outcome).public_name, route_of(outcome).unavailable) == ("smol", None)
 
 
 def test_name_when_it_is_free_again_then_accepted() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from reconcile.reconcile_world import SETTINGS, SOURCE, World, resource, serving_world
+from reconcile.reconcile_world import SETTINGS, SOURCE, World, resource, route_of, serving_world
 from reconcile.test_reconcile_manifests import CLUSTER, child, pod_of, policy, ports, variables
 
 from headrace.api import vocabulary as v
@@ -30,9 +30,7 @@ def in_cluster(**more: Any) -> World:
 
 
 def engines(world: World) -> dict[str, tuple[str, str | None]]:
-    assert world.outcome is not None
-    assert world.outcome.route is not None
-    return {each.revision: (each.readiness_path, each.model_name) for each in world.outcome.route.engines}
+    return {each.revision: (each.readiness_path, each.model_name) for each in route_of(world.outcome).engines}
 
 
 def test_container_when_it_runs_then_as_it_was_brought_and_told_its_model_its_name_and_its_address() -> None:
@@ -128,9 +126,7 @@ def test_route_when_revisions_differ_in_who_speaks_for_them_then_gateways_know_o
     world.look()
     world.look()
     (new,) = world.revisions().keys() - {old}
-    assert world.outcome is not None
-    assert world.outcome.route is not None
-    assert {each.revision: each.announces for each in world.outcome.route.engines} == {old: False, new: True}
+    assert {each.revision: each.announces for each in route_of(world.outcome).engines} == {old: False, new: True}
 
 
 @pytest.mark.parametrize(("model_name", "told"), [(None, None), ("org/model-8b", "org/model-8b")])

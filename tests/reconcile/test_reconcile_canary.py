@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from reconcile.reconcile_world import World, serving_world
+from reconcile.reconcile_world import World, route_of, serving_world
 
 from headrace.api import vocabulary as v
 
@@ -217,12 +217,10 @@ def test_canary_when_the_public_name_changes_with_it_then_the_old_name_is_answer
     source = world.manifest["spec"]["model"]["source"]
     world.apply(model={"name": "bigger", "source": source}, rollout=canary(10))
     outcome = world.calm()
-    assert outcome.route is not None
-    assert outcome.route.public_name == "smol"
+    assert route_of(outcome).public_name == "smol"
     world.apply(rollout=None)
     outcome = world.calm()
-    assert outcome.route is not None
-    assert outcome.route.public_name == "bigger"
+    assert route_of(outcome).public_name == "bigger"
 
 
 def test_canary_when_the_only_revision_crashes_and_heals_then_nothing_is_taken_back() -> None:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from reconcile.reconcile_world import World, replica_failure, resource, serving_world, set_condition, woken
+from reconcile.reconcile_world import (
+    World,
+    replica_failure,
+    resource,
+    route_of,
+    serving_world,
+    set_condition,
+    unavailable,
+    woken,
+)
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.startup import PAUSE_SECONDS
@@ -17,11 +26,9 @@ def test_crash_loop_when_the_runtime_said_why_then_it_is_quoted_everywhere() -> 
     assert world.says(v.WORKLOADS_READY) == ("False", v.CRASH_LOOP)
     assert world.says(v.READY) == ("False", v.CRASH_LOOP)
     assert world.refused() == v.CRASH_LOOP
-    assert outcome.route is not None
-    assert outcome.route.unavailable is not None
-    assert outcome.route.unavailable.message == world.condition(v.READY)["message"]
-    assert "exit code 14" in outcome.route.unavailable.message
-    assert "not a GGUF model" in outcome.route.unavailable.message
+    assert unavailable(outcome).message == world.condition(v.READY)["message"]
+    assert "exit code 14" in unavailable(outcome).message
+    assert "not a GGUF model" in unavailable(outcome).message
     (warning,) = [event for event in world.events if event.reason == v.CRASH_LOOP]
     assert (warning.type, "not a GGUF model" in warning.message) == ("Warning", True)
 
@@ -231,9 +238,7 @@ def test_message_when_it_is_endless_then_it_is_cut_to_what_an_api_takes() -> Non
     world.crash(pod, "x" * 10_000)
     outcome = world.look()
     assert len(world.condition(v.READY)["message"]) == 1024
-    assert outcome.route is not None
-    assert outcome.route.unavailable is not None
-    assert len(outcome.route.unavailable.message) == 1024
+    assert len(unavailable(outcome).message) == 1024
 
 
 def test_pod_that_is_being_deleted_when_looked_at_then_it_counts_for_nothing() -> None:
@@ -364,8 +369,7 @@ def test_pods_when_they_are_refused_then_requests_wait_only_where_room_may_come(
     world.now += 11
     assert world.decide().status["conditions"][0]["reason"] == reason
     assert message in world.decide().status["conditions"][0]["message"]
-    route = world.decide().route
-    assert route is not None
+    route = route_of(world.decide())
     held = reason == v.UNSCHEDULABLE
     assert (route.unavailable is None, route.stage == "unschedulable") == (held, held)
     deployment["status"] = {"conditions": []}
@@ -377,8 +381,7 @@ def test_pods_when_they_are_refused_for_a_moment_then_requests_wait_for_the_next
     deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
     world.pods.pop(pod)
     deployment["status"] = {"conditions": [replica_failure(world, "failed calling webhook: connection refused")]}
-    route = world.decide().route
-    assert route is not None
+    route = route_of(world.decide())
     assert route.unavailable is None
     deployment["status"]["conditions"][0]["reason"] = "FailedDelete"
     assert world.decide().status["conditions"][0]["reason"] == v.STARTING
@@ -394,5 +397,4 @@ def test_request_when_there_is_no_room_for_the_model_then_its_stage_says_so() ->
     world, pod = woken()
     world.no_room(pod)
     outcome = world.look()
-    assert outcome.route is not None
-    assert (outcome.route.stage, outcome.route.unavailable) == ("unschedulable", None)
+    assert (route_of(outcome).stage, route_of(outcome).unavailable) == ("unschedulable", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from reconcile.reconcile_world import SETTINGS, World, resource, serving_world
+from reconcile.reconcile_world import SETTINGS, World, resource, serving_world, unavailable
 from reconcile.test_reconcile_brought import spec
 from reconcile.test_reconcile_manifests import CLUSTER, child, pod_of
 
@@ -50,10 +50,8 @@ def test_crash_when_a_container_leaves_only_its_log_then_conditions_quote_it_and
     outcome = world.look()
     for type_ in (v.READY, v.WORKLOADS_READY):
         assert "ValueError: no such tokenizer" in world.condition(type_)["message"]
-    assert outcome.route is not None
-    assert outcome.route.unavailable is not None
-    assert "exit code 3" in outcome.route.unavailable.message
-    assert "tokenizer" not in outcome.route.unavailable.message
+    assert "exit code 3" in unavailable(outcome).message
+    assert "tokenizer" not in unavailable(outcome).message
 
 
 def test_deadline_when_the_container_crashed_before_then_clients_do_not_get_its_log_either() -> None:
@@ -65,10 +63,7 @@ def test_deadline_when_the_container_crashed_before_then_clients_do_not_get_its_
     world.pass_time(8)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
     assert "ValueError: no such tokenizer" in world.condition(v.READY)["message"]
-    assert world.outcome is not None
-    assert world.outcome.route is not None
-    assert world.outcome.route.unavailable is not None
-    assert "tokenizer" not in world.outcome.route.unavailable.message
+    assert "tokenizer" not in unavailable(world.outcome).message
 
 
 # -- an upgrade restarts nothing -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, set_condition
+from reconcile.reconcile_world import DIGEST, SOURCE, World, resource, route_of, set_condition
 from typing_extensions import override
 
 from headrace.api import vocabulary as v
@@ -92,7 +92,7 @@ class Faults(RuleBasedStateMachine):
         if self.world.decide().requeue_seconds is None:
             self.world.now += VERY_LONG_SECONDS
         again = self.outcome = self.world.decide()
-        assert (again.children, again.status, again.route) == (first.children, first.status, first.route)
+        assert (again.children, again.status, again.publications) == (first.children, first.status, first.publications)
         assert (again.events, again.routable_pods) == ((), first.routable_pods)
 
     @rule(change=changes)
@@ -238,8 +238,8 @@ def assert_sound(manifest: Manifest, outcome: Outcome[Memory]) -> None:
 def assert_shares(manifest: Manifest, outcome: Outcome[Memory]) -> None:
     accepted = next(c for c in outcome.status["conditions"] if c["type"] == v.ACCEPTED)["status"] == "True"
     replicas = [c.manifest["spec"]["replicas"] for c in outcome.children if c.key.kind == "Deployment"]
-    if outcome.route is not None:
-        shares = [weight.weight_percent for weight in outcome.route.revisions]
+    if outcome.publications[0].value is not None:
+        shares = [weight.weight_percent for weight in route_of(outcome).revisions]
         assert sum(shares) in ((100,) if accepted else (0, 100))
         assert 0 not in shares
     if accepted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from reconcile.reconcile_world import World, resource, serving_world
+from reconcile.reconcile_world import World, resource, route_of, serving_world
 
 from headrace.api import vocabulary as v
 
@@ -91,8 +91,7 @@ def test_wake_when_the_pod_loads_then_the_stage_is_told_and_requests_are_held() 
     (pod,) = world.runtimes()
     world.load(pod, percent=41)
     outcome = world.look()
-    assert outcome.route is not None
-    assert (outcome.route.stage, outcome.route.unavailable) == ("starting", None)
+    assert (route_of(outcome).stage, route_of(outcome).unavailable) == ("starting", None)
     assert world.says(v.READY) == ("False", v.STARTING)
     assert "loading-weights" in world.condition(v.WORKLOADS_READY)["message"]
 
@@ -279,9 +278,8 @@ def test_route_when_cold_start_bounds_are_set_then_the_gateways_get_them() -> No
     cold_start = {"queueTimeoutSeconds": 12, "maxQueuedRequests": 7}
     outcome = serving_world(scaling={"coldStart": cold_start}).outcome
     assert outcome is not None
-    assert outcome.route is not None
-    assert (outcome.route.queue_timeout_seconds, outcome.route.max_queued_requests) == (12, 7)
-    assert outcome.route.created == 1767225600
+    assert (route_of(outcome).queue_timeout_seconds, route_of(outcome).max_queued_requests) == (12, 7)
+    assert route_of(outcome).created == 1767225600
 
 
 def test_conditions_when_first_seen_then_what_was_not_observed_is_unknown() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconcile.reconcile_world import SOURCE, World, serving_world, set_condition
+from reconcile.reconcile_world import SOURCE, World, route_of, serving_world, set_condition
 
 from headrace.api import vocabulary as v
 
@@ -227,12 +227,9 @@ def test_public_name_when_it_changes_then_the_gateways_learn_it_with_the_weight(
     old = the_revision(world)
     world.apply(model={"name": "bigger", "source": {"uri": SOURCE}})
     world.look()
-    assert world.outcome is not None
-    assert world.outcome.route is not None
-    assert (world.outcome.route.public_name, world.weights()) == ("smol", {old: 100})
+    assert (route_of(world.outcome).public_name, world.weights()) == ("smol", {old: 100})
     outcome = world.calm()
-    assert outcome.route is not None
-    assert outcome.route.public_name == "bigger"
+    assert route_of(outcome).public_name == "bigger"
 
 
 def test_revision_when_only_replicas_scaling_suspend_or_deadline_change_then_it_stays() -> None:

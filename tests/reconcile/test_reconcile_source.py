@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from reconcile.reconcile_world import DIGEST, SOURCE, World, replica_failure, resource, serving_world
+from reconcile.reconcile_world import DIGEST, SOURCE, World, replica_failure, resource, route_of, serving_world
 
 from headrace import environment
 from headrace.api import vocabulary as v
@@ -47,8 +47,7 @@ def test_fetch_when_under_way_then_quarters_and_the_stage_are_told(received: int
     world.progress = FetchProgress(uri=SOURCE, received_bytes=received, total_bytes=100)
     outcome = world.look()
     assert world.condition(v.MODEL_CACHED)["message"].endswith(f": {told}")
-    assert outcome.route is not None
-    assert (outcome.route.stage, outcome.route.unavailable) == ("fetching", None)
+    assert (route_of(outcome).stage, route_of(outcome).unavailable) == ("fetching", None)
 
 
 def test_fetch_when_under_way_then_nobody_looks_but_at_news_or_while_somebody_waits() -> None:
@@ -269,8 +268,8 @@ def test_fetch_when_it_gets_no_pod_then_the_condition_says_why(
     conditions = {each["type"]: each for each in decided.status["conditions"]}
     assert (conditions[v.MODEL_CACHED]["reason"], conditions[v.READY]["reason"]) == (reason, reason)
     assert message in conditions[v.MODEL_CACHED]["message"]
-    assert decided.route is not None
-    assert (decided.route.unavailable.reason if decided.route.unavailable else None) == refused
+    answer = route_of(decided).unavailable
+    assert (answer.reason if answer else None) == refused
 
 
 def test_fetch_when_it_has_no_pod_then_somebody_looks_again_without_news() -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import nats.errors
@@ -28,7 +29,7 @@ from headrace.events.connection import heed_cancellation
 from headrace.reconcile.model_deployment import Memory, reconcile
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.unfinished import unfinished
-from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, ResourceKey, Settings
+from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, Publication, ResourceKey, Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ TOLD_FAILURES = 3
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
 
+PUBLISHED_BUCKETS = (subjects.ROUTES_BUCKET,)
+"""The buckets that outcomes publish into; the loop removes what no resource publishes."""
+
 
 @dataclass(slots=True)
 class _Known:
@@ -52,6 +56,7 @@ class _Known:
     failures: int = 0
     refused: dict[ChildKey, str] = field(default_factory=dict)
     """Why the world did not take a child when it was last applied."""
+    published: tuple[Publication, ...] = ()
     timer: asyncio.TimerHandle | None = None
 
 
@@ -72,7 +77,7 @@ class ControlLoop:
         self._settings = settings
         self._signals = SignalHub(client, self.enqueue)
         self._spokesman = Spokesman(client, self.enqueue)
-        self._routes = BucketWriter(client, subjects.ROUTES_BUCKET)
+        self._published = {bucket: BucketWriter(client, bucket) for bucket in PUBLISHED_BUCKETS}
         self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
         self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
         """Made and audited here, filled by the gateways: never `complete`, so that their entries are left alone."""
@@ -100,9 +105,8 @@ class ControlLoop:
 
     def reconnected(self) -> None:
         """NATS is back: what it holds may be old, and everybody's silence counts anew."""
-        self._routes.compare()
-        self._keys.compare()
-        self._presence.compare()
+        for writer in self._writers():
+            writer.compare()
         self._reconnected.set()
 
     def stuck_seconds(self) -> float:
@@ -113,8 +117,8 @@ class ControlLoop:
         """Return when everything was looked at that is there now, and the gateways' buckets say so."""
         await self._started.wait()
         await self._idle.wait()
-        await self._keys.written()
-        await self._routes.written()
+        for writer in (self._keys, *self._published.values()):
+            await writer.written()
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -123,18 +127,25 @@ class ControlLoop:
         self._publish_keys()
         self._first_pass = set(self._world.keys())
         if not self._first_pass:
-            self._routes.complete()
+            self._complete_publications()
         for key in self._first_pass:
             self.enqueue(key)
         self._started.set()
         async with asyncio.TaskGroup() as tasks:
-            for writer in (self._routes, self._keys, self._presence):
+            for writer in self._writers():
                 tasks.create_task(writer.run())
             tasks.create_task(self._solicit_after_reconnections())
             tasks.create_task(self._watch_gateways())
             tasks.create_task(self._spokesman.run())
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
+
+    def _writers(self) -> tuple[BucketWriter, ...]:
+        return (self._keys, self._presence, *self._published.values())
+
+    def _complete_publications(self) -> None:
+        for writer in self._published.values():
+            writer.complete()
 
     def _on_world_change(self, key: ResourceKey | None) -> None:
         if key is None:
@@ -216,19 +227,19 @@ class ControlLoop:
             log.warning("%s/%s: its status cannot be written: %s", key.namespace, key.name, untold)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
-        """Routes that an earlier life wrote for resources now gone may go once every present one has been looked at.
+        """What an earlier run published for resources now gone is removed once every present one was reconciled.
 
-        A look that failed does not count: the old route of its resource may be all that its running pods are served by.
+        A pass that failed does not count: its resource's old route may be all that its running pods are served by.
         """
         if key in self._first_pass:
             self._first_pass.discard(key)
             if not self._first_pass:
-                self._routes.complete()
+                self._complete_publications()
 
     async def _reconcile(self, key: ResourceKey, known: _Known) -> float | None:
         resource = self._world.resource(key)
         if resource is None:
-            await self._forget(key)
+            await self._forget(key, known)
             return None
         observed = replace(self._world.observe(key), refused=known.refused)
         self._signals.forget_pods(key, _runtime_pods(observed))
@@ -242,6 +253,8 @@ class ControlLoop:
                 log.warning("%s/%s: the %s %s is refused: %s", key.namespace, key.name, child.kind, child.name, why)
             known.refused = refused
             outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
+        self._publish(outcome.publications)
+        known.published = outcome.publications
         await self._carry_out(key, observed, outcome, [refusal.child for refusal in refusals])
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
@@ -264,7 +277,6 @@ class ControlLoop:
         self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory], refused: list[Child]
     ) -> None:
         """Carry out the rest. Memory is kept only when all of it succeeded."""
-        self._routes.want(_route_key(key), outcome.route.encode() if outcome.route is not None else None)
         await self._world.set_routable(key, outcome.routable_pods)
         for surplus in to_delete(outcome.children, observed.children, refused):
             await self._world.delete(key, surplus)
@@ -273,11 +285,15 @@ class ControlLoop:
             log.info("%s/%s: %s: %s", key.namespace, key.name, event.reason, " ".join(event.message.split()))
             await self._world.record(key, event)
 
-    async def _forget(self, key: ResourceKey) -> None:
-        """The resource is gone: its children go with it, its route and what was heard too."""
+    def _publish(self, publications: Iterable[Publication]) -> None:
+        for each in publications:
+            self._published[each.bucket].want(each.entry, each.value.encode() if each.value is not None else None)
+
+    async def _forget(self, key: ResourceKey, known: _Known) -> None:
+        """Delete the children of a resource that is gone, and withdraw what it published."""
         for child in to_delete((), self._world.observe(key).children, ()):
             await self._world.delete(key, child)
-        self._routes.want(_route_key(key), None)
+        self._publish(replace(each, value=None) for each in known.published)
         await self._spokesman.tell(key, ())
         self._signals.forget(key)
         self._known.pop(key, None)
@@ -287,10 +303,6 @@ class ControlLoop:
 def _backoff_seconds(failures: int) -> float:
     """Return the wait after so many failures in a row. The exponent is bounded: no float holds two to the 1024."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, MAX_DOUBLINGS), LAST_BACKOFF_SECONDS)
-
-
-def _route_key(key: ResourceKey) -> str:
-    return f"{key.namespace}.{key.name}"
 
 
 def _runtime_pods(observed: Observed) -> frozenset[str]:

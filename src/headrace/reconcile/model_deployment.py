@@ -36,7 +36,7 @@ from headrace.reconcile.rejected import rejected
 from headrace.reconcile.revision import revision_of
 from headrace.reconcile.rollout import SETTLE_SECONDS, WHOLE, Rollout, Scene, plan
 from headrace.reconcile.room import PATIENCE_SECONDS, gives_way, lacking_since, lacks_room
-from headrace.reconcile.route import route
+from headrace.reconcile.route import publication, route
 from headrace.reconcile.shared_source import fetched_by, known_source, was_verified, while_verified_again
 from headrace.reconcile.source import NOTHING_TO_FETCH, SourceState, observe_source, recorded_source
 from headrace.reconcile.startup import StartupWatch, watch_startup
@@ -159,7 +159,6 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
             service(resource),
         ),
         status=status(found, now.conditions, wake, settings),
-        route=route(found, look.manifest, observed),
         memory=Memory(
             since=memory.since,
             accepted=resource,
@@ -170,6 +169,7 @@ def _accepted(resource: ModelDeployment, look: _Look) -> Outcome[Memory]:
             lacking=found.lacking,
             told=now.changed,
         ),
+        publications=(publication(look.manifest, route(found, look.manifest, observed)),),
         events=(*events(now.conditions, look.before.get("conditions", [])), *_events(found)),
         routable_pods=frozenset(pod.name for pod in look.pods if pod.routable),
         requeue_seconds=WORKING_REQUEUE_SECONDS if now.withheld else _requeue(found, now.conditions[0]),

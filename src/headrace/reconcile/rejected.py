@@ -15,7 +15,7 @@ from headrace.reconcile.findings import weights
 from headrace.reconcile.manifests.common import as_it_is
 from headrace.reconcile.pods import RuntimePod
 from headrace.reconcile.rollout import WHOLE
-from headrace.reconcile.route import created, engines, refusal
+from headrace.reconcile.route import created, engines, publication, refusal
 from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
 from headrace.routes import RevisionWeight, Route
 
@@ -49,8 +49,8 @@ def rejected(
             "readyReplicas": sum(pod.routable for pod in pods),
             "conditions": rendered(conditions, old, generation, signals.wall),
         },
-        route=_route(manifest, accepted, observed, serving),
         memory=memory,
+        publications=(publication(manifest, _route(manifest, accepted, observed, serving)),),
         events=tuple(events(conditions, old)),
         routable_pods=frozenset(pod.name for pod in pods if pod.routable),
         requeue_seconds=LOOK_AGAIN_SECONDS if serving or accepted.reason == v.NAME_TAKEN else None,

@@ -6,12 +6,13 @@ from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ColdStart
+from headrace.events.subjects import ROUTES_BUCKET
 from headrace.reconcile.conditions import clipped
 from headrace.reconcile.deployments import deployments, is_announcing_container
 from headrace.reconcile.findings import Findings
 from headrace.reconcile.last_words import public
 from headrace.reconcile.rollout import only_fails
-from headrace.reconcile.world import Manifest, Observed
+from headrace.reconcile.world import Manifest, Observed, Publication
 from headrace.routes import Engine, Route, Unavailable
 
 FAILURE_RETRY_SECONDS = 10
@@ -35,6 +36,12 @@ def route(found: Findings, manifest: Manifest, observed: Observed) -> Route:
         max_queued_requests=cold_start.max_queued_requests,
         queue_timeout_seconds=cold_start.queue_timeout_seconds,
     )
+
+
+def publication(manifest: Manifest, route: Route | None) -> Publication:
+    """Return the entry of a ModelDeployment in the route table; None: the gateways should not know the model."""
+    metadata = manifest["metadata"]
+    return Publication(ROUTES_BUCKET, f"{metadata.get('namespace', 'default')}.{metadata['name']}", route)
 
 
 def engines(observed: Observed) -> tuple[Engine, ...]:

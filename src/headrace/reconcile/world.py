@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, Literal, TypeVar
 
-from headrace.events.messages import Demand, FetchProgress, ReplicaReport
-from headrace.routes import Route
+from headrace.events.messages import Demand, FetchProgress, Message, ReplicaReport
 
 M = TypeVar("M")
 
@@ -149,19 +148,30 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Publication:
+    """An entry that a resource has in a key-value bucket of NATS (`headrace.events.subjects`)."""
+
+    bucket: str
+    entry: str
+    value: Message | None
+    """None withdraws the entry; so does the deletion of the resource."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome(Generic[M]):
     """What should be true next. Applying it twice changes nothing the second time.
 
     `children` is the whole wanted set: what the resource owns and is not in it is deleted by the adapter.
     `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
     should be True (of the others: False). `requeue_seconds`: look again after this long even if nothing happens.
-    `memory` goes back into the next call; `route` is None when the gateways should not know the model.
+    `memory` goes back into the next call. `publications` names every entry that the resource may have, also those that
+    it should not have now.
     """
 
     children: tuple[Child, ...]
     status: Manifest
-    route: Route | None
     memory: M
+    publications: tuple[Publication, ...] = ()
     events: tuple[Event, ...] = ()
     routable_pods: frozenset[str] = frozenset()
     requeue_seconds: float | None = None
