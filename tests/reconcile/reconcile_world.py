@@ -13,7 +13,8 @@ from typing import Any
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import Demand, FetchProgress, ReplicaReport, ReplicaState
-from headrace.reconcile.model_deployment import Memory, reconcile
+from headrace.reconcile.facts import Memory
+from headrace.reconcile.model_deployment import reconcile
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
 from headrace.routes import Route, Unavailable

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import FetchProgress
-from headrace.reconcile.model_deployment import Memory
+from headrace.reconcile.facts import Memory
 from headrace.reconcile.world import Manifest, Outcome
 
 SPECS: dict[str, list[Any]] = {

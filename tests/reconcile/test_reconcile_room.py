@@ -9,6 +9,7 @@ from reconcile.reconcile_world import SOURCE, World, serving_world
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.room import PATIENCE_SECONDS
+from headrace.reconcile.unfinished import unfinished
 
 NEW = {"type": "LLM", "llm": {"maxModelLen": 4096}}
 NEVER = {"rollingUpdate": {"surge": "Never"}}
@@ -143,6 +144,27 @@ def test_surge_when_the_loop_restarts_on_the_way_then_the_old_one_does_not_grow_
     world.restart_loop()
     world.pass_time(2)
     assert world.revisions() == {new: 1, old: 2}
+
+
+def test_replacement_when_the_next_passes_fail_then_it_goes_on() -> None:
+    """The status remembers it, whatever its conditions say meanwhile."""
+    world, old, new = changed(3, room=3)
+    world.pass_time(PATIENCE_SECONDS + 1)
+    assert world.manifest["status"]["replacingForCapacity"] is True
+    world.manifest["status"] = unfinished(world.manifest, "the API server is unavailable", world.wall)
+    assert world.says(v.PROGRESSING) == ("Unknown", v.RECONCILE_FAILED)
+    world.restart_loop()
+    world.pass_time(2)
+    assert world.revisions() == {new: 1, old: 2}
+
+
+def test_replacement_when_it_is_complete_then_the_status_forgets_it() -> None:
+    world, _, new = changed(1, room=1)
+    world.pass_time(PATIENCE_SECONDS + 1)
+    serve(world)
+    world.pass_time(2)
+    assert world.revisions() == {new: 1}
+    assert "replacingForCapacity" not in world.manifest["status"]
 
 
 def test_surge_when_the_old_spec_comes_back_on_the_way_then_it_has_all_requests_and_grows_again() -> None:

@@ -88,4 +88,9 @@ class Status(Part):
     )
     last_cold_start: ColdStartStatus | None = None
     start_failure: StartFailure | None = None
+    replacing_for_capacity: bool | None = Field(
+        default=None,
+        description="Whether the stable revision is scaled down before the candidate is ready, because there was no "
+        "capacity for both.",
+    )
     conditions: Conditions | None = None

@@ -28,3 +28,8 @@ def existing_replicas(observed: Observed) -> int:
 def replicas_of(deployment: Manifest) -> int:
     """Return how many replicas a Deployment asks for."""
     return int(deployment["spec"].get("replicas", 0))
+
+
+def weights(status: Manifest) -> dict[str, int]:
+    """Return the route weights as last written, percent by revision."""
+    return {item["name"]: int(item.get("weightPercent", 0)) for item in status.get("revisions", [])}

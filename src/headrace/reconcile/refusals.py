@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.deployments import deployments
 from headrace.reconcile.pods import Failure
-from headrace.reconcile.world import ChildKey, Manifest, Observed
+from headrace.reconcile.world import Manifest, Observed
 
 PASSING_SECONDS = 10.0
 """For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
@@ -26,36 +26,54 @@ _SUFFIXES = {"": 1.0, "m": 0.001, "k": 1e3} | {
 }
 
 
-def refusal_of(revision: str, observed: Observed, wall: float) -> Failure | None:
-    """Return why the cluster refuses a child, those of other revisions left out, or a revision's pods."""
-    mine = (failure for key, failure in _refusals(observed) if not _is_of_another(revision, key))
-    return next(mine, None) or refusal_of_pods(revision, observed, wall)
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What the cluster refuses of a resource."""
+
+    child: Failure | None
+    """A child, Deployments of other revisions left out."""
+    other: Failure | None
+    """A Deployment of another revision: it cannot be scaled or removed."""
+    pods: Failure | None
+    """Pods of the wanted revision: for want of room, or because they are not allowed."""
+    accepts_revision: bool
+    """Whether the cluster accepts the wanted revision's Deployment, or has it already."""
+
+    @property
+    def first(self) -> Failure | None:
+        """What keeps the wanted revision from being carried out."""
+        return self.child or self.pods
+
+    @property
+    def quota_full(self) -> bool:
+        """Whether pods of the wanted revision are refused for want of room in the namespace's quota."""
+        return self.pods is not None and self.pods.reason == v.UNSCHEDULABLE
 
 
-def refusal_of_others(revision: str, observed: Observed) -> Failure | None:
-    """Return why the cluster refuses a Deployment of another revision than this."""
-    return next((failure for key, failure in _refusals(observed) if _is_of_another(revision, key)), None)
-
-
-def _refusals(observed: Observed) -> Iterator[tuple[ChildKey, Failure]]:
-    for key, message in sorted(observed.refused.items()):
-        yield key, Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
-
-
-def _is_of_another(revision: str, key: ChildKey) -> bool:
-    return key.kind == "Deployment" and not key.name.endswith(f"-{revision}")
-
-
-def refusal_of_pods(revision: str, observed: Observed, wall: float) -> Failure | None:
-    """Return why the cluster refuses a revision's pods: for want of room, or because it does not allow them.
+def refusals_of(revision: str, deployment: str, observed: Observed, wall: float) -> Refusals:
+    """Return what the cluster refuses.
 
     Args:
-        revision: whose pods.
-        observed: what exists.
-        wall: Unix time: what is refused for a moment may be taken in the next.
+        revision: the wanted revision.
+        deployment: the name of its Deployment.
+        observed: what exists, and which children were refused.
+        wall: Unix time: what is refused for a moment may be accepted in the next.
     """
-    deployment = deployments(observed).get(revision)
-    return refused_pods(deployment, wall) if deployment is not None else None
+    child = other = None
+    for key, message in sorted(observed.refused.items()):
+        failure = Failure(v.REFUSED, f"the cluster refuses the {key.kind} {key.name}: {message}")
+        if key.kind == "Deployment" and key.name != deployment:
+            other = other or failure
+        else:
+            child = child or failure
+    present = deployments(observed).get(revision)
+    refused = any(key.kind == "Deployment" and key.name == deployment for key in observed.refused)
+    return Refusals(
+        child=child,
+        other=other,
+        pods=refused_pods(present, wall) if present is not None else None,
+        accepts_revision=not refused or present is not None,
+    )
 
 
 def refused_pods(workload: Manifest, wall: float) -> Failure | None:
@@ -71,12 +89,6 @@ def refused_pods(workload: Manifest, wall: float) -> Failure | None:
         age = wall - datetime.fromisoformat(condition["lastTransitionTime"]).timestamp()
         return Failure(v.REFUSED, text, waiting=age < PASSING_SECONDS)
     return None
-
-
-def is_taken(revision: str, observed: Observed) -> bool:
-    """Whether the cluster takes a revision's Deployment, or has it already."""
-    refused = any(key.kind == "Deployment" and key.name.endswith(f"-{revision}") for key in observed.refused)
-    return not refused or revision in deployments(observed)
 
 
 def _may_fit(message: str) -> bool:

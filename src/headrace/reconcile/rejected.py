@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.conditions import Condition, events, rendered
-from headrace.reconcile.deployments import deployments
-from headrace.reconcile.findings import weights
+from headrace.reconcile.deployments import deployments, weights
 from headrace.reconcile.manifests.common import as_it_is
 from headrace.reconcile.pods import RuntimePod
 from headrace.reconcile.rollout import WHOLE

@@ -1,13 +1,12 @@
-"""Whether the wanted revision lacks room, for how long, and whether the old one gives way already."""
+"""Whether the wanted revision lacks room, and for how long."""
 
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.pods import Failure, RuntimePod
-from headrace.reconcile.world import Manifest
 
 PATIENCE_SECONDS = 10.0
-"""An autoscaler of nodes may make room, and other pods may end: before this nobody gives way."""
+"""An autoscaler of nodes may make room, and other pods may end: before this the stable revision is not scaled down."""
 
 
 def lacking_since(since: float | None, now: float, *, lacks: bool) -> float | None:
@@ -24,9 +23,3 @@ def lacks_room(revision: str, refused: Failure | None, pods: tuple[RuntimePod, .
     """
     failures = [refused, *(pod.failure for pod in pods if pod.revision == revision)]
     return not leaving and any(failure is not None and failure.reason == v.UNSCHEDULABLE for failure in failures)
-
-
-def gives_way(before: Manifest) -> bool:
-    """Whether the status says that the old revision gives way because there was no room for both."""
-    progressing = (each for each in before.get("conditions", []) if each["type"] == v.PROGRESSING)
-    return any((each["status"], each["reason"]) == ("True", v.NO_CAPACITY_FOR_SURGE) for each in progressing)

@@ -8,8 +8,8 @@ from headrace.api import vocabulary as v
 from headrace.api.model_deployment import ColdStart
 from headrace.events.subjects import ROUTES_BUCKET
 from headrace.reconcile.conditions import clipped
+from headrace.reconcile.decision import Decision
 from headrace.reconcile.deployments import deployments, is_announcing_container
-from headrace.reconcile.findings import Findings
 from headrace.reconcile.last_words import public
 from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed, Publication
@@ -19,20 +19,21 @@ FAILURE_RETRY_SECONDS = 10
 """What a client is told after a failure: the first back-off of a crashed or failed child."""
 
 
-def route(found: Findings, manifest: Manifest, observed: Observed) -> Route:
+def route(decision: Decision) -> Route:
     """Return the route of an accepted resource."""
-    resource = found.resource
+    facts = decision.facts
+    resource = facts.resource
     scaling = resource.spec.scaling
     cold_start = scaling.cold_start if scaling is not None else ColdStart()
     return Route(
         namespace=resource.namespace,
         name=resource.name,
-        public_name=_public_name(found, observed),
-        created=created(manifest),
-        revisions=found.rollout.weights,
-        engines=engines(observed),
-        unavailable=_unavailable(found),
-        stage=_stage(found),
+        public_name=_public_name(decision),
+        created=created(facts.manifest),
+        revisions=decision.rollout.weights,
+        engines=engines(facts.observed),
+        unavailable=_unavailable(decision),
+        stage=_stage(decision),
         max_queued_requests=cold_start.max_queued_requests,
         queue_timeout_seconds=cold_start.queue_timeout_seconds,
     )
@@ -69,34 +70,36 @@ def created(manifest: Manifest) -> int:
     return int(datetime.fromisoformat(stamp).timestamp()) if stamp else 0
 
 
-def _public_name(found: Findings, observed: Observed) -> str:
+def _public_name(decision: Decision) -> str:
     """A changed name is known to the gateways from when the pods that serve it take the requests."""
-    serving = deployments(observed).get(found.rollout.serving) if found.taking_over else None
+    serving = decision.facts.deployments.get(decision.rollout.serving) if decision.taking_over else None
     annotations = serving["metadata"].get("annotations", {}) if serving is not None else {}
-    return str(annotations.get(v.PUBLIC_NAME_ANNOTATION, found.resource.public_name))
+    return str(annotations.get(v.PUBLIC_NAME_ANNOTATION, decision.facts.resource.public_name))
 
 
-def _unavailable(found: Findings) -> Unavailable | None:
+def _unavailable(decision: Decision) -> Unavailable | None:
     """Requests are held while an answer can be expected, and refused with the cause when it cannot."""
-    if found.wanted.off is not None:
-        return found.wanted.off
-    if found.taking_over and not only_fails(found.rollout.serving, found.pods):
+    facts = decision.facts
+    if decision.wanted.off is not None:
+        return decision.wanted.off
+    if decision.taking_over and not only_fails(decision.rollout.serving, facts.pods):
         return None
-    if found.serving(found.revision):
+    if facts.serving(facts.revision):
         return None
-    if found.source.failed:
-        return refusal(found.source.condition.reason, found.source.condition.message)
-    if found.failure is not None and not found.failure.waiting:
-        return refusal(found.failure.reason, found.failure.message)
+    if facts.source.failed:
+        return refusal(facts.source.condition.reason, facts.source.condition.message)
+    if decision.failure is not None and not decision.failure.waiting:
+        return refusal(decision.failure.reason, decision.failure.message)
     return None
 
 
-def _stage(found: Findings) -> str:
-    if found.routable(found.rollout.serving):
+def _stage(decision: Decision) -> str:
+    facts = decision.facts
+    if facts.routable(decision.rollout.serving):
         return ""
-    waits = found.failure is not None and found.failure.waiting and not found.taking_over
-    if waits or found.source.condition.reason == v.UNSCHEDULABLE:
+    waits = decision.failure is not None and decision.failure.waiting and not decision.taking_over
+    if waits or facts.source.condition.reason == v.UNSCHEDULABLE:
         return "unschedulable"
-    if not found.taking_over and not found.source.cached:
+    if not decision.taking_over and not facts.source.cached:
         return "fetching"
-    return "starting" if found.wanted.replicas else ""
+    return "starting" if decision.wanted.replicas else ""

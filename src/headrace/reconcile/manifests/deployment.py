@@ -41,7 +41,7 @@ def deployment(
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            **metadata(resource, f"{resource.name}-{revision}", pod_labels),
+            **metadata(resource, deployment_name(resource, revision), pod_labels),
             "annotations": _annotations(resource) | ({} if nudge is None else {v.NUDGE_ANNOTATION: str(nudge)}),
         },
         "spec": {
@@ -53,6 +53,11 @@ def deployment(
         },
     }
     return Child(ChildKey.of(manifest), manifest, ApplyPhase.WORKLOAD)
+
+
+def deployment_name(resource: ModelDeployment, revision: str) -> str:
+    """Return the name of a revision's Deployment."""
+    return f"{resource.name}-{revision}"
 
 
 def rescaled(observed: Manifest, replicas: int) -> Child:
