@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.api.vocabulary import API_VERSION, GROUP, MODEL_LABEL
+from headrace.api.vocabulary import API_VERSION, GROUP, MODEL_DEPLOYMENT, MODEL_LABEL
 from headrace.reconcile.world import Manifest, ResourceKey
 
 MAX_GONE = 10_000
@@ -33,7 +33,7 @@ _OF_METADATA = frozenset(
 _NOISE = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation as large as its object."""
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
-_UNWRITTEN = frozenset({"Pod", "ModelDeployment", "Secret"})
+_UNWRITTEN = frozenset({"Pod", MODEL_DEPLOYMENT, "Secret"})
 """Kinds that others make: nobody asks for a digest of them."""
 
 
@@ -173,7 +173,7 @@ def digest(value: Any) -> str:
 def belongs(manifest: Manifest, owner: ResourceKey) -> bool:
     """Whether a ModelDeployment of this name controls the object. Labels are anybody's to set."""
     return any(
-        (reference["apiVersion"], reference["kind"], reference["name"]) == (API_VERSION, "ModelDeployment", owner.name)
+        (reference["apiVersion"], reference["kind"], reference["name"]) == (API_VERSION, owner.kind, owner.name)
         and reference.get("controller", False)
         for reference in manifest["metadata"].get("ownerReferences") or []
     )
@@ -200,7 +200,7 @@ def _entry(manifest: Manifest) -> Entry:
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
         digest="" if kind in _UNWRITTEN else digest_of(kept),
-        owner=ResourceKey(metadata["namespace"], model) if model is not None else None,
+        owner=ResourceKey(MODEL_DEPLOYMENT, metadata["namespace"], model) if model is not None else None,
     )
 
 

@@ -26,7 +26,7 @@ from typing_extensions import override
 from headrace.errors import CannotStart
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
 from headrace_operator.index import Index, ObjectKey
-from headrace_operator.kinds import ALL, Watched
+from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, Watched
 from headrace_operator.metrics import OBJECTS, VANISHED
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Watching:
 
     async def _find_the_kind(self) -> None:
         """Wait for the API server. Raises CannotStart when it does not know our resource: kopf would just not watch."""
-        watched = ALL["ModelDeployment"]
+        watched = MODEL_DEPLOYMENT
         while True:
             try:
                 await self._api.listing(watched, self._scopes[0])

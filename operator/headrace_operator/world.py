@@ -22,6 +22,7 @@ from headrace.control.keys import api_keys
 from headrace.control.naming import Names
 from headrace.control.world import Changed, ChildRefused
 from headrace.errors import HeadraceError
+from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
@@ -51,6 +52,7 @@ PATIENCE_SECONDS = 2.5
 REFUSED_SECONDS = 5.0
 """What was refused is not asked for again before that, and each time after twice as long."""
 LONGEST_REFUSED_SECONDS = 60.0
+_NEED_NAMESPACES = RESOURCE_KINDS.keys() | {POD.kind}
 
 
 class NotOurs(HeadraceError):
@@ -103,11 +105,11 @@ class KubernetesWorld:
         self._changed.append(changed)
 
     def keys(self) -> list[ResourceKey]:
-        """Return every ModelDeployment there is."""
-        return [ResourceKey(key.namespace, key.name) for key in self.index.keys(MODEL_DEPLOYMENT.kind)]
+        """Return every resource there is."""
+        return [_resource_key(key) for kind in sorted(RESOURCE_KINDS) for key in self.index.keys(kind)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
-        """Return the ModelDeployment; one that is being deleted is gone."""
+        """Return the resource; one that is being deleted is gone."""
         found = self.index.get(_object_key(key))
         return None if found is None or found["metadata"].get("deletionTimestamp") else found
 
@@ -200,7 +202,7 @@ class KubernetesWorld:
         wanted = digest(status)
         if self._status.get(key) == (wanted, digest(resource.get("status"))):
             return  # the schema of an older CRD drops a field: writing it again would change nothing, for ever
-        path = MODEL_DEPLOYMENT.path(key.namespace, key.name)
+        path = ALL[key.kind].path(key.namespace, key.name)
         try:
             answer = await self._api.replace_status(path, resource["metadata"]["uid"], status)
         except ApiError as error:
@@ -260,8 +262,8 @@ class KubernetesWorld:
                 raise
 
     def _on_change(self, key: ObjectKey, before: Entry | None, now: Entry | None) -> None:
-        if key.kind == MODEL_DEPLOYMENT.kind:
-            self._on_resource(ResourceKey(key.namespace, key.name), before, now)
+        if key.kind in RESOURCE_KINDS:
+            self._on_resource(_resource_key(key), before, now)
         elif key.kind == "Secret":
             self._tell(None)
         else:
@@ -270,23 +272,25 @@ class KubernetesWorld:
                 self._job_events.forget(before.uid)
             for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
                 self._tell(owner)
-        if (before is None or now is None) and key.kind in (MODEL_DEPLOYMENT.kind, POD.kind):
+        if (before is None or now is None) and key.kind in _NEED_NAMESPACES:
             self._tell_namespaces()
 
     def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
         self._tell(key)
-        manifest = None if now is None else now.manifest
-        for other in sorted(self._names.update(key, manifest) | self._fetchers.update(key, manifest)):
-            self._tell(other)
+        if key.kind == MODEL_DEPLOYMENT.kind:
+            manifest = None if now is None else now.manifest
+            for other in sorted(self._names.update(key, manifest) | self._fetchers.update(key, manifest)):
+                self._tell(other)
         if before is None or now is None or before.uid != now.uid:
             for known in (self._status, self._refused, self._failing):
                 known.pop(key, None)
 
     def _tell_namespaces(self) -> None:
-        """A namespace is needed while it has a model, and until the last pod of one has gone in good order."""
+        """A namespace is needed while it has a resource, and until the last pod of one has gone in good order."""
         if self._namespaces is not None:
-            kinds = (MODEL_DEPLOYMENT.kind, POD.kind)
-            self._namespaces.want(frozenset(key.namespace for kind in kinds for key in self.index.keys(kind)))
+            self._namespaces.want(
+                frozenset(key.namespace for kind in _NEED_NAMESPACES for key in self.index.keys(kind))
+            )
 
     def _tell(self, key: ResourceKey | None) -> None:
         for changed in self._changed:
@@ -294,7 +298,11 @@ class KubernetesWorld:
 
 
 def _object_key(key: ResourceKey) -> ObjectKey:
-    return ObjectKey(MODEL_DEPLOYMENT.kind, key.namespace, key.name)
+    return ObjectKey(key.kind, key.namespace, key.name)
+
+
+def _resource_key(key: ObjectKey) -> ResourceKey:
+    return ResourceKey(key.kind, key.namespace, key.name)
 
 
 def _deleting(manifest: Manifest) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.cli.main import main
 from headrace.local.api import Api
 from headrace.local.api_server import ApiServer
@@ -18,7 +19,7 @@ from headrace.local.objects import Objects
 from headrace.reconcile.world import ResourceKey
 
 SECONDS = 10.0
-TINY = ResourceKey("default", "tiny")
+TINY = ResourceKey(MODEL_DEPLOYMENT, "default", "tiny")
 FILE = """\
 apiVersion: headrace.dev/v1alpha1
 kind: ModelDeployment

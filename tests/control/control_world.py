@@ -17,12 +17,13 @@ from typing import Any
 import yaml
 
 from headrace.api.validation import SCHEMA
+from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.control.world import Changed, ChildRefused
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
 ROOT = Path(__file__).parents[2]
-KEY = ResourceKey("default", "smollm2")
+KEY = ResourceKey(MODEL_DEPLOYMENT, "default", "smollm2")
 SECONDS = 20.0
 
 

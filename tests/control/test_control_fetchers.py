@@ -12,7 +12,7 @@ URI = "https://example.org/model.gguf"
 
 
 def key(name: str, namespace: str = "n") -> ResourceKey:
-    return ResourceKey(namespace, name)
+    return ResourceKey(v.MODEL_DEPLOYMENT, namespace, name)
 
 
 def model(

@@ -30,8 +30,11 @@ def taken(mine: Manifest, *others: Manifest) -> dict[str, str]:
     return names.taken(key_of(mine))
 
 
+A, B = (ResourceKey(v.MODEL_DEPLOYMENT, "n", name) for name in "ab")
+
+
 def key_of(manifest: Manifest) -> ResourceKey:
-    return ResourceKey("n", manifest["metadata"]["name"])
+    return ResourceKey(v.MODEL_DEPLOYMENT, "n", manifest["metadata"]["name"])
 
 
 def test_name_when_nobody_has_it_then_the_older_one_gets_it() -> None:
@@ -72,18 +75,18 @@ def test_name_when_several_are_before_it_then_who_has_it_is_named_or_else_the_ol
 
 def test_name_when_the_resource_is_gone_then_nothing_is_said() -> None:
     names = Names()
-    names.update(ResourceKey("n", "a"), named("a"))
-    assert names.update(ResourceKey("n", "a"), None) == set()
-    assert names.taken(ResourceKey("n", "a")) == {}
+    names.update(A, named("a"))
+    assert names.update(A, None) == set()
+    assert names.taken(A) == {}
 
 
 def test_name_when_it_is_given_back_then_those_who_want_it_are_concerned_and_nobody_else() -> None:
     names = Names()
     for manifest in (named("a", "chat", has="chat"), named("b", "chat"), named("c", "other")):
         names.update(key_of(manifest), manifest)
-    assert names.update(ResourceKey("n", "a"), named("a", "chat", has="chat")) == set()
-    assert names.update(ResourceKey("n", "a"), named("a", "new", has="new")) == {ResourceKey("n", "b")}
-    assert names.update(ResourceKey("elsewhere", "x"), named("x", "chat")) == set()
+    assert names.update(A, named("a", "chat", has="chat")) == set()
+    assert names.update(A, named("a", "new", has="new")) == {B}
+    assert names.update(ResourceKey(v.MODEL_DEPLOYMENT, "elsewhere", "x"), named("x", "chat")) == set()
 
 
 @pytest.mark.parametrize("spec", [{}, {"model": None}, {"model": "x"}])

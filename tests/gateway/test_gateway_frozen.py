@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from serving.serving_echo import MODEL, EchoSettings
 from serving.serving_processes import Server, free_port
 
+from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.control.signals import SignalHub
 from headrace.events.messages import ReplicaState
 from headrace.reconcile.world import ResourceKey
@@ -185,7 +186,7 @@ async def test_gateway_when_frozen_then_it_is_neither_live_nor_routing_until_it_
 
     async def routing() -> frozenset[str]:
         await replica.be_ready()
-        return hub.signals(ResourceKey(NAMESPACE, "echo")).admissions.get("echo-1", frozenset())
+        return hub.signals(ResourceKey(MODEL_DEPLOYMENT, NAMESPACE, "echo")).admissions.get("echo-1", frozenset())
 
     async with asyncio.timeout(DEADLINE_SECONDS):
         while await routing() != {gateway}:

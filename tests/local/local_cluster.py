@@ -18,7 +18,7 @@ from headrace.local.pods import Backoff
 from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey
 
 SECONDS = 10.0
-MODEL = ResourceKey("default", "smol")
+MODEL = ResourceKey(v.MODEL_DEPLOYMENT, "default", "smol")
 QUICK = Backoff(first_seconds=0.05, longest_seconds=0.2)
 LABELS = {v.MODEL_LABEL: MODEL.name, v.COMPONENT_LABEL: v.COMPONENT_RUNTIME}
 SLEEPER = "exec sleep 600"

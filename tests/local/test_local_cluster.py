@@ -34,6 +34,10 @@ from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceK
 DIGEST = "sha256:" + "ab" * 32
 
 
+def key(name: str) -> ResourceKey:
+    return ResourceKey(v.MODEL_DEPLOYMENT, MODEL.namespace, name)
+
+
 def heard(cluster: LocalCluster) -> list[ResourceKey | None]:
     changes: list[ResourceKey | None] = []
     cluster.subscribe(changes.append)
@@ -217,7 +221,7 @@ async def test_observe_when_asked_shows_a_resources_own_children_and_pods_only(t
         observed = cluster.observe(MODEL)
         assert observed.children.keys() == {runtime.key, fetch.key}
         assert len(observed.pods) == 2
-        assert cluster.observe(ResourceKey("default", "other")).pods == ()
+        assert cluster.observe(key("other")).pods == ()
 
 
 async def test_pod_when_it_changes_asks_for_a_look_at_its_resource(tmp_path: Path) -> None:
@@ -235,15 +239,15 @@ async def test_names_when_an_older_resource_holds_one_are_taken_from_the_younger
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a", model=_called("smollm")))
         cluster.apply_object(model("b", model=_called("smollm")))
-        assert cluster.observe(ResourceKey("default", "a")).names_taken == {}
-        assert cluster.observe(ResourceKey("default", "b")).names_taken == {"smollm": "a"}
+        assert cluster.observe(key("a")).names_taken == {}
+        assert cluster.observe(key("b")).names_taken == {"smollm": "a"}
 
 
 async def test_names_when_a_resource_has_none_are_its_own_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b", model=_called("a")))
-        assert cluster.observe(ResourceKey("default", "b")).names_taken == {"a": "a"}
+        assert cluster.observe(key("b")).names_taken == {"a": "a"}
 
 
 @pytest.mark.parametrize(("reason", "taken"), [(v.SOURCE_NOT_ALLOWED, dict[str, str]()), (v.NAME_TAKEN, {"a": "a"})])
@@ -253,8 +257,8 @@ async def test_name_when_its_holder_is_refused_is_free_unless_it_waits_for_that_
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b", model=_called("a")))
-        await cluster.write_status(ResourceKey("default", "a"), accepted("False", reason))
-        assert cluster.observe(ResourceKey("default", "b")).names_taken == taken
+        await cluster.write_status(key("a"), accepted("False", reason))
+        assert cluster.observe(key("b")).names_taken == taken
 
 
 async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tm
         cluster.apply_object(model("b", model=_called("a")))
         changes = heard(cluster)
         cluster.delete_object(ObjectKey("ModelDeployment", "default", "a"))
-        assert ResourceKey("default", "b") in changes
+        assert key("b") in changes
 
 
 async def test_name_when_a_resource_comes_asks_for_no_look_at_those_of_other_names(tmp_path: Path) -> None:
@@ -271,7 +275,7 @@ async def test_name_when_a_resource_comes_asks_for_no_look_at_those_of_other_nam
         cluster.apply_object(model("a"))
         changes = heard(cluster)
         cluster.apply_object(model("b"))
-        assert changes == [ResourceKey("default", "b")]
+        assert changes == [key("b")]
 
 
 async def test_status_when_written_asks_for_a_look_at_that_resource_alone(tmp_path: Path) -> None:
@@ -279,9 +283,9 @@ async def test_status_when_written_asks_for_a_look_at_that_resource_alone(tmp_pa
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b"))
         changes = heard(cluster)
-        await cluster.write_status(ResourceKey("default", "a"), accepted("True", v.VALID))
-        await cluster.write_status(ResourceKey("default", "a"), get(cluster, "ModelDeployment", "a")["status"])
-        assert changes == [ResourceKey("default", "a")]
+        await cluster.write_status(key("a"), accepted("True", v.VALID))
+        await cluster.write_status(key("a"), get(cluster, "ModelDeployment", "a")["status"])
+        assert changes == [key("a")]
 
 
 async def test_api_keys_when_a_secret_is_labelled_open_its_namespace_or_the_models_listed(tmp_path: Path) -> None:

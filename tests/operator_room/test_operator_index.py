@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.api.vocabulary import MODEL_LABEL
+from headrace.api.vocabulary import MODEL_DEPLOYMENT, MODEL_LABEL
 from headrace.reconcile.world import Manifest, ResourceKey
 from headrace_operator.index import Entry, Index, ObjectKey, digest_of
 
@@ -92,11 +92,11 @@ def test_object_when_made_anew_before_the_old_one_s_deletion_is_heard_then_it_st
 def test_owned_when_the_label_changes_or_the_object_goes_then_the_owner_has_it_no_more() -> None:
     heard = Heard()
     heard.index.put(service(1))
-    assert [key for key, _ in heard.index.owned(ResourceKey("n", "m"))] == [KEY]
+    assert [key for key, _ in heard.index.owned(ResourceKey(MODEL_DEPLOYMENT, "n", "m"))] == [KEY]
     heard.index.put(service(2, model="other"))
-    assert list(heard.index.owned(ResourceKey("n", "m"))) == []
+    assert list(heard.index.owned(ResourceKey(MODEL_DEPLOYMENT, "n", "m"))) == []
     heard.index.remove(KEY, "u")
-    assert list(heard.index.owned(ResourceKey("n", "other"))) == []
+    assert list(heard.index.owned(ResourceKey(MODEL_DEPLOYMENT, "n", "other"))) == []
     assert heard.index.keys("Service") == []
 
 

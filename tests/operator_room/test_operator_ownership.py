@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.api.vocabulary import API_VERSION, MODEL_LABEL
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL
 from headrace.reconcile.world import Manifest, ResourceKey
 from headrace_operator.index import Entry, Index, ObjectKey, belongs
 
 KEY = ObjectKey("Service", "default", "smollm2")
-OWNER = ResourceKey("default", "smollm2")
+OWNER = ResourceKey(MODEL_DEPLOYMENT, "default", "smollm2")
 
 
 def service(version: int, uid: str = "u1", **metadata: Any) -> Manifest:

@@ -27,7 +27,7 @@ from headrace_operator.client import (
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
 
-OWNER = ResourceKey("default", "smollm2")
+OWNER = ResourceKey(v.MODEL_DEPLOYMENT, "default", "smollm2")
 PATH = "/api/v1/namespaces/default/services/smollm2"
 CONTROLLED = {
     "apiVersion": v.API_VERSION,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.api.vocabulary import API_VERSION
+from headrace.api import vocabulary as v
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Kind:
         return self.api_version.rpartition("/")[2]
 
 
-MODEL_DEPLOYMENT = Kind(API_VERSION, "ModelDeployment", "modeldeployments", "modeldeployment", ("mdep",))
+MODEL_DEPLOYMENT = Kind(v.API_VERSION, v.MODEL_DEPLOYMENT, "modeldeployments", "modeldeployment", ("mdep",))
 
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", "deployment", ("deploy",))
 JOB = Kind("batch/v1", "Job", "jobs", "job")

@@ -10,6 +10,8 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 CATEGORY = "headrace"
 FIELD_MANAGER = "headrace-operator"
+MODEL_DEPLOYMENT = "ModelDeployment"
+"""The kind of resource that serves a model."""
 
 # -- labels and annotations ------------------------------------------------------------------------
 MANAGED_BY = "app.kubernetes.io/managed-by"

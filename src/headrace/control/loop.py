@@ -70,7 +70,7 @@ class _Refusal:
 
 
 class ControlLoop:
-    """Reconciles every ModelDeployment of a world until cancelled. Made and run in one event loop."""
+    """Reconciles every resource of a world until cancelled. Made and run in one event loop."""
 
     def __init__(self, world: World, client: Client, settings: Settings) -> None:
         self._world = world
@@ -208,7 +208,7 @@ class ControlLoop:
             requeue_seconds = _backoff_seconds(known.failures)
             RECONCILE_ERRORS.inc()
             trace = None if isinstance(error, HeadraceError) else error
-            said = f"reconciling {key.namespace}/{key.name}: {error}; again in {requeue_seconds:.0f} s"
+            said = f"reconciling {key}: {error}; again in {requeue_seconds:.0f} s"
             log.error("%s", said, exc_info=trace)  # noqa: TRY400 - an error of ours is its own explanation
             if known.failures >= TOLD_FAILURES:
                 await self._tell_failure(key, error)
@@ -225,7 +225,7 @@ class ControlLoop:
         try:
             await self._world.write_status(key, unfinished(resource, why, time.time()))
         except Exception as untold:  # noqa: BLE001 - as above, and the next pass tries again
-            log.warning("%s/%s: its status cannot be written: %s", key.namespace, key.name, untold)
+            log.warning("%s: its status cannot be written: %s", key, untold)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
         """What an earlier run published for resources now gone is removed once every present one was reconciled.
@@ -251,7 +251,7 @@ class ControlLoop:
         refused = {refusal.child.key: str(refusal.error) for refusal in refusals}
         if refused != known.refused:
             for child, why in refused.items():
-                log.warning("%s/%s: the %s %s is refused: %s", key.namespace, key.name, child.kind, child.name, why)
+                log.warning("%s: the %s %s is refused: %s", key, child.kind, child.name, why)
             known.refused = refused
             outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
         self._publish(outcome.publications)
@@ -283,7 +283,7 @@ class ControlLoop:
             await self._world.delete(key, surplus)
         await self._world.write_status(key, outcome.status)
         for event in outcome.events:
-            log.info("%s/%s: %s: %s", key.namespace, key.name, event.reason, " ".join(event.message.split()))
+            log.info("%s: %s: %s", key, event.reason, " ".join(event.message.split()))
             await self._world.record(key, event)
 
     def _publish(self, publications: Iterable[Publication]) -> None:

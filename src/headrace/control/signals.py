@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.kv import KV_OP
 
+from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.events import subjects
 from headrace.events.decoder import Decoder
 from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, ReplicaReport, ReplicaState
@@ -28,7 +29,7 @@ REPLICA_TTL_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Heard:
-    """Everything heard about one ModelDeployment; the floats are monotonic times of arrival."""
+    """Everything heard about one resource; the floats are monotonic times of arrival."""
 
     demand: dict[str, tuple[float, Demand]] = field(default_factory=dict)
     replicas: dict[str, tuple[float, ReplicaReport]] = field(default_factory=dict)
@@ -227,5 +228,6 @@ def _admitting(admissions: dict[str, Admission], report: ReplicaReport) -> froze
 
 
 def _key_of(subject: str) -> ResourceKey:
+    """Return whom a message is about: all subjects listened to are of ModelDeployments (`headrace.events.subjects`)."""
     _, _, namespace, name, *_ = subject.split(".")
-    return ResourceKey(namespace, name)
+    return ResourceKey(MODEL_DEPLOYMENT, namespace, name)

@@ -38,10 +38,10 @@ class World(Protocol):
         """Call `changed` after every change from now on, in the event loop's thread."""
 
     def keys(self) -> list[ResourceKey]:
-        """Return every ModelDeployment there is."""
+        """Return every resource there is."""
 
     def resource(self, key: ResourceKey) -> Manifest | None:
-        """Return the ModelDeployment, or None when it is gone."""
+        """Return the resource, or None when it is gone."""
 
     def observe(self, key: ResourceKey) -> Observed:
         """Return the children and pods of the resource, also of one that is gone."""

@@ -1,6 +1,8 @@
 """Every NATS subject and bucket, who publishes on it, and who listens.
 
-`namespace` and `name` are DNS labels (no dots), so each is one token. A user per role may touch only its own:
+`namespace` and `name` are those of a ModelDeployment, and DNS labels (no dots), so each is one token. Every subject and
+bucket here is of ModelDeployments alone: a resource of another kind may have the same name, so its kind gets subjects
+and buckets of its own. A user per role may touch only its own:
 `gateway` publishes demand and admissions; `runtime` of a namespace publishes replica reports and fetch progress of
 that namespace; the reconcile loop writes the route and key buckets, and reports for replicas that cannot.
 """

@@ -149,12 +149,12 @@ class LocalCluster:
         self._changed.append(changed)
 
     def keys(self) -> list[ResourceKey]:
-        """Return every ModelDeployment there is."""
-        return [_resource_key(manifest) for manifest in self.index.list("ModelDeployment")]
+        """Return every resource there is."""
+        return [ResourceKey.of(manifest) for manifest in self.index.list(v.MODEL_DEPLOYMENT)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
-        """Return the ModelDeployment."""
-        return self.index.get(ObjectKey("ModelDeployment", key.namespace, key.name))
+        """Return the resource."""
+        return self.index.get(ObjectKey(key.kind, key.namespace, key.name))
 
     def observe(self, key: ResourceKey) -> Observed:
         """Return the children and pods of the resource."""
@@ -234,7 +234,7 @@ class LocalCluster:
             "metadata": {"name": name, "namespace": key.namespace, "creationTimestamp": now},
             "involvedObject": {
                 "apiVersion": v.API_VERSION,
-                "kind": "ModelDeployment",
+                "kind": key.kind,
                 "namespace": key.namespace,
                 "name": key.name,
                 "uid": resource["metadata"]["uid"],
@@ -255,8 +255,8 @@ class LocalCluster:
 
     def _on_change(self, change: Change) -> None:
         kind, metadata = change.object["kind"], change.object["metadata"]
-        if kind == "ModelDeployment":
-            key = _resource_key(change.object)
+        if kind == v.MODEL_DEPLOYMENT:
+            key = ResourceKey.of(change.object)
             now = None if change.type == "DELETED" else change.object
             others = self._names.update(key, now) | self._fetchers.update(key, now)
             for concerned in (key, *sorted(others)):
@@ -271,7 +271,7 @@ class LocalCluster:
         if kind == "Secret" and _is_api_key(change):
             self._tell(None)
         if (model := metadata.get("labels", {}).get(v.MODEL_LABEL)) is not None:
-            self._tell(ResourceKey(metadata["namespace"], model))
+            self._tell(ResourceKey(v.MODEL_DEPLOYMENT, metadata["namespace"], model))
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
@@ -332,10 +332,6 @@ def _unobserved(resource: Manifest) -> Manifest:
     unknown = [Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in types]
     generation = resource["metadata"]["generation"]
     return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}
-
-
-def _resource_key(manifest: Manifest) -> ResourceKey:
-    return ResourceKey(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
 
 
 def _belongs(manifest: Manifest, key: ResourceKey) -> bool:

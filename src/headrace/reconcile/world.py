@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, Literal, TypeVar
 
+from typing_extensions import override
+
 from headrace.events.messages import Demand, FetchProgress, Message, ReplicaReport
 
 M = TypeVar("M")
@@ -21,10 +23,22 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResourceKey:
-    """Names one ModelDeployment."""
+    """Names one resource that a user makes and the loop reconciles. Kinds are distinct without their groups."""
 
+    kind: str
     namespace: str
     name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ResourceKey:
+        """Return the key of a resource."""
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata["namespace"], metadata["name"])
+
+    @override
+    def __str__(self) -> str:
+        """Return how logs name the resource."""
+        return f"{self.kind} {self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
