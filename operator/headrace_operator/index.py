@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.api.vocabulary import API_VERSION, GROUP, MODEL_DEPLOYMENT, MODEL_LABEL
+from headrace.api.vocabulary import GROUP, MODEL_DEPLOYMENT
+from headrace.reconcile.ownership import controller_of, resource_controlling, resource_labelled
 from headrace.reconcile.world import Manifest, ResourceKey
 
 MAX_GONE = 10_000
@@ -32,6 +33,7 @@ _OF_METADATA = frozenset(
 )
 _NOISE = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation as large as its object."""
+_TEMPLATE_HASH_LABEL = "pod-template-hash"
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
 _UNWRITTEN = frozenset({"Pod", MODEL_DEPLOYMENT, "Secret"})
 """Kinds that others make: nobody asks for a digest of them."""
@@ -62,7 +64,7 @@ class Entry:
     digest: str
     """Of what an operator writes, see `digest_of`; empty for kinds that it does not write."""
     owner: ResourceKey | None
-    """The ModelDeployment whose label it has: it may not exist, and the object may be somebody else's."""
+    """The resource that controls it, or a former one of that name; of a pod: the one that its label names."""
 
     @property
     def manifest(self) -> Manifest:
@@ -104,7 +106,7 @@ class Index:
         return [self._entries[key].manifest for key in self._kinds[kind]]
 
     def owned(self, owner: ResourceKey) -> Iterator[tuple[ObjectKey, Entry]]:
-        """Yield the objects that carry the label of a ModelDeployment."""
+        """Yield the objects whose entries name this owner: which are its own, their references say."""
         for key in sorted(self._owned.get(owner, ())):
             yield key, self._entries[key]
 
@@ -170,24 +172,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(_json(value)).hexdigest()[:16]
 
 
-def belongs(manifest: Manifest, owner: ResourceKey) -> bool:
-    """Whether a ModelDeployment of this name controls the object. Labels are anybody's to set."""
-    return any(
-        (reference["apiVersion"], reference["kind"], reference["name"]) == (API_VERSION, owner.kind, owner.name)
-        and reference.get("controller", False)
-        for reference in manifest["metadata"].get("ownerReferences") or []
-    )
+def workload_of(pod: Manifest) -> ObjectKey | None:
+    """Return the Deployment or Job whose pod this is; None when it has neither.
 
-
-def controls(owner: Manifest, manifest: Manifest) -> bool:
-    """Whether an object controls another one."""
-    references = manifest["metadata"].get("ownerReferences") or []
-    return any(each["uid"] == owner["metadata"]["uid"] and each.get("controller", False) for each in references)
+    ReplicaSets are not watched, for they are as many as Deployments and would say nothing else: a Deployment names them
+    after itself and the hash that their pods have as a label.
+    """
+    metadata, reference = pod["metadata"], controller_of(pod)
+    if reference is None:
+        return None
+    kind, name = reference["kind"], reference["name"]
+    if kind == "Job":
+        return ObjectKey(kind, metadata["namespace"], name)
+    ending = f"-{metadata['labels'].get(_TEMPLATE_HASH_LABEL)}"
+    if kind != "ReplicaSet" or not name.endswith(ending):
+        return None
+    return ObjectKey("Deployment", metadata["namespace"], name.removesuffix(ending))
 
 
 def _entry(manifest: Manifest) -> Entry:
     metadata, kind = manifest["metadata"], manifest["kind"]
-    model = (metadata.get("labels") or {}).get(MODEL_LABEL)
     kept = {
         **{field: value for field, value in manifest.items() if not (field == "spec" and kind == "Pod")},
         "metadata": {field: value for field, value in metadata.items() if field in _OF_METADATA},
@@ -200,7 +204,7 @@ def _entry(manifest: Manifest) -> Entry:
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
         digest="" if kind in _UNWRITTEN else digest_of(kept),
-        owner=ResourceKey(MODEL_DEPLOYMENT, metadata["namespace"], model) if model is not None else None,
+        owner=resource_labelled(manifest) if kind == "Pod" else resource_controlling(manifest),
     )
 
 

@@ -6,24 +6,26 @@ the object as the API server answered. While both are what they were, there is n
 rule wants something else, or somebody changed the object) it is applied again. After a restart each child is applied
 once, which changes nothing.
 
-What is ours is what a ModelDeployment *controls*: labels are anybody's to set. So an object of a child's name that
-somebody else made is never taken over, and what `kubectl delete --cascade=orphan` leaves is left.
+A child is what a resource *controls* (`headrace.reconcile.ownership`). So an object of a child's name that somebody
+else made is never taken over, and what `kubectl delete --cascade=orphan` leaves is left.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from headrace.api import vocabulary as v
 from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
 from headrace.control.naming import Names
-from headrace.control.world import Changed, ChildRefused
+from headrace.control.world import Changed, ChildRefused, not_ours
 from headrace.errors import HeadraceError
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.conditions import timestamp
+from headrace.reconcile.ownership import controls, is_child, is_of_another, is_pod_of, resource_controlling
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 from headrace_operator.client import (
@@ -38,7 +40,7 @@ from headrace_operator.client import (
     ApiServer,
 )
 from headrace_operator.events import Recorder
-from headrace_operator.index import Entry, Index, ObjectKey, belongs, controls, digest, digest_of
+from headrace_operator.index import Entry, Index, ObjectKey, digest, digest_of, workload_of
 from headrace_operator.job_events import JobEvents
 from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
@@ -116,16 +118,16 @@ class KubernetesWorld:
     def observe(self, key: ResourceKey) -> Observed:
         """Return the children and pods of the resource."""
         children: dict[ChildKey, Manifest] = {}
-        pods: list[Manifest] = []
+        resource = self.resource(key)
         for object_key, entry in self.index.owned(key):
-            manifest = entry.manifest
-            if object_key.kind == POD.kind:
-                pods.append(manifest)
-            elif object_key.kind in CHILD_KINDS and belongs(manifest, key) and not _deleting(manifest):
-                children[ChildKey.of(manifest)] = self._job_events.explained(manifest)
+            if object_key.kind in CHILD_KINDS:
+                manifest = entry.manifest
+                if is_child(manifest, key, resource) and not _deleting(manifest):
+                    children[ChildKey.of(manifest)] = self._job_events.explained(manifest)
+        pods = tuple(pod for _, pod in self._pods_of(key))
         other = self._fetchers.other(key)
         fetcher = None if other is None else self.resource(other)
-        return Observed(children, tuple(pods), self._names.taken(key), fetcher=fetcher)
+        return Observed(children, pods, self._names.taken(key), fetcher=fetcher)
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
@@ -145,9 +147,9 @@ class KubernetesWorld:
             before = None
         if before is not None and (left := before.until - self._clock()) > 0:
             raise ChildRefused(before.why, retry_seconds=left)
-        ours, began = entry is not None and belongs(entry.manifest, owner), self._clock()
+        began = self._clock()
         try:
-            answer = await self._apply(owner, ALL[key.kind].path(key.namespace, key.name), child.manifest, ours=ours)
+            answer = await self._apply(owner, child, None if entry is None else entry.manifest)
         except (ApiError, NotOurs) as error:
             if isinstance(error, ApiError) and self._may_pass(owner, key, error, began):
                 raise
@@ -161,8 +163,7 @@ class KubernetesWorld:
         self._applied[key] = (wanted, digest_of(answer))
 
     async def _look_for_pods(self, owner: ResourceKey, job: Manifest) -> None:
-        pods = (entry.manifest for key, entry in self.index.owned(owner) if key.kind == POD.kind)
-        has_pod = any(controls(job, pod) for pod in pods)
+        has_pod = any(controls(job, pod) for _, pod in self._pods_of(owner))
         if await self._job_events.look(job, has_pod=has_pod):
             self._tell(owner)
 
@@ -179,20 +180,27 @@ class KubernetesWorld:
         The garbage collector follows owner references, or removes them when the user wanted to keep the children.
         """
         key = ObjectKey(child.kind, child.namespace, child.name)
-        entry = self.index.entry(key)
-        if entry is not None and self.resource(owner) is not None:
+        entry, resource = self.index.entry(key), self.resource(owner)
+        if entry is not None and resource is not None and controls(resource, entry.manifest):
             await self._api.delete(ALL[key.kind].path(key.namespace, key.name), uid=entry.uid)
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate of the resource's runtime pods."""
-        for key, entry in self.index.owned(owner):
-            if key.kind != POD.kind:
-                continue
-            pod = entry.manifest
+        for key, pod in list(self._pods_of(owner)):
             runs = pod["metadata"]["labels"].get(v.COMPONENT_LABEL) == v.COMPONENT_RUNTIME
             wanted = key.name in pods
             if runs and not _deleting(pod) and _gate(pod) != wanted:
-                await self._set_gate(key, entry, wanted=wanted)
+                await self._set_gate(key, pod["metadata"]["uid"], wanted=wanted)
+
+    def _pods_of(self, key: ResourceKey) -> Iterator[tuple[ObjectKey, Manifest]]:
+        workload = cache(self.index.get)  # decoded once, however many pods it has
+        for pod_key, entry in self.index.owned(key):
+            if pod_key.kind != POD.kind:
+                continue
+            pod = entry.manifest
+            made_by = workload_of(pod)
+            if made_by is not None and is_pod_of(pod, key, workload(made_by)):
+                yield pod_key, pod
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
         """Write the status of the resource."""
@@ -218,15 +226,23 @@ class KubernetesWorld:
         if resource is not None:
             await self._recorder.record(resource, event)
 
-    async def _apply(self, owner: ResourceKey, path: str, manifest: Manifest, *, ours: bool) -> Manifest:
-        """Apply a child, in a namespace that has what it needs. Raises NotOurs when its name is somebody else's."""
+    async def _apply(self, owner: ResourceKey, child: Child, before: Manifest | None) -> Manifest:
+        """Apply a child, in a namespace that has what it needs. Raises NotOurs when its name is somebody else's.
+
+        What a former resource of the owner's kind and name left is adopted, and what has no controller if it does not
+        conflict.
+        """
         assert self._namespaces is not None
+        if before is not None and is_of_another(before, owner):
+            raise NotOurs(not_ours(child.key, owner))
+        ours = before is not None and resource_controlling(before) == owner
+        path, manifest = ALL[child.key.kind].path(child.key.namespace, child.key.name), child.manifest
         await self._namespaces.provide(owner.namespace)
         try:
             return await self._api.apply(path, manifest, force=ours)
         except ApiError as error:
             if error.status == CONFLICT and not ours:
-                await self._check_owner(owner, path, error)
+                await self._check_owner(owner, child.key, path, error)
             elif error.status == INVALID and ours and manifest["kind"] == "Service":
                 await self._api.delete(path)  # its address may not change once set; no request of ours goes by it
             elif error.status == INVALID and ours and "spec" in manifest:
@@ -237,24 +253,20 @@ class KubernetesWorld:
                 raise
         return await self._api.apply(path, manifest, force=True)
 
-    async def _check_owner(self, owner: ResourceKey, path: str, conflict: ApiError) -> None:
+    async def _check_owner(self, owner: ResourceKey, child: ChildKey, path: str, conflict: ApiError) -> None:
         """Return if the object is the resource's, without having been known as such: somebody took its labels off."""
         found = await self._api.get(path)
-        if not belongs(found, owner):
-            what = f"{found['kind']} {found['metadata']['name']}"
-            raise NotOurs(
-                f"{what} exists in namespace {owner.namespace} and belongs to somebody else",
-                hint=f"Delete it, or give the ModelDeployment {owner.name} another name",
-            ) from conflict
+        if resource_controlling(found) != owner:
+            raise NotOurs(not_ours(child, owner)) from conflict
 
-    async def _set_gate(self, key: ObjectKey, entry: Entry, *, wanted: bool) -> None:
+    async def _set_gate(self, key: ObjectKey, uid: str, *, wanted: bool) -> None:
         condition = {
             "type": v.ROUTABLE_GATE,
             "status": "True" if wanted else "False",
             "lastTransitionTime": timestamp(time.time()),
             "reason": v.ADMITTED if wanted else v.WAITING_FOR_GATEWAYS,
         }
-        patch = {"metadata": {"uid": entry.uid}, "status": {"conditions": [condition]}}
+        patch = {"metadata": {"uid": uid}, "status": {"conditions": [condition]}}
         try:
             self.index.put(await self._api.merge_lists(f"{POD.path(key.namespace, key.name)}/status", patch))
         except ApiError as error:

@@ -76,6 +76,14 @@ def _child(api_version: str, kind: str, name: str, spec: Manifest) -> Child:
     return Child(ChildKey.of(manifest), manifest)
 
 
+def owned_by(resource: Manifest, child: Child) -> Child:
+    """The child with this resource as its controller."""
+    metadata = resource["metadata"]
+    reference = {**OWNER, "kind": resource["kind"], "name": metadata["name"], "uid": metadata["uid"]}
+    manifest = {**child.manifest, "metadata": {**child.manifest["metadata"], "ownerReferences": [reference]}}
+    return Child(child.key, manifest)
+
+
 def model(name: str = MODEL.name, **spec: Any) -> Manifest:
     return {
         "apiVersion": v.API_VERSION,

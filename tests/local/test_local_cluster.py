@@ -10,6 +10,7 @@ import pytest
 from local.local_cluster import (
     LABELS,
     MODEL,
+    OWNER,
     SECONDS,
     SLEEPER,
     container,
@@ -18,6 +19,7 @@ from local.local_cluster import (
     get,
     job,
     model,
+    owned_by,
     running,
     secret,
     until,
@@ -116,16 +118,18 @@ async def test_delete_when_there_is_no_such_object_says_so(tmp_path: Path) -> No
             cluster.delete_object(ObjectKey("ModelDeployment", "default", "smol"))
 
 
-async def test_delete_when_the_resource_was_there_tells_and_still_shows_its_children(tmp_path: Path) -> None:
+async def test_delete_when_the_resource_has_children_collects_them_too(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
-        cluster.apply_object(model())
-        child = deployment(container(SLEEPER))
+        now, _ = cluster.apply_object(model())
+        child = owned_by(now, deployment(container(SLEEPER)))
         await cluster.apply(MODEL, child)
+        assert list(cluster.observe(MODEL).children) == [child.key]
         changes = heard(cluster)
         cluster.delete_object(ObjectKey("ModelDeployment", "default", "smol"))
         assert MODEL in changes
         assert cluster.resource(MODEL) is None
-        assert list(cluster.observe(MODEL).children) == [child.key]
+        assert cluster.observe(MODEL).children == {}
+        await until(cluster, "Pod", lambda pods: not pods)
 
 
 # -- what survives -------------------------------------------------------------------------------------------
@@ -363,6 +367,6 @@ def _called(name: str) -> Manifest:
 
 
 def _child(api_version: str, kind: str) -> Child:
-    metadata = {"name": "smol", "namespace": "default", "labels": LABELS, "ownerReferences": [{"name": "smol"}]}
+    metadata = {"name": "smol", "namespace": "default", "labels": LABELS, "ownerReferences": [OWNER]}
     manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": {}}
     return Child(ChildKey.of(manifest), manifest)

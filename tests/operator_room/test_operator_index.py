@@ -8,11 +8,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.api.vocabulary import MODEL_DEPLOYMENT, MODEL_LABEL
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT
 from headrace.reconcile.world import Manifest, ResourceKey
 from headrace_operator.index import Entry, Index, ObjectKey, digest_of
 
 KEY = ObjectKey("Service", "n", "s")
+
+
+def controlled_by(model: str) -> Manifest:
+    return {"apiVersion": API_VERSION, "kind": MODEL_DEPLOYMENT, "name": model, "uid": f"{model}-1", "controller": True}
 
 
 def service(version: int, uid: str = "u", model: str | None = "m", **spec: Any) -> Manifest:
@@ -24,7 +28,8 @@ def service(version: int, uid: str = "u", model: str | None = "m", **spec: Any) 
             "namespace": "n",
             "uid": uid,
             "resourceVersion": str(version),
-            "labels": {} if model is None else {MODEL_LABEL: model},
+            "labels": {},
+            "ownerReferences": [] if model is None else [controlled_by(model)],
             "managedFields": [{"manager": "x"}],
         },
         "spec": spec,
@@ -89,7 +94,7 @@ def test_object_when_made_anew_before_the_old_one_s_deletion_is_heard_then_it_st
     assert entry.uid == "other"
 
 
-def test_owned_when_the_label_changes_or_the_object_goes_then_the_owner_has_it_no_more() -> None:
+def test_owned_when_the_owner_changes_or_the_object_goes_then_it_has_it_no_more() -> None:
     heard = Heard()
     heard.index.put(service(1))
     assert [key for key, _ in heard.index.owned(ResourceKey(MODEL_DEPLOYMENT, "n", "m"))] == [KEY]

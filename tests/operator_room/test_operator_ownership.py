@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT
 from headrace.reconcile.world import Manifest, ResourceKey
-from headrace_operator.index import Entry, Index, ObjectKey, belongs
+from headrace_operator.index import Entry, Index, ObjectKey
 
 KEY = ObjectKey("Service", "default", "smollm2")
 OWNER = ResourceKey(MODEL_DEPLOYMENT, "default", "smollm2")
+CONTROLLED = {
+    "apiVersion": API_VERSION,
+    "kind": MODEL_DEPLOYMENT,
+    "name": "smollm2",
+    "uid": "r1",
+    "controller": True,
+}
 
 
 def service(version: int, uid: str = "u1", **metadata: Any) -> Manifest:
@@ -25,7 +31,7 @@ def service(version: int, uid: str = "u1", **metadata: Any) -> Manifest:
             "namespace": KEY.namespace,
             "uid": uid,
             "resourceVersion": str(version),
-            "labels": {MODEL_LABEL: "smollm2"},
+            "ownerReferences": [CONTROLLED],
             **metadata,
         },
         "spec": {"ports": [{"port": 80}]},
@@ -94,16 +100,3 @@ def test_body_when_it_is_kept_then_without_noise() -> None:
     assert kept is not None
     assert "managedFields" not in kept["metadata"]
     assert kept["metadata"]["annotations"] == {"mine": "x"}
-
-
-@pytest.mark.parametrize(
-    ("reference", "expected"),
-    [
-        ({"apiVersion": API_VERSION, "kind": "ModelDeployment", "name": "smollm2", "controller": True}, True),
-        ({"apiVersion": API_VERSION, "kind": "ModelDeployment", "name": "smollm2"}, False),
-        ({"apiVersion": API_VERSION, "kind": "ModelDeployment", "name": "other", "controller": True}, False),
-        ({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "smollm2", "controller": True}, False),
-    ],
-)
-def test_belongs_only_to_who_controls_it(reference: Manifest, expected: bool) -> None:  # noqa: FBT001 - a table
-    assert belongs(service(1, ownerReferences=[reference]), OWNER) is expected

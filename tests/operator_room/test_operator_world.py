@@ -38,6 +38,9 @@ CONTROLLED = {
 }
 
 
+METADATA = {"name": "smollm2", "namespace": "default", "ownerReferences": [CONTROLLED]}
+
+
 class Provided:
     """Namespaces that need nothing."""
 
@@ -161,7 +164,7 @@ async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_a
 async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_seconds(status: int) -> None:
     now = 0.0
     made, api = world(lambda: now)
-    api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "ownerReferences": [CONTROLLED]}}
+    api.objects[PATH] = {"kind": "Service", "metadata": METADATA}
     made.index.put(
         {**service().manifest, "metadata": {**service().manifest["metadata"], "uid": "s", "resourceVersion": "3"}}
     )
@@ -217,7 +220,7 @@ async def test_apply_when_the_api_server_is_away_then_nothing_is_refused_however
 
 async def test_apply_when_our_own_object_lost_its_labels_then_it_is_forced() -> None:
     made, api = world()
-    api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "ownerReferences": [CONTROLLED]}}
+    api.objects[PATH] = {"kind": "Service", "metadata": METADATA}
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
     await made.apply(OWNER, service())
     assert api.forced == [False, True]
@@ -299,5 +302,12 @@ def _newer(manifest: Manifest) -> Manifest:
 
 def _pod(version: int, conditions: list[Manifest]) -> Manifest:
     labels = {v.MODEL_LABEL: "smollm2", v.COMPONENT_LABEL: v.COMPONENT_RUNTIME}
-    metadata = {"name": "pod", "namespace": "default", "uid": "p", "resourceVersion": str(version), "labels": labels}
+    metadata = {
+        "name": "pod",
+        "namespace": "default",
+        "uid": "p",
+        "resourceVersion": str(version),
+        "labels": labels,
+        "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j1", "controller": True}],
+    }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"conditions": conditions}}

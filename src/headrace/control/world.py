@@ -27,6 +27,14 @@ class ChildRefused(HeadraceError):
         self.retry_seconds = retry_seconds
 
 
+def not_ours(child: ChildKey, owner: ResourceKey) -> str:
+    """Return why a child is refused whose name another object has."""
+    return (
+        f"{child.kind} {child.name} exists in namespace {child.namespace} and belongs to somebody else. "
+        f"Delete it, or give the {owner.kind} {owner.name} another name"
+    )
+
+
 Changed = Callable[[ResourceKey | None], None]
 """Called when a resource, one of its children or pods changed; with None when API keys changed."""
 

@@ -21,7 +21,7 @@ from headrace.api import vocabulary as v
 from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
 from headrace.control.naming import Names
-from headrace.control.world import Changed
+from headrace.control.world import Changed, ChildRefused, not_ours
 from headrace.errors import NotFound, SystemFault, UnsupportedKind
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.local.index import Change, ObjectIndex, ObjectKey
@@ -36,6 +36,14 @@ from headrace.local.workloads import (
     write_deployment_status,
 )
 from headrace.reconcile.conditions import Condition, rendered, timestamp
+from headrace.reconcile.ownership import (
+    controller_of,
+    controls,
+    is_child,
+    is_pod_of,
+    resource_controlling,
+    resource_labelled,
+)
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
@@ -44,6 +52,8 @@ log = logging.getLogger(__name__)
 CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
 """Policy has no meaning where every pod is a process of one user."""
+REFUSED_SECONDS = 5.0
+"""After so long a child is applied again whose name another object had."""
 _KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastColdStart", "startFailure")
 """Of a stored status: what was recorded, not what was observed."""
 
@@ -118,12 +128,17 @@ class LocalCluster:
         return self.index.put(merged), before
 
     def delete_object(self, key: ObjectKey) -> None:
-        """Forget an object of the user; its children go when the loop has seen it."""
-        if self.index.get(key) is None:
+        """Forget an object of the user, and collect what it controls, as Kubernetes' garbage collector does."""
+        found = self.index.get(key)
+        if found is None:
             raise NotFound(f"{key.kind} {key.name} does not exist in namespace {key.namespace}")
         assert self._store is not None
         self._store.remove(key)
         self.index.remove(key)
+        for kind in sorted(CARRIED_OUT):
+            for child in self.index.list(kind, key.namespace):
+                if controls(found, child):
+                    self._remove_child(ObjectKey.of(child))
 
     def provide_secret(self, namespace: str, name: str, data: Mapping[str, str]) -> None:
         """Put a Secret of the platform's own into a namespace; it is not kept."""
@@ -158,13 +173,14 @@ class LocalCluster:
 
     def observe(self, key: ResourceKey) -> Observed:
         """Return the children and pods of the resource."""
+        resource = self.resource(key)
         children = {
             ChildKey.of(manifest): manifest
             for kind in sorted(CARRIED_OUT)
             for manifest in self.index.list(kind, key.namespace)
-            if _belongs(manifest, key) and manifest["metadata"].get("ownerReferences")
+            if is_child(manifest, key, resource)
         }
-        pods = tuple(manifest for manifest in self.index.list("Pod", key.namespace) if _belongs(manifest, key))
+        pods = tuple(self._pods_of(key))
         other = self._fetchers.other(key)
         fetcher = None if other is None else self.resource(other)
         return Observed(children, pods, self._names.taken(key), fetcher=fetcher)
@@ -174,8 +190,7 @@ class LocalCluster:
         return api_keys(self.index.list("Secret")).grants
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described."""
-        del owner
+        """Make the child be as described. Raises ChildRefused when another's object has its name."""
         kind = child.key.kind
         if kind in SKIPPED or self._stopping:
             return
@@ -184,6 +199,8 @@ class LocalCluster:
                 f"the local cluster cannot carry out a {kind}", hint="Use a Kubernetes cluster for it"
             )
         before = self.index.get(ObjectKey.of(child.manifest))
+        if before is not None and resource_controlling(before) != owner:
+            raise ChildRefused(not_ours(child.key, owner), retry_seconds=REFUSED_SECONDS)
         merged = _merged(child.manifest, before)
         if merged == before:
             return
@@ -197,18 +214,34 @@ class LocalCluster:
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period."""
-        del owner
         key = ObjectKey(child.kind, child.namespace, child.name)
+        found = self.index.get(key)
+        if found is not None and is_child(found, owner, self.resource(owner)):
+            self._remove_child(key)
+
+    def _remove_child(self, key: ObjectKey) -> None:
         self.index.remove(key)
         for pod in self._pods.of(key):
             pod.terminate()
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate of the resource's pods."""
-        for manifest in self.index.list("Pod", owner.namespace):
+        for manifest in self._pods_of(owner):
             pod = self._pods.get(ObjectKey.of(manifest))
-            if pod is not None and _belongs(manifest, owner):
+            if pod is not None:
                 pod.set_gate(manifest["metadata"]["name"] in pods)
+
+    def _pods_of(self, key: ResourceKey) -> Iterator[Manifest]:
+        for pod in self.index.list("Pod", key.namespace):
+            if is_pod_of(pod, key, self._workload_of(pod)):
+                yield pod
+
+    def _workload_of(self, pod: Manifest) -> Manifest | None:
+        """Return the workload that made a pod; None when it is gone, whatever has its name now."""
+        reference = controller_of(pod)
+        assert reference is not None
+        found = self.index.get(ObjectKey(reference["kind"], pod["metadata"]["namespace"], reference["name"]))
+        return found if found is not None and controls(found, pod) else None
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
         """Write the status of the resource."""
@@ -270,8 +303,9 @@ class LocalCluster:
                     pod.look_again()
         if kind == "Secret" and _is_api_key(change):
             self._tell(None)
-        if (model := metadata.get("labels", {}).get(v.MODEL_LABEL)) is not None:
-            self._tell(ResourceKey(v.MODEL_DEPLOYMENT, metadata["namespace"], model))
+        owner = resource_labelled(change.object) if kind == "Pod" else resource_controlling(change.object)
+        if owner is not None:
+            self._tell(owner)
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
@@ -332,10 +366,6 @@ def _unobserved(resource: Manifest) -> Manifest:
     unknown = [Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in types]
     generation = resource["metadata"]["generation"]
     return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}
-
-
-def _belongs(manifest: Manifest, key: ResourceKey) -> bool:
-    return bool(manifest["metadata"].get("labels", {}).get(v.MODEL_LABEL) == key.name)
 
 
 def _is_api_key(change: Change) -> bool:

@@ -1,0 +1,92 @@
+"""The local cluster: resources of two kinds with one name, and what a former resource left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from local.local_cluster import (
+    MODEL,
+    SLEEPER,
+    container,
+    deployment,
+    get,
+    model,
+    owned_by,
+    running,
+    until,
+)
+
+from headrace.api.vocabulary import RESOURCE_LABELS
+from headrace.control.world import ChildRefused
+from headrace.local.index import ObjectKey
+from headrace.reconcile.world import Child, Manifest, ResourceKey
+
+OTHER = ResourceKey("Other", MODEL.namespace, MODEL.name)
+OTHER_RESOURCE: Manifest = {"kind": "Other", "metadata": {"name": OTHER.name, "namespace": OTHER.namespace, "uid": "o"}}
+OTHER_LABEL = "headrace.dev/other"
+
+
+@pytest.fixture(autouse=True)
+def _second_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RESOURCE_LABELS, OTHER.kind, OTHER_LABEL)
+
+
+def others_child(name: str = "smol-1-other") -> Child:
+    child = owned_by(OTHER_RESOURCE, deployment(container(SLEEPER), name=name))
+    labels = {OTHER_LABEL: OTHER.name}
+    child.manifest["metadata"]["labels"] = labels
+    child.manifest["spec"]["template"]["metadata"]["labels"] = labels
+    return child
+
+
+async def test_kinds_when_they_share_a_name_see_their_own_children_alone(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        now, _ = cluster.apply_object(model())
+        mine, others = owned_by(now, deployment(container(SLEEPER))), others_child()
+        await cluster.apply(MODEL, mine)
+        await cluster.apply(OTHER, others)
+        for key, child in ((MODEL, mine), (OTHER, others)):
+            observed = cluster.observe(key)
+            assert list(observed.children) == [child.key]
+            assert [pod["metadata"]["ownerReferences"][0]["name"] for pod in observed.pods] == [child.key.name]
+
+
+async def test_kinds_when_they_share_a_name_never_touch_each_others_children(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        now, _ = cluster.apply_object(model())
+        mine = owned_by(now, deployment(container(SLEEPER)))
+        await cluster.apply(MODEL, mine)
+        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and belongs to somebody else"):
+            await cluster.apply(OTHER, others_child(mine.key.name))
+        await cluster.delete(OTHER, mine.key)
+        await cluster.set_routable(OTHER, frozenset({cluster.observe(MODEL).pods[0]["metadata"]["name"]}))
+        assert list(cluster.observe(MODEL).children) == [mine.key]
+        conditions = cluster.observe(MODEL).pods[0]["status"]["conditions"]
+        assert "headrace.dev/routable" not in {condition["type"] for condition in conditions}
+
+
+async def test_delete_when_another_kind_shares_the_name_leaves_its_children(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        now, _ = cluster.apply_object(model())
+        await cluster.apply(MODEL, owned_by(now, deployment(container(SLEEPER))))
+        await cluster.apply(OTHER, others_child())
+        cluster.delete_object(ObjectKey("ModelDeployment", MODEL.namespace, MODEL.name))
+        await until(cluster, "Pod", lambda pods: len(pods) == 1)
+        assert list(cluster.observe(OTHER).children) == [others_child().key]
+        assert len(cluster.observe(OTHER).pods) == 1
+
+
+async def test_child_of_a_former_resource_when_applied_is_adopted_with_its_pod(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        former = deployment(container(SLEEPER))
+        await cluster.apply(MODEL, former)
+        before = get(cluster, "Deployment", "smol-1")["metadata"]["uid"]
+        now, _ = cluster.apply_object(model())
+        observed = cluster.observe(MODEL)
+        assert observed.children == {}
+        assert len(observed.pods) == 1
+        await cluster.apply(MODEL, owned_by(now, former))
+        adopted = cluster.observe(MODEL)
+        assert [child["metadata"]["uid"] for child in adopted.children.values()] == [before]
+        assert [pod["metadata"]["uid"] for pod in adopted.pods] == [observed.pods[0]["metadata"]["uid"]]

@@ -1,0 +1,124 @@
+"""The world of an API server: resources of two kinds with one name, and what a former resource left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from operator_room.test_operator_world import CONTROLLED, OWNER, PATH, resource, service, world
+
+from headrace.api import vocabulary as v
+from headrace.control.world import ChildRefused
+from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey
+from headrace_operator.index import ObjectKey, workload_of
+from headrace_operator.world import KubernetesWorld
+
+OTHER = ResourceKey("Other", OWNER.namespace, OWNER.name)
+OTHER_LABEL = "headrace.dev/other"
+OTHERS = {**CONTROLLED, "kind": OTHER.kind, "uid": "o1"}
+HASH = "5d4f8c7b9"
+
+
+@pytest.fixture(autouse=True)
+def _second_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(v.RESOURCE_LABELS, OTHER.kind, OTHER_LABEL)
+
+
+def two_kinds() -> KubernetesWorld:
+    """A world with a resource of each kind."""
+    made, _ = world()
+    made.index.put({**resource(), "kind": OTHER.kind, "metadata": {**resource()["metadata"], "uid": OTHERS["uid"]}})
+    return made
+
+
+def deployment(reference: Manifest | None, name: str = "smollm2-1", label: str = v.MODEL_LABEL) -> Manifest:
+    metadata = an_object(name, label, [] if reference is None else [reference])
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {}}
+
+
+def pod(deployment: Manifest, **metadata: Any) -> Manifest:
+    name, labels = deployment["metadata"]["name"], deployment["metadata"]["labels"]
+    replica_set = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"{name}-{HASH}", "uid": "rs"}
+    made = an_object(f"{name}-{HASH}-x", v.MODEL_LABEL, [{**replica_set, "controller": True}])
+    with_labels = {**labels, v.COMPONENT_LABEL: v.COMPONENT_RUNTIME, "pod-template-hash": HASH}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**made, "labels": with_labels, **metadata}, "status": {}}
+
+
+def an_object(name: str, label: str, references: list[Manifest]) -> Manifest:
+    return {
+        "name": name,
+        "namespace": "default",
+        "uid": name,
+        "resourceVersion": "5",
+        "labels": {label: OWNER.name},
+        "ownerReferences": references,
+    }
+
+
+def names(made: KubernetesWorld, key: ResourceKey) -> tuple[list[str], list[str]]:
+    """The names of a resource's children, and of its pods."""
+    observed = made.observe(key)
+    return [child.name for child in observed.children], [pod["metadata"]["name"] for pod in observed.pods]
+
+
+def test_kinds_when_they_share_a_name_then_each_sees_its_own_children() -> None:
+    made = two_kinds()
+    for each in (deployment(CONTROLLED), deployment(OTHERS, "smollm2-1-other", OTHER_LABEL)):
+        made.index.put(each)
+        made.index.put(pod(each))
+    assert names(made, OWNER) == (["smollm2-1"], [f"smollm2-1-{HASH}-x"])
+    assert names(made, OTHER) == (["smollm2-1-other"], [f"smollm2-1-other-{HASH}-x"])
+
+
+def test_pod_when_its_label_names_us_and_its_workload_is_anothers_then_it_is_not_ours() -> None:
+    made = two_kinds()
+    made.index.put(deployment(OTHERS))
+    made.index.put(pod(deployment(OTHERS)))
+    assert names(made, OWNER) == ([], [])
+
+
+def test_pod_when_nothing_controls_it_then_its_label_alone_makes_it_nobodys() -> None:
+    made = two_kinds()
+    made.index.put(pod(deployment(CONTROLLED), ownerReferences=[]))
+    assert names(made, OWNER) == ([], [])
+
+
+async def test_apply_when_the_name_is_another_kinds_child_then_it_is_refused_and_nothing_is_written() -> None:
+    made, api = world()
+    await made.apply(OWNER, service())
+    labels, others = {v.MANAGED_BY: "headrace", OTHER_LABEL: OTHER.name}, service(81).manifest
+    others["metadata"].update(ownerReferences=[OTHERS], labels=labels)
+    with pytest.raises(ChildRefused, match="give the Other smollm2 another name"):
+        await made.apply(OTHER, Child(ChildKey.of(others), others))
+    assert api.writes == [("apply", PATH)]
+
+
+async def test_delete_when_the_child_is_another_kinds_then_it_stays() -> None:
+    made, api = world()
+    made.index.put({**resource(), "kind": OTHER.kind, "metadata": {**resource()["metadata"], "uid": OTHERS["uid"]}})
+    await made.apply(OWNER, service())
+    await made.delete(OTHER, service().key)
+    assert [verb for verb, _ in api.writes] == ["apply"]
+
+
+@pytest.mark.parametrize("reference", [None, {**CONTROLLED, "uid": "former"}])
+async def test_child_when_a_former_resource_left_it_then_it_is_adopted_when_applied(reference: Manifest | None) -> None:
+    """Its pods are seen before: a rule that did not would scale it to zero."""
+    made, api = world()
+    left = deployment(reference)
+    path = "/apis/apps/v1/namespaces/default/deployments/smollm2-1"
+    api.objects[path] = left
+    made.index.put(left)
+    made.index.put(pod(left))
+    assert names(made, OWNER) == ([], [f"smollm2-1-{HASH}-x"])
+    wanted = deployment(CONTROLLED)
+    await made.apply(OWNER, Child(ChildKey.of(wanted), wanted))
+    assert names(made, OWNER) == (["smollm2-1"], [f"smollm2-1-{HASH}-x"])
+    assert made.observe(OWNER).children[ChildKey.of(wanted)]["metadata"]["uid"] == left["metadata"]["uid"]
+
+
+def test_workload_when_a_replica_set_has_a_name_that_only_begins_alike_then_it_is_none() -> None:
+    made = pod(deployment(CONTROLLED))
+    assert workload_of(made) == ObjectKey("Deployment", "default", "smollm2-1")
+    made["metadata"]["ownerReferences"][0]["name"] = "smollm2-1-elsewhere"
+    assert workload_of(made) is None
