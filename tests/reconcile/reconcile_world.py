@@ -45,6 +45,11 @@ def resource(**spec: Any) -> Manifest:
     }
 
 
+def uid_of(child: Manifest) -> str:
+    """The uid that this world gives a child."""
+    return f"uid-{child['kind']}-{child['metadata']['name']}"
+
+
 @dataclass
 class World:
     """One ModelDeployment, what it owns, and what is heard of it."""
@@ -85,7 +90,7 @@ class World:
     def observed(self) -> Observed:
         uid = self.manifest["metadata"]["uid"]
         owned = {
-            key: child
+            key: {**child, "metadata": {**child["metadata"], "uid": uid_of(child)}}
             for key, child in self.children.items()
             if any(owner["uid"] == uid for owner in child["metadata"]["ownerReferences"])
         }
@@ -221,10 +226,17 @@ class World:
         self.made += 1
         name = f"{owner}-{self.made:05d}"
         labels = {**child["spec"]["template"]["metadata"]["labels"], "owner": owner}
+        reference = {"kind": child["kind"], "name": owner, "uid": uid_of(child), "controller": True}
         self.pods[name] = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default", "labels": labels, "creationTimestamp": self.stamp()},
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "labels": labels,
+                "creationTimestamp": self.stamp(),
+                "ownerReferences": [reference],
+            },
             "status": {"containerStatuses": [], "conditions": []},
         }
         if self.room is not None and labels[v.COMPONENT_LABEL] == v.COMPONENT_RUNTIME:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.reconcile.deployments import deployments, weights
-from headrace.reconcile.manifests.deployment import deployment_name
 from headrace.reconcile.manifests.fetch_job import fetch_job
+from headrace.reconcile.names import deployment_name
 from headrace.reconcile.pods import RuntimePod, leaving_revisions
 from headrace.reconcile.refusals import Refusals, refusals_of
 from headrace.reconcile.revision import revision_of

@@ -10,7 +10,8 @@ from headrace.api import vocabulary as v
 from headrace.api.model_deployment import Source
 from headrace.errors import NoSpace
 from headrace.reconcile.conditions import Condition
-from headrace.reconcile.pods import component_of, last_termination, never_began
+from headrace.reconcile.ownership import controls
+from headrace.reconcile.pods import last_termination, never_began
 from headrace.reconcile.refusals import refused_pods
 from headrace.reconcile.world import ChildKey, Manifest, Observed, Signals
 from headrace.sources.location import redacted
@@ -64,7 +65,7 @@ def observe_source(
             message = f"the cluster refuses the Job {job.name}: {refused}"
             return SourceState(_condition("False", v.REFUSED, message), recorded)
         return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
-    pod = _newest_pod(job.name, observed)
+    pod = _newest_pod(manifest, observed)
     report = _report(pod)
     if manifest.get("status", {}).get("succeeded"):
         return _fetched(source, uri, recorded, report)
@@ -101,12 +102,8 @@ def _fetched(source: Source, uri: str, recorded: Manifest | None, report: Manife
     return SourceState(_condition("True", v.CACHED, f"{uri} is cached and verified: {report['digest'][:19]}…"), found)
 
 
-def _newest_pod(job: str, observed: Observed) -> Manifest | None:
-    pods = (
-        pod
-        for pod in observed.pods
-        if component_of(pod) == v.COMPONENT_FETCH and pod["metadata"]["name"].startswith(job)
-    )
+def _newest_pod(job: Manifest, observed: Observed) -> Manifest | None:
+    pods = (pod for pod in observed.pods if controls(job, pod))
     return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
 
 

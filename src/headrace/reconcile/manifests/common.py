@@ -14,8 +14,10 @@ from headrace.api.vocabulary import (
     COMPONENT_RUNTIME,
     GROUP,
     MANAGED_BY,
+    MODEL_DEPLOYMENT,
     MODEL_LABEL,
 )
+from headrace.reconcile.names import child_name
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 from headrace.sources.location import claim_of, location
 
@@ -50,7 +52,7 @@ def metadata(resource: ModelDeployment, name: str, labels: dict[str, str]) -> Ma
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,
-                "kind": "ModelDeployment",
+                "kind": MODEL_DEPLOYMENT,
                 "name": resource.name,
                 "uid": resource.uid,
                 "controller": True,
@@ -123,7 +125,7 @@ def _template_as_it_is(observed: Manifest) -> Manifest:
 
 def guarded_name(resource: ModelDeployment, component: str) -> str:
     """Return the name of what guards a component's pods. With a suffix: a namespace may have a `default` of its own."""
-    return f"{resource.name}-{component}"
+    return child_name(MODEL_DEPLOYMENT, resource.name, component)
 
 
 def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifest, *, writes: bool) -> Manifest:

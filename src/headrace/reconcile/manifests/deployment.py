@@ -8,6 +8,7 @@ from headrace.reconcile.last_words import quotes_log
 from headrace.reconcile.manifests.brought import brought_container
 from headrace.reconcile.manifests.common import as_it_is, labels, metadata, pod_basics
 from headrace.reconcile.manifests.llm import PORT, llm_container
+from headrace.reconcile.names import deployment_name
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 
 CONTAINER = "runtime"
@@ -53,11 +54,6 @@ def deployment(
         },
     }
     return Child(ChildKey.of(manifest), manifest, ApplyPhase.WORKLOAD)
-
-
-def deployment_name(resource: ModelDeployment, revision: str) -> str:
-    """Return the name of a revision's Deployment."""
-    return f"{resource.name}-{revision}"
 
 
 def rescaled(observed: Manifest, replicas: int) -> Child:

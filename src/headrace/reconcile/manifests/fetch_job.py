@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace import environment
 from headrace.api.model_deployment import Source
 from headrace.api.validation import ModelDeployment
-from headrace.api.vocabulary import COMPONENT_FETCH
+from headrace.api.vocabulary import COMPONENT_FETCH, MODEL_DEPLOYMENT
 from headrace.reconcile.manifests.common import (
     RESTRICTED,
     environment_of,
@@ -14,6 +14,7 @@ from headrace.reconcile.manifests.common import (
     pod_basics,
     short_hash,
 )
+from headrace.reconcile.names import child_name
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 from headrace.sources.location import claim_of
 
@@ -63,10 +64,11 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
     if settings.ca_bundle_configmap is not None:
         _trust(settings.ca_bundle_configmap, pod, container)
     pod["restartPolicy"] = "OnFailure"
+    name = child_name(MODEL_DEPLOYMENT, resource.name, COMPONENT_FETCH, short_hash(pod))
     manifest: Manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(resource, f"{resource.name}-fetch-{short_hash(pod)}", pod_labels),
+        "metadata": metadata(resource, name, pod_labels),
         "spec": {
             "backoffLimit": BACKOFF_LIMIT,
             "ttlSecondsAfterFinished": FINISHED_SECONDS,

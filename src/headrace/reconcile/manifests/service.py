@@ -7,9 +7,10 @@ addresses of the cluster's nor as many rules on every node.
 from __future__ import annotations
 
 from headrace.api.validation import ModelDeployment
-from headrace.api.vocabulary import COMPONENT_RUNTIME
+from headrace.api.vocabulary import COMPONENT_RUNTIME, MODEL_DEPLOYMENT
 from headrace.reconcile.manifests.common import labels, metadata
 from headrace.reconcile.manifests.deployment import port_of
+from headrace.reconcile.names import child_name
 from headrace.reconcile.world import Child, ChildKey, Manifest
 
 
@@ -19,7 +20,7 @@ def service(resource: ModelDeployment) -> Child:
     manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(resource, resource.name, selector),
+        "metadata": metadata(resource, child_name(MODEL_DEPLOYMENT, resource.name), selector),
         "spec": {
             "clusterIP": "None",
             "selector": selector,
