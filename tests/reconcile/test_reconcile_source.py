@@ -40,6 +40,17 @@ def test_fetch_when_the_resource_is_new_then_one_job_and_no_replica_before_it_en
     assert world.says(v.READY) == ("False", v.FETCHING)
 
 
+def test_fetch_when_a_pod_only_has_a_name_like_its_jobs_then_it_is_not_read() -> None:
+    """A former Job of the name had another uid."""
+    world = started(replicas=1)
+    name = world.fetch_pod()
+    assert name is not None
+    world.fetch_fails(json.dumps({"reason": v.SOURCE_UNREACHABLE, "message": "no route to host"}))
+    world.pods[name]["metadata"]["ownerReferences"][0]["uid"] = "former"
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.FETCHING)
+
+
 @pytest.mark.parametrize(("received", "told"), [(0, "0%"), (24, "0%"), (41, "25%"), (99, "75%"), (100, "100%")])
 def test_fetch_when_under_way_then_quarters_and_the_stage_are_told(received: int, told: str) -> None:
     world = started(replicas=1)
