@@ -20,7 +20,7 @@ from local.local_cluster import (
 from headrace.api.vocabulary import RESOURCE_LABELS
 from headrace.control.world import ChildRefused
 from headrace.local.index import ObjectKey
-from headrace.reconcile.world import Child, Manifest, ResourceKey
+from headrace.reconcile.world import Child, Event, Manifest, ResourceKey
 
 OTHER = ResourceKey("Other", MODEL.namespace, MODEL.name)
 OTHER_RESOURCE: Manifest = {"kind": "Other", "metadata": {"name": OTHER.name, "namespace": OTHER.namespace, "uid": "o"}}
@@ -64,6 +64,17 @@ async def test_kinds_when_they_share_a_name_never_touch_each_others_children(tmp
         assert list(cluster.observe(MODEL).children) == [mine.key]
         conditions = cluster.observe(MODEL).pods[0]["status"]["conditions"]
         assert "headrace.dev/routable" not in {condition["type"] for condition in conditions}
+
+
+async def test_event_when_another_kind_shares_the_name_is_counted_for_each(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        cluster.apply_object(model())
+        cluster.index.put(OTHER_RESOURCE)
+        assert cluster.keys() == [MODEL, OTHER]
+        for key in (MODEL, OTHER):
+            await cluster.record(key, Event("Normal", "Scaled", "0 to 1"))
+        found = [(event["involvedObject"]["kind"], event["count"]) for event in cluster.index.list("Event")]
+        assert sorted(found) == [("ModelDeployment", 1), ("Other", 1)]
 
 
 async def test_delete_when_another_kind_shares_the_name_leaves_its_children(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ class LocalCluster:
 
     def keys(self) -> list[ResourceKey]:
         """Return every resource there is."""
-        return [ResourceKey.of(manifest) for manifest in self.index.list(v.MODEL_DEPLOYMENT)]
+        return [ResourceKey.of(each) for kind in sorted(v.RESOURCE_LABELS) for each in self.index.list(kind)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource."""
@@ -258,7 +258,7 @@ class LocalCluster:
         resource = self.resource(key)
         if resource is None or self._stopping:
             return
-        name = f"{key.name}.{_digest(event)}"
+        name = f"{key.name}.{_digest(key.kind, event)}"
         before = self.index.get(ObjectKey("Event", key.namespace, name))
         now = timestamp(time.time())
         manifest: Manifest = {
@@ -288,12 +288,8 @@ class LocalCluster:
 
     def _on_change(self, change: Change) -> None:
         kind, metadata = change.object["kind"], change.object["metadata"]
-        if kind == v.MODEL_DEPLOYMENT:
-            key = ResourceKey.of(change.object)
-            now = None if change.type == "DELETED" else change.object
-            others = self._names.update(key, now) | self._fetchers.update(key, now)
-            for concerned in (key, *sorted(others)):
-                self._tell(concerned)
+        if kind in v.RESOURCE_LABELS:
+            self._on_resource_change(change)
             return
         if kind == "Pod":
             self._on_pod_change(change)
@@ -306,6 +302,14 @@ class LocalCluster:
         owner = resource_labelled(change.object) if kind == "Pod" else resource_controlling(change.object)
         if owner is not None:
             self._tell(owner)
+
+    def _on_resource_change(self, change: Change) -> None:
+        key = ResourceKey.of(change.object)
+        self._tell(key)
+        if key.kind == v.MODEL_DEPLOYMENT:
+            now = None if change.type == "DELETED" else change.object
+            for other in sorted(self._names.update(key, now) | self._fetchers.update(key, now)):
+                self._tell(other)
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
@@ -377,6 +381,6 @@ def _is_api_key(change: Change) -> bool:
     )
 
 
-def _digest(event: Event) -> str:
-    """Return a name for equal events."""
-    return hashlib.sha256(f"{event.type}{event.reason}{event.message}".encode()).hexdigest()[:16]
+def _digest(kind: str, event: Event) -> str:
+    """Return a name for equal events of one resource."""
+    return hashlib.sha256(f"{kind}{event.type}{event.reason}{event.message}".encode()).hexdigest()[:16]
