@@ -139,11 +139,11 @@ async def test_cluster_when_started_again_has_the_users_objects_and_events_and_n
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as cluster:
-        cluster.apply_object(model())
+        now, _ = cluster.apply_object(model())
         cluster.apply_object(secret("mine", key="x"))
         cluster.provide_secret("default", "platform", {"user": "ann"})
         await cluster.record(MODEL, Event("Normal", v.CACHED, "it is there"))
-        await cluster.apply(MODEL, deployment(container(SLEEPER)))
+        await cluster.apply(MODEL, owned_by(now, deployment(container(SLEEPER))))
         uid = get(cluster, "ModelDeployment", "smol")["metadata"]["uid"]
     async with running(tmp_path) as cluster:
         assert get(cluster, "ModelDeployment", "smol")["metadata"]["uid"] == uid

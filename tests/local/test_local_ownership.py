@@ -88,6 +88,16 @@ async def test_delete_when_another_kind_shares_the_name_leaves_its_children(tmp_
         assert len(cluster.observe(OTHER).pods) == 1
 
 
+async def test_apply_when_the_resource_was_applied_again_since_makes_nothing(tmp_path: Path) -> None:
+    """A pass may have begun before."""
+    async with running(tmp_path) as cluster:
+        former, _ = cluster.apply_object(model())
+        cluster.delete_object(ObjectKey("ModelDeployment", MODEL.namespace, MODEL.name))
+        cluster.apply_object(model())
+        await cluster.apply(MODEL, owned_by(former, deployment(container(SLEEPER))))
+        assert cluster.index.list("Deployment") == []
+
+
 async def test_child_of_a_former_resource_when_applied_is_adopted_with_its_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         former = deployment(container(SLEEPER))

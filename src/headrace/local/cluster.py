@@ -198,6 +198,9 @@ class LocalCluster:
             raise UnsupportedKind(
                 f"the local cluster cannot carry out a {kind}", hint="Use a Kubernetes cluster for it"
             )
+        resource = self.resource(owner)
+        if resource is not None and not controls(resource, child.manifest):
+            return  # wanted by a pass that began before the resource was deleted and applied again
         before = self.index.get(ObjectKey.of(child.manifest))
         if before is not None and resource_controlling(before) != owner:
             raise ChildRefused(not_ours(child.key, owner), retry_seconds=REFUSED_SECONDS)
