@@ -5,6 +5,7 @@ FastAPI is here for its schema; nothing on this side is on the way of a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from headrace.http.errors import MethodNotAllowed, NoSuchPath
 from headrace.routes import KeyGrant, Route
 from headrace_gateway.errors import InvalidApiKey
 from headrace_gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from headrace_gateway.operations import OPERATIONS, OperationTable, documentation
 from headrace_gateway.table import Table
 
 METRICS_PATH = "/metrics"
@@ -45,6 +47,9 @@ class ModelList(BaseModel):
 class ControlApp(FastAPI):
     """FastAPI that answers HEAD like GET, and whose schema also has the paths that are served beside it."""
 
+    inference_paths: Mapping[str, Any] = {}
+    """Of the schema: the operation table."""
+
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the server leaves out the body of an answer to HEAD."""
@@ -55,7 +60,7 @@ class ControlApp(FastAPI):
         """Return the schema."""
         if self.openapi_schema is None:
             schema = super().openapi()
-            schema["paths"] |= _INFERENCE_PATHS
+            schema["paths"] |= self.inference_paths
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -67,9 +72,10 @@ def metrics_app(metrics: GatewayMetrics) -> FastAPI:
     return app
 
 
-def control_app(table: Table, metrics: GatewayMetrics | None) -> ControlApp:
+def control_app(table: Table, metrics: GatewayMetrics | None, operations: OperationTable = OPERATIONS) -> ControlApp:
     """Return the application; metrics are not the public's (None): they name every tenant's models."""
     app = ControlApp(title="headrace gateway", version=version("headrace"), description=__doc__)
+    app.inference_paths = documentation.paths(operations)
 
     @app.get("/v1/models", tags=["models"])
     async def list_models(request: Request) -> ModelList:
@@ -107,14 +113,7 @@ def control_app(table: Table, metrics: GatewayMetrics | None) -> ControlApp:
 
     @app.exception_handler(HTTPException)
     async def explain_http(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
-        allow = "POST" if path in _INFERENCE_PATHS else (error.headers or {}).get("Allow")
-        if allow is None:
-            return _error_response(
-                NoSuchPath(f"there is no {path[:200]} here", hint="GET /docs describes what there is")
-            )
-        allow = allow.replace("GET", "GET, HEAD")
-        return _error_response(MethodNotAllowed(f"{path} does not take {request.method}", allow=allow))
+        return _error_response(_no_such_operation(request, operations.allowed(request.scope) or _allow(error)))
 
     return app
 
@@ -138,58 +137,20 @@ def _card(route: Route) -> ModelCard:
     return ModelCard(id=route.public_name, created=route.created, owned_by=route.namespace)
 
 
+def _allow(error: HTTPException) -> str | None:
+    """Return the methods of a path of this application; None when there is no such path."""
+    allow = (error.headers or {}).get("Allow")
+    return None if allow is None else allow.replace("GET", "GET, HEAD")
+
+
+def _no_such_operation(request: Request, allow: str | None) -> HeadraceError:
+    path = request.url.path
+    if allow is None:
+        return NoSuchPath(f"there is no {path[:200]} here", hint="GET /docs describes what there is")
+    return MethodNotAllowed(f"{path[:200]} does not take {request.method}", allow=allow)
+
+
 def _error_response(error: HeadraceError) -> Response:
     response = JSONResponse(error_body(error), error.http_status)
     response.raw_headers += error_fields(error)
     return response
-
-
-def _inference_path(summary: str, required: list[str], example: dict[str, Any]) -> dict[str, Any]:
-    error = {"content": {"application/json": {"schema": {"type": "object"}}}}
-    return {
-        "post": {
-            "tags": ["inference"],
-            "summary": summary,
-            "description": "Forwarded as it is to a replica of `model`, which is woken when it rests at zero. With "
-            '`"stream": true` the answer is a stream of server-sent events; while the model wakes, comments name the '
-            "stage (`: headrace stage=loading-weights 41%`).",
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "type": "object",
-                            "required": required,
-                            "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
-                            "additionalProperties": True,
-                        },
-                        "example": example,
-                    }
-                },
-            },
-            "responses": {
-                "200": {
-                    "description": "The model's answer",
-                    "content": {"application/json": {}, "text/event-stream": {}},
-                },
-                "400": {"description": "The body is not understood; `error.param` names the field", **error},
-                "401": {"description": "The API key opens nothing", **error},
-                "404": {"description": "No such model for this key", **error},
-                "413": {"description": "The body is too large", **error},
-                "429": {"description": "Too many requests wait already; see Retry-After", **error},
-                "503": {"description": "No replica in time, or not to be expected; see Retry-After", **error},
-            },
-        }
-    }
-
-
-_INFERENCE_PATHS = {
-    "/v1/chat/completions": _inference_path(
-        "Answer a conversation",
-        ["model", "messages"],
-        {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "Why is the sky blue?"}]},
-    ),
-    "/v1/completions": _inference_path(
-        "Complete a text", ["model", "prompt"], {"model": "smollm2-135m-instruct", "prompt": "Once upon a time"}
-    ),
-}

@@ -39,8 +39,6 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.began = perf_counter()
-        self.path: str = scope["path"]
-        self.method: str = scope["method"]
         self.status = 0
         """Of the answer; 0 until its head is sent."""
         self.reason = ""

@@ -21,6 +21,7 @@ from headrace_gateway.disk import DiskCopy
 from headrace_gateway.inference import Inference
 from headrace_gateway.link import Link
 from headrace_gateway.metrics import GatewayMetrics
+from headrace_gateway.operations import OperationTable
 from headrace_gateway.outbox import Outbox
 from headrace_gateway.settings import Settings
 from headrace_gateway.table import Table
@@ -31,7 +32,13 @@ FAREWELL_SECONDS = 1.0
 """Of the grace period, for errors to reach the clients of what had to be cut off."""
 
 
-async def run(settings: Settings, listener: socket.socket, scraped: socket.socket | None, access: AccessLog) -> None:
+async def run(
+    settings: Settings,
+    listener: socket.socket,
+    scraped: socket.socket | None,
+    access: AccessLog,
+    operations: OperationTable,
+) -> None:
     """Serve until SIGTERM or SIGINT. Metrics are on the socket `scraped`; without it beside the rest, if local."""
     disk = DiskCopy(settings.state_directory)
     outbox = Outbox(disk.gateway)
@@ -40,7 +47,8 @@ async def run(settings: Settings, listener: socket.socket, scraped: socket.socke
     metrics = GatewayMetrics(table.models.values)
     host, port = listener.getsockname()[:2]
     beside = metrics if scraped is None and is_loopback(host) else None
-    inference = Inference(table, control_app(table, beside), metrics, access, settings.max_body_bytes)
+    control = control_app(table, beside, operations)
+    inference = Inference(table, control, metrics, access, settings.max_body_bytes, operations)
     server = http_server(inference, grace_seconds=settings.grace_seconds, guard=_guard(settings, listener, table))
     metrics_server = http_server(metrics_app(metrics), grace_seconds=0, guard=_guard(settings, scraped, None))
     loop = asyncio.get_running_loop()

@@ -4,8 +4,8 @@
                                                           ▲                            │
                                                           └────── turned away, lost ◀──┘
 
-Nothing of the body is looked at but `model` and `stream`; it is forwarded byte for byte, unless a brought engine knows
-the model by another name.
+What is read of a request, its operation says (`headrace_gateway.operations`). The body is forwarded byte for byte,
+unless an engine knows the model by another name.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import logging
 from dataclasses import dataclass
 from time import perf_counter
 
-from pydantic_core import from_json, to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import headers
 from headrace.api.vocabulary import STARTING
 from headrace.errors import HeadraceError
 from headrace.http.answers import CLIENT_CLOSED_REQUEST
-from headrace.http.errors import ClientGone, InvalidRequest, Saturated
+from headrace.http.errors import ClientGone, Saturated
 from headrace.routes import KeyGrant
 from headrace_gateway.access import AccessLog
 from headrace_gateway.errors import GatewayStopping, ReplicaLost
@@ -30,6 +29,7 @@ from headrace_gateway.exchange import Exchange
 from headrace_gateway.holding import hold
 from headrace_gateway.metrics import GatewayMetrics, ModelMetrics
 from headrace_gateway.model import Lease, ServedModel
+from headrace_gateway.operations import OPERATIONS, Match, OperationTable
 from headrace_gateway.relay import relay
 from headrace_gateway.retries import MAX_ATTEMPTS, RetryBudget
 from headrace_gateway.table import Table
@@ -44,7 +44,6 @@ from headrace_gateway.upstream.connection import (
 
 log = logging.getLogger(__name__)
 
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 MAX_BODIES_BYTES = 256 * 1024 * 1024
 """Of all requests that arrive, are held or run: a body is kept for a retry. It is counted before it is read.
 
@@ -74,6 +73,7 @@ class Journey:
     """One request on its way; what the access line and the metrics say of it."""
 
     exchange: Exchange
+    match: Match
     grant: KeyGrant | None = None
     model: ServedModel | None = None
     stream: bool = False
@@ -96,13 +96,20 @@ class Inference:
     """The ASGI application: inference is served here, everything else by `control`."""
 
     def __init__(
-        self, table: Table, control: ASGIApp, metrics: GatewayMetrics, access: AccessLog, max_body_bytes: int
+        self,
+        table: Table,
+        control: ASGIApp,
+        metrics: GatewayMetrics,
+        access: AccessLog,
+        max_body_bytes: int,
+        operations: OperationTable = OPERATIONS,
     ) -> None:
         self._table = table
         self._control = control
         self._metrics = metrics
         self._access = access
         self._max_body_bytes = max_body_bytes
+        self._operations = operations
         self._bodies_bytes = 0
         self._tenant_bytes: dict[str, int] = {}
         self._budget = RetryBudget()
@@ -110,8 +117,8 @@ class Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS:
-            await self._serve(Journey(Exchange(scope, receive, send)))
+        if scope["type"] == "http" and (match := self._operations.match(scope)) is not None:
+            await self._serve(Journey(Exchange(scope, receive, send), match))
         else:
             await self._control(scope, receive, send)
 
@@ -175,7 +182,7 @@ class Inference:
         self._reserve(journey, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
         journey.body = await exchange.body(limit)
         self._reserve(journey, len(journey.body))
-        public_name, journey.stream = _read(journey.body)
+        public_name, journey.stream = journey.match.operation.read(journey.match.parameters, journey.body)
         journey.model = table.find(grant, public_name)
         self._budget.earn()
         return journey.model
@@ -206,10 +213,8 @@ class Inference:
 
     async def _attempt(self, journey: Journey, model: ServedModel, lease: Lease) -> None:
         """Send the request to the replica and pass its answer on. Raises TurnedAway, UpstreamError."""
-        exchange, replica, pool = journey.exchange, lease.replica, lease.replica.pool
-        name = model.engine_model_name(replica)
-        body = journey.body if name is None else _renamed(journey.body, name)
-        request = _request(exchange, replica.fields, body)
+        replica, pool = lease.replica, lease.replica.pool
+        request = _request(journey, replica.fields, model.engine_model_name(replica))
         connection = pool.idle()
         if connection is not None:
             began = perf_counter()
@@ -289,9 +294,9 @@ class Inference:
         if first is not None:
             metrics.first_byte.observe(first - exchange.began)
             metrics.added.observe(max(0.0, first - exchange.began - journey.queued_seconds - journey.waited_seconds))
-        grant = journey.grant
+        grant, path = journey.grant, journey.match.operation.target(journey.match.parameters)
         self._access.write(
-            f"request id={exchange.id.decode()} path={exchange.path} status={exchange.status}"
+            f"request id={exchange.id.decode()} path={path} status={exchange.status}"
             f" reason={exchange.reason or '-'} namespace={(grant and grant.namespace) or '-'}"
             f" key={(grant and grant.name) or '-'} model={(model and model.name) or '-'} replica={journey.pod or '-'}"
             f" received={exchange.received_bytes} sent={exchange.sent_bytes} queued={journey.queued_seconds:.4f}s"
@@ -300,28 +305,12 @@ class Inference:
         )
 
 
-def _read(body: bytes) -> tuple[str, bool]:
-    """Return the model's public name, and whether a stream is asked for. Raises InvalidRequest."""
-    try:
-        request = from_json(body)
-    except ValueError as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(request, dict):
-        raise InvalidRequest("the body is not a JSON object")
-    name = request.get("model")
-    if not isinstance(name, str) or not name:
-        raise InvalidRequest("`model` is missing or not a string", param="model", hint="GET /v1/models lists yours")
-    return name, request.get("stream") is True
-
-
-def _renamed(body: bytes, model_name: str) -> bytes:
-    """Return the body for an engine that knows the model by another name."""
-    return to_json({**from_json(body), "model": model_name})
-
-
-def _request(exchange: Exchange, fields: bytes, body: bytes) -> bytes:
+def _request(journey: Journey, fields: bytes, engine_model_name: str | None) -> bytes:
     """Return the request as the replica gets it; `fields` are the header lines that all requests to it have."""
-    start = f"POST {exchange.path} HTTP/1.1\r\n".encode()
+    exchange, operation = journey.exchange, journey.match.operation
+    body = operation.body_for(journey.body, engine_model_name)
+    target = operation.target(journey.match.parameters, engine_model_name)
+    start = f"{operation.method} {target} HTTP/1.1\r\n".encode()
     lines = [start, fields, f"content-length: {len(body)}\r\nx-request-id: ".encode(), exchange.id]
     for name, value in exchange.forwarded:
         lines += (b"\r\n", name, b": ", value)

@@ -15,6 +15,7 @@ import uvloop
 from headrace.errors import CannotStart, HeadraceError
 from headrace_gateway.access import AccessLog, LogHandler
 from headrace_gateway.gateway import run
+from headrace_gateway.operations import OPERATIONS, OperationTable
 from headrace_gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, operations: OperationTable = OPERATIONS) -> int:
     """Run the gateway; return the exit code."""
     settings = Settings.parse(arguments)
     access = AccessLog(sys.stderr.fileno())
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if settings.metrics_port is not None:
             scraped = _listen(settings.metrics_host or listener.getsockname()[0], settings.metrics_port, "metrics-")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener, scraped, access))
+            runner.run(run(settings, listener, scraped, access, operations))
     except HeadraceError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is the explanation; a trace would bury it
         return error.exit_code

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -64,10 +65,10 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def running_world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+async def running_world(broker: Broker, tmp_path: Path, **options: Any) -> AsyncIterator[World]:
     loop = Loop(broker)
     await loop.start()
-    gateway = Gateway(broker, tmp_path)
+    gateway = Gateway(broker, tmp_path, **options)
     gateway.start()
     await gateway.ready()
     world = World(broker, loop, gateway)

@@ -177,7 +177,13 @@ class Gateway:
     """The real process, on a socket that stays open between its lives."""
 
     def __init__(
-        self, broker: Broker, directory: Path, *arguments: str, host: str = "127.0.0.1", log: int | None = None
+        self,
+        broker: Broker,
+        directory: Path,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        log: int | None = None,
+        program: tuple[str, ...] = ("-m", "headrace_gateway.main"),
     ) -> None:
         directory.mkdir(exist_ok=True)
         self.listener = socket.create_server((host, 0), backlog=1024)
@@ -191,7 +197,7 @@ class Gateway:
             self._variables[environment.NATS_USER] = broker.users.gateway.user
             self._variables[environment.NATS_PASSWORD] = broker.users.gateway.password
         self._command = [
-            *(sys.executable, "-m", "headrace_gateway.main", "--fd", str(self.listener.fileno())),
+            *(sys.executable, *program, "--fd", str(self.listener.fileno())),
             *("--nats-url", broker.url, "--state-directory", str(self.state)),
             *("--anonymous-namespace", NAMESPACE, "--pod-networks", "127.0.0.0/8", *arguments),
         ]

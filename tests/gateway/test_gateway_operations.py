@@ -1,0 +1,132 @@
+"""The operation table: which request is which operation, and one more operation through the whole gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from gateway.conftest import running_world
+from gateway.gateway_client import CHAT, get, request, send, sent
+from gateway.gateway_replica import Received
+from gateway.gateway_world import Broker, World, until
+
+from headrace.http.errors import InvalidRequest
+from headrace_gateway.operations import OPERATIONS, Body, Operation, OperationTable
+
+INFER = Operation(
+    name="infer",
+    path="/v2/models/{model}/infer",
+    body=Body.TENSOR,
+    model_parameter="model",
+    summary="Infer tensors",
+)
+METADATA = Operation(
+    name="metadata",
+    path="/v2/models/{model}/versions/{version}",
+    body=Body.NONE,
+    method="GET",
+    model_parameter="model",
+    summary="Describe a version",
+)
+WITH_TENSORS = f"""
+import sys
+from headrace_gateway.main import main
+from headrace_gateway.operations import OPERATIONS, Body, Operation, OperationTable
+sys.exit(main(operations=OperationTable([*OPERATIONS, {INFER!r}, {METADATA!r}])))
+""".replace("<Body.TENSOR: 'application/octet-stream'>", "Body.TENSOR").replace("<Body.NONE: ''>", "Body.NONE")
+TENSORS = bytes(range(256))
+
+
+async def tell_target(received: Received) -> None:
+    received.answer(json.dumps({"request": received.head.split(" HTTP")[0], "bytes": len(received.body)}).encode())
+
+
+@pytest_asyncio.fixture
+async def tensors(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+    """A gateway process with two more operations, and a replica that answers with what it was sent."""
+    async with running_world(broker, tmp_path, program=("-c", WITH_TENSORS)) as world:
+        await world.loop.route("org/echo")
+        await world.replica(name="org/echo", behaviour=tell_target)
+        yield world
+
+
+def scope(path: str, method: str = "POST") -> dict[str, object]:
+    return {"path": path, "raw_path": path.encode(), "method": method}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "operation", "parameters"),
+    [
+        (CHAT, "POST", "chat", {}),
+        ("/v2/models/m/infer", "POST", "infer", {"model": "m"}),
+        ("/v2/models/org%2Fm%3A8b/infer", "POST", "infer", {"model": "org/m:8b"}),
+        ("/v2/models/m/versions/1", "HEAD", "metadata", {"model": "m", "version": "1"}),
+        (CHAT, "GET", None, None),
+        (CHAT + "/", "POST", None, None),
+        ("/v2/models/org/m/infer", "POST", None, None),
+        ("/v2/models//infer", "POST", None, None),
+        ("/v2/models/%2e%2E/infer", "POST", None, None),
+        ("/v2/models/m/infer/", "POST", None, None),
+    ],
+)
+def test_table_when_a_request_comes_then_its_operation(
+    path: str, method: str, operation: str | None, parameters: dict[str, str] | None
+) -> None:
+    match = OperationTable([*OPERATIONS, INFER, METADATA]).match(scope(path, method))
+    assert (match and match.operation.name, match and match.parameters) == (operation, parameters)
+
+
+def test_allowed_when_several_operations_share_a_path_then_all_methods() -> None:
+    table = OperationTable([METADATA, Operation("delete", METADATA.path, Body.NONE, "Delete", "DELETE", "model")])
+    assert table.allowed(scope("/v2/models/m/versions/1")) == "GET, HEAD, DELETE"
+    assert table.allowed(scope("/v2/models/m")) is None
+
+
+@pytest.mark.parametrize("body", [Body.TENSOR, Body.MULTIPART, Body.NONE])
+def test_operation_when_nothing_can_name_the_model_then_refused(body: Body) -> None:
+    with pytest.raises(ValueError, match="only a JSON body"):
+        Operation("o", "/o", body, "Do it")
+    with pytest.raises(ValueError, match="has no parameter name"):
+        Operation("o", "/o", body, "Do it", model_parameter="name")
+
+
+def test_target_when_the_engine_has_another_name_then_it_stands_in_path_or_body() -> None:
+    (chat, _) = OPERATIONS
+    assert INFER.target({"model": "a"}, "org/b\r\n") == "/v2/models/org%2Fb%0D%0A/infer"
+    assert INFER.body_for(TENSORS, "b") is TENSORS
+    assert chat.target({}, "b") == CHAT
+    assert chat.body_for(b'{"model":"a","n":1}', "b") == b'{"model":"b","n":1}'
+
+
+def test_read_when_an_operation_does_not_stream_then_the_field_means_nothing() -> None:
+    embed = Operation("embed", "/e", Body.JSON, "Embed")
+    assert embed.read({}, b'{"model":"m","stream":true}') == ("m", False)
+    with pytest.raises(InvalidRequest):
+        embed.read({}, b"[]")
+
+
+async def test_operation_when_added_to_the_table_then_it_is_served_end_to_end(tensors: World) -> None:
+    infer = request(path="/v2/models/org%2Fecho/infer?x=1", body=TENSORS)
+    answer = await send(tensors.port, infer)
+    assert (answer.status, answer.json()) == (200, {"request": "POST /v2/models/org%2Fecho/infer", "bytes": 256})
+    assert answer.headers["x-headrace-decision"] == "echo-1/only-replica"
+    answer = await get(tensors.port, "/v2/models/org%2Fecho/versions/1%0D%0A")
+    assert answer.json() == {"request": "GET /v2/models/org%2Fecho/versions/1%0D%0A", "bytes": 0}
+    assert (await send(tensors.port, infer.replace(b"Fecho", b"Fother"))).code == "model_not_found"
+    await until(lambda: "path=/v2/models/org%2Fecho/versions/1%0D%0A status=200" in tensors.gateway.log, "its line")
+
+
+async def test_operation_when_added_then_methods_and_schema_name_it(tensors: World) -> None:
+    answer = await get(tensors.port, "/v2/models/org%2Fecho/infer")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    async with sent(tensors.port, request("HEAD", "/v2/models/org%2Fecho/versions/1")) as head:
+        assert head.status == 200
+        head.writer.write(request("GET", "/healthz", headers={"connection": "close"}))
+        assert (await head.reader.read()).startswith(b"HTTP/1.1 200 ")
+    schema = (await get(tensors.port, "/openapi.json")).json()["paths"]
+    assert schema[INFER.path]["post"]["parameters"][0]["name"] == "model"
+    assert schema[INFER.path]["post"]["requestBody"]["content"].keys() == {Body.TENSOR.value}
+    assert "requestBody" not in schema[METADATA.path]["get"]
