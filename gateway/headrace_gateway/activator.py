@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.errors import HeadraceError
+from headrace_gateway.operations import RequestInfo
 
 if TYPE_CHECKING:
     from headrace_gateway.model import Lease
@@ -23,19 +24,19 @@ RELEASED_WINDOW_SECONDS = 1.0
 class Ticket:
     """One waiting request."""
 
-    __slots__ = ("_queue", "_timer", "_waiter", "outcome", "since", "wants_stages")
+    __slots__ = ("_queue", "_timer", "_waiter", "outcome", "request", "since")
 
-    def __init__(self, queue: HoldQueue, since: float, *, wants_stages: bool) -> None:
+    def __init__(self, queue: HoldQueue, request: RequestInfo, since: float) -> None:
+        self.request = request
         self.since = since
         """Monotonic time at which the request first waited."""
-        self.wants_stages = wants_stages
         self.outcome: Lease | HeadraceError | None = None
         self._queue = queue
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def changed(self) -> asyncio.Future[None]:
-        """Return a future that is done when there is an outcome, or a new stage for who wants stages."""
+        """Return a future that is done when there is an outcome, or a new stage for who requested a stream."""
         self._waiter = asyncio.get_running_loop().create_future()
         if self.outcome is not None:
             self._waiter.set_result(None)
@@ -75,6 +76,11 @@ class HoldQueue:
     def __len__(self) -> int:
         return len(self._tickets)
 
+    @property
+    def first(self) -> Ticket:
+        """The one that is served next."""
+        return self._tickets[0]
+
     def add(self, ticket: Ticket, *, front: bool) -> None:
         """Queue; in front stands who had a place already and lost it."""
         if front:
@@ -103,9 +109,9 @@ class HoldQueue:
             self._tickets.popleft().settle(error())
 
     def stage_changed(self) -> None:
-        """Wake those who tell their client about stages."""
+        """Wake those who requested a stream: its comments name the stage."""
         for ticket in self._tickets:
-            if ticket.wants_stages:
+            if ticket.request.stream:
                 ticket.wake()
 
     def delay_seconds(self, now: float) -> float:

@@ -12,6 +12,7 @@ import asyncio
 from headrace_gateway.activator import Ticket
 from headrace_gateway.exchange import Exchange
 from headrace_gateway.model import Lease, ServedModel
+from headrace_gateway.operations import RequestInfo
 
 HEAD_AFTER_SECONDS = 0.25
 """Before that, a failure or a busy moment still gets a plain status and headers; people notice nothing shorter."""
@@ -20,23 +21,23 @@ COMMENT_PAUSE_SECONDS = 0.2
 """Between two comments, however fast the stages change."""
 
 
-async def hold(exchange: Exchange, model: ServedModel, since: float, *, front: bool, stream: bool) -> Lease:
+async def hold(exchange: Exchange, model: ServedModel, request: RequestInfo, since: float, *, front: bool) -> Lease:
     """Wait for a place. Raises what ended the waiting, and ClientGone.
 
     Args:
         exchange: the client.
         model: what it waits for.
+        request: what it requested.
         since: when it began to wait (the loop's clock); its deadline counts from there.
         front: whether it had a place before, and stands in front of all who had none.
-        stream: whether the client asked for one.
     """
     if (reconsideration := model.reconsideration()) is not None:
         await exchange.wait(reconsideration)
-        if (lease := model.take()) is not None:
+        if (lease := model.take(request)) is not None:
             return lease
-    ticket = model.hold(since, front=front, wants_stages=stream)
+    ticket = model.hold(request, since, front=front)
     try:
-        if stream:
+        if request.stream:
             await _tell_stages(exchange, model, ticket)
         else:
             while ticket.outcome is None:

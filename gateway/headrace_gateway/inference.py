@@ -29,7 +29,7 @@ from headrace_gateway.exchange import Exchange
 from headrace_gateway.holding import hold
 from headrace_gateway.metrics import GatewayMetrics, ModelMetrics
 from headrace_gateway.model import Lease, ServedModel
-from headrace_gateway.operations import OPERATIONS, Match, OperationTable
+from headrace_gateway.operations import OPERATIONS, Match, OperationTable, RequestInfo
 from headrace_gateway.relay import relay
 from headrace_gateway.retries import MAX_ATTEMPTS, RetryBudget
 from headrace_gateway.table import Table
@@ -69,14 +69,13 @@ class TurnedAway(Exception):
 
 
 @dataclass(slots=True)
-class Journey:
-    """One request on its way; what the access line and the metrics say of it."""
+class RequestState:
+    """How far one request is; what the access line and the metrics say of it."""
 
     exchange: Exchange
     match: Match
     grant: KeyGrant | None = None
     model: ServedModel | None = None
-    stream: bool = False
     body: bytes = b""
     reserved_bytes: int = 0
     """Of `MAX_BODIES_BYTES`."""
@@ -118,7 +117,7 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "http" and (match := self._operations.match(scope)) is not None:
-            await self._serve(Journey(Exchange(scope, receive, send), match))
+            await self._serve(RequestState(Exchange(scope, receive, send), match))
         else:
             await self._control(scope, receive, send)
 
@@ -127,11 +126,11 @@ class Inference:
         for exchange in list(self._running):
             exchange.abort(GatewayStopping("the gateway is stopping", hint="Send the request again"))
 
-    async def _serve(self, journey: Journey) -> None:
-        exchange = journey.exchange
+    async def _serve(self, state: RequestState) -> None:
+        exchange = state.exchange
         self._running.add(exchange)
         try:
-            await self._answer(journey)
+            await self._answer(state)
         except ClientGone:
             exchange.status, exchange.reason = CLIENT_CLOSED_REQUEST, "ClientGone"
         except HeadraceError as error:
@@ -141,21 +140,21 @@ class Inference:
             await exchange.fail(HeadraceError(f"the gateway failed ({type(error).__name__}); its log says more"))
         finally:
             self._running.discard(exchange)
-            self._reserve(journey, 0)
+            self._reserve(state, 0)
             exchange.close()
-            self._record(journey)
+            self._record(state)
 
-    async def _answer(self, journey: Journey) -> None:
-        exchange = journey.exchange
-        model = await self._arrive(journey)
+    async def _answer(self, state: RequestState) -> None:
+        exchange = state.exchange
+        request, model = await self._arrive(state)
         exchange.watch()
-        lease = model.take()
+        lease = model.take(request)
         while True:
             if lease is None:
-                lease = await self._wait_for_place(journey, model)
-            journey.pod = lease.replica.pod
+                lease = await self._wait_for_place(state, request, model)
+            state.pod = lease.replica.pod
             try:
-                await self._attempt(journey, model, lease)
+                await self._attempt(state, request, model, lease)
             except TurnedAway as refusal:
                 model.metrics.retries[refusal.reason] += 1
                 if refusal.reason == headers.SATURATED:
@@ -163,7 +162,7 @@ class Inference:
                 else:
                     lease.replica.withdraw()
             except UpstreamError as error:
-                self._lost(journey, model, lease, error)
+                self._lost(state, model, lease, error)
             else:
                 return
             finally:
@@ -171,60 +170,60 @@ class Inference:
                 exchange.on_blocked = None
             lease = None
 
-    async def _arrive(self, journey: Journey) -> ServedModel:
-        """Return the model that is asked for by somebody who may."""
-        exchange, table = journey.exchange, self._table
+    async def _arrive(self, state: RequestState) -> tuple[RequestInfo, ServedModel]:
+        """Return the request, and its model, which the key opens."""
+        exchange, table = state.exchange, self._table
         authorization = exchange.authorization()
         if not table.loaded.is_set():
             await table.known()
-        grant = journey.grant = table.authenticate(authorization)
+        grant = state.grant = table.authenticate(authorization)
         limit = self._max_body_bytes
-        self._reserve(journey, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
-        journey.body = await exchange.body(limit)
-        self._reserve(journey, len(journey.body))
-        public_name, journey.stream = journey.match.operation.read(journey.match.parameters, journey.body)
-        journey.model = table.find(grant, public_name)
+        self._reserve(state, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
+        state.body = await exchange.body(limit)
+        self._reserve(state, len(state.body))
+        request = state.match.read(exchange.id, grant.namespace, state.body)
+        model = state.model = table.find(grant, request.public_name)
         self._budget.earn()
-        return journey.model
+        return request, model
 
-    def _reserve(self, journey: Journey, size: int) -> None:
+    def _reserve(self, state: RequestState, size: int) -> None:
         """Count so many bytes for the request, instead of those counted before. Raises Saturated."""
-        more, grant = size - journey.reserved_bytes, journey.grant
+        more, grant = size - state.reserved_bytes, state.grant
         if not more or grant is None:
             return
         total, tenant = self._bodies_bytes + more, self._tenant_bytes.get(grant.namespace, 0) + more
         if more > 0 and tenant > MAX_BODIES_BYTES - total:
             raise Saturated("the gateway holds as many bytes of your requests as it takes", hint="Try again later")
-        self._bodies_bytes, journey.reserved_bytes = total, size
+        self._bodies_bytes, state.reserved_bytes = total, size
         self._tenant_bytes[grant.namespace] = tenant
 
-    async def _wait_for_place(self, journey: Journey, model: ServedModel) -> Lease:
+    async def _wait_for_place(self, state: RequestState, request: RequestInfo, model: ServedModel) -> Lease:
         """Return a free place, at once or when there is one. Who had one before waits in front of who had none."""
-        been_away = journey.pod != ""
-        if been_away and (lease := model.take()) is not None:
+        been_away = state.pod != ""
+        if been_away and (lease := model.take(request)) is not None:
             return lease
         began = perf_counter()
         # What it has waited before counts too.
-        since = asyncio.get_running_loop().time() - journey.queued_seconds - journey.given_up_seconds
+        since = asyncio.get_running_loop().time() - state.queued_seconds - state.given_up_seconds
         try:
-            return await hold(journey.exchange, model, since, front=been_away, stream=journey.stream)
+            return await hold(state.exchange, model, request, since, front=been_away)
         finally:
-            journey.queued_seconds += perf_counter() - began
+            state.queued_seconds += perf_counter() - began
 
-    async def _attempt(self, journey: Journey, model: ServedModel, lease: Lease) -> None:
+    async def _attempt(self, state: RequestState, request: RequestInfo, model: ServedModel, lease: Lease) -> None:
         """Send the request to the replica and pass its answer on. Raises TurnedAway, UpstreamError."""
         replica, pool = lease.replica, lease.replica.pool
-        request = _request(journey, replica.fields, model.engine_model_name(replica))
+        message = _message(state, request, replica.fields, model.engine_model_name(replica))
         connection = pool.idle()
         if connection is not None:
             began = perf_counter()
             try:
-                await self._converse(journey, model, lease, connection, request)
+                await self._converse(state, model, lease, connection, message)
             except ConnectionLost as error:
-                if error.answered or journey.stale or perf_counter() - began > STALE_SECONDS:
+                if error.answered or state.stale or perf_counter() - began > STALE_SECONDS:
                     raise
                 # It was idle, and was closed just when it was used: no fault of the replica. Believed once.
-                journey.stale = True
+                state.stale = True
                 model.metrics.retries["stale-connection"] += 1
             else:
                 return
@@ -234,24 +233,24 @@ class Inference:
             connection = await pool.connect()
         except ConnectFailed:
             if connection is not None:
-                journey.attempts += 1  # it has not just closed a connection: the request has ended it
+                state.attempts += 1  # it has not just closed a connection: the request has ended it
             raise
         try:
-            await self._converse(journey, model, lease, connection, request)
+            await self._converse(state, model, lease, connection, message)
         finally:
             pool.give_back(connection)
 
     async def _converse(
-        self, journey: Journey, model: ServedModel, lease: Lease, connection: Connection, request: bytes
+        self, state: RequestState, model: ServedModel, lease: Lease, connection: Connection, message: bytes
     ) -> None:
-        exchange = journey.exchange
-        connection.send(request)
-        sent = journey.sent_at = perf_counter()
+        exchange = state.exchange
+        connection.send(message)
+        sent = state.sent_at = perf_counter()
         try:
             while connection.head is None:
                 await exchange.wait(connection.changed())
         finally:
-            journey.waited_seconds += perf_counter() - sent
+            state.waited_seconds += perf_counter() - sent
         head = connection.head
         if head.status in _MAYBE_TURNED_AWAY:
             _raise_if_turned_away(head)
@@ -259,7 +258,7 @@ class Inference:
         exchange.on_blocked = lambda: connection.when_complete(lambda: model.release(lease))
         await relay(exchange, connection, head, f"{lease.replica.pod}/{lease.reason}".encode())
 
-    def _lost(self, journey: Journey, model: ServedModel, lease: Lease, error: UpstreamError) -> None:
+    def _lost(self, state: RequestState, model: ServedModel, lease: Lease, error: UpstreamError) -> None:
         """The replica is lost. Returns when the request may be tried again, else raises."""
         replica = lease.replica
         log.warning("lost %s/%s: %s", model.namespace, replica.pod, error)
@@ -268,51 +267,51 @@ class Inference:
             replica.withdraw()
         elif isinstance(error, ReplicaSilent):
             cause = "replica-silent"
-            journey.given_up_seconds += perf_counter() - journey.sent_at
-            journey.attempts += 1
+            state.given_up_seconds += perf_counter() - state.sent_at
+            state.attempts += 1
         else:
             cause = "connection-lost"
             replica.suspect = True  # until it speaks again, others are preferred
-            journey.attempts += 1
-        seen = journey.exchange.first_byte_at is not None
-        if seen or journey.attempts >= MAX_ATTEMPTS or not self._budget.spend():
+            state.attempts += 1
+        seen = state.exchange.first_byte_at is not None
+        if seen or state.attempts >= MAX_ATTEMPTS or not self._budget.spend():
             raise ReplicaLost(
                 f"the replica was lost before the answer was complete ({error})", hint="Send the request again"
             ) from error
         model.metrics.retries[cause] += 1
 
-    def _record(self, journey: Journey) -> None:
-        exchange, model = journey.exchange, journey.model
+    def _record(self, state: RequestState) -> None:
+        exchange, model = state.exchange, state.model
         now = perf_counter()
         metrics: ModelMetrics = model.metrics if model is not None else self._metrics.unknown
         metrics.codes[exchange.status] += 1
         metrics.received_bytes += exchange.received_bytes
         metrics.sent_bytes += exchange.sent_bytes
         first = exchange.first_byte_at
-        if journey.queued_seconds:
-            metrics.queued.observe(journey.queued_seconds)
+        if state.queued_seconds:
+            metrics.queued.observe(state.queued_seconds)
         if first is not None:
             metrics.first_byte.observe(first - exchange.began)
-            metrics.added.observe(max(0.0, first - exchange.began - journey.queued_seconds - journey.waited_seconds))
-        grant, path = journey.grant, journey.match.operation.target(journey.match.parameters)
+            metrics.added.observe(max(0.0, first - exchange.began - state.queued_seconds - state.waited_seconds))
+        grant = state.grant
         self._access.write(
-            f"request id={exchange.id.decode()} path={path} status={exchange.status}"
+            f"request id={exchange.id.decode()} path={state.match.target()} status={exchange.status}"
             f" reason={exchange.reason or '-'} namespace={(grant and grant.namespace) or '-'}"
-            f" key={(grant and grant.name) or '-'} model={(model and model.name) or '-'} replica={journey.pod or '-'}"
-            f" received={exchange.received_bytes} sent={exchange.sent_bytes} queued={journey.queued_seconds:.4f}s"
+            f" key={(grant and grant.name) or '-'} model={(model and model.name) or '-'} replica={state.pod or '-'}"
+            f" received={exchange.received_bytes} sent={exchange.sent_bytes} queued={state.queued_seconds:.4f}s"
             f" first={f'{first - exchange.began:.4f}s' if first is not None else '-'}"
             f" total={now - exchange.began:.4f}s"
         )
 
 
-def _request(journey: Journey, fields: bytes, engine_model_name: str | None) -> bytes:
+def _message(state: RequestState, request: RequestInfo, fields: bytes, engine_model_name: str | None) -> bytes:
     """Return the request as the replica gets it; `fields` are the header lines that all requests to it have."""
-    exchange, operation = journey.exchange, journey.match.operation
-    body = operation.body_for(journey.body, engine_model_name)
-    target = operation.target(journey.match.parameters, engine_model_name)
+    operation = request.operation
+    body = operation.body_for(state.body, engine_model_name)
+    target = operation.target(request.parameters, engine_model_name)
     start = f"{operation.method} {target} HTTP/1.1\r\n".encode()
-    lines = [start, fields, f"content-length: {len(body)}\r\nx-request-id: ".encode(), exchange.id]
-    for name, value in exchange.forwarded:
+    lines = [start, fields, f"content-length: {len(body)}\r\nx-request-id: ".encode(), request.id]
+    for name, value in state.exchange.forwarded:
         lines += (b"\r\n", name, b": ", value)
     lines += (b"\r\n\r\n", body)
     return b"".join(lines)

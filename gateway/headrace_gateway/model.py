@@ -19,6 +19,7 @@ from headrace.routes import Engine, Route, Unavailable
 from headrace_gateway.activator import HoldQueue, Ticket
 from headrace_gateway.errors import ModelUnavailable, QueueTimeout
 from headrace_gateway.metrics import ModelMetrics
+from headrace_gateway.operations import RequestInfo
 from headrace_gateway.replica import Replica
 from headrace_gateway.routing import RevisionTurns, choose
 
@@ -135,11 +136,11 @@ class ServedModel:
 
     # -- places ------------------------------------------------------------------------------------------------------
 
-    def take(self) -> Lease | None:
+    def take(self, request: RequestInfo) -> Lease | None:
         """Return a free place; None when there is none, or others wait for one already, or the loop says no."""
         if self.queue or (self.route is not None and self.route.unavailable is not None):
             return None
-        return self._claim()
+        return self._claim(request)
 
     def release(self, lease: Lease) -> None:
         """Give a place back, if it is not yet."""
@@ -160,7 +161,7 @@ class ServedModel:
             replica.paused = True
             self._loop.call_later(PAUSE_SECONDS, self._resume, replica)
 
-    def hold(self, since: float, *, front: bool, wants_stages: bool) -> Ticket:
+    def hold(self, request: RequestInfo, since: float, *, front: bool) -> Ticket:
         """Wait for a place. Raises Saturated when too many wait, ModelUnavailable when waiting is in vain."""
         route = self.route
         if route is None:
@@ -173,7 +174,7 @@ class ServedModel:
                 f"{route.max_queued_requests} requests wait for {route.public_name} already ({self.stage()})",
                 hint="Try again later",
             )
-        ticket = Ticket(self.queue, since, wants_stages=wants_stages)
+        ticket = Ticket(self.queue, request, since)
         ticket.expire_at(since + route.queue_timeout_seconds, lambda: self._too_late(route))
         self.queue.add(ticket, front=front)
         if len(self.queue) == 1:
@@ -208,7 +209,7 @@ class ServedModel:
     def pump(self) -> None:
         """Give the free places to those who wait."""
         while self.queue:
-            lease = self._claim()
+            lease = self._claim(self.queue.first.request)
             if lease is None:
                 return
             self.queue.pop(self._loop.time()).settle(lease)
@@ -248,8 +249,8 @@ class ServedModel:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _claim(self) -> Lease | None:
-        choice = choose(self.replicas.values(), self.route.revisions if self.route else (), self._turns)
+    def _claim(self, request: RequestInfo) -> Lease | None:
+        choice = choose(request, self.replicas.values(), self.route.revisions if self.route else (), self._turns)
         if choice is None:
             return None
         now = self._loop.time()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace.routes import RevisionWeight
+from headrace_gateway.operations import RequestInfo
 from headrace_gateway.replica import Replica
 
 ONLY = "only-replica"
@@ -49,11 +50,14 @@ class RevisionTurns:
         self._credit = {revision: credit for revision, credit in self._credit.items() if revision in named}
 
 
-def choose(replicas: Iterable[Replica], weights: Sequence[RevisionWeight], turns: RevisionTurns) -> Choice | None:
-    """Return the replica for the next request, or None when none that may take it has a place.
+def choose(
+    request: RequestInfo, replicas: Iterable[Replica], weights: Sequence[RevisionWeight], turns: RevisionTurns
+) -> Choice | None:
+    """Return the replica for a request, or None when none that may take it has a place.
 
     Without weights every replica may take it: the loop names weights once something serves.
     """
+    del request  # no filter or scorer reads it yet
     free = [replica for replica in replicas if replica.has_place]
     if weights and free:
         present = {replica.report.revision for replica in free}

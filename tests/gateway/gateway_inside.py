@@ -25,10 +25,17 @@ from headrace_gateway.inference import Inference
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.model import ServedModel
 from headrace_gateway.networks import PodNetworks
+from headrace_gateway.operations import Operation, RequestInfo
+from headrace_gateway.operations.openai import CHAT
 from headrace_gateway.replica import Replica as KnownReplica
 from headrace_gateway.table import Table
 
 NETWORKS = PodNetworks.of(["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"], api_server="10.96.0.1")
+
+
+def request_info(operation: Operation = CHAT, *, stream: bool = False) -> RequestInfo:
+    """What the gateway has read of some request for the model `echo`."""
+    return RequestInfo(b"id", operation, {}, NAMESPACE, "echo", stream)
 
 
 @dataclass

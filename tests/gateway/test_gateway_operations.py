@@ -14,7 +14,7 @@ from gateway.gateway_replica import Received
 from gateway.gateway_world import Broker, World, until
 
 from headrace.http.errors import InvalidRequest
-from headrace_gateway.operations import OPERATIONS, Body, Operation, OperationTable
+from headrace_gateway.operations import OPERATIONS, Body, Operation, OperationTable, RequestInfo
 
 INFER = Operation(
     name="infer",
@@ -106,6 +106,13 @@ def test_read_when_an_operation_does_not_stream_then_the_field_means_nothing() -
     assert embed.read({}, b'{"model":"m","stream":true}') == ("m", False)
     with pytest.raises(InvalidRequest):
         embed.read({}, b"[]")
+
+
+def test_request_when_read_then_all_that_queue_and_routing_know_of_it() -> None:
+    match = OPERATIONS.match(scope(CHAT))
+    assert match is not None
+    read = match.read(b"id", "team-a", b'{"model":"m","stream":true}')
+    assert read == RequestInfo(b"id", match.operation, {}, "team-a", "m", stream=True)
 
 
 async def test_operation_when_added_to_the_table_then_it_is_served_end_to_end(tensors: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from gateway.gateway_inside import NETWORKS
+from gateway.gateway_inside import NETWORKS, request_info
 
 from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
 from headrace.routes import Route
@@ -47,7 +47,7 @@ async def test_metrics_when_there_are_more_models_than_labels_then_the_rest_is_s
 async def test_demand_when_a_short_request_came_and_went_between_two_looks_then_it_counts_as_one() -> None:
     model = served()
     admit(model, 1)
-    lease = model.take()
+    lease = model.take(request_info())
     assert lease is not None
     await asyncio.sleep(0)
     model.release(lease)
@@ -59,7 +59,7 @@ async def test_demand_when_many_queues_begin_in_a_moment_then_it_is_told_at_once
     told: list[str] = []
     model = served(tell=told)
     for _ in range(100):
-        ticket = model.hold(0, front=False, wants_stages=False)
+        ticket = model.hold(request_info(), 0, front=False)
         model.withdraw(ticket)
     assert told == ["m"]
     async with asyncio.timeout(5):
@@ -71,7 +71,7 @@ async def test_demand_when_many_queues_begin_in_a_moment_then_it_is_told_at_once
 async def test_place_when_given_to_a_ticket_whose_holder_has_gone_then_it_goes_to_the_next() -> None:
     model = served()
     since = asyncio.get_running_loop().time()
-    first, second = (model.hold(since, front=False, wants_stages=False) for _ in range(2))
+    first, second = (model.hold(request_info(), since, front=False) for _ in range(2))
     admit(model, 1)
     model.pump()
     assert isinstance(first.outcome, Lease)
@@ -83,8 +83,8 @@ async def test_place_when_given_to_a_ticket_whose_holder_has_gone_then_it_goes_t
 async def test_ticket_when_its_request_lost_its_place_then_it_stands_before_all_others() -> None:
     model = served()
     since = asyncio.get_running_loop().time()
-    waiting = model.hold(since, front=False, wants_stages=False)
-    again = model.hold(since, front=True, wants_stages=False)
+    waiting = model.hold(request_info(), since, front=False)
+    again = model.hold(request_info(), since, front=True)
     admit(model, 1)
     model.pump()
     assert isinstance(again.outcome, Lease)

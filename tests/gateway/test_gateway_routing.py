@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 
 from gateway.gateway_client import chat, send, sent
+from gateway.gateway_inside import request_info
 from gateway.gateway_replica import Received
 from gateway.gateway_world import World
 from hypothesis import given
@@ -16,6 +17,8 @@ from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.routes import RevisionWeight
 from headrace_gateway.replica import Replica
 from headrace_gateway.routing import LAST_RESORT, ONLY, RevisionTurns, choose
+
+REQUEST = request_info()
 
 
 def replica(pod: str, *, revision: str = "r1", in_flight: int = 0, capacity: int = 4) -> Replica:
@@ -33,7 +36,7 @@ def weights(**percent: int) -> tuple[RevisionWeight, ...]:
 
 def test_choose_when_loads_differ_then_the_least_loaded_by_share_of_its_capacity() -> None:
     small, large = replica("small", in_flight=1, capacity=2), replica("large", in_flight=2, capacity=8)
-    choice = choose([small, large], (), RevisionTurns())
+    choice = choose(REQUEST, [small, large], (), RevisionTurns())
     assert choice is not None
     assert choice.replica is large
 
@@ -41,28 +44,28 @@ def test_choose_when_loads_differ_then_the_least_loaded_by_share_of_its_capacity
 def test_choose_when_all_are_full_paused_or_not_admitted_then_none() -> None:
     full, paused, new = replica("full", in_flight=4), replica("paused"), replica("new")
     paused.paused, new.admitted = True, False
-    assert choose([full, paused, new], (), RevisionTurns()) is None
+    assert choose(REQUEST, [full, paused, new], (), RevisionTurns()) is None
 
 
 def test_choose_when_one_is_silent_then_the_others_and_it_only_when_alone() -> None:
     silent, busy = replica("silent"), replica("busy", in_flight=3)
     silent.suspect = True
-    choice = choose([silent, busy], (), RevisionTurns())
+    choice = choose(REQUEST, [silent, busy], (), RevisionTurns())
     assert choice is not None
     assert choice.replica is busy
-    choice = choose([silent], (), RevisionTurns())
+    choice = choose(REQUEST, [silent], (), RevisionTurns())
     assert choice is not None
     assert (choice.replica, choice.reason) == (silent, LAST_RESORT)
 
 
 def test_choose_when_a_revision_has_no_weight_then_nothing_goes_to_it() -> None:
-    assert choose([replica("old", revision="r0")], weights(r0=0, r1=100), RevisionTurns()) is None
+    assert choose(REQUEST, [replica("old", revision="r0")], weights(r0=0, r1=100), RevisionTurns()) is None
 
 
 def test_choose_when_the_weighted_revision_is_full_then_its_share_goes_to_the_other() -> None:
     canary, stable = replica("canary", revision="r2", in_flight=4), replica("stable")
     for _ in range(5):
-        choice = choose([canary, stable], weights(r1=1, r2=99), RevisionTurns())
+        choice = choose(REQUEST, [canary, stable], weights(r1=1, r2=99), RevisionTurns())
         assert choice is not None
         assert (choice.replica, choice.reason) == (stable, ONLY)
 
@@ -86,7 +89,7 @@ def test_choose_when_revisions_have_weights_then_those_that_may_be_used_share_by
     usable = {each.revision: each.weight_percent for each in given_weights}
     usable = {each.pod: usable[each.pod] for each in replicas if each.admitted and usable[each.pod]}
     turns, count = RevisionTurns(), 200
-    choices = [choose(replicas, given_weights, turns) for _ in range(count)]
+    choices = [choose(REQUEST, replicas, given_weights, turns) for _ in range(count)]
     taken = Counter(choice.replica.pod if choice is not None else None for choice in choices)
     if not usable:
         assert taken == {None: count}

@@ -3,7 +3,8 @@
 from headrace_gateway.operations.matching import Match, OperationTable
 from headrace_gateway.operations.openai import CHAT, COMPLETIONS
 from headrace_gateway.operations.operation import Body, Operation
+from headrace_gateway.operations.request import RequestInfo
 
 OPERATIONS = OperationTable([CHAT, COMPLETIONS])
 
-__all__ = ["OPERATIONS", "Body", "Match", "Operation", "OperationTable"]
+__all__ = ["OPERATIONS", "Body", "Match", "Operation", "OperationTable", "RequestInfo"]

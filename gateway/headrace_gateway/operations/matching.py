@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from headrace_gateway.operations.operation import PARAMETER, Operation
+from headrace_gateway.operations.request import RequestInfo
 
 _DOTS = frozenset({".", ".."})
 """Segments that a replica may resolve, to a path that is no operation's."""
@@ -24,6 +25,15 @@ class Match:
 
     operation: Operation
     parameters: Mapping[str, str]
+
+    def read(self, request_id: bytes, tenant: str, body: bytes) -> RequestInfo:
+        """Return what is known of the request once its body is there. Raises InvalidRequest."""
+        public_name, stream = self.operation.read(self.parameters, body)
+        return RequestInfo(request_id, self.operation, self.parameters, tenant, public_name, stream)
+
+    def target(self) -> str:
+        """Return the request target, percent-encoded."""
+        return self.operation.target(self.parameters)
 
 
 class OperationTable:
