@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from headrace.errors import HeadraceError
-from headrace_gateway.operations import RequestInfo
+from headrace_gateway.operations import Operation, RequestInfo
 
 if TYPE_CHECKING:
     from headrace_gateway.model import Lease
@@ -76,10 +76,13 @@ class HoldQueue:
     def __len__(self) -> int:
         return len(self._tickets)
 
-    @property
-    def first(self) -> Ticket:
-        """The one that is served next."""
-        return self._tickets[0]
+    def __iter__(self) -> Iterator[Ticket]:
+        """Iterate over those that wait now, in their order; they may leave meanwhile."""
+        return iter(tuple(self._tickets))
+
+    def holds(self, operation: Operation) -> bool:
+        """Whether a request for the operation waits."""
+        return any(ticket.request.operation is operation for ticket in self._tickets)
 
     def add(self, ticket: Ticket, *, front: bool) -> None:
         """Queue; in front stands who had a place already and lost it."""
@@ -88,13 +91,13 @@ class HoldQueue:
         else:
             self._tickets.append(ticket)
 
-    def pop(self, now: float) -> Ticket:
-        """Take the first out, to be settled with a place."""
-        ticket = self._tickets.popleft()
+    def release(self, ticket: Ticket, lease: Lease, now: float) -> None:
+        """Take one out, and settle it with a place."""
+        self._tickets.remove(ticket)
         wait = now - ticket.since
         if now - self._released_at > RELEASED_WINDOW_SECONDS or wait > self._longest_wait:
             self._longest_wait, self._released_at = wait, now
-        return ticket
+        ticket.settle(lease)
 
     def discard(self, ticket: Ticket) -> None:
         """Take one out wherever it stands, if it is there."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from headrace import headers
 from headrace.api.vocabulary import STARTING
 from headrace.http.errors import RequestError
@@ -14,6 +16,19 @@ class InvalidApiKey(RequestError):
     http_status = 401
     reason = headers.INVALID_API_KEY
     fields = (("www-authenticate", "Bearer"),)
+
+
+class OperationNotSupported(RequestError):
+    """The model serves other operations."""
+
+    reason = headers.OPERATION_NOT_SUPPORTED
+
+    def __init__(self, model: str, operation: str, served: Iterable[str]) -> None:
+        super().__init__(
+            f"the model {model} does not serve the operation {operation}",
+            param="model",
+            hint=f"It serves: {', '.join(sorted(served))}",
+        )
 
 
 class QueueTimeout(RequestError):

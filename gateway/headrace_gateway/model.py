@@ -8,16 +8,16 @@ served, and no more than there are: a replica that has just come up is not run d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from headrace.api.vocabulary import SCALED_TO_ZERO, SUSPENDED
 from headrace.errors import HeadraceError
 from headrace.events.messages import Demand, FetchProgress, ReplicaState
 from headrace.http.errors import ModelNotFound, Saturated
-from headrace.routes import Engine, Route, Unavailable
+from headrace.routes import Engine, RevisionWeight, Route, Unavailable
 from headrace_gateway.activator import HoldQueue, Ticket
-from headrace_gateway.errors import ModelUnavailable, QueueTimeout
+from headrace_gateway.errors import ModelUnavailable, OperationNotSupported, QueueTimeout
 from headrace_gateway.metrics import ModelMetrics
 from headrace_gateway.operations import RequestInfo
 from headrace_gateway.replica import Replica
@@ -65,6 +65,10 @@ class ServedModel:
         """Whether the last demand that was published was zero."""
         self._on_demand = on_demand
         self._turns = RevisionTurns()
+        self._operations: frozenset[str] | None = None
+        """What the revisions with weight serve together; None: every operation."""
+        self._alike = True
+        """Whether each of them serves the same."""
         self._progress: FetchProgress | None = None
         self._requests = 0
         self._refused_at = float("-inf")
@@ -86,6 +90,7 @@ class ServedModel:
             self.queue.fail(self._gone)
             return
         self._turns.keep_only(route.revisions)
+        self._set_operations(route.revisions)
         unavailable = route.unavailable
         if unavailable is None:
             for reconsideration in [*self._reconsiderations]:
@@ -111,6 +116,23 @@ class ServedModel:
         if stage == "fetching" and self._progress is not None:
             return _percent(stage, self._progress.percent)
         return stage or WAITING
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def objection(self, request: RequestInfo) -> HeadraceError | None:
+        """Return why no revision can take the request: none serves its operation."""
+        if self._operations is None or request.operation.name in self._operations:
+            return None
+        return OperationNotSupported(request.public_name, request.operation.name, self._operations)
+
+    def _set_operations(self, revisions: Iterable[RevisionWeight]) -> None:
+        served = {each.operations for each in revisions if each.weight_percent > 0}
+        self._operations = frozenset[str]().union(*served) if served and () not in served else None
+        self._alike = len(served) <= 1
+        for ticket in self.queue:
+            if (error := self.objection(ticket.request)) is not None:
+                self.queue.discard(ticket)
+                ticket.settle(error)
 
     # -- brought containers ----------------------------------------------------------------------------------------
 
@@ -138,7 +160,9 @@ class ServedModel:
 
     def take(self, request: RequestInfo) -> Lease | None:
         """Return a free place; None when there is none, or others wait for one already, or the loop says no."""
-        if self.queue or (self.route is not None and self.route.unavailable is not None):
+        if self.route is not None and self.route.unavailable is not None:
+            return None
+        if self.queue and (self._alike or self.queue.holds(request.operation)):
             return None
         return self._claim(request)
 
@@ -207,12 +231,19 @@ class ServedModel:
             self.release(ticket.outcome)
 
     def pump(self) -> None:
-        """Give the free places to those who wait."""
-        while self.queue:
-            lease = self._claim(self.queue.first.request)
-            if lease is None:
+        """Give the free places to those who wait. One whose operation no free replica serves lets others pass."""
+        full: set[str] = set()
+        for ticket in self.queue:
+            operation = ticket.request.operation.name
+            if operation in full:
+                continue
+            lease = self._claim(ticket.request)
+            if lease is not None:
+                self.queue.release(ticket, lease, self._loop.time())
+            elif self._alike:
                 return
-            self.queue.pop(self._loop.time()).settle(lease)
+            else:
+                full.add(operation)
 
     # -- demand ------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight, the richest pays the sum and
 goes. 90:10 gives one request in ten to the canary, evenly spread and without chance. A revision whose replicas are all
-busy or gone has no turn: its share goes to the others, rather than a request waiting beside a free replica.
+busy or gone, or that does not serve the operation, has no turn: its share goes to the others, rather than a request
+waiting beside a free replica.
 """
 
 from __future__ import annotations
@@ -57,11 +58,14 @@ def choose(
 
     Without weights every replica may take it: the loop names weights once something serves.
     """
-    del request  # no filter or scorer reads it yet
     free = [replica for replica in replicas if replica.has_place]
     if weights and free:
         present = {replica.report.revision for replica in free}
-        eligible = [each for each in weights if each.weight_percent > 0 and each.revision in present]
+        eligible = [
+            each
+            for each in weights
+            if each.weight_percent > 0 and each.revision in present and each.serves(request.operation.name)
+        ]
         if not eligible:
             return None
         revision = turns.next(eligible)

@@ -117,12 +117,16 @@ class Loop:
         namespace: str = NAMESPACE,
         *,
         weights: dict[str, int] | None = None,
+        operations: tuple[str, ...] = (),
         unavailable: Unavailable | None = None,
         max_queued_requests: int = 1000,
         queue_timeout_seconds: int = 30,
         stage: str = "",
     ) -> None:
-        revisions = tuple(RevisionWeight(revision=key, weight_percent=value) for key, value in (weights or {}).items())
+        revisions = tuple(
+            RevisionWeight(revision=key, weight_percent=value, operations=operations)
+            for key, value in (weights or {}).items()
+        )
         route = Route(
             namespace=namespace,
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,12 +10,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from gateway.conftest import running_world
-from gateway.gateway_client import CHAT, get, request, send, sent
+from gateway.gateway_client import CHAT, chat, get, request, send, sent
+from gateway.gateway_inside import request_info
 from gateway.gateway_replica import Received
 from gateway.gateway_world import Broker, World, until
 
+from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.http.errors import InvalidRequest
+from headrace.routes import RevisionWeight, Route
+from headrace_gateway.errors import OperationNotSupported
+from headrace_gateway.model import Lease, ServedModel
 from headrace_gateway.operations import OPERATIONS, Body, Operation, OperationTable, RequestInfo
+from headrace_gateway.replica import Replica
 
 INFER = Operation(
     name="infer",
@@ -113,6 +120,77 @@ def test_request_when_read_then_all_that_queue_and_routing_know_of_it() -> None:
     assert match is not None
     read = match.read(b"id", "team-a", b'{"model":"m","stream":true}')
     assert read == RequestInfo(b"id", match.operation, {}, "team-a", "m", stream=True)
+
+
+def revision(name: str, *operations: str, weight_percent: int = 50) -> RevisionWeight:
+    return RevisionWeight(revision=name, weight_percent=weight_percent, operations=operations)
+
+
+def served(*revisions: RevisionWeight) -> ServedModel:
+    """A model with one replica of capacity 1 for each revision."""
+    model = ServedModel("default", "echo", lambda _: None)
+    model.set_route(Route(namespace="default", name="echo", public_name="echo", revisions=revisions))
+    for each in revisions:
+        report = ReplicaReport(
+            pod=each.revision,
+            revision=each.revision,
+            host="127.0.0.1",
+            port=1,
+            started=1,
+            sequence=1,
+            state=ReplicaState.READY,
+            capacity=1,
+        )
+        model.replicas[each.revision] = Replica(report, 0)
+        model.replicas[each.revision].admitted = True
+    return model
+
+
+async def test_choose_when_one_revision_serves_the_operation_then_all_go_to_it() -> None:
+    model = served(revision("r1", "chat"), revision("r2", "chat", "infer"))
+    for _ in range(10):
+        lease = model.take(request_info(INFER))
+        assert lease is not None
+        assert lease.replica.pod == "r2"
+        model.release(lease)
+
+
+async def test_queue_when_an_operations_replica_is_busy_then_others_pass() -> None:
+    model = served(revision("r1", "chat"), revision("r2", "infer"))
+    since = asyncio.get_running_loop().time()
+    first = model.take(request_info(INFER))
+    waiting = model.hold(request_info(INFER), since, front=False)
+    chat = model.take(request_info())
+    assert (first and first.replica.pod, chat and chat.replica.pod) == ("r2", "r1")
+    later = model.hold(request_info(), since, front=False)
+    assert chat is not None
+    model.release(chat)
+    assert isinstance(later.outcome, Lease)
+    assert waiting.outcome is None
+    assert model.take(request_info(INFER)) is None
+
+
+async def test_queue_when_no_revision_serves_the_operation_any_more_then_refused() -> None:
+    model = served(revision("r1", "chat", "infer"))
+    waiting = model.hold(request_info(INFER), asyncio.get_running_loop().time(), front=False)
+    chat = revision("r2", "chat", weight_percent=100)
+    model.set_route(Route(namespace="default", name="echo", public_name="echo", revisions=(chat,)))
+    assert isinstance(waiting.outcome, OperationNotSupported)
+
+
+@pytest.mark.parametrize("revisions", [(), (revision("r1"), revision("r2", "infer"))])
+async def test_operation_when_the_route_names_none_then_not_refused(revisions: tuple[RevisionWeight, ...]) -> None:
+    assert served(*revisions).objection(request_info()) is None
+
+
+async def test_operation_when_the_model_does_not_serve_it_then_400_lists_those(world: World) -> None:
+    await world.loop.route(weights={"r1": 100}, operations=("completions", "infer"))
+    await world.gateway_knows_route()
+    answer = await send(world.port, chat())
+    assert (answer.status, answer.code) == (400, "operation_not_supported")
+    assert answer.headers["x-headrace-reason"] == "OperationNotSupported"
+    assert "does not serve the operation chat" in answer.json()["error"]["message"]
+    assert "completions, infer" in answer.json()["error"]["message"]
 
 
 async def test_operation_when_added_to_the_table_then_it_is_served_end_to_end(tensors: World) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from headrace.routes import operations
 from headrace_gateway.operations.operation import Body, Operation
 
 _MODEL = "smollm2-135m-instruct"
 
 CHAT = Operation(
-    name="chat",
+    name=operations.CHAT,
     path="/v1/chat/completions",
     body=Body.JSON,
     can_stream=True,
@@ -16,7 +17,7 @@ CHAT = Operation(
     example={"model": _MODEL, "messages": [{"role": "user", "content": "Why is the sky blue?"}]},
 )
 COMPLETIONS = Operation(
-    name="completions",
+    name=operations.COMPLETIONS,
     path="/v1/completions",
     body=Body.JSON,
     can_stream=True,

@@ -35,7 +35,7 @@ class Operation:
     """One row of the operation table."""
 
     name: str
-    """As routes name it (`headrace.routes.operations`)."""
+    """By which routes name it (`headrace.routes.operations`)."""
     path: str
     """With parameters in braces, each for one segment: `/v2/models/{name}/infer`."""
     body: Body

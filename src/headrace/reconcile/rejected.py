@@ -14,7 +14,7 @@ from headrace.reconcile.deployments import deployments, weights
 from headrace.reconcile.manifests.common import as_it_is
 from headrace.reconcile.pods import RuntimePod
 from headrace.reconcile.rollout import WHOLE
-from headrace.reconcile.route import created, engines, publication, refusal
+from headrace.reconcile.route import created, engines, publication, refusal, with_operations
 from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
 from headrace.routes import RevisionWeight, Route
 
@@ -91,7 +91,7 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
         name=metadata["name"],
         public_name=public_name,
         created=created(manifest),
-        revisions=_shares(before, observed, serving),
+        revisions=with_operations(_shares(before, observed, serving)),
         engines=engines(observed),
         unavailable=unavailable,
     )

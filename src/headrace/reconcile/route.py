@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from headrace.api import vocabulary as v
@@ -13,8 +14,11 @@ from headrace.reconcile.deployments import deployments, is_announcing_container
 from headrace.reconcile.last_words import public
 from headrace.reconcile.rollout import only_fails
 from headrace.reconcile.world import Manifest, Observed, Publication
-from headrace.routes import Engine, Route, Unavailable
+from headrace.routes import Engine, RevisionWeight, Route, Unavailable
+from headrace.routes.operations import CHAT, COMPLETIONS
 
+OPERATIONS = (CHAT, COMPLETIONS)
+"""What runtimes serve."""
 FAILURE_RETRY_SECONDS = 10
 """What a client is told after a failure: the first back-off of a crashed or failed child."""
 
@@ -30,7 +34,7 @@ def route(decision: Decision) -> Route:
         name=resource.name,
         public_name=_public_name(decision),
         created=created(facts.manifest),
-        revisions=decision.rollout.weights,
+        revisions=with_operations(decision.rollout.weights),
         engines=engines(facts.observed),
         unavailable=_unavailable(decision),
         stage=_stage(decision),
@@ -43,6 +47,11 @@ def publication(manifest: Manifest, route: Route | None) -> Publication:
     """Return the entry of a ModelDeployment in the route table; None: the gateways should not know the model."""
     metadata = manifest["metadata"]
     return Publication(ROUTES_BUCKET, f"{metadata.get('namespace', 'default')}.{metadata['name']}", route)
+
+
+def with_operations(weights: Iterable[RevisionWeight]) -> tuple[RevisionWeight, ...]:
+    """Return the weights with what each revision serves; it is the same for every runtime type."""
+    return tuple(each.model_copy(update={"operations": OPERATIONS}) for each in weights)
 
 
 def engines(observed: Observed) -> tuple[Engine, ...]:

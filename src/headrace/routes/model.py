@@ -16,6 +16,13 @@ class RevisionWeight(Message):
 
     revision: str = Field(max_length=63)
     weight_percent: int = Field(ge=0, le=100)
+    operations: tuple[str, ...] = ()
+    """What it serves (`headrace.routes.operations`). Empty: every operation, as in routes written by releases that name
+    none."""
+
+    def serves(self, operation: str) -> bool:
+        """Whether it serves an operation."""
+        return not self.operations or operation in self.operations
 
 
 class Engine(Message):
