@@ -143,6 +143,7 @@ def test_gateway_when_kubernetes_cannot_sleep_then_the_container_does() -> None:
                 "--models-claim=headrace-models",
                 "--models-access-mode=ReadWriteMany",
                 "--models-size=20Gi",
+                "--max-body-bytes=4194304",
             },
             (
                 "--models-storage-class",
@@ -175,11 +176,12 @@ def test_gateway_when_kubernetes_cannot_sleep_then_the_container_does() -> None:
             {"--models-claim=mine", "--models-existing-claim"},
             ("--models-size", "--models-storage-class", "--models-access-mode"),
         ),
+        ({"gateway": {"maxBodyBytes": 8388608}}, {"--max-body-bytes=8388608"}, ()),
         (WATCHED, {"--watch-namespace=a", "--watch-namespace=b"}, ()),
         ({"gateway": {"publicUrl": "https://x.example.org/llm/"}}, {"--gateway-url=https://x.example.org/llm"}, ()),
         ({"gateway": {"service": {"port": 81}}}, {f"--gateway-url=http://headrace-gateway.{NAMESPACE}.svc:81"}, ()),
     ],
-    ids=["default", "everything", "smallest", "watched", "public URL", "port"],
+    ids=["default", "everything", "smallest", "body limit", "watched", "public URL", "port"],
 )
 def test_operator_when_values_are_set_then_it_is_told(values: Any, expected: set[str], absent: tuple[str, ...]) -> None:
     given = flags(render(values), "Deployment", "operator")

@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 from headrace import headers
 from headrace.errors import HeadraceError
 from headrace.http.answers import DONE, STREAM_HEADERS, error_body, error_fields
-from headrace.http.bodies import BODY_SECONDS, MAX_DISCARDED_BYTES, check_encoding, without_bom
-from headrace.http.errors import BodyTooLarge, BodyTooSlow, ClientGone
+from headrace.http.bodies import BODY_SECONDS, MAX_DISCARDED_BYTES, check_encoding, too_large, without_bom
+from headrace.http.errors import BodyTooSlow, ClientGone
 from headrace.http.protocol import CLIENT, HttpProtocol
 from headrace_gateway.errors import InvalidApiKey
 
@@ -90,7 +90,7 @@ class Exchange:
         if self._encoding is not None:
             check_encoding(self._encoding)
         if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
-            raise _too_large(limit)
+            raise too_large(limit)
         pieces: list[bytes] = []
         if self._client.body_arrived:
             await self._receive_body(pieces, limit)
@@ -101,7 +101,7 @@ class Exchange:
             except TimeoutError:
                 raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
         if self.received_bytes > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         return without_bom(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     async def _receive_body(self, pieces: list[bytes], limit: int) -> None:
@@ -210,7 +210,3 @@ _ID = headers.REQUEST_ID.encode()
 def _new_id() -> bytes:
     """Return an id that no other gateway and no earlier life of this one gives: 32 hex digits, as a UUID has."""
     return b"%s%016x" % (_PROCESS, next(_NUMBERS))
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit} bytes", hint="Send a shorter prompt")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace import environment
 from headrace.errors import CannotStart
+from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.reconcile.world import Settings as Rules
 
 POD_NAME = "POD_NAME"
@@ -59,6 +60,7 @@ class Settings:
     """For fetch children: proxies, a package index. Not shown: a URL may hold a password."""
     ca_bundle_configmap: str | None
     """ConfigMap of each model's namespace, key `ca.crt`, that fetches trust."""
+    max_body_bytes: int
     health_port: int
 
     @classmethod
@@ -91,6 +93,7 @@ class Settings:
             ),
             fetch_environment=tuple(given.fetch_env),
             ca_bundle_configmap=given.ca_bundle_configmap,
+            max_body_bytes=given.max_body_bytes,
             health_port=given.health_port,
         )
 
@@ -108,6 +111,7 @@ class Settings:
             platform_namespace=self.namespace,
             fetch_env=self.fetch_environment,
             ca_bundle_configmap=self.ca_bundle_configmap,
+            max_body_bytes=self.max_body_bytes,
             pod_security=True,
             allowed_schemes=ALLOWED_SCHEMES,
         )
@@ -132,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--models-existing-claim", action="store_true", help="never make the claim; it is there in each namespace")
     add("--fetch-env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="for fetch children")
     add("--ca-bundle-configmap", help="ConfigMap with ca.crt in each model's namespace, which fetches trust")
+    add(
+        "--max-body-bytes",
+        type=int,
+        default=MAX_BODY_BYTES,
+        help="largest request body that runtimes read: that of the gateways (default 4 MiB); another one rolls out all"
+        " models",
+    )
     add("--health-port", type=int, default=8081, help="port of /healthz, /readyz and /metrics")
     return parser
 

@@ -50,6 +50,7 @@ def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
         "--image-pull-secret=b",
         "--fetch-env=HTTPS_PROXY=http://proxy:1/?a=b",
         "--ca-bundle-configmap=ca",
+        "--max-body-bytes=8388608",
     ]
     rules = Settings.parse(given, VARIABLES).rules()
     assert rules.runtime_image_cuda == "cuda:1"
@@ -57,6 +58,7 @@ def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
     assert rules.fetch_env == (("HTTPS_PROXY", "http://proxy:1/?a=b"),)
     assert rules.ca_bundle_configmap == "ca"
     assert rules.platform_namespace == "headrace-system"
+    assert rules.max_body_bytes == 8388608
     assert rules.pod_security
     assert "file" not in rules.allowed_schemes
 

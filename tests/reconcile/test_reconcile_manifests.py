@@ -10,6 +10,8 @@ import pytest
 from reconcile.reconcile_world import SETTINGS, World, resource, serving_world
 
 from headrace.api import vocabulary as v
+from headrace.api.validation import ModelDeployment
+from headrace.reconcile.revision import revision_of
 from headrace.reconcile.world import Manifest
 from headrace.sources.location import location
 
@@ -73,6 +75,15 @@ def test_runtime_when_started_then_it_knows_who_it_is_and_whom_to_tell() -> None
         "HEADRACE_NATS_PASSWORD": {"secretKeyRef": {"name": "headrace-nats", "key": "password"}},
         "HEADRACE_GRACE_SECONDS": "30",
     }
+
+
+def test_runtime_when_the_body_limit_is_not_the_default_then_told() -> None:
+    settings = replace(SETTINGS, max_body_bytes=8 << 20)
+    world = World(manifest=resource(replicas=1), settings=settings)
+    world.calm()
+    assert variables(pod_of(world))["HEADRACE_MAX_BODY_BYTES"] == str(8 << 20)
+    parsed = ModelDeployment.parse(resource())
+    assert revision_of(parsed, settings) != revision_of(parsed, SETTINGS)
 
 
 def test_runtime_when_probed_then_on_its_http_port() -> None:

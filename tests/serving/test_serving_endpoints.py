@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from serving.conftest import Start
 from serving.serving_client import Answer, ask, exchange
 from serving.serving_echo import CAPACITY, MODEL, EchoSettings
 from serving.serving_processes import Server, eventually, free_port, until
 
+from headrace import environment
 from headrace.http.bodies import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from headrace.metrics import runtime as names
 
@@ -100,6 +102,16 @@ async def test_body_when_compressed_then_the_coding_is_named(server: Server) -> 
 
     assert (answer.status, answer.json()["error"]["code"]) == (415, "unsupported_content_encoding")
     assert "Content-Encoding: gzip" in answer.json()["error"]["message"]
+
+
+async def test_body_limit_when_the_pod_sets_one_then_it_holds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(environment.MAX_BODY_BYTES, str(2 * MAX_BODY_BYTES))
+    server = start()
+    await server.ready()
+    largest, larger = (b" " * (2 * MAX_BODY_BYTES + more) for more in (0, 1))
+
+    assert (await post(server, CHAT, largest)).json()["error"]["code"] == "invalid_request"
+    assert (await post(server, CHAT, larger)).json()["error"]["message"].startswith("the body is larger than 8388608")
 
 
 async def test_body_with_a_bom_then_it_is_skipped(server: Server) -> None:

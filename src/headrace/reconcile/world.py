@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 from typing_extensions import override
 
 from headrace.events.messages import Demand, FetchProgress, Message, ReplicaReport
+from headrace.http.bodies import MAX_BODY_BYTES
 
 M = TypeVar("M")
 
@@ -102,6 +103,9 @@ class Settings:
     """A ConfigMap (key `ca.crt`) of the model's namespace whose certificates fetch pods trust, and no others."""
     runs_images: bool = True
     """Whether pods are made of images; where they are not, a brought container needs a command."""
+    max_body_bytes: int = MAX_BODY_BYTES
+    """The largest request body that gateways take, and so that runtimes read. A change is a new revision of each model,
+    because a runtime reads it when it starts."""
     pod_security: bool = False
     """Whether pods say as which user they run. It is that of our images."""
     allowed_schemes: frozenset[str] = frozenset({"package", "https", "file"})

@@ -22,8 +22,15 @@ from starlette.types import Receive, Scope, Send
 from headrace import headers
 from headrace.errors import HeadraceError
 from headrace.http.answers import CLIENT_CLOSED_REQUEST, DONE, STREAM_HEADERS, error_body, error_fields
-from headrace.http.bodies import BODY_SECONDS, MAX_BODY_BYTES, MAX_DISCARDED_BYTES, check_encoding, without_bom
-from headrace.http.errors import BodyTooLarge, BodyTooSlow, ClientGone, MethodNotAllowed, NoSuchPath
+from headrace.http.bodies import (
+    BODY_SECONDS,
+    MAX_BODY_BYTES,
+    MAX_DISCARDED_BYTES,
+    check_encoding,
+    too_large,
+    without_bom,
+)
+from headrace.http.errors import BodyTooSlow, ClientGone, MethodNotAllowed, NoSuchPath
 from headrace.serving.replica import Work
 
 log = logging.getLogger(__name__)
@@ -34,10 +41,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._max_body_bytes = max_body_bytes
         self._began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
@@ -55,21 +63,22 @@ class Exchange:
     async def body(self) -> bytes:
         """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
         check_encoding(self.headers.get(b"content-encoding", b""))
+        limit = self._max_body_bytes
         body, received, more = bytearray(), 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while more and received <= MAX_DISCARDED_BYTES:
+                while more and received <= max(limit, MAX_DISCARDED_BYTES):
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
                     received += len(message["body"])
-                    if received <= MAX_BODY_BYTES:
+                    if received <= limit:
                         body += message["body"]
                     more = message["more_body"]
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-        if received > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", hint="Send a shorter prompt")
+        if received > limit:
+            raise too_large(limit)
         return without_bom(bytes(body))
 
     @asynccontextmanager
@@ -158,16 +167,23 @@ class Endpoints:
     `quiet` are the paths whose successes are not worth a line in the log: probes and scrapes come every second.
     """
 
-    def __init__(self, handlers: Mapping[tuple[str, str], Handler], *, quiet: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        handlers: Mapping[tuple[str, str], Handler],
+        *,
+        quiet: frozenset[str] = frozenset(),
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
         self._handlers = handlers
         self._paths = frozenset(path for _, path in handlers)
         self._quiet = quiet
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._max_body_bytes)
         try:
             await self._handler(scope["method"], exchange.path)(exchange)
         except ClientGone:

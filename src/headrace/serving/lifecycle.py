@@ -28,6 +28,7 @@ import uvloop
 
 from headrace import environment
 from headrace.errors import CannotStart, HeadraceError
+from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.http.local import LocalOnly, is_loopback, listed
 from headrace.http.protocol import Guard
 from headrace.http.server import http_server
@@ -45,6 +46,7 @@ from headrace.termination import write_termination_message
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 
 BACKLOG = 1024
 DEFAULT_GRACE_SECONDS = 30.0
@@ -87,6 +89,7 @@ class Serving:
     """None: the server stands alone."""
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     """From SIGTERM until the process is killed."""
+    max_body_bytes: int = MAX_BODY_BYTES
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     """Of a server that stands alone on this machine's loopback interface (`headrace.http.local`)."""
@@ -94,16 +97,12 @@ class Serving:
     @classmethod
     def of(cls, host: str, port: int, variables: Mapping[str, str]) -> Serving:
         """Return it with what the pod's environment says."""
-        given = variables.get(environment.GRACE_SECONDS, "")
-        try:
-            grace = float(given) if given else DEFAULT_GRACE_SECONDS
-        except ValueError:
-            raise CannotStart(f"{environment.GRACE_SECONDS} is {given!r}", hint="Set it to seconds") from None
         return cls(
             host,
             port,
             Identity.of(variables),
-            grace,
+            _number(variables, environment.GRACE_SECONDS, float, DEFAULT_GRACE_SECONDS),
+            _number(variables, environment.MAX_BODY_BYTES, int, MAX_BODY_BYTES),
             allowed_hosts=listed(variables.get(environment.ALLOWED_HOSTS)),
             allowed_origins=listed(variables.get(environment.ALLOWED_ORIGINS)),
         )
@@ -112,6 +111,17 @@ class Serving:
     def drain_seconds(self) -> float:
         """What of the grace period work may use; the rest is for the farewell."""
         return max(0.0, self.grace_seconds - min(2 * FAREWELL_SECONDS, self.grace_seconds / 5))
+
+
+def _number(variables: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Number) -> Number:
+    given = variables.get(name)
+    if not given:
+        return default
+    try:
+        return kind(given)
+    except ValueError:
+        unit = name.rpartition("_")[2].lower()
+        raise CannotStart(f"{name} is {given!r}", hint=f"Set it to {unit}") from None
 
 
 def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
@@ -162,7 +172,7 @@ class RuntimeProcess(Generic[AnyEngine]):
         if identity is not None:
             served = from_gateways_only(served, identity.token)
         handlers = {**Probes(self._replica, metrics, identity).handlers(), **served}
-        endpoints = Endpoints(handlers, quiet=QUIET_PATHS)
+        endpoints = Endpoints(handlers, quiet=QUIET_PATHS, max_body_bytes=self._serving.max_body_bytes)
         server = http_server(endpoints, guard=self._guard(listener), write_seconds=WRITE_SECONDS)
         tasks = [asyncio.create_task(server.serve([listener]))]
         if identity is not None:

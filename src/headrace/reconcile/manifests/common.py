@@ -17,6 +17,7 @@ from headrace.api.vocabulary import (
     MODEL_DEPLOYMENT,
     MODEL_LABEL,
 )
+from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.reconcile.names import child_name
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 from headrace.sources.location import claim_of, location
@@ -81,11 +82,16 @@ def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manife
 
 
 def runtime_environment(resource: ModelDeployment, revision: str, settings: Settings) -> list[Manifest]:
-    """Return the variables of a runtime that announces itself."""
+    """Return the variables of a runtime that announces itself.
+
+    The default body limit is left out: with it an upgrade would give every model a new revision.
+    """
+    limit = settings.max_body_bytes
     return [
         *environment_of(resource, settings),
         {"name": environment.REVISION, "value": revision},
         {"name": environment.GRACE_SECONDS, "value": str(resource.spec.rollout.drain_timeout_seconds)},
+        *([] if limit == MAX_BODY_BYTES else [{"name": environment.MAX_BODY_BYTES, "value": str(limit)}]),
     ]
 
 
