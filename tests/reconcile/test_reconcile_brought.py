@@ -35,10 +35,8 @@ def engines(world: World) -> dict[str, tuple[str, str | None]]:
 
 @pytest.mark.parametrize("fields", [{"replicas": 1}, spec()], ids=["LLM", "Container"])
 def test_route_when_a_revision_serves_then_its_operations_are_named(fields: dict[str, Any]) -> None:
-    outcome = serving_world(**fields).outcome
-    assert outcome is not None
-    assert outcome.route is not None
-    assert [each.operations for each in outcome.route.revisions] == [("chat", "completions")]
+    route = route_of(serving_world(**fields).outcome)
+    assert [each.operations for each in route.revisions] == [("chat", "completions")]
 
 
 def test_container_when_it_runs_then_as_it_was_brought_and_told_its_model_its_name_and_its_address() -> None:
