@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FILE ?= examples/smollm2.yaml
 SOURCES := src operator gateway runtimes tests e2e bench images
 
-.PHONY: up test e2e cluster-up cluster-down lint format crds bench bench-operator images clean help
+.PHONY: up test e2e cluster-up cluster-down lint format crds docs changelog bench bench-operator images clean help
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
@@ -37,6 +37,12 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 
 crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
 	@$(BIN)/headrace dev crds
+
+docs: $(VENV)/.installed-dev ## write the generated pages of docs/
+	@$(BIN)/headrace dev docs
+
+changelog: $(VENV)/.installed-dev ## move the fragments of changelog.d/ into CHANGELOG.md (VERSION=0.2.0)
+	@$(BIN)/headrace dev changelog $(VERSION)
 
 bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE GOAL ok|short`
 	@$(BIN)/python bench/benches.py

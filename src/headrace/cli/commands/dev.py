@@ -1,8 +1,13 @@
-"""`headrace dev`: for who works on headrace itself, in a checkout."""
+"""`headrace dev`: generated files of a checkout of headrace."""
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+from collections.abc import Iterable
+from pathlib import Path
+
+from headrace.cli.documents import CHECKOUT, release_changelog, write_decision_index
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -11,13 +16,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions.add_parser(
         "crds", help="write crds/ and the chart's copies from headrace.api; a test fails when they differ"
     )
+    actions.add_parser("docs", help="write the index of docs/decisions; a test fails when it differs")
+    changelog = actions.add_parser("changelog", help="move the fragments of changelog.d/ into CHANGELOG.md")
+    changelog.add_argument("version", help="the version to be released, such as 0.2.0")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the action."""
-    assert arguments.action == "crds"
-    from headrace.kinds.crds import CRD_DIRECTORY, write  # noqa: PLC0415 - pydantic, which no other command waits for
-
-    for path in write():
-        print(f"wrote {path.relative_to(CRD_DIRECTORY.parent)}")
+    for path in _written(arguments):
+        print(f"wrote {path.relative_to(CHECKOUT)}")
     return 0
+
+
+def _written(arguments: argparse.Namespace) -> Iterable[Path]:
+    match arguments.action:
+        case "crds":
+            from headrace.kinds.crds import write  # noqa: PLC0415 - pydantic, which no other command waits for
+
+            return write()
+        case "docs":
+            return [write_decision_index()]
+        case _:
+            return [release_changelog(arguments.version, dt.datetime.now(dt.UTC).date())]
