@@ -4,7 +4,6 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 FILE ?= examples/smollm2.yaml
-SOURCES := src operator gateway runtimes tests e2e bench images
 
 .PHONY: up test e2e cluster-up cluster-down lint format crds docs changelog bench bench-operator images clean help
 help: ## show this help
@@ -26,14 +25,14 @@ cluster-down: $(VENV)/.installed-dev ## delete that cluster
 	@$(BIN)/python e2e/main.py down
 
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, import-linter
-	@$(BIN)/ruff check $(SOURCES)
-	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev ## let ruff rewrite what it can
-	@$(BIN)/ruff check --fix -q $(SOURCES) || true
-	@$(BIN)/ruff format -q $(SOURCES)
+	@$(BIN)/ruff check --fix -q || true
+	@$(BIN)/ruff format -q
 
 crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
 	@$(BIN)/headrace dev crds

@@ -15,7 +15,7 @@ from cluster import GATEWAY_PORT, ROOT, CannotRun, Cluster
 from cluster_world import Site
 from kube import Kube
 from progress import step
-from release import COMPONENTS, Images, Release, image_of
+from release import REPOSITORIES, Images, Release
 
 KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
 """An existing cluster to use; it is not deleted. One of kind's is recognised by its context, and gets images loaded."""
@@ -57,7 +57,7 @@ def kind_cluster(kubeconfig: Path) -> Cluster | None:
 def built_images() -> Images:
     """Build the images (what is unchanged is not built again) and return their names by the chart's components."""
     built = _built()
-    return {component: built[image_of(component)] for component in COMPONENTS}
+    return {component: built[repository] for component, repository in REPOSITORIES.items()}
 
 
 def brought_engine(site: Site) -> Engine:
@@ -68,7 +68,7 @@ def brought_engine(site: Site) -> Engine:
         also=("transformers[serving]",),
         there=("torch",),
         files=("tests/behaviours/behaviours_weights.py",),
-        folder="e2e",
+        dockerfile="e2e/transformers.Dockerfile",
     )
     (image,) = _built(runtime, (engine,)).values()
     if site.cluster is None:

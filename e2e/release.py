@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from behaviours.behaviours_world import until
 from cluster import BROKER_IN_NODE, GATEWAY_NODE_PORT, ROOT, run
 from kube import SECONDS, Kube, Manifest
@@ -20,9 +21,13 @@ NAMESPACE = "headrace-system"
 STORAGE_CLASS = "headrace-e2e"
 MODELS_CLAIM = "headrace-models"
 BROKER_CLAIM = f"data-{NAME}-nats-0"
-COMPONENTS = ("operator", "gateway", "nats", "runtime", "fetch")
-"""The chart's names of the images, each under `images`."""
-IMAGE_NAMES = {"runtime": "headrace-runtime-llm"}
+REPOSITORIES = {
+    component: image["repository"]
+    for component, image in yaml.safe_load((CHART / "values.yaml").read_text())["images"].items()
+    if isinstance(image, dict) and image["repository"]
+}
+"""The image of each component that the chart names under `images`, but those without a default."""
+COMPONENTS = tuple(REPOSITORIES)
 HELM_SECONDS = 240
 PASSED_ON = {"PIP_INDEX_URL": "PIP_INDEX_URL", "HTTPS_PROXY": "HTTPS_PROXY", "NO_PROXY": "NO_PROXY"}
 """Variables of this machine that say how the outside is reached, if set; the fetch pods need the same."""
@@ -118,11 +123,6 @@ class Release:
     def _helm(self, *words: str, text: str | None = None) -> str:
         command = ["helm", "--kubeconfig", str(self.kube.kubeconfig), "-n", NAMESPACE, *words]
         return run(*command, "--timeout", f"{HELM_SECONDS}s", text=text, timeout=HELM_SECONDS + 30)
-
-
-def image_of(component: str) -> str:
-    """Return the name of a component's image."""
-    return IMAGE_NAMES.get(component, f"headrace-{component}")
 
 
 def storage_class() -> Manifest:

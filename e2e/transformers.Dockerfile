@@ -11,8 +11,9 @@ COPY wheels /wheels
 RUN PATH=${PATH#/opt/headrace/bin:} python -m pip --python /opt/headrace/bin/python install \
       --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check --root /program /wheels/*.whl
 
-FROM ${BASE}
-LABEL org.opencontainers.image.title="headrace-transformers" org.opencontainers.image.licenses="Apache-2.0"
+FROM ${BASE} AS transformers
+ARG NAME
+LABEL org.opencontainers.image.title="${NAME}" org.opencontainers.image.licenses="Apache-2.0"
 USER root
 COPY --from=dependencies /program /
 COPY files /files

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXTS = ROOT / ".cache/images"
@@ -59,18 +60,18 @@ class Image:
     """One image, and what of the wheel it gets."""
 
     short: str
-    """Name of its Dockerfile; the image's own has `headrace-` before it."""
+    """The target in its Dockerfile; the image's own name has `headrace-` before it."""
     extra: str | None = None
     component: str | None = None
-    """The package that it has beside the core."""
+    """The package that it contains beside the core."""
     also: tuple[str, ...] = ()
-    """Distributions that our wheel does not name."""
+    """Distributions that our wheel does not require."""
     there: tuple[str, ...] = ()
-    """Distributions that its base has already, and that are too large to be put into the context for nothing."""
+    """Distributions that its base contains, and that are too large for a context that does not need them."""
     files: tuple[str, ...] = ()
-    """What of the checkout its build sees besides, in the context's `files`."""
-    folder: str = "images"
-    """Where its Dockerfile is."""
+    """Further files of the checkout for its build, put into the context's `files`."""
+    dockerfile: str = "images/Dockerfile"
+    """The path of its Dockerfile in the checkout."""
     goal_megabytes: int | None = None
 
     @property
@@ -79,13 +80,8 @@ class Image:
         return f"headrace-{self.short}"
 
     @property
-    def dockerfile(self) -> Path:
-        """How it is built."""
-        return ROOT / self.folder / f"{self.short}.Dockerfile"
-
-    @property
     def context(self) -> Path:
-        """What its build sees."""
+        """The folder that its build sees."""
         return CONTEXTS / self.short
 
 
@@ -97,12 +93,14 @@ IMAGES = (
     Image("runtime-llm", extra="llm", component="headrace_llm", goal_megabytes=400),
 )
 CORE = "headrace"
-SOURCES = {
-    CORE: "src/headrace",
-    "headrace_operator": "operator/headrace_operator",
-    "headrace_gateway": "gateway/headrace_gateway",
-    "headrace_llm": "runtimes/llm/headrace_llm",
-}
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+SOURCES = {Path(path).name: path for path in _project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+"""The path of each package in the checkout."""
 
 
 def build_all(base: str | None = None, images: Sequence[Image] = IMAGES) -> dict[str, str]:
@@ -161,7 +159,8 @@ def _build(image: Image, wheel: Path, base: str, reference: str) -> None:
     _put_files(image)
     _say(f"building {reference}")
     client, buildkit = _client()
-    arguments = ["--build-arg", f"BASE={base}", "--file", str(image.dockerfile), "--tag", reference]
+    variables = ["--build-arg", f"BASE={base}", "--build-arg", f"NAME={image.name}"]
+    arguments = [*variables, "--file", str(ROOT / image.dockerfile), "--target", image.short, "--tag", reference]
     environment = {**os.environ, "DOCKER_BUILDKIT": "1" if buildkit else "0"}
     _run([client, "build", *arguments, str(image.context)], environment)
     _say(f"built {reference} in {time.monotonic() - started:.0f} s")
@@ -180,7 +179,7 @@ def _tag(image: Image, base_id: str) -> str:
 
 def _inputs(image: Image) -> Iterator[Path]:
     yield from (ROOT / name for name in ("images/build.py", "constraints.txt", "pyproject.toml", *image.files))
-    yield image.dockerfile
+    yield ROOT / image.dockerfile
     for package in _packages(image):
         for path in (ROOT / SOURCES[package]).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -193,7 +192,7 @@ def _packages(image: Image) -> tuple[str, ...]:
 
 def _requirements(image: Image) -> list[str]:
     """Return what pip has to bring: our dependencies, those of the extra and of the extras within it, and the rest."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = _project()["project"]
     found: list[str] = [*project["dependencies"], *image.also]
     left = [image.extra] if image.extra else []
     while left:

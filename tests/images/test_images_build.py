@@ -66,7 +66,7 @@ def test_tag_when_nothing_changes_is_the_same(root: Path) -> None:
         ("images/build.py", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
         ("gateway/headrace_gateway/main.py", {"gateway"}),
         ("runtimes/llm/headrace_llm/new.py", {"runtime-llm"}),
-        ("images/nats.Dockerfile", {"nats"}),
+        ("images/Dockerfile", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
     ],
 )
 def test_tag_when_an_input_changes_then_those_of_the_images_with_it_do(
