@@ -265,8 +265,8 @@ def fault_stage(site: Site, directory: Path) -> Iterator[Stage]:
 def _arguments(release: Release, gateway: str) -> list[str]:
     return [
         f"--gateway-url={gateway}",
-        f"--runtime-image={release.images['runtime']}",
-        f"--fetch-image={release.images['fetch']}",
+        f"--image=runtime={release.images['runtime']}",
+        f"--image=fetch={release.images['fetch']}",
         f"--watch-namespace={TENANT}",
         f"--lease-name={LEASE}",
         f"--models-storage-class={release.storage_class}",

@@ -137,8 +137,8 @@ def test_gateway_when_kubernetes_cannot_sleep_then_the_container_does() -> None:
             {},
             {
                 f"--gateway-url=http://headrace-gateway.{NAMESPACE}.svc",
-                "--fetch-image=headrace-fetch:0.1.0.dev0",
-                "--runtime-image=headrace-runtime-llm:0.1.0.dev0",
+                "--image=fetch=headrace-fetch:0.1.0.dev0",
+                "--image=runtime=headrace-runtime-llm:0.1.0.dev0",
                 "--lease-name=headrace-operator",
                 "--models-claim=headrace-models",
                 "--models-access-mode=ReadWriteMany",
@@ -158,8 +158,8 @@ def test_gateway_when_kubernetes_cannot_sleep_then_the_container_does() -> None:
             EVERYTHING,
             {
                 "--gateway-url=https://llm.example.org",
-                "--runtime-image=registry.example.org/mirror/headrace-runtime-llm:0.1.0.dev0",
-                "--runtime-image-cuda=registry.example.org/mirror/headrace-runtime-llm-cuda:0.1.0.dev0",
+                "--image=runtime=registry.example.org/mirror/headrace-runtime-llm:0.1.0.dev0",
+                "--image=runtimeCuda=registry.example.org/mirror/headrace-runtime-llm-cuda:0.1.0.dev0",
                 "--image-pull-secret=pull",
                 "--models-storage-class=nfs",
                 "--models-size=100Gi",

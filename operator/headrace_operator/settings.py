@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from headrace import environment
 from headrace.errors import CannotStart
 from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.reconcile.images import DEFAULT_IMAGES
 from headrace.reconcile.world import Settings as Rules
 
 POD_NAME = "POD_NAME"
@@ -51,9 +52,8 @@ class Settings:
     nats_password: str | None = field(repr=False)
     runtime_key: str = field(repr=False)
     """From which each namespace's password is derived."""
-    runtime_image: str
-    runtime_image_cuda: str | None
-    fetch_image: str
+    images: Mapping[str, str]
+    """References by the keys of `headrace.reconcile.images`."""
     image_pull_secrets: tuple[str, ...]
     models: ModelsClaim
     fetch_environment: tuple[tuple[str, str], ...] = field(repr=False)
@@ -80,9 +80,7 @@ class Settings:
             nats_user=variables.get(environment.NATS_USER) or None,
             nats_password=variables.get(environment.NATS_PASSWORD) or None,
             runtime_key=_needed(variables, environment.NATS_RUNTIME_KEY),
-            runtime_image=given.runtime_image,
-            runtime_image_cuda=given.runtime_image_cuda,
-            fetch_image=given.fetch_image,
+            images=_images(given.image),
             image_pull_secrets=tuple(given.image_pull_secret),
             models=ModelsClaim(
                 name=given.models_claim,
@@ -104,9 +102,7 @@ class Settings:
             nats_url=self.nats_url,
             models_directory=MODELS_DIRECTORY,
             models_claim=self.models.name,
-            runtime_image=self.runtime_image,
-            runtime_image_cuda=self.runtime_image_cuda,
-            fetch_image=self.fetch_image,
+            images=self.images,
             image_pull_secrets=self.image_pull_secrets,
             platform_namespace=self.namespace,
             fetch_env=self.fetch_environment,
@@ -121,9 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace-operator", description="Reconciles headrace's resources.")
     add = parser.add_argument
     add("--gateway-url", required=True, help="base URL of the gateway, shown in each status")
-    add("--runtime-image", required=True, help="image of the LLM runtime")
-    add("--runtime-image-cuda", help="image for resources that ask for nvidia.com/gpu (default: the same)")
-    add("--fetch-image", required=True, help="image that fetches models")
+    add(
+        "--image",
+        action="append",
+        default=[],
+        type=_variable,
+        metavar="KEY=REFERENCE",
+        help=f"image of pods that the operator makes; may be repeated; {' and '.join(DEFAULT_IMAGES)} are needed",
+    )
     add("--image-pull-secret", action="append", default=[], help="name of a pull Secret; may be repeated")
     add("--watch-namespace", action="append", default=[], help="watch this namespace alone; may be repeated")
     add("--lease-name", default="headrace-operator", help="the Lease by which one replica leads")
@@ -152,6 +153,13 @@ def _needed(variables: Mapping[str, str], name: str) -> str:
     if not value:
         raise CannotStart(f"the environment variable {name} is not set", hint="The chart sets it")
     return value
+
+
+def _images(given: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+    images = dict(given)
+    for key in DEFAULT_IMAGES.keys() - images.keys():
+        raise CannotStart(f"the argument --image {key}=REFERENCE is missing", hint="The chart sets it")
+    return images
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -11,6 +11,8 @@ import build
 import pytest
 import yaml
 
+from headrace.reconcile import images
+
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TOOLS: dict[str, Any] = PROJECT["tool"]
@@ -27,6 +29,12 @@ def stages() -> dict[str, str]:
     """Return the program of each image in the Dockerfile."""
     text = (ROOT / "images/Dockerfile").read_text()
     return dict(re.findall(r'^FROM image AS (\S+)$.*?^CMD \["([^"]+)"\]$', text, re.MULTILINE | re.DOTALL))
+
+
+def chart_images() -> dict[str, dict[str, str]]:
+    """Return the images of the chart's values by key."""
+    values = yaml.safe_load((ROOT / "charts/headrace/values.yaml").read_text())["images"]
+    return {key: value for key, value in values.items() if isinstance(value, dict)}
 
 
 def test_wheel_when_built_then_it_has_every_component() -> None:
@@ -76,9 +84,13 @@ def test_dockerfile_when_read_then_each_target_is_an_image() -> None:
 
 
 def test_chart_when_it_names_images_then_they_are_those_that_are_built() -> None:
-    values = yaml.safe_load((ROOT / "charts/headrace/values.yaml").read_text())["images"]
-    named = {value["repository"] for value in values.values() if isinstance(value, dict) and value["repository"]}
+    named = {value["repository"] for value in chart_images().values() if value["repository"]}
     assert named == {image.name for image in build.IMAGES}
+
+
+def test_chart_when_it_names_images_of_pods_then_they_are_those_that_reconcile_uses() -> None:
+    keys = {value for name, value in vars(images).items() if name.isupper() and isinstance(value, str)}
+    assert set(chart_images()) - {"operator", "gateway", "nats"} == keys
 
 
 def test_extra_for_all_when_installed_then_it_has_every_extra() -> None:

@@ -27,7 +27,7 @@ VARIABLES = {
     "POD_NAME": "operator-0",
     "POD_NAMESPACE": "headrace-system",
 }
-NEEDED = ["--gateway-url=http://gateway", "--runtime-image=runtime:1", "--fetch-image=fetch:1"]
+NEEDED = ["--gateway-url=http://gateway", "--image=runtime=runtime:1", "--image=fetch=fetch:1"]
 SECRET = "/api/v1/namespaces/team/secrets/headrace-nats"
 CLAIM = "/api/v1/namespaces/team/persistentvolumeclaims/headrace-models"
 
@@ -45,7 +45,7 @@ def namespaces(api: RecordingApi, *, existing: bool = False) -> Namespaces:
 def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
     given = [
         *NEEDED,
-        "--runtime-image-cuda=cuda:1",
+        "--image=runtimeCuda=cuda:1",
         "--image-pull-secret=a",
         "--image-pull-secret=b",
         "--fetch-env=HTTPS_PROXY=http://proxy:1/?a=b",
@@ -53,7 +53,7 @@ def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
         "--max-body-bytes=8388608",
     ]
     rules = Settings.parse(given, VARIABLES).rules()
-    assert rules.runtime_image_cuda == "cuda:1"
+    assert rules.images == {"runtime": "runtime:1", "runtimeCuda": "cuda:1", "fetch": "fetch:1"}
     assert rules.image_pull_secrets == ("a", "b")
     assert rules.fetch_env == (("HTTPS_PROXY", "http://proxy:1/?a=b"),)
     assert rules.ca_bundle_configmap == "ca"
@@ -67,6 +67,13 @@ def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
 def test_settings_when_a_variable_is_missing_then_it_is_named(missing: str) -> None:
     with pytest.raises(CannotStart, match=missing):
         Settings.parse(NEEDED, {name: value for name, value in VARIABLES.items() if name != missing})
+
+
+@pytest.mark.parametrize("key", ["runtime", "fetch"])
+def test_settings_when_an_image_is_missing_then_it_is_named(key: str) -> None:
+    given = [word for word in NEEDED if not word.startswith(f"--image={key}=")]
+    with pytest.raises(CannotStart, match=f"--image {key}=REFERENCE is missing"):
+        Settings.parse(given, VARIABLES)
 
 
 def test_settings_when_printed_then_no_secret_is_in_it() -> None:

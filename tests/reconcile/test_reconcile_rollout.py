@@ -243,7 +243,7 @@ def test_revision_when_only_replicas_scaling_suspend_or_deadline_change_then_it_
 def test_revision_when_the_runtimes_image_changes_then_it_is_rolled_out() -> None:
     world = serving_world(replicas=1)
     before = the_revision(world)
-    world.settings = replace(world.settings, runtime_image="headrace-runtime-llm:next")
+    world.settings = replace(world.settings, images={"runtime": "headrace-runtime-llm:next", "fetch": "headrace-fetch"})
     world.look()
     assert len(world.revisions()) == 2
     assert world.weights() == {before: 100}

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from headrace.events.messages import Demand, FetchProgress, Message, ReplicaReport
 from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.reconcile.images import DEFAULT_IMAGES
 
 M = TypeVar("M")
 
@@ -89,10 +90,8 @@ class Settings:
     """Where fetch and runtime children find models: in a cluster where the claim is mounted, else a directory."""
     models_claim: str | None = None
     """The PersistentVolumeClaim to mount there; None where there is nothing to mount."""
-    runtime_image: str = "headrace-runtime-llm"
-    runtime_image_cuda: str | None = None
-    """For runtimes whose resources name `nvidia.com/gpu`; None: they get the other one."""
-    fetch_image: str = "headrace-fetch"
+    images: Mapping[str, str] = field(default_factory=lambda: DEFAULT_IMAGES)
+    """References by the keys of `headrace.reconcile.images`."""
     image_pull_secrets: tuple[str, ...] = ()
     platform_namespace: str | None = None
     """Where the gateways, the operator and NATS are. None where there is no such place: then nothing is guarded by

@@ -6,6 +6,7 @@ from headrace import environment
 from headrace.api.model_deployment import Source
 from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import COMPONENT_FETCH, MODEL_DEPLOYMENT
+from headrace.reconcile.images import FETCH
 from headrace.reconcile.manifests.common import (
     RESTRICTED,
     environment_of,
@@ -49,7 +50,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
         arguments += ["--allow-loopback"]
     container: Manifest = {
         "name": "fetch",
-        "image": settings.fetch_image,
+        "image": settings.images[FETCH],
         "command": ["headrace-fetch"],
         "args": arguments,
         "env": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headrace import environment
 from headrace.api.model_deployment import LLMRuntime, Source
 from headrace.api.validation import ModelDeployment
+from headrace.reconcile import images
 from headrace.reconcile.manifests.common import RESTRICTED, model_path, runtime_environment
 from headrace.reconcile.world import Manifest, Settings
 
@@ -44,6 +45,6 @@ def llm_container(resource: ModelDeployment, source: Source, revision: str, sett
 
 def _image(resource: ModelDeployment, settings: Settings) -> str:
     resources = resource.spec.template.resources
-    if settings.runtime_image_cuda is not None and GPU in resources.requests.keys() | resources.limits.keys():
-        return settings.runtime_image_cuda
-    return settings.runtime_image
+    if images.RUNTIME_CUDA in settings.images and GPU in resources.requests.keys() | resources.limits.keys():
+        return settings.images[images.RUNTIME_CUDA]
+    return settings.images[images.RUNTIME]
