@@ -7,13 +7,14 @@ FILE ?= examples/smollm2.yaml
 
 .PHONY: up test e2e cluster-up cluster-down lint format crds docs changelog bench bench-operator images clean help
 help: ## show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
 
 up: $(VENV)/.installed-local ## serve $(FILE) on this machine (Ctrl-C stops it)
 	@$(BIN)/headrace up -f $(FILE)
 
+# In the order of their names, files with long tests (acceptance) start first; xdist would start those with few tests last.
 test: $(VENV)/.installed-dev ## run every test that needs no cluster, one process per core
-	@$(BIN)/pytest -q -n auto --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 e2e: $(VENV)/.installed-dev ## run the end-to-end suite in a kind cluster of its own
 	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py test $(PYTEST_ARGS)

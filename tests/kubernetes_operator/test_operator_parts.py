@@ -8,8 +8,8 @@ import time
 from typing import Any, cast
 
 import pytest
+from kubernetes_operator.operator_api import RecordingApi
 from nats.aio.client import Client
-from operator_room.operator_api import RecordingApi
 
 from headrace.broker.passwords import runtime_password
 from headrace.errors import CannotStart

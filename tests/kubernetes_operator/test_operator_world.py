@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from operator_room.operator_api import RecordingApi
+from kubernetes_operator.operator_api import RecordingApi
 
 from headrace.api import vocabulary as v
 from headrace.control.world import ChildRefused

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from wire.wire_client import Paced, outcome
-from wire.wire_corpus import CORPUS, Case
-from wire.wire_servers import GATEWAY, RUNTIME, Ports, processes, within
+from http_server.http_client import Paced, outcome
+from http_server.http_corpus import CORPUS, Case
+from http_server.http_servers import GATEWAY, RUNTIME, Ports, processes, within
 
 from headrace.http.protocol import HttpProtocol
 

@@ -7,7 +7,7 @@ import base64
 from typing import cast
 
 import pytest
-from operator_room.operator_api import RecordingApi
+from kubernetes_operator.operator_api import RecordingApi
 
 from headrace.api import vocabulary as v
 from headrace_operator.client import ApiError, ApiServer

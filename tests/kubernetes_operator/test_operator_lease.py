@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from operator_room.operator_leases import Ended, Leases
+from kubernetes_operator.operator_leases import Ended, Leases
 
 from headrace_operator.client import CONFLICT, ApiError
 from headrace_operator.lease import DURATION_SECONDS, VALID_SECONDS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from operator_room.operator_api import RecordingApi
-from operator_room.test_operator_world import CONTROLLED, OWNER, world
+from kubernetes_operator.operator_api import RecordingApi
+from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, world
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.refusals import refused_pods

@@ -13,9 +13,9 @@ import pytest_asyncio
 from gateway.gateway_inside import inside
 from gateway.gateway_replica import Received
 from gateway.gateway_world import until
-from wire.wire_client import LAST, connected
-from wire.wire_corpus import BODY, STREAM, chunked, get, post, sized
-from wire.wire_servers import GATEWAY, RUNTIME, within
+from http_server.http_client import LAST, connected
+from http_server.http_corpus import BODY, STREAM, chunked, get, post, sized
+from http_server.http_servers import GATEWAY, RUNTIME, within
 
 from headrace.http import closing, protocol
 from headrace.http.bodies import MAX_DISCARDED_BYTES
