@@ -1,11 +1,11 @@
 """Builds the container images: `images/build.py` prints a line `name:tag` for each.
 
-A tag names what is in an image: it is the hash of everything that goes into it, so an image whose tag is there is not
-built again, and an old one is never taken for the new one.
+A tag is the hash of everything that goes into the image: an image whose tag exists is not built again, and an outdated
+image is never mistaken for a current one.
 
-Dependencies are collected here, outside of any container, with this machine's pip: it knows the indexes, mirrors and
-certificates, and where a torch without CUDA is to be had. An image then installs what lies in its context, and nothing
-else. So this Python must be of the base image's version. Standard library only.
+Dependencies are collected here, outside of any container, with this machine's pip: it is configured for the indexes,
+mirrors and certificates, and for a torch without CUDA. An image then installs the wheels in its context, and nothing
+else. This Python must therefore have the version of the base image's. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ CONTEXTS = ROOT / ".cache/images"
 DEFAULT_BASE = "python:3.11-slim-bookworm"
 BASE_VARIABLE = "HEADRACE_BASE_IMAGE"
 DOCKER_VARIABLE = "DOCKER"
-"""Names the Docker client; without it the first one in PATH that can BuildKit."""
+"""Names the Docker client; the default is the first one in PATH that supports BuildKit."""
 PIP_ARGS_VARIABLE = "PIP_ARGS"
-"""Options for pip, as the Makefile has them: an index of torch without CUDA, for instance."""
+"""Options for pip, as in the Makefile: an index of torch without CUDA, for instance."""
 TAG_DIGITS = 12
 BUILDKIT_BUILT_IN_BEFORE = 23
-"""Older clients have BuildKit themselves; from this version on it is the plugin buildx."""
+"""Older clients contain BuildKit; from this version on it is the plugin buildx."""
 BUILD_TOOLS = ("setuptools",)
-"""torch names it for building extensions; nothing here does."""
+"""torch requires it for building extensions, which no image does."""
 CUDA = ("nvidia_", "triton")
-"""How the wheels begin that torch with CUDA brings along: gigabytes."""
+"""Prefixes of the wheels that torch with CUDA requires: gigabytes."""
 MEGABYTE = 1_000_000
 LOG_LINES = 40
 
 
 class CannotBuild(Exception):
-    """Something is missing or failed; the text says what, and what to do."""
+    """Something is missing or failed; the message contains the cause and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image, and what of the wheel it gets."""
+    """One image, and the part of the wheel that it contains."""
 
     short: str
     """The target in its Dockerfile; the image's own name has `headrace-` before it."""
@@ -104,7 +104,7 @@ SOURCES = {Path(path).name: path for path in _project()["tool"]["hatch"]["build"
 
 
 def build_all(base: str | None = None, images: Sequence[Image] = IMAGES) -> dict[str, str]:
-    """Build what is not there; return each image's reference (`name:tag`) by its name. Raises CannotBuild."""
+    """Build missing images; return each image's reference (`name:tag`) by its name. Raises CannotBuild."""
     with _locked():
         while True:
             references = tags(base, images)
@@ -112,7 +112,7 @@ def build_all(base: str | None = None, images: Sequence[Image] = IMAGES) -> dict
             if not missing:
                 return references
             wheel = _build_wheel()
-            if tags(base, images) == references:  # else somebody changed the sources just now: the tags would lie
+            if tags(base, images) == references:  # else the sources changed during the build: the tags would be wrong
                 break
         _check_python(_base(base))
         for image in missing:
@@ -121,13 +121,13 @@ def build_all(base: str | None = None, images: Sequence[Image] = IMAGES) -> dict
 
 
 def tags(base: str | None = None, images: Sequence[Image] = IMAGES) -> dict[str, str]:
-    """Return the references that `build_all` would return, building nothing."""
+    """Return the references that `build_all` would return, without building."""
     base_id = _base_id(_base(base))
     return {image.name: f"{image.name}:{_tag(image, base_id)}" for image in images}
 
 
 def compressed_bytes(reference: str) -> int:
-    """Return how large an image is as `docker save | gzip -6`: what a registry keeps and a node pulls."""
+    """Return the size of an image as `docker save | gzip -6`: what a registry stores and a node pulls."""
     with (
         subprocess.Popen([_client()[0], "save", reference], stdout=subprocess.PIPE) as save,
         subprocess.Popen(["gzip", "-6"], stdin=save.stdout, stdout=subprocess.PIPE) as gzip,  # noqa: S607
@@ -145,7 +145,7 @@ def compressed_bytes(reference: str) -> int:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """Let others of this checkout wait: the contexts are shared."""
+    """Exclude other builds of this checkout: the contexts are shared."""
     CONTEXTS.mkdir(parents=True, exist_ok=True)
     with (CONTEXTS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -157,13 +157,13 @@ def _build(image: Image, wheel: Path, base: str, reference: str) -> None:
     _collect_dependencies(image)
     _put_wheel(image, wheel)
     _put_files(image)
-    _say(f"building {reference}")
+    _log(f"building {reference}")
     client, buildkit = _client()
     variables = ["--build-arg", f"BASE={base}", "--build-arg", f"NAME={image.name}"]
     arguments = [*variables, "--file", str(ROOT / image.dockerfile), "--target", image.short, "--tag", reference]
     environment = {**os.environ, "DOCKER_BUILDKIT": "1" if buildkit else "0"}
     _run([client, "build", *arguments, str(image.context)], environment)
-    _say(f"built {reference} in {time.monotonic() - started:.0f} s")
+    _log(f"built {reference} in {time.monotonic() - started:.0f} s")
 
 
 # What an image is made of
@@ -191,7 +191,7 @@ def _packages(image: Image) -> tuple[str, ...]:
 
 
 def _requirements(image: Image) -> list[str]:
-    """Return what pip has to bring: our dependencies, those of the extra and of the extras within it, and the rest."""
+    """Return the requirements for pip: our dependencies, those of the extra and of the extras in it, and `also`."""
     project = _project()["project"]
     found: list[str] = [*project["dependencies"], *image.also]
     left = [image.extra] if image.extra else []
@@ -206,7 +206,7 @@ def _requirements(image: Image) -> list[str]:
 
 
 def _collect_dependencies(image: Image) -> None:
-    """Fill the context's `wheels/`, unless it holds what the lock says already."""
+    """Fill the context's `wheels/`, unless its content already follows from the constraints."""
     requirements = _requirements(image)
     constraints = ROOT / "constraints.txt"
     options = shlex.split(os.environ.get(PIP_ARGS_VARIABLE, ""))
@@ -216,13 +216,13 @@ def _collect_dependencies(image: Image) -> None:
         return
     mark.unlink(missing_ok=True)
     shutil.rmtree(wheels, ignore_errors=True)
-    _say(f"collecting the dependencies of {image.name}")
+    _log(f"collecting the dependencies of {image.name}")
     _pip("download", "--only-binary=:all:", "-c", constraints, "-d", wheels, *options, *requirements)
     cuda = sorted(wheel.name for wheel in wheels.iterdir() if wheel.name.startswith(CUDA))
     if cuda:
         raise CannotBuild(
-            f"pip brought a torch with CUDA ({cuda[0]}, …), which makes the image gigabytes large: name an index of "
-            f"CPU builds of torch in {PIP_ARGS_VARIABLE}, or put its wheel into a folder and say --find-links there"
+            f"pip chose a torch with CUDA ({cuda[0]}, …), which makes the image gigabytes large: name an index of "
+            f"CPU builds of torch in {PIP_ARGS_VARIABLE}, or put its wheel into a folder and name that by --find-links"
         )
     for name in (*BUILD_TOOLS, *image.there):
         for wheel in wheels.glob(f"{name}-*"):
@@ -231,7 +231,7 @@ def _collect_dependencies(image: Image) -> None:
 
 
 def _put_wheel(image: Image, whole: Path) -> None:
-    """Put our wheel into the context, with the packages of this image alone."""
+    """Put our wheel into the context, with the packages of this image only."""
     folder = image.context / "headrace"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -243,7 +243,7 @@ def _put_wheel(image: Image, whole: Path) -> None:
 
 
 def _put_files(image: Image) -> None:
-    """Put the image's other files into the context."""
+    """Put the image's further files into the context."""
     folder = image.context / "files"
     shutil.rmtree(folder, ignore_errors=True)
     for name in image.files:
@@ -252,7 +252,7 @@ def _put_files(image: Image) -> None:
 
 
 def _without(content: bytes, name: str, left_out: tuple[str, ...]) -> bytes:
-    """Drop from a wheel's list of files, and from its list of programs, what belongs to packages that it lacks."""
+    """Drop entries of left-out packages from a wheel's list of files and list of programs."""
     if not name.endswith((".dist-info/RECORD", ".dist-info/entry_points.txt")):
         return content
     words = [f"{package}/" for package in left_out] + [f" {package}." for package in left_out]
@@ -261,7 +261,7 @@ def _without(content: bytes, name: str, left_out: tuple[str, ...]) -> bytes:
 
 
 def _build_wheel() -> Path:
-    """Build our wheel; with the build backend at hand nothing is fetched for that."""
+    """Build our wheel; if the build backend is installed, nothing is downloaded."""
     folder = CONTEXTS / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
     isolation = ["--no-build-isolation", "--no-index"] if importlib.util.find_spec("hatchling") else []
@@ -274,16 +274,16 @@ def _build_wheel() -> Path:
 
 @cache
 def _client() -> tuple[str, bool]:
-    """Return the Docker client to use, and whether it can BuildKit; the Dockerfiles need it not, it is only quicker."""
+    """Return the Docker client to use, and whether it supports BuildKit, which is faster but not required."""
     named = os.environ.get(DOCKER_VARIABLE)
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = [named] if named else [path for folder in folders if (path := shutil.which("docker", path=folder))]
     if not found:
-        raise CannotBuild(f"there is no docker in PATH: install Docker, or name its client in {DOCKER_VARIABLE}")
-    return next(((client, True) for client in found if _can_buildkit(client)), (found[0], False))
+        raise CannotBuild(f"no docker found in PATH: install Docker, or name its client in {DOCKER_VARIABLE}")
+    return next(((client, True) for client in found if _supports_buildkit(client)), (found[0], False))
 
 
-def _can_buildkit(client: str) -> bool:
+def _supports_buildkit(client: str) -> bool:
     if subprocess.run([client, "buildx", "version"], capture_output=True, check=False).returncode == 0:
         return True
     said = subprocess.run([client, "--version"], capture_output=True, text=True, check=False).stdout
@@ -303,12 +303,12 @@ def _base_id(base: str) -> str:
     inspect = ("image", "inspect", "--format", "{{.Id}}", base)
     found = _docker(*inspect, check=False)
     if found.returncode != 0:
-        _say(f"pulling {base}")
+        _log(f"pulling {base}")
         pulled = _docker("pull", "--quiet", base, check=False)
         if pulled.returncode != 0:
             raise CannotBuild(
-                f"the base image cannot be had: {pulled.stderr.strip()}. "
-                f"Name one that is at hand by --base or {BASE_VARIABLE}"
+                f"the base image cannot be pulled: {pulled.stderr.strip()}. "
+                f"Name an available one by --base or {BASE_VARIABLE}"
             )
         found = _docker(*inspect)
     return found.stdout.strip()
@@ -334,12 +334,12 @@ def _docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[
 
 def _pip(*arguments: str | Path) -> None:
     if importlib.util.find_spec("pip") is None:
-        raise CannotBuild(f"{sys.executable} has no pip: run this with one that has (`make images` does)")
+        raise CannotBuild(f"{sys.executable} has no pip: run this with a Python that has it (`make images` does)")
     _run([sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q", *map(str, arguments)])
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run a step quietly. Raises CannotBuild with the end of what it said when it fails."""
+    """Run a step without output. Raises CannotBuild with the end of its output if it fails."""
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -348,7 +348,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
         raise CannotBuild(f"{said}\n`{shlex.join(command)}` failed with exit code {done.returncode}")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -358,7 +358,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", help=f"base image (default ${BASE_VARIABLE}, or {DEFAULT_BASE})")
     parser.add_argument("--only", action="append", choices=[image.short for image in IMAGES], help="may be repeated")
     parser.add_argument("--print-tags", action="store_true", help="build nothing")
-    parser.add_argument("--sizes", action="store_true", help="measure, too: `bar NAME BYTES GOAL ok|short`")
+    parser.add_argument("--sizes", action="store_true", help="also measure: `bar NAME BYTES GOAL ok|short`")
     options = parser.parse_args(argv)
     images = [image for image in IMAGES if options.only is None or image.short in options.only]
     try:

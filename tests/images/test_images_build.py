@@ -1,4 +1,4 @@
-"""What goes into an image, and what its tag says. The images themselves are tried in the end-to-end suite."""
+"""What goes into an image, and what its tag says. The images themselves are tested in the end-to-end suite."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fake_docker(directory: Path, name: str, *, version: str, buildx: str) -> Path:
-    """A client that can only be asked what it is; `buildx` is how it ends when asked for that."""
+    """A client that only prints its version; `buildx` is how it exits on that subcommand."""
     path = directory / name / "docker"
     path.parent.mkdir()
     path.write_text(f'#!/bin/sh\n[ "$1" = buildx ] && {buildx}\necho "Docker version {version}, build 1"\n')
@@ -159,11 +159,11 @@ def test_dependencies_when_they_are_those_of_the_lock_are_not_collected_again(
 
 @pytest.mark.parametrize(("version", "buildx"), [("28.2.2", "exit 0"), ("20.10.24+dfsg1", "exit 1")])
 def test_client_when_it_has_buildkit_is_found_out(tmp_path: Path, version: str, buildx: str) -> None:
-    assert build._can_buildkit(str(fake_docker(tmp_path, "bin", version=version, buildx=buildx)))
+    assert build._supports_buildkit(str(fake_docker(tmp_path, "bin", version=version, buildx=buildx)))
 
 
 def test_client_when_it_is_new_and_lacks_the_plugin_cannot_buildkit(tmp_path: Path) -> None:
-    assert not build._can_buildkit(str(fake_docker(tmp_path, "bin", version="28.2.2", buildx="exit 1")))
+    assert not build._supports_buildkit(str(fake_docker(tmp_path, "bin", version="28.2.2", buildx="exit 1")))
 
 
 def test_client_when_the_first_in_path_cannot_buildkit_is_the_first_that_can(
@@ -185,7 +185,7 @@ def test_build_when_there_is_no_docker_says_what_to_do(
     monkeypatch.delenv("DOCKER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert build.main([]) == 1
-    assert "no docker in PATH: install Docker" in capsys.readouterr().err
+    assert "no docker found in PATH: install Docker" in capsys.readouterr().err
 
 
 def test_script_when_imported_needs_the_standard_library_alone() -> None:
