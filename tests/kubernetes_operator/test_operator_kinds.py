@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from operator_room.test_operator_world import CONTROLLED, OWNER, PATH, resource, service, world
+from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, PATH, resource, service, world
 
 from headrace.api import vocabulary as v
 from headrace.control.world import ChildRefused
