@@ -45,3 +45,10 @@ to 127.0.0.1 would be served. Needed for a reverse proxy on this machine that ke
 ALLOWED_ORIGINS = "HEADRACE_ALLOWED_ORIGINS"
 """Origins (`https://chat.example`), with commas between them, of web pages that such a server serves besides those of
 this machine. None by default: any page could start models. No CORS headers are sent: pages cannot read answers."""
+SET_IN_PODS = (
+    *(NAMESPACE, MODEL_DEPLOYMENT, REVISION, POD_NAME, POD_IP),
+    *(NATS_URL, NATS_USER, NATS_PASSWORD),
+    *(SOURCE_URI, MODEL_PATH, MODEL_NAME, TERMINATION_MESSAGE_PATH, GRACE_SECONDS, MAX_BODY_BYTES),
+)
+"""What headrace sets in the pods of a model, in a cluster or on this machine: `spec.template.env` may not name these.
+A name that is added here makes stored resources invalid that already use it."""

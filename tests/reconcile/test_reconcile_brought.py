@@ -9,7 +9,9 @@ import pytest
 from reconcile.reconcile_world import SETTINGS, SOURCE, World, resource, route_of, serving_world
 from reconcile.test_reconcile_manifests import CLUSTER, child, pod_of, policy, ports, variables
 
+from headrace import environment
 from headrace.api import vocabulary as v
+from headrace.api.rules import RESERVED_VARIABLES
 from headrace.sources.location import location
 
 ENGINE = {"image": "ghcr.io/ggml-org/llama.cpp:server", "args": ["-m", "$(HEADRACE_MODEL_PATH)"], "port": 9000}
@@ -205,3 +207,11 @@ def test_container_when_no_images_run_here_then_it_needs_a_command(command: list
 
 def test_service_when_the_container_listens_elsewhere_then_it_is_found_by_the_port_s_name() -> None:
     assert child(brought(), "Service")["spec"]["ports"] == [{"name": "http", "port": 9000, "targetPort": "http"}]
+
+
+def test_reserved_variables_when_pods_are_made_then_they_are_what_headrace_sets_in_them() -> None:
+    """No more: a name that is reserved later makes stored resources invalid that use it."""
+    ours = serving_world(replicas=1)
+    pods = [pod_of(ours), pod_of(ours, "Job"), pod_of(brought(announces=True))]
+    made = {name for pod in pods for name in variables(pod) if name.startswith("HEADRACE_")}
+    assert made | {environment.TERMINATION_MESSAGE_PATH} == set(RESERVED_VARIABLES)

@@ -25,10 +25,8 @@ PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9_][A-Za-z0-9.
 FILE_URI = r"^file:///.+$"
 _URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-RESERVED_VARIABLES = tuple(
-    sorted(value for value in vars(environment).values() if isinstance(value, str) and value.startswith("HEADRACE_"))
-)
-"""What our pods set themselves. An API server answers to a list of variables with two of one name with an error 500."""
+RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
+"""What headrace sets in pods. An API server answers to a list of variables with two of one name with an error 500."""
 
 
 @dataclass(frozen=True, slots=True)
