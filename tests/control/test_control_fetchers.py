@@ -64,7 +64,10 @@ def test_source_when_digest_uri_or_namespace_differ_then_it_is_another() -> None
 
 def test_fetcher_when_it_goes_or_is_refused_or_takes_another_source_then_the_next_one_is_concerned() -> None:
     refused = model("a", Accepted=("False", v.INVALID_SPEC))
-    for after in (None, refused, model("a", uri="https://example.org/other")):
+    failing = model("a", Progressing=("Unknown", v.RECONCILE_FAILED), ModelCached=("False", v.FETCHING))
+    deleting = model("a")
+    deleting["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    for after in (None, refused, failing, deleting, model("a", uri="https://example.org/other")):
         made = fetchers(model("a", 1), model("b", 2), model("c", 3))
         assert made.other(key("b")) == key("a")
         assert made.update(key("a"), after) == {key("b"), key("c")}
@@ -86,3 +89,10 @@ def test_others_when_a_fetch_goes_on_then_they_are_concerned_by_its_end_alone() 
 def test_fetcher_when_there_is_no_source_then_there_is_none() -> None:
     made = fetchers({**model("a"), "spec": {"model": {}}}, {**model("b"), "spec": {}})
     assert (made.other(key("a")), made.other(key("b")), made.other(key("c"))) == (None, None, None)
+
+
+def test_fetcher_when_its_passes_fail_after_the_file_was_verified_then_it_stays() -> None:
+    made = fetchers(model("a", 1), model("b", 2))
+    assert made.other(key("b")) == key("a")
+    made.update(key("a"), model("a", 1, Progressing=("Unknown", v.RECONCILE_FAILED), ModelCached=("True", v.CACHED)))
+    assert made.other(key("b")) == key("a")

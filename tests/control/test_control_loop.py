@@ -17,7 +17,7 @@ from headrace.control.loop import ControlLoop
 from headrace.control.signals import SignalHub
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
-from headrace.events.messages import Announcement, Demand, ReplicaState
+from headrace.events.messages import Announcement, Demand, FetchProgress, ReplicaState
 from headrace.reconcile.world import Settings
 from headrace.routes import KeyGrant, Route
 
@@ -341,6 +341,28 @@ async def test_bucket_writer_when_cancelled_at_any_instant_then_it_ends(control:
         done, _ = await asyncio.wait([writing], timeout=5)
         assert done, f"cancelled after {steps} steps, it runs on"
         assert writing.cancelled()
+
+
+async def test_progress_when_its_job_is_gone_then_it_is_forgotten(control: Control) -> None:
+    """Else the last message of one fetch would be taken for the progress of the next one."""
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    signals = control.loop._signals
+    await publish_quietly(
+        control.client, subjects.progress(*_names()), FetchProgress(uri="u", received_bytes=90, total_bytes=100)
+    )
+
+    async def heard() -> bool:
+        return signals.signals(KEY).fetch is not None
+
+    async def forgotten() -> bool:
+        return not await heard()
+
+    await until(heard, "the progress is known")
+    for key in [key for key in control.world.children if key.kind == "Job"]:
+        del control.world.children[key]
+    control.world.tell(KEY)
+    await until(forgotten, "the progress is forgotten")
 
 
 async def test_keys_when_they_change_then_the_bucket_has_exactly_these(control: Control) -> None:

@@ -13,7 +13,7 @@ from nats.js.kv import KV_DEL, KV_OP
 from headrace.control.signals import REPLICA_TTL_SECONDS, SignalHub
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
-from headrace.events.messages import Admission, Announcement, Demand, ReplicaReport, ReplicaState
+from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey
 
 NAMES = KEY.namespace, KEY.name
@@ -197,6 +197,18 @@ async def test_pods_when_they_are_gone_then_what_they_said_is_too(hearing: Heari
     hearing.hub.forget_pods(KEY, frozenset())
     assert hearing.hub.signals(KEY).replicas == {}
     assert hearing.hub._heard[KEY].admissions == {}
+
+
+async def test_fetch_when_its_job_is_gone_then_its_progress_is_too(hearing: Hearing) -> None:
+    progress = FetchProgress(uri="https://example.org/m", received_bytes=90, total_bytes=100)
+    await hearing.client.publish(subjects.progress(*NAMES), progress.encode())
+
+    async def heard() -> bool:
+        return hearing.hub.signals(KEY).fetch == progress
+
+    await until(heard, "the progress")
+    hearing.hub.forget_fetch(KEY)
+    assert hearing.hub.signals(KEY).fetch is None
 
 
 async def _is(value: bool) -> bool:  # noqa: FBT001 - what `until` looks at

@@ -103,6 +103,47 @@ def test_file_when_it_was_lost_then_the_job_that_verifies_it_gets_it_anew_and_it
     assert world.says(v.MODEL_CACHED) == ("False", v.NO_SPACE)
 
 
+def test_file_when_the_job_that_verifies_it_cannot_run_then_it_stays_verified() -> None:
+    """A refused Job, refused pods and an image that cannot be pulled are no evidence about the file."""
+    world = crashing()
+    (job,) = [each for each in world.children if each.kind == "Job"]
+    pod = world.fetch_pod()
+    assert pod is not None
+    world.container(pod, {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+    del world.pods[pod], world.children[job]
+    world.not_taken[job] = 'jobs "x" is forbidden: exceeded quota: q'
+    world.pass_time(3)
+    assert jobs(world) == []
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+
+
+def test_file_when_a_spec_in_between_was_rejected_then_it_stays_verified() -> None:
+    world = serving_world(scaling={})
+    world.remove_finished_jobs()
+    said = world.condition(v.MODEL_CACHED)["message"]
+    accepted = world.manifest["spec"]
+    world.apply(replicas="many")
+    world.look()
+    assert world.says(v.ACCEPTED) == ("False", v.INVALID_SPEC)
+    assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
+    assert world.condition(v.MODEL_CACHED)["message"] == said
+    world.manifest["spec"] = accepted
+    world.apply()
+    world.ask(queued=1)
+    world.look()
+    assert (jobs(world), list(world.revisions().values())) == ([], [1])
+
+
+def test_file_when_a_rejected_spec_names_another_source_then_it_is_not_known() -> None:
+    world = serving_world(scaling={})
+    for source in ({"uri": "https://example.org/other.gguf"}, {"uri": 7}, "x", None):
+        world.apply(replicas="many", model={"source": source})
+        world.look()
+        assert world.says(v.MODEL_CACHED) == ("Unknown", v.PENDING)
+
+
 # -- a source that another model fetches
 
 
@@ -165,3 +206,27 @@ def test_source_when_this_model_has_begun_its_fetch_then_it_ends_it() -> None:
     world.fetcher = fetcher(other)
     world.look()
     assert len(jobs(world)) == 1
+
+
+def test_source_when_the_other_model_fetched_another_file_than_was_recorded_then_it_is_not_replaced() -> None:
+    first, world = serving_world(replicas=1), serving_world(replicas=1)
+    world.remove_finished_jobs()
+    recorded = world.manifest["status"]["source"] = {
+        **world.manifest["status"]["source"],
+        "digest": "sha256:" + "cd" * 32,
+    }
+    cached = world.condition(v.MODEL_CACHED)
+    cached.update(status="False", reason=v.SOURCE_UNREACHABLE)
+    world.fetcher = fetcher(first)
+    world.look()
+    assert world.says(v.MODEL_CACHED) == ("False", v.DIGEST_MISMATCH)
+    assert recorded["digest"] in world.condition(v.MODEL_CACHED)["message"]
+    assert world.manifest["status"]["source"] == recorded
+
+
+def test_source_when_the_other_model_has_no_record_of_it_then_this_one_fetches() -> None:
+    first = serving_world(replicas=1)
+    del first.manifest["status"]["source"]
+    assert len(jobs(follower(first))) == 1
+    first.manifest["metadata"]["generation"] += 1
+    assert jobs(follower(first)) == []  # what its status holds is of an earlier spec

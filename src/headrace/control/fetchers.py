@@ -1,7 +1,8 @@
 """Which ModelDeployment of a namespace fetches a source that several have. Pure.
 
-One fetches, so that fifty models of one source are one fetch. The chosen one stays for as long as it has the source and
-its spec is accepted. Next comes one whose file is verified already, then the oldest.
+One fetches, so that fifty models of one source are one fetch. The chosen one stays for as long as it has the source,
+its spec is accepted, its reconcile passes succeed and it is not being deleted. Next comes one whose file is verified
+already, then the oldest.
 """
 
 from __future__ import annotations
@@ -77,13 +78,18 @@ class Fetchers:
 
 
 def _claim(key: ResourceKey, manifest: Manifest) -> _Claim | None:
-    """Return a resource's claim; None when it has no source, or its spec is not accepted."""
+    """Return a resource's claim; None when it has no source, or cannot fetch it for others."""
+    metadata = manifest["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return None
     model = manifest.get("spec", {}).get("model")
     source = model.get("source") if isinstance(model, dict) else None
     conditions = {each["type"]: each for each in manifest.get("status", {}).get("conditions", [])}
     if not isinstance(source, dict) or conditions.get(v.ACCEPTED, {}).get("status") == "False":
         return None
-    metadata, cached = manifest["metadata"], conditions.get(v.MODEL_CACHED, {})
+    cached = conditions.get(v.MODEL_CACHED, {})
+    if conditions.get(v.PROGRESSING, {}).get("reason") == v.RECONCILE_FAILED and cached.get("status") != "True":
+        return None
     told = tuple(str(cached.get(field, "")) for field in ("status", "reason", "message"))
     return _Claim(
         source=_Source(key.namespace, str(source.get("uri")), str(source.get("digest") or "")),

@@ -244,6 +244,8 @@ class ControlLoop:
             return None
         observed = replace(self._world.observe(key), refused=known.refused)
         self._signals.forget_pods(key, _runtime_pods(observed))
+        if not any(child.kind == "Job" for child in observed.children):
+            self._signals.forget_fetch(key)
         await self._spokesman.tell(key, brought_pods(resource, observed))
         signals = replace(self._signals.signals(key), unanswered=self._spokesman.faults(key))
         outcome = reconcile(resource, observed, signals, self._settings, known.memory)

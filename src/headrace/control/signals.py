@@ -116,6 +116,12 @@ class SignalHub:
         for pod in heard.ignored.keys() - present:
             del heard.ignored[pod]
 
+    def forget_fetch(self, key: ResourceKey) -> None:
+        """Drop the progress of a fetch whose Job is gone: it is not that of the next one."""
+        heard = self._heard.get(key)
+        if heard is not None:
+            heard.fetch = None
+
     def _fresh(self, at: float, ttl: float) -> bool:
         if not self._client.is_connected:
             return True

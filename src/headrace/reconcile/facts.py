@@ -152,7 +152,9 @@ def _source(
         if (known := known_source(source, before)) is not None:
             return known, None
         if observed.fetcher is not None and not was_verified(source, before):
-            return fetched_by(observed.fetcher, source, before), None
+            shared = fetched_by(observed.fetcher, source, before)
+            if shared is not None:
+                return shared, None
     if again.key in observed.children:
         return observe_source(source, before, again.key, observed, signals), again
     state = observe_source(source, before, fetch.key, observed, signals)

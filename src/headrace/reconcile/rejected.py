@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TypeVar
 
 from headrace.api import vocabulary as v
+from headrace.api.model_deployment import Source
 from headrace.reconcile.conditions import Condition, events, rendered
 from headrace.reconcile.deployments import deployments, weights
 from headrace.reconcile.manifests.common import as_it_is
 from headrace.reconcile.pods import RuntimePod
 from headrace.reconcile.rollout import WHOLE
 from headrace.reconcile.route import created, engines, publication, refusal, with_operations
+from headrace.reconcile.shared_source import verified_condition
 from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
 from headrace.routes import RevisionWeight, Route
 
@@ -38,7 +40,7 @@ def rejected(
     before = manifest.get("status", {})
     old, generation = before.get("conditions", []), manifest["metadata"].get("generation", 1)
     serving = _serving(observed, before)
-    conditions = _conditions(accepted, serving)
+    conditions = _conditions(accepted, serving, _verified(manifest, before))
     return Outcome(
         children=tuple(as_it_is(child) for _, child in sorted(observed.children.items())),
         status={
@@ -62,15 +64,24 @@ def _serving(observed: Observed, before: Manifest) -> str | None:
     return max(running, key=lambda name: weights(before).get(name, 0), default=None)
 
 
-def _conditions(accepted: Condition, serving: str | None) -> list[Condition]:
+def _verified(manifest: Manifest, before: Manifest) -> Condition | None:
+    """Return ModelCached where the file of the spec's source was verified before: no other field changes it."""
+    try:
+        source = Source.model_validate(_model(manifest).get("source"))
+    except ValueError:
+        return None
+    return verified_condition(source, before)
+
+
+def _conditions(accepted: Condition, serving: str | None, cached: Condition | None) -> list[Condition]:
     unknown = "not checked, because the spec is not accepted"
     if serving is not None:
         unknown = f"{unknown}; revision {serving} stays as it is"
-    others = v.CONDITIONS[2:]
+    known = {v.MODEL_CACHED: cached}
     return [
         Condition(v.READY, "False", accepted.reason, accepted.message),
         accepted,
-        *(Condition(type_, "Unknown", v.PENDING, unknown) for type_ in others),
+        *(known.get(type_) or Condition(type_, "Unknown", v.PENDING, unknown) for type_ in v.CONDITIONS[2:]),
     ]
 
 
@@ -109,6 +120,11 @@ def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[
 
 def _asked_name(manifest: Manifest) -> str | None:
     """Return the public name that an unsound spec may hold."""
-    model = manifest["spec"].get("model") if isinstance(manifest.get("spec"), dict) else None
-    name = model.get("name") if isinstance(model, dict) else None
+    name = _model(manifest).get("name")
     return name[:253] if isinstance(name, str) and name else None
+
+
+def _model(manifest: Manifest) -> Manifest:
+    """Return `spec.model` of an unsound spec; empty where there is none."""
+    model = manifest["spec"].get("model") if isinstance(manifest.get("spec"), dict) else None
+    return model if isinstance(model, dict) else {}

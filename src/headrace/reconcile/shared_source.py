@@ -11,7 +11,7 @@ from __future__ import annotations
 from headrace.api import vocabulary as v
 from headrace.api.model_deployment import Source
 from headrace.reconcile.conditions import Condition
-from headrace.reconcile.source import SourceState, recorded_source
+from headrace.reconcile.source import SourceState, mismatch, recorded_source
 from headrace.reconcile.world import Manifest, Signals
 from headrace.sources.location import location, redacted
 
@@ -22,28 +22,45 @@ def known_source(source: Source, before: Manifest) -> SourceState | None:
     return None if in_doubt or not was_verified(source, before) else _as_it_was(source, before)
 
 
+def verified_condition(source: Source, before: Manifest) -> Condition | None:
+    """Return the condition of a source whose file was verified before, in doubt or not; None when it was not."""
+    return _as_it_was(source, before).condition if was_verified(source, before) else None
+
+
 def was_verified(source: Source, before: Manifest) -> bool:
     """Whether the source's file was verified before, in doubt or not."""
     return _verified(source, before) is not None
 
 
 def while_verified_again(state: SourceState, source: Source, before: Manifest, signals: Signals) -> SourceState:
-    """Return the state while a Job looks at a file that was verified before: as it was, until the Job gets it anew."""
+    """Return the state while a Job verifies a file that was verified before.
+
+    It stays as it was until the fetch downloads the file anew or reports its end. That the Job or its pod is refused,
+    or cannot run, is no evidence about the file.
+    """
     progress = signals.fetch
-    gets_it = progress is not None and progress.received_bytes < (progress.total_bytes or 0)
-    if state.condition.reason not in (v.PENDING, v.FETCHING) or gets_it or not was_verified(source, before):
+    downloads = progress is not None and progress.received_bytes < (progress.total_bytes or 0)
+    if state.reported or (state.has_pod and downloads) or not was_verified(source, before):
         return state
     return _as_it_was(source, before)
 
 
-def fetched_by(fetcher: Manifest, source: Source, before: Manifest) -> SourceState:
-    """Return the state of a source that another ModelDeployment of the namespace fetches."""
-    name, status = fetcher["metadata"]["name"], fetcher.get("status", {})
-    theirs, uri = _condition(status, v.MODEL_CACHED), redacted(source.uri)
+def fetched_by(fetcher: Manifest, source: Source, before: Manifest) -> SourceState | None:
+    """Return the state of a source that another ModelDeployment of the namespace fetches.
+
+    None when that one has fetched it without a record in its status, and so cannot vouch for it to others.
+    """
+    metadata, status = fetcher["metadata"], fetcher.get("status", {})
+    name, theirs, uri = metadata["name"], _condition(status, v.MODEL_CACHED), redacted(source.uri)
     found = _verified(source, status)
     if found is not None:
+        recorded = recorded_source(source, before)
+        if (replaced := mismatch(source, recorded, found["digest"])) is not None:
+            return SourceState(replaced, recorded)
         message = f"{uri} is cached and verified: {found['digest'][:19]}…, fetched for the ModelDeployment {name}"
         return SourceState(Condition(v.MODEL_CACHED, "True", v.CACHED, message), found)
+    if theirs.get("status") == "True" and theirs.get("observedGeneration") == metadata.get("generation", 1):
+        return None
     recorded = recorded_source(source, before)
     if theirs.get("status") != "False" or theirs["reason"] == v.FETCHING:
         message = f"fetching {uri}, for the ModelDeployment {name} too"

@@ -35,7 +35,9 @@ class SourceState:
     condition: Condition
     recorded: Manifest | None
     has_pod: bool = False
-    """Whether a pod fetches the file, which is heard of; else nobody tells why there is none."""
+    """Whether there is a fetch pod, whose changes are observed. Without one a pass has to look for the cause."""
+    reported: bool = False
+    """Whether the fetch itself reports this, and not the cluster of its Job or pod: then it is about the file."""
 
     @property
     def cached(self) -> bool:
@@ -70,7 +72,7 @@ def observe_source(
     if manifest.get("status", {}).get("succeeded"):
         return _fetched(source, uri, recorded, report)
     if report.get("reason") and not _recovers(pod, signals):
-        return SourceState(_condition("False", report["reason"], report["message"]), recorded)
+        return SourceState(_condition("False", report["reason"], report["message"]), recorded, reported=True)
     if pod is not None and (obstacle := never_began(pod)) is not None:
         reason = v.FETCH_FAILED if obstacle.reason == v.CRASH_LOOP else obstacle.reason
         return SourceState(_condition("False", reason, f"the fetch cannot run: {obstacle.message}"), recorded)
@@ -91,15 +93,23 @@ def recorded_source(source: Source, before: Manifest) -> Manifest | None:
 def _fetched(source: Source, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:
     if not report.keys() >= {"digest", "path", "bytes"}:
         # The finished pod is gone (a cluster cleans up): the Job vouches for the file, the status knows the rest.
-        return SourceState(_condition("True", v.CACHED, f"{uri} is cached"), recorded)
-    if recorded is not None and source.digest is None and recorded["digest"] != report["digest"]:
-        message = (
-            f"{uri} now has {report['digest']}, but {recorded['digest']} was recorded at the first fetch. "
-            "Restore the file, or accept the new one by setting spec.model.source.digest"
-        )
-        return SourceState(_condition("False", v.DIGEST_MISMATCH, message), recorded)
+        return SourceState(_condition("True", v.CACHED, f"{uri} is cached"), recorded, reported=True)
+    if (replaced := mismatch(source, recorded, report["digest"])) is not None:
+        return SourceState(replaced, recorded, reported=True)
     found = {"uri": uri, "digest": report["digest"], "path": report["path"], "bytes": report["bytes"]}
-    return SourceState(_condition("True", v.CACHED, f"{uri} is cached and verified: {report['digest'][:19]}…"), found)
+    message = f"{uri} is cached and verified: {report['digest'][:19]}…"
+    return SourceState(_condition("True", v.CACHED, message), found, reported=True)
+
+
+def mismatch(source: Source, recorded: Manifest | None, digest: str) -> Condition | None:
+    """Return the condition of a file whose digest is not the recorded one, where the spec names none."""
+    if recorded is None or source.digest is not None or recorded["digest"] == digest:
+        return None
+    message = (
+        f"{redacted(source.uri)} now has {digest}, but {recorded['digest']} was recorded at the first fetch. "
+        "Restore the file, or accept the new one by setting spec.model.source.digest"
+    )
+    return _condition("False", v.DIGEST_MISMATCH, message)
 
 
 def _newest_pod(job: Manifest, observed: Observed) -> Manifest | None:
