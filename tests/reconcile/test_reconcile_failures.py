@@ -120,6 +120,26 @@ def test_oom_when_the_kernel_killed_it_then_the_limit_is_blamed() -> None:
     assert world.refused() == v.OOM_KILLED
 
 
+@pytest.mark.parametrize("back_off", [True, False])
+def test_oom_when_the_replica_was_ready_then_it_is_named_and_one_warning_event(*, back_off: bool) -> None:
+    """Whether or not the kubelet delays the next start: it does not after a first exit."""
+    world = serving_world(replicas=1)
+    (pod,) = world.runtimes()
+    for _ in range(2):
+        world.crash(pod, "", code=137, reason="OOMKilled")
+        if not back_off:
+            world.container(pod, {"running": {"startedAt": world.stamp()}})
+        world.pass_time(5)
+        assert world.says(v.READY) == ("False", v.STARTING)
+        assert "OOMKilled" in world.condition(v.READY)["message"]
+        assert "limits.memory" in world.condition(v.READY)["message"]
+        (event,) = [event for event in world.events if event.type == "Warning"]
+        assert (event.reason, pod in event.message) == (v.OOM_KILLED, True)
+        world.serve(pod)
+        world.pass_time(5)
+        world.events.clear()
+
+
 @pytest.mark.parametrize("waiting", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
 def test_image_when_it_cannot_be_had_then_image_pull_failed(waiting: str) -> None:
     world, pod = woken()

@@ -34,9 +34,31 @@ def test_log_when_it_is_quoted_then_its_last_lines_without_control_characters(me
 
 
 @pytest.mark.parametrize("may_be_log", [False, True])
-def test_message_when_it_is_one_line_then_it_is_the_program_s_own(*, may_be_log: bool) -> None:
-    assert end_of({"exitCode": 3, "message": "no GPU\n"}, may_be_log=may_be_log) == "(exit code 3): no GPU"
-    assert "see its log" in end_of({"exitCode": 3}, may_be_log=may_be_log)
+def test_message_when_there_is_none_then_the_log_is_named(*, may_be_log: bool) -> None:
+    assert end_of({"exitCode": 3}, may_be_log=may_be_log) == "(exit code 3): it left no message; see its log"
+
+
+def test_message_when_it_is_one_line_then_clients_get_it_unless_it_may_be_a_log() -> None:
+    ended = {"exitCode": 3, "message": "no GPU\n"}
+    own, either = (f"it exits {end_of(ended, may_be_log=may_be_log)}" for may_be_log in (False, True))
+    assert own == public(own) == "it exits (exit code 3): no GPU"
+    assert either == "it exits (exit code 3); its last line: no GPU"
+    assert public(either).startswith("it exits (exit code 3); its owner")
+    assert "GPU" not in public(either)
+
+
+def test_log_when_it_fills_the_kubelets_limit_with_spaces_then_it_is_a_log() -> None:
+    assert "its log ends: x" in end_of({"exitCode": 3, "message": "x" + " " * 2047}, may_be_log=True)
+
+
+@pytest.mark.parametrize("may_be_log", [False, True])
+def test_end_when_out_of_memory_then_the_limit_is_named(*, may_be_log: bool) -> None:
+    terminated = {"exitCode": 137, "reason": "OOMKilled", "message": "prompt: secret"}
+    ended = end_of(terminated, may_be_log=may_be_log)
+    assert ended == public(ended)
+    assert "(exit code 137, OOMKilled): it used more memory than its limit" in ended
+    assert "spec.template.resources.limits.memory" in ended
+    assert "secret" not in ended
 
 
 def test_message_when_there_is_no_log_in_it_then_clients_get_it_whole() -> None:

@@ -40,6 +40,8 @@ class Memory:
     """When the route's weight moved to the wanted revision, while an old one waits for the gateways to see it."""
     lacking: float | None = None
     """Since when the wanted revision lacks room (or since the stable one was last scaled down for it)."""
+    lost: frozenset[str] = frozenset()
+    """The replicas that had exited after they were ready, and were not ready again."""
     told: float = -math.inf
     """When a condition's message was last changed while its reason stayed."""
 

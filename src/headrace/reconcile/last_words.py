@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 
+from headrace.api import vocabulary as v
 from headrace.reconcile.world import Manifest
 
+OUT_OF_MEMORY = "it used more memory than its limit. Raise spec.template.resources.limits.memory"
 FALLBACK = "FallbackToLogsOnError"
 """The terminationMessagePolicy by which a kubelet takes the end of the log of a container that failed in silence."""
 FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
 """How much of it a kubelet takes."""
 MAX_LOG_CHARACTERS = 256
 """Of a log, in a condition: its last lines, where the cause stands."""
-_MARK = "; its log ends: "
+_LOG_ENDS, _LAST_LINE = "; its log ends: ", "; its last line: "
+"""What stands before the words of a container whose log may be quoted. `public` cuts a message there."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)", re.DOTALL)
 
 
@@ -27,21 +30,35 @@ def quotes_log(pod_spec: Manifest) -> bool:
 
 
 def end_of(terminated: Manifest, *, may_be_log: bool) -> str:
-    """Return how a container ended: its exit code, and its last words.
+    """Return how a container ended: its exit code, and its last words, or that it exceeded its memory limit.
 
-    What a program says of itself is one line; more than that, or as much as a kubelet takes, is a log.
+    A termination message is one line. Several lines, or as many bytes as a kubelet takes, are a log; one line may be
+    either where the log is the fallback, because a log may have one line only.
     """
-    said = str(terminated.get("message") or "").strip()
+    if out_of_memory(terminated):
+        return f"(exit code {terminated.get('exitCode', '?')}, OOMKilled): {OUT_OF_MEMORY}"
+    whole = str(terminated.get("message") or "")
+    said = whole.strip()
     code = f"(exit code {terminated.get('exitCode', '?')})"
-    if may_be_log and ("\n" in said or len(said.encode()) >= FALLBACK_BYTES):
-        return f"{code}{_MARK}{_tail(said)}"
-    return f"{code}: {_printable(said) or 'it left no message; see its log'}"
+    if not may_be_log or not said:
+        return f"{code}: {_printable(said) or 'it left no message; see its log'}"
+    if "\n" in said or len(whole.encode()) >= FALLBACK_BYTES:
+        return f"{code}{_LOG_ENDS}{_tail(said)}"
+    return f"{code}{_LAST_LINE}{_printable(said)}"
+
+
+def out_of_memory(terminated: Manifest) -> bool:
+    """Whether the kernel killed a container because it exceeded its memory limit."""
+    return terminated.get("reason") == v.OOM_KILLED
 
 
 def public(message: str) -> str:
-    """Return a message without what a log says."""
-    before, mark, _ = message.partition(_MARK)
-    return f"{before}; its owner finds the end of its log in the conditions of the ModelDeployment" if mark else message
+    """Return a message without what may be a log."""
+    for mark in (_LOG_ENDS, _LAST_LINE):
+        before, found, _ = message.partition(mark)
+        if found:
+            message = f"{before}; its owner finds its last words in the conditions of the ModelDeployment"
+    return message
 
 
 def _tail(log: str) -> str:

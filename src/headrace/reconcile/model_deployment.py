@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from headrace.api import vocabulary as v
 from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
-from headrace.reconcile.conditions import Condition, events, told
+from headrace.reconcile.conditions import Condition, clipped, events, told
 from headrace.reconcile.decision import Decision, decide
 from headrace.reconcile.deployments import existing_replicas, is_announcing_container
 from headrace.reconcile.facts import Facts, Memory, read
@@ -108,6 +108,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
             wake=wake,
             moved=_moved(decision),
             lacking=decision.lacking,
+            lost=frozenset(pod.name for pod in facts.pods if pod.lost is not None),
             told=now.changed,
         ),
         publications=(publication(facts.manifest, route(decision)),),
@@ -171,6 +172,10 @@ def _events(decision: Decision) -> Iterator[Event]:
         yield Event("Normal", v.REVISION_CREATED, f"revision {facts.revision}")
     for name in sorted(known - decision.rollout.replicas.keys()):
         yield Event("Normal", v.REVISION_RETIRED, f"revision {name} gets no more requests")
+    for pod in facts.pods:
+        reported = decision.failure is not None and pod.revision == facts.revision
+        if pod.lost is not None and pod.name not in facts.memory.lost and not reported:
+            yield Event("Warning", pod.lost.reason, clipped(pod.lost.message))
 
 
 def _waits_for_news(decision: Decision) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.reconcile.deployments import deployments
-from headrace.reconcile.last_words import end_of, quotes_log
+from headrace.reconcile.last_words import end_of, out_of_memory, quotes_log
 from headrace.reconcile.world import Manifest, Observed, Signals
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
@@ -45,6 +45,8 @@ class RuntimePod:
     failure: Failure | None
     crash: Failure | None
     """That it waits to be started again after an exit. It is the `failure` too, unless it was ready before that."""
+    lost: Failure | None
+    """That it was ready, has exited, and is not ready again yet."""
     report: ReplicaReport | None
     fault: str
     """Why it is not routed to although it seems to be well, or what keeps its readiness path from answering."""
@@ -129,15 +131,17 @@ def _runtime_pod(
     serving = (probed and unheard) if report is None else report.state is ReplicaState.READY
     fault = "" if admitting or unheard else _fault(name, report, signals, probed=probed)
     crash = None if serving or probed else _crash(pod, ended, crash_looping=crash_looping)
-    gate = _gate(pod)
+    gate, well = _gate(pod), serving or probed
+    was_ready_before = _was_ready_before(pod)
     return RuntimePod(
         name=name,
         revision=revision,
         serving=serving,
         was_ready=(serving and not fault) or bool(gate),
         routable=serving and (admitted or (unheard and gate.get("status") == "True")),
-        failure=None if serving or probed else never_began(pod) or (None if _was_ready_before(pod) else crash),
+        failure=None if well else never_began(pod) or (None if was_ready_before else crash),
         crash=crash,
+        lost=_loss(pod, ended) if ended and was_ready_before and not well else None,
         report=report,
         fault=fault,
         ended=ended,
@@ -212,11 +216,15 @@ def _crash(pod: Manifest, ended: str, *, crash_looping: bool) -> Failure | None:
         reason = container.get("state", {}).get("waiting", {}).get("reason", "")
         # Between two crashes the container runs for a moment; that is no recovery until it serves.
         if reason == "CrashLoopBackOff" or (crash_looping and container.get("restartCount", 0) > 0):
-            if (last_termination(pod) or {}).get("reason") == "OOMKilled":
-                message = "the runtime was killed for using more memory than its limit. Raise the limit"
-                return Failure(v.OOM_KILLED, message)
+            if out_of_memory(last_termination(pod) or {}):
+                return Failure(v.OOM_KILLED, f"the runtime keeps exiting {ended}")
             return Failure(v.CRASH_LOOP, f"the runtime keeps exiting {ended or end_of({}, may_be_log=False)}")
     return None
+
+
+def _loss(pod: Manifest, ended: str) -> Failure:
+    reason = v.OOM_KILLED if out_of_memory(last_termination(pod) or {}) else v.CRASH_LOOP
+    return Failure(reason, f"the replica {pod['metadata']['name']} was ready, and exited {ended}. It is started again")
 
 
 def _ended(pod: Manifest, *, may_be_log: bool) -> str:
