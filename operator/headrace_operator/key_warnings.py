@@ -11,6 +11,7 @@ import logging
 
 from headrace.api import vocabulary as v
 from headrace.control.keys import SecretKey, api_keys
+from headrace.reconcile.conditions import clipped
 from headrace.reconcile.world import Event, ResourceKey
 from headrace_operator.events import Recorder
 from headrace_operator.index import Index
@@ -47,4 +48,4 @@ class KeyWarnings:
                 fault = faults.get(key)
                 if fault is not None and fault != before.get(key):
                     log.warning("API key %s/%s: %s", key.namespace, key.name, fault)
-                    await self._recorder.record(secret, Event("Warning", v.KEY_REJECTED, fault))
+                    await self._recorder.record(secret, Event("Warning", v.KEY_REJECTED, clipped(fault)))

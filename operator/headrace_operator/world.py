@@ -92,8 +92,8 @@ class KubernetesWorld:
         """By child: the digests of what was wanted, and of what was there then."""
         self._refused: dict[ResourceKey, dict[ObjectKey, _Refusal]] = {}
         """By resource: the children that were refused last."""
-        self._failing: dict[ResourceKey, dict[ObjectKey, float]] = {}
-        """By resource: since when (monotonic) a child is answered with what may pass."""
+        self._failing: dict[ResourceKey, dict[ObjectKey, tuple[str, float]]] = {}
+        """By resource and child: the digest of what fails to be applied, and since when (monotonic)."""
         self._status: dict[ResourceKey, tuple[str, str]] = {}
         """By resource: the same of its status."""
 
@@ -141,6 +141,7 @@ class KubernetesWorld:
             await self._look_for_pods(owner, entry.manifest)
         if entry is not None and self._applied.get(key) == (wanted, entry.digest):
             SKIPPED.inc()
+            self._failing.get(owner, {}).pop(key, None)
             return
         before = self._refused.get(owner, {}).get(key)
         if before is not None and before.wanted != wanted:
@@ -151,7 +152,7 @@ class KubernetesWorld:
         try:
             answer = await self._apply(owner, child, None if entry is None else entry.manifest)
         except (ApiError, NotOurs) as error:
-            if isinstance(error, ApiError) and self._may_pass(owner, key, error, began):
+            if isinstance(error, ApiError) and self._may_pass(owner, key, wanted, error, began):
                 raise
             why = error.said if isinstance(error, ApiError) else str(error)
             seconds = REFUSED_SECONDS if before is None else min(2 * before.seconds, LONGEST_REFUSED_SECONDS)
@@ -167,11 +168,15 @@ class KubernetesWorld:
         if await self._job_events.look(job, has_pod=has_pod):
             self._tell(owner)
 
-    def _may_pass(self, owner: ResourceKey, key: ObjectKey, error: ApiError, began: float) -> bool:
-        """Whether the next try may go better. While the API server is away nobody could be told otherwise, anyway."""
+    def _may_pass(self, owner: ResourceKey, key: ObjectKey, wanted: str, error: ApiError, began: float) -> bool:
+        """Whether the next try may succeed. While the API server is unreachable, no status could be written anyway."""
         if error.status == UNREACHABLE:
             return True
-        since = self._failing.setdefault(owner, {}).setdefault(key, began)
+        failing = self._failing.setdefault(owner, {})
+        before, since = failing.get(key, (wanted, began))
+        if before != wanted:
+            since = began
+        failing[key] = wanted, since
         return error.status not in REFUSALS and self._clock() - since < PATIENCE_SECONDS
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:

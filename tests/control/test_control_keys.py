@@ -1,4 +1,4 @@
-"""What API keys open, and which of their Secrets are at fault."""
+"""Which models API keys give access to, and which of their Secrets are faulty."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def secret(name: str = "app", namespace: str = "n", age: int = 0, **data: str) -
     }
 
 
-def test_key_when_it_names_models_then_it_opens_these() -> None:
+def test_key_when_it_names_models_then_it_gives_access_to_these() -> None:
     ((entry, grant),) = api_keys([secret(sha256=A, models="x, y,")]).grants.items()
     assert entry == f"n.{A}"
     assert (grant.namespace, grant.name, grant.models) == ("n", "app", ("x", "y"))
@@ -38,7 +38,7 @@ def test_key_when_it_names_models_then_it_opens_these() -> None:
     "broken",
     [{"data": {}}, {"data": {"sha256": "%"}}, {"data": {"sha256": "/w=="}}, {"data": None}, secret(sha256="A" * 64)],
 )
-def test_key_when_its_secret_is_broken_then_it_opens_nothing_and_is_told(broken: dict[str, Any]) -> None:
+def test_key_when_its_secret_is_broken_then_it_is_not_accepted_and_reported(broken: dict[str, Any]) -> None:
     keys = api_keys([{**secret(), **broken}])
     assert keys.grants == {}
     assert "data.sha256" in keys.faults[SecretKey("n", "app")]
@@ -50,14 +50,23 @@ def test_secret_when_it_has_no_label_then_it_is_no_key() -> None:
     assert api_keys([other]) == api_keys([])
 
 
-def test_digest_when_it_is_copied_to_another_namespace_then_both_stay_apart_and_the_later_is_told() -> None:
-    """In any order of the list, as after any restart."""
+def test_digest_when_it_is_in_two_namespaces_then_both_are_reported() -> None:
+    """The older one may be the copy: a digest does not show which namespace the key names. In any order of the list."""
     secrets = [secret(namespace="b", age=1, sha256=A), secret(namespace="a", age=2, sha256=A)]
     for order in itertools.permutations(secrets):
         keys = api_keys(order)
         assert {entry: grant.namespace for entry, grant in keys.grants.items()} == {f"a.{A}": "a", f"b.{A}": "b"}
-        assert keys.faults.keys() == {SecretKey("a", "app")}
-        assert "opens nothing" in keys.faults[SecretKey("a", "app")]
+        (fault,) = set(keys.faults.values())
+        assert keys.faults.keys() == {SecretKey("a", "app"), SecretKey("b", "app")}
+        assert "the namespaces a and b. A key is accepted only in the namespace that it names" in fault
+
+
+def test_digest_when_a_namespace_has_it_twice_and_another_once_then_each_secret_has_its_fault() -> None:
+    secrets = [secret("old", "a", 1, sha256=A), secret("young", "a", 2, sha256=A), secret("app", "b", 3, sha256=A)]
+    faults = dict(api_keys(secrets).faults)
+    assert "the older Secret old" in faults.pop(SecretKey("a", "young"))
+    assert len(set(faults.values())) == 1
+    assert faults.keys() == {SecretKey("a", "old"), SecretKey("b", "app")}
 
 
 def test_digest_when_two_secrets_of_a_namespace_have_it_then_the_oldest_decides() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -182,6 +183,20 @@ async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_
     api.errors = [error]
     with pytest.raises(ApiError):
         await made.apply(OWNER, service(81))
+
+
+@pytest.mark.parametrize("reverted", [True, False])
+async def test_apply_when_what_failed_is_not_wanted_any_more_then_its_time_does_not_count(*, reverted: bool) -> None:
+    """Another spec, also one that is there already, begins its time anew."""
+    now = 0.0
+    made, api = world(lambda: now)
+    await made.apply(OWNER, service(80))
+    failing, passing = service(81), service(80 if reverted else 82)
+    for child in (failing, passing, failing):
+        api.errors = [] if reverted and child is passing else [ApiError(500, "PATCH /api: try again", said="try again")]
+        with pytest.raises(ApiError) if api.errors else nullcontext():
+            await made.apply(OWNER, child)
+        now += 2.0
 
 
 async def test_apply_when_a_webhook_hangs_then_one_try_is_enough() -> None:

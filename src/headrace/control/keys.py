@@ -1,14 +1,18 @@
-"""What the API keys of a world open, and which of their Secrets are at fault. Pure.
+"""Which models each API key gives access to, and which of their Secrets are faulty. Pure.
 
 A digest is bound to its Secret's namespace (`headrace.routes.api_keys`), so Secrets of two namespaces never compete. Of
-two in one namespace the oldest decides. Whoever comes later is told, also across namespaces: a copy of a digest is a
-mistake or an attempt. The order is that of the Secrets' creation and names, so it is the same after every restart.
+two in one namespace the oldest decides, and the later one is reported. The order is that of the Secrets' creation and
+names, so it is the same after every restart.
+
+A digest in two namespaces is a mistake or an attempt, and is reported on all of its Secrets: a digest does not show
+which namespace the key names, so the older Secret may be the copy.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,8 +20,6 @@ from headrace.api import vocabulary as v
 from headrace.reconcile.world import Manifest
 from headrace.routes import KeyGrant
 from headrace.routes.api_keys import entry_name, is_digest
-
-_HOW_TO_MEND = "Delete this Secret, and make a new key for it"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,16 +35,16 @@ class ApiKeys:
     """The API keys of a world."""
 
     grants: Mapping[str, KeyGrant]
-    """What each opens, by its entry's name in the bucket."""
+    """The access that each gives, by its entry's name in the bucket."""
     faults: Mapping[SecretKey, str]
-    """Why a Secret opens nothing, or may not be what its owner takes it for."""
+    """Why the key of a Secret is not accepted, or may not be."""
 
 
 def api_keys(secrets: Iterable[Manifest]) -> ApiKeys:
-    """Return what the Secrets among these open that are API keys."""
+    """Return the access that these Secrets give, those of them that are API keys, and their faults."""
     grants: dict[str, KeyGrant] = {}
     faults: dict[SecretKey, str] = {}
-    digests: set[str] = set()
+    holders: dict[str, list[SecretKey]] = defaultdict(list)
     for secret in sorted(filter(is_api_key, secrets), key=_seniority):
         key = SecretKey(secret["metadata"]["namespace"], secret["metadata"]["name"])
         data = _data(secret)
@@ -52,17 +54,26 @@ def api_keys(secrets: Iterable[Manifest]) -> ApiKeys:
             continue
         entry = entry_name(key.namespace, digest)
         if (older := grants.get(entry)) is not None:
-            faults[key] = f"the older Secret {older.name} holds the same key, and decides what it opens. {_HOW_TO_MEND}"
-            continue
-        if digest in digests:
             faults[key] = (
-                "an older Secret of another namespace holds the same SHA-256. A key opens the namespace in its name "
-                f"alone, so this copy opens nothing. {_HOW_TO_MEND}"
+                f"the older Secret {older.name} has the same SHA-256, and its data.models applies. Delete this Secret, "
+                "and make a new key for it"
             )
-        digests.add(digest)
+            continue
+        holders[digest].append(key)
         models = tuple(name.strip() for name in data.get("models", "").split(",") if name.strip())
         grants[entry] = KeyGrant(namespace=key.namespace, name=key.name, models=models)
+    for copies in holders.values():
+        if len(copies) > 1:
+            faults.update(dict.fromkeys(copies, _copied(copies)))
     return ApiKeys(grants, faults)
+
+
+def _copied(copies: list[SecretKey]) -> str:
+    *most, last = sorted(key.namespace for key in copies)
+    return (
+        f"the same SHA-256 is in the namespaces {', '.join(most)} and {last}. A key is accepted only in the namespace "
+        "that it names (hr_<namespace>_…). Delete the Secrets of the other namespaces"
+    )
 
 
 def is_api_key(secret: Manifest) -> bool:

@@ -2,8 +2,8 @@
 
 A key names the namespace that it opens: `hr_<namespace>_<random>`. A Secret holds the SHA-256 of the whole key, and an
 entry of the bucket is named by the Secret's namespace and that digest. A gateway looks a presented key up in the
-namespace that the key names. So a Secret opens nothing with the digest of another namespace's key, and cannot stand in
-for that key either: the two entries have different names, and no order of events decides between them.
+namespace that the key names. So a Secret with the digest of another namespace's key gives no access and cannot
+replace that key: the two entries have different names, and no order of events decides between them.
 """
 
 from __future__ import annotations
