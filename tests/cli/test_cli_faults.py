@@ -66,7 +66,12 @@ class Ended:
 
 
 def headrace(
-    home: Path, words: str, *, stdout: int = subprocess.PIPE, prepare: Callable[[], None] | None = None
+    home: Path | str,
+    words: str,
+    *,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    prepare: Callable[[], None] | None = None,
 ) -> Ended:
     variables = {**os.environ, "HEADRACE_HOME": str(home)}
     command = [sys.executable, "-m", "headrace.cli.main", *words.split()]
@@ -75,13 +80,13 @@ def headrace(
         env=variables,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         check=False,
         encoding="utf-8",
         timeout=SECONDS,
         preexec_fn=prepare,
     )
-    return Ended(ended.returncode, ended.stdout or "", ended.stderr)
+    return Ended(ended.returncode, ended.stdout or "", ended.stderr or "")
 
 
 @pytest.fixture
@@ -195,7 +200,7 @@ def _talker() -> Child:
     return job({"name": "main", "command": ["sh", "-c", script], "env": []}, name="tiny-fetch-1")
 
 
-@pytest.mark.parametrize("command", ["version", "doctor"])
+@pytest.mark.parametrize("command", ["version", "doctor", "--help", "get --help", ""])
 def test_command_without_instance_when_its_output_finds_the_disk_full_then_it_says_so(
     command: str, tmp_path: Path
 ) -> None:
@@ -203,6 +208,41 @@ def test_command_without_instance_when_its_output_finds_the_disk_full_then_it_sa
         ended = headrace(tmp_path, command, stdout=full.fileno())
     assert "No space left on device" in ended.complained_in_one_line()
     assert ended.code == 13
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("command", "code"), [("get mdep", 3), ("apply -f missing", 2), ("nonsense", 2)])
+def test_error_when_standard_error_is_full_then_the_exit_code_stays(
+    command: str, code: int, unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("wb") as full:
+        ended = headrace(tmp_path / "home", command, stderr=full.fileno())
+    assert ended.code == code
+
+
+def test_command_when_the_working_directory_is_gone_then_the_home_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+
+    def enter_and_remove() -> None:
+        os.chdir(gone)
+        gone.rmdir()
+
+    said = headrace("relative", "get mdep", prepare=enter_and_remove).complained_in_one_line()
+    assert "cannot use relative: No such file or directory" in said
+    assert "standard output" not in said
+
+
+def test_error_of_a_system_call_when_it_names_no_file_then_output_is_not_blamed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(InstanceHome, "of", fail)
+    assert main(["get", "mdep"]) == 1
+    assert capsys.readouterr().err == "error: the operating system refuses a call: Too many open files\n"
 
 
 def test_doctor_when_the_home_cannot_be_used_then_it_is_a_line_with_a_remedy(closed: Path, tmp_path: Path) -> None:

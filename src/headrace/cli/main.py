@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 from typing_extensions import override
 
@@ -36,6 +38,8 @@ COMMANDS: dict[str, str] = {
 """Each is a module of `headrace.cli.commands` with `configure(parser)` and `run(arguments) -> exit code`."""
 
 INSTANCE_VARIABLE = "HEADRACE_INSTANCE"
+USAGE = 2
+"""Exit code without a command, as argparse's own after a usage error."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -43,15 +47,23 @@ INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = _parser()
-    options = _parsed(parser, arguments)
-    if options.command is None:
-        parser.print_help()
-        return 2
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path or an answer may hold what the terminal cannot show
-    return _carried_out(options)
+    parser = _parser()
+    try:
+        options = _parsed(parser, arguments)
+        if options.command is not None:
+            return _carried_out(options)
+        parser.print_help()
+    except OSError as error:
+        return _failed(_unwritten(sys.stdout) or error, code=USAGE, is_of_output=error.filename is None)
+    except SystemExit as ended:  # after --help, or a usage error
+        _unwritten(sys.stderr)
+        if (unwritten := _unwritten(sys.stdout)) is None:
+            raise
+        return _failed(unwritten, code=int(ended.code or 0), is_of_output=True)
+    return USAGE if (unwritten := _unwritten(sys.stdout)) is None else _failed(unwritten, code=USAGE, is_of_output=True)
 
 
 def _carried_out(options: argparse.Namespace) -> int:
@@ -64,33 +76,55 @@ def _carried_out(options: argparse.Namespace) -> int:
         code = INTERRUPTED
     except (HeadraceError, OSError) as raised:
         error = raised
-    unwritten = _unwritten()
-    if not isinstance(error, HeadraceError):
-        error = unwritten or error
-    if error is None or isinstance(error, BrokenPipeError):
+    unwritten = _unwritten(sys.stdout)
+    if isinstance(error, HeadraceError) or (error is None and unwritten is None):
+        return code if error is None else _failed(error, code=code)
+    fault = unwritten or error
+    assert fault is not None
+    return _failed(fault, code=code, is_of_output=unwritten is not None or _is_of_output(fault))
+
+
+def _failed(error: HeadraceError | OSError, *, code: int, is_of_output: bool = False) -> int:
+    """Report an error, and return the exit code; `code` where nobody reads the output."""
+    if isinstance(error, BrokenPipeError):
         return code  # `headrace get | head`: the reader has seen enough
-    fault = error if isinstance(error, HeadraceError) else _explained(error)
-    print(f"error: {fault}", file=sys.stderr)
-    for cause in fault.causes if isinstance(fault, InvalidResource) else ():
-        print(f"  {cause}", file=sys.stderr)
+    fault = error if isinstance(error, HeadraceError) else _explained(error, is_of_output=is_of_output)
+    with contextlib.suppress(OSError):  # standard error is full: the exit code remains
+        print(f"error: {fault}", file=sys.stderr)
+        for cause in fault.causes if isinstance(fault, InvalidResource) else ():
+            print(f"  {cause}", file=sys.stderr)
+    _unwritten(sys.stderr)
     return fault.exit_code
 
 
-def _unwritten() -> OSError | None:
-    """Write what is printed; return why it cannot be. Python would complain again at its end, so nothing is left."""
+def _unwritten(stream: TextIO | None) -> OSError | None:
+    """Write what is printed; return why it cannot be. Nothing is left, else Python's own exit would fail with 120."""
+    if stream is None:
+        return None
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        stream.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return error
     return None
 
 
-def _explained(error: OSError) -> HeadraceError:
-    """Return what it means. One that names no file is of what we print: the client explains those of sockets."""
-    if error.filename is None:
+def _is_of_output(error: OSError) -> bool:
+    """Whether a print raised it, as it does without a buffer.
+
+    It names no file, and was raised in the package of the commands itself: these use sockets and files by way of
+    other modules only.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return error.filename is None and frame.f_globals.get("__name__", "").startswith("headrace.cli.")
+
+
+def _explained(error: OSError, *, is_of_output: bool) -> HeadraceError:
+    """Return what it means to a person."""
+    if is_of_output:
         return explained(error, what="cannot write to standard output", or_else="write it elsewhere")
+    if error.filename is None:
+        return explained(error, what="the operating system refuses a call")
     return home_fault(error)
 
 
@@ -123,6 +157,11 @@ class _Parser(argparse.ArgumentParser):
             default=argparse.SUPPRESS,
             help=f"which local instance ({INSTANCE_VARIABLE}, default: {DEFAULT_INSTANCE}); two may run side by side",
         )
+
+    @override
+    def print_help(self, file: Any = None) -> None:
+        """Raise OSError where the help cannot be written, which argparse does not."""
+        print(self.format_help(), end="", file=file)
 
 
 class _Command(_Parser):

@@ -203,7 +203,9 @@ def _root() -> Path:
     """Return the directory of every instance. Raises InvalidHome, and OSError for a working directory that is gone."""
     named = os.environ.get(HOME_VARIABLE)
     try:
-        root = Path(named).expanduser().absolute() if named else Path.home() / ".local/share/headrace"
+        root = Path(named).expanduser() if named else Path.home() / ".local/share/headrace"
+        with naming(root):
+            root = root.absolute()
     except RuntimeError as error:
         raise InvalidHome("this user has no home directory", hint=f"Set {HOME_VARIABLE} to a directory") from error
     try:
