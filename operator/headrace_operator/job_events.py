@@ -1,9 +1,9 @@
-"""Why a Job has no pod: its controller says it in an event, and nowhere else.
+"""Why a Job has no pod: its controller reports it in an event only.
 
 A Deployment whose pods the API server refuses (a quota, a policy, a webhook) has a condition for that; a Job has none.
 Events are not watched, because a cluster has very many. The events of a Job that has no pod after some seconds are
-read, and read again now and then while it has none; the newest refusal is put beside its conditions in the shape in
-which a Deployment tells it (`headrace.reconcile.refusals`).
+read, and read again now and then while it has none; the newest refusal is put beside its conditions in the shape of
+a Deployment's condition (`headrace.reconcile.refusals`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from headrace_operator.kinds import EVENT
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 4.0
-"""A Job's controller makes its pod within a second: only one that has none for so long is asked about."""
+"""A Job's controller makes its pod within a second: the events of one that has none for so long are read."""
 AGAIN_SECONDS = 10.0
 _SAYS = "Error creating: "
-"""What the controller puts before the API server's words."""
+"""What the controller puts before the API server's message."""
 _TYPE, _STATUS, _REASON = FAILED_CREATE
 
 

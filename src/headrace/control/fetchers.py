@@ -29,7 +29,7 @@ class _Claim:
 
     source: _Source
     cached: tuple[str, ...]
-    """Of its condition ModelCached, what others are told: without the progress of a fetch, which changes often."""
+    """What its followers take over of its condition ModelCached: without the progress, which changes often."""
     seniority: tuple[str, str]
 
 

@@ -42,7 +42,7 @@ SAY_SECONDS = 1.0
 """As often as a runtime of ours reports."""
 PROBE_SECONDS = 0.1
 ANNOUNCING_PROBE_SECONDS = 1.0
-"""Of a container that announces itself: nobody waits for this answer."""
+"""Of a container that announces itself: no wake waits for this answer."""
 PROBE_TIMEOUT_SECONDS = 5.0
 FAULT_SECONDS = 3.0
 """For so long after its start a container that does not answer is no fault: many listen only once they have loaded."""
@@ -66,7 +66,7 @@ class BroughtPod:
     """By the kubelet's probe."""
     leaving: bool
     announces: bool = False
-    """Whether it speaks for itself: then nothing is said for it."""
+    """Whether it registers itself: then the loop does not report for it."""
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ MESSAGE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What holds (or not), why, and in words for a person."""
+    """A condition's status, its reason, and a message for a person."""
 
     type: str
     status: Status
@@ -47,7 +47,7 @@ WARNINGS = frozenset(
 """Reasons whose appearance is a Warning event."""
 _ANNOUNCED = frozenset({v.ACCEPTED, v.MODEL_CACHED, v.WORKLOADS_READY})
 """Conditions whose new reason makes an event; the others follow from them."""
-_GIVES_WAY = (v.NO_CAPACITY_FOR_SURGE, "True")
+_SCALED_DOWN_FOR_ROOM = (v.NO_CAPACITY_FOR_SURGE, "True")
 _NEWS = frozenset({v.CACHED, v.RUNNING})
 """Reasons whose appearance is worth a Normal event."""
 
@@ -101,7 +101,7 @@ class Told:
 def told(conditions: list[Condition], before: list[Manifest], changed: float, now: float) -> Told:
     """Return the conditions with messages that change at most once a second while their reason stays.
 
-    Each status write goes through the API server to everybody who watches: a status is no progress bar.
+    Each status write goes through the API server to every watcher, so it is no place for progress.
     """
     old = {each["type"]: each for each in before}
 
@@ -123,7 +123,7 @@ def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Even
     old = {condition["type"]: (condition["status"], condition["reason"]) for condition in before}
     result = []
     for condition in conditions:
-        told = condition.type in _ANNOUNCED or (condition.reason, condition.status) == _GIVES_WAY
+        told = condition.type in _ANNOUNCED or (condition.reason, condition.status) == _SCALED_DOWN_FOR_ROOM
         if not told or old.get(condition.type) == (condition.status, condition.reason):
             continue
         if condition.reason in WARNINGS:

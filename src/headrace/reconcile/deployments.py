@@ -16,7 +16,7 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
 
 
 def is_announcing_container(deployment_or_pod: Manifest) -> bool:
-    """Return whether it is of a brought revision that speaks for itself."""
+    """Return whether it is of a custom container that registers itself."""
     return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
 
 

@@ -14,7 +14,7 @@ from headrace.reconcile.world import Manifest
 
 OUT_OF_MEMORY = "it used more memory than its limit. Raise spec.template.resources.limits.memory"
 FALLBACK = "FallbackToLogsOnError"
-"""The terminationMessagePolicy by which a kubelet takes the end of the log of a container that failed in silence."""
+"""The terminationMessagePolicy by which a kubelet takes the end of the log where a failed container left no message."""
 FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
 """How much of it a kubelet takes."""
 MAX_LOG_CHARACTERS = 256

@@ -1,7 +1,7 @@
-"""What is known of a source without a fetch Job of one's own: from the status, and from who fetches the same source.
+"""The state of a source without a fetch Job of its own: from the status, or from another model with the same source.
 
-A finished Job goes after a while, so what it proved stays in the status: `status.source` names the file, and the
-condition ModelCached says that it was verified. A replica that keeps crashing puts that in doubt (the claim may have
+A finished Job is removed after a while, so its result stays in the status: `status.source` names the file, and the
+condition ModelCached records that it was verified. A replica that keeps crashing puts that in doubt (the claim may have
 been made anew), and a Job verifies the file again. Of the models of one source in a namespace one fetches; the others
 take over what its status says.
 """

@@ -234,7 +234,7 @@ def _ready_at_zero(decision: Decision) -> Condition:
 
 
 def _as_before(decision: Decision, message: str) -> Condition:
-    """Return that a model at zero is ready if it was, while nobody had the time to speak: else it is Unknown."""
+    """Return that a model at zero is ready if it was, until the gateways had time to report; else Unknown."""
     before = next((each for each in decision.facts.before.get("conditions", []) if each["type"] == v.READY), None)
     if before is not None and before["status"] == "True":
         return Condition(v.READY, "True", v.IDLE, f"scaled to zero; {message}")

@@ -10,7 +10,7 @@ from headrace.reconcile.world import Manifest
 def unfinished(manifest: Manifest, why: str, wall: float) -> Manifest:
     """Return the status of a resource whose reconcile passes fail, at Unix time `wall`.
 
-    Ready stays as it is where it speaks of the present spec; a spec that was never carried out is not Ready.
+    Ready stays as it is where it was observed for the present spec; a spec that was never carried out is not Ready.
     """
     before, generation = manifest.get("status", {}), manifest["metadata"].get("generation", 1)
     known = {condition["type"]: condition for condition in before.get("conditions", [])}

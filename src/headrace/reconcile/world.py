@@ -152,7 +152,7 @@ class Signals:
     """Ids of the live gateways."""
     fetch: FetchProgress | None = None
     connected: bool = True
-    """Whether NATS is reachable: while it is not, silence means nothing."""
+    """Whether NATS is reachable: while it is not, a missing report shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)

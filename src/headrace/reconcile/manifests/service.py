@@ -1,7 +1,7 @@
-"""The Service of a model's runtime pods: for those who look for the pods; requests come by the gateways, to each pod.
+"""The Service of a model's runtime pods, for discovery; gateways send requests to each pod directly.
 
-It is headless. Whoever looks it up finds the pods that are ready, and a thousand models at rest take neither a thousand
-addresses of the cluster's nor as many rules on every node.
+It is headless: its DNS name resolves to the ready pods. A thousand models that are scaled to zero need neither a
+thousand cluster IPs nor as many rules on every node.
 """
 
 from __future__ import annotations
