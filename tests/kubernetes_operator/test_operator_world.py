@@ -185,6 +185,26 @@ async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_
         await made.apply(OWNER, service(81))
 
 
+def test_fetcher_when_it_is_being_deleted_then_the_next_one_is_chosen_and_all_are_told() -> None:
+    made, _ = world()
+    source = {"spec": {"model": {"source": {"uri": "https://example.org/m"}}}}
+    second, third = ResourceKey("default", "smollm3"), ResourceKey("default", "smollm4")
+    made.index.put({**resource(2), **source})
+    for key in (second, third):
+        made.index.put({**resource(3, name=key.name, uid=key.name), **source})
+    fetcher = made.observe(third).fetcher
+    assert fetcher is not None
+    assert fetcher["metadata"]["name"] == OWNER.name
+    told: list[ResourceKey | None] = []
+    made.subscribe(told.append)
+    made.index.put({**resource(4, deletionTimestamp="2026-01-01T00:00:01Z"), **source})
+    assert {second, third} <= set(told)
+    assert made.observe(second).fetcher is None
+    fetcher = made.observe(third).fetcher
+    assert fetcher is not None
+    assert fetcher["metadata"]["name"] == second.name
+
+
 @pytest.mark.parametrize("reverted", [True, False])
 async def test_apply_when_what_failed_is_not_wanted_any_more_then_its_time_does_not_count(*, reverted: bool) -> None:
     """Another spec, also one that is there already, begins its time anew."""
