@@ -188,7 +188,7 @@ async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_
 def test_fetcher_when_it_is_being_deleted_then_the_next_one_is_chosen_and_all_are_told() -> None:
     made, _ = world()
     source = {"spec": {"model": {"source": {"uri": "https://example.org/m"}}}}
-    second, third = ResourceKey("default", "smollm3"), ResourceKey("default", "smollm4")
+    second, third = (ResourceKey(v.MODEL_DEPLOYMENT, "default", name) for name in ("smollm3", "smollm4"))
     made.index.put({**resource(2), **source})
     for key in (second, third):
         made.index.put({**resource(3, name=key.name, uid=key.name), **source})
