@@ -125,11 +125,6 @@ def test_gateway_when_it_stops_then_the_kubelet_waits_for_all_its_periods(grace:
     assert hook == ({"preStop": {"sleep": {"seconds": pre_stop}}} if pre_stop else None)
 
 
-def test_gateway_when_kubernetes_cannot_sleep_then_the_container_does() -> None:
-    container = render({}, "--kube-version", "1.29.0").container("Deployment", "gateway")
-    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
-
-
 @pytest.mark.parametrize(
     ("values", "expected", "absent"),
     [

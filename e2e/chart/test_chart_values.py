@@ -105,8 +105,8 @@ def test_bounds_when_they_contradict_each_other_then_helm_refuses() -> None:
 
 
 def test_kubernetes_when_it_is_too_old_then_helm_refuses() -> None:
-    with pytest.raises(Refused, match=r"requires kubeVersion: >=1\.29"):
-        render({}, "--kube-version", "1.28.0")
+    with pytest.raises(Refused, match=r"requires kubeVersion: >=1\.30"):
+        render({}, "--kube-version", "1.29.0")
 
 
 def test_gateway_api_when_the_cluster_has_none_then_helm_says_what_to_install() -> None:

@@ -211,7 +211,8 @@ def test_service_when_the_container_listens_elsewhere_then_it_is_found_by_the_po
 
 def test_reserved_variables_when_pods_are_made_then_they_are_what_headrace_sets_in_them() -> None:
     """No more: a name that is reserved later makes stored resources invalid that use it."""
-    ours = serving_world(replicas=1)
+    ours = World(manifest=resource(replicas=1), settings=replace(SETTINGS, max_body_bytes=1))  # only another is set
+    ours.calm()
     pods = [pod_of(ours), pod_of(ours, "Job"), pod_of(brought(announces=True))]
     made = {name for pod in pods for name in variables(pod) if name.startswith("HEADRACE_")}
     assert made | {environment.TERMINATION_MESSAGE_PATH} == set(RESERVED_VARIABLES)
