@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from gateway.gateway_replica import NAMESPACE, Behaviour, Replica, echo
+from gateway.gateway_world import entry
 
 from headrace.events.messages import ReplicaState
 from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.http.server import http_server
 from headrace.routes import KeyGrant, Route
-from headrace.routes.api_keys import entry_of
 from headrace_gateway.access import AccessLog
 from headrace_gateway.control import control_app
 from headrace_gateway.inference import Inference
@@ -51,7 +51,7 @@ class Inside:
         return self.table.model(namespace, name)
 
     def key(self, key: str, namespace: str = NAMESPACE) -> None:
-        self.table.set_key(str(entry_of(key.encode())), KeyGrant(namespace=namespace, name="k").encode())
+        self.table.set_key(entry(key), KeyGrant(namespace=namespace, name="k").encode())
 
     async def replica(
         self, model: ServedModel, pod: str = "echo-1", behaviour: Behaviour = echo, capacity: int = 8

@@ -29,7 +29,7 @@ from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import Admission, Demand, ReplicaState
 from headrace.routes import KeyGrant, RevisionWeight, Route, Unavailable
-from headrace.routes.api_keys import entry_of
+from headrace.routes.api_keys import FORM, entry_of
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -37,6 +37,14 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
         await asyncio.sleep(0.005)
+
+
+def entry(key: str) -> str:
+    """Return the name of a key's entry in the bucket. Raises ValueError for what has not the form of a key."""
+    name = entry_of(key.encode())
+    if name is None:
+        raise ValueError(f"{key!r} has not the form {FORM}")
+    return name
 
 
 def free_port() -> int:
@@ -145,10 +153,10 @@ class Loop:
 
     async def key(self, key: str, namespace: str = NAMESPACE, models: tuple[str, ...] = ()) -> None:
         grant = KeyGrant(namespace=namespace, name=f"key-of-{namespace}", models=models)
-        await self._buckets[subjects.KEYS_BUCKET].put(str(entry_of(key.encode())), grant.encode())
+        await self._buckets[subjects.KEYS_BUCKET].put(entry(key), grant.encode())
 
     async def remove_key(self, key: str) -> None:
-        await self._buckets[subjects.KEYS_BUCKET].delete(str(entry_of(key.encode())))
+        await self._buckets[subjects.KEYS_BUCKET].delete(entry(key))
 
     async def hears_demand(self, queued: int, since: int = 0) -> Demand:
         await until(lambda: any(demand.queued == queued for demand in self.demands[since:]), f"demand {queued}")

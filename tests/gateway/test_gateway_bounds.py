@@ -116,7 +116,7 @@ async def test_trailers_when_they_bring_a_key_then_it_opens_nothing() -> None:
     async with inside() as world:
         await world.replica(world.route())
         world.key(KEY_A)
-        answer = await send(world.port, chunked(b"authorization: Bearer key\r\n\r\n"))
+        answer = await send(world.port, chunked(f"authorization: Bearer {KEY_A}\r\n\r\n".encode()))
         assert (answer.status, answer.code) == (401, "invalid_api_key")
 
 
@@ -148,7 +148,7 @@ async def test_trailers_when_without_end_then_the_connection_is_closed(line: byt
 )
 async def test_body_when_answered_early_then_the_rest_is_read_for_a_while_only(hasty: None, head: str) -> None:
     async with inside() as world:
-        world.key("digest")
+        world.key(KEY_A)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
         writer.write(head.encode() + b"content-length: 99999999999\r\n\r\n")
         async with asyncio.timeout(10):
@@ -158,7 +158,7 @@ async def test_body_when_answered_early_then_the_rest_is_read_for_a_while_only(h
 
 async def test_body_when_answered_early_then_not_more_than_a_few_mebibytes_are_read() -> None:
     async with inside() as world:
-        world.key("digest")
+        world.key(KEY_A)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
         writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
@@ -175,7 +175,7 @@ async def test_connection_when_the_rest_of_a_refused_body_has_come_then_it_serve
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with inside() as world:
-        world.key("digest")
+        world.key(KEY_A)
         raw = chat()
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
         for _ in range(2):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gateway.conftest import running_world
-from gateway.gateway_client import chat, send
+from gateway.gateway_client import KEY_B, chat, get, send
 from gateway.gateway_replica import DEADLINE_SECONDS, Replica
 from gateway.gateway_world import Broker, World, until
 from nats.aio.client import Client
@@ -23,6 +23,7 @@ from headrace.events.secret import new_secret
 from headrace_gateway.claims import FAILURES_PER_SECOND, FAILURES_SAVED
 
 VICTIM, ATTACKER = "team-a", "team-b"
+KEY_A = "hr_team-a_a"
 CLAIMS = 500
 """Each is made again every two seconds."""
 
@@ -39,12 +40,22 @@ async def world(tmp_path: Path, logins: dict[str, Credentials]) -> AsyncIterator
     broker.start()
     try:
         async with running_world(broker, tmp_path) as made:
-            await made.loop.key("key-a", VICTIM)
+            await made.loop.key(KEY_A, VICTIM)
             await made.loop.route(namespace=VICTIM)
             await made.loop.route(namespace=ATTACKER)
+            await key_is_known(made, KEY_A)
             yield made
     finally:
         broker.kill()
+
+
+async def key_is_known(world: World, key: str) -> None:
+    """Wait until the gateway needs a key, has this one, and a route for it."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (await get(world.port, "/v1/models")).status != 401:
+            await asyncio.sleep(0.005)
+        while b"echo" not in (await get(world.port, "/v1/models", key)).body:
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -97,9 +108,11 @@ def claims(state: ReplicaState, port: int) -> Iterator[Announcement]:
         )
 
 
-async def answered(world: World) -> int:
+async def answered(world: World, key: str = KEY_A) -> int:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        return (await send(world.port, chat(key="key-a"))).status
+        status = (await send(world.port, chat(key=key))).status
+    assert status != 401
+    return status
 
 
 @pytest.mark.parametrize("state", [ReplicaState.LOADING, ReplicaState.READY])
@@ -110,10 +123,11 @@ async def test_wake_when_another_tenant_claims_the_whole_pod_network_then_it_is_
         replica = await Replica("echo-1", namespace=VICTIM).start(ours)
         world.replicas.append(replica)
         async with attacked(theirs, list(claims(state, replica.port))):
-            asking = asyncio.create_task(answered(world))
-            await world.loop.hears_demand(1)
-            await replica.be_ready()
-            assert await asking == 200
+            async with asyncio.TaskGroup() as tasks:  # a refusal ends the waiting
+                asking = tasks.create_task(answered(world))
+                await world.loop.hears_demand(1)
+                await replica.be_ready()
+            assert asking.result() == 200
             for _ in range(20):
                 assert await answered(world) == 200
     assert len(replica.requests) == 21
@@ -139,16 +153,18 @@ async def test_claim_when_it_is_of_another_tenants_replica_then_no_request_goes_
     world: World, logins: dict[str, Credentials]
 ) -> None:
     """The victim's replica would answer the attacker's requests, were it believed to be the attacker's."""
-    await world.loop.key("key-b", ATTACKER)
+    await world.loop.key(KEY_B, ATTACKER)
+    await key_is_known(world, KEY_B)
     async with logged_in(world, logins[VICTIM]) as ours, logged_in(world, logins[ATTACKER]) as theirs:
         replica = await Replica("echo-1", namespace=VICTIM).start(ours)
         world.replicas.append(replica)
         await replica.be_ready()
         await world.loop.hears_admission("echo-1", ReplicaState.READY)
         (claim, *_) = [each for each in claims(ReplicaState.READY, replica.port) if each.host == "127.0.0.1"]
-        asking = asyncio.create_task(send(world.port, chat(key="key-b")))
+        asking = asyncio.create_task(answered(world, KEY_B))
         async with attacked(theirs, [claim]):
             await until(lambda: "did not prove to be this replica" in world.gateway.log, "it was probed")
             assert await answered(world) == 200
+        assert not asking.done()
         asking.cancel()
     assert len(replica.requests) == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from gateway.conftest import running_world
-from gateway.gateway_client import get, request, send
+from gateway.gateway_client import KEY_A, get, request, send
+from gateway.gateway_replica import DEADLINE_SECONDS
 from gateway.gateway_world import Broker, Gateway, World
 from serving.serving_client import Answer, ask
 from serving.serving_echo import EchoSettings
@@ -96,10 +98,11 @@ async def test_page_when_it_sends_a_prompt_then_no_model_is_woken(world: World) 
 
 
 async def test_gateway_with_keys_then_only_metrics_are_guarded(world: World) -> None:
-    await world.loop.key("key")
-    fields = {"host": "evil.example", "origin": "https://evil.example", "authorization": "Bearer key"}
-    while (await get(world.port, "/v1/models")).status != 401:
-        continue
+    await world.loop.key(KEY_A)
+    fields = {"host": "evil.example", "origin": "https://evil.example", "authorization": f"Bearer {KEY_A}"}
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (await get(world.port, "/v1/models")).status != 401:
+            await asyncio.sleep(0.005)
     assert (await send(world.port, request("GET", "/v1/models", headers=fields))).status == 200
     assert (await send(world.port, request("GET", "/metrics", headers=fields))).code == "host_not_allowed"
 
