@@ -15,6 +15,22 @@ Network = IPv4Network | IPv6Network
 
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 """Where nearly every cluster has its pods: RFC 1918, RFC 6598 (carriers and some clouds) and RFC 4193."""
+METADATA = frozenset(
+    map(
+        ip_address,
+        (
+            "169.254.169.254",  # AWS, Azure, Google Cloud and most others
+            "169.254.170.2",  # AWS, of containers
+            "fd00:ec2::254",  # AWS
+            "fd00:ec2::23",  # AWS, of EKS pods
+            "fd20:ce::254",  # Google Cloud
+            "100.100.100.200",  # Alibaba Cloud
+            "192.0.0.192",  # Oracle Cloud
+            "168.63.129.16",  # Azure, of the host
+        ),
+    )
+)
+"""Metadata services of clouds: some are in private networks, and their answers may hold credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,8 @@ class PodNetworks:
         """Return why no replica may be at the address; empty when one may be."""
         if address == self.api_server:
             return "that is the API server"
+        if address in METADATA:
+            return "that is the metadata service of a cloud"
         for network in self.networks:
             if address in network and (not _is_special(address) or network.is_loopback):
                 return ""

@@ -155,7 +155,7 @@ async def test_report_when_it_is_ignored_then_the_log_says_so_once_and_not_for_t
             admissions.heard("team-b", "m", claim("169.254.169.254", pod=f"p-{number // 2}"))
         admissions.heard("team-a", "m", claim("localhost"))
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0].startswith("ignored team-b/p-0: it reports the address 169.254.169.254: that is in none of the pod")
+    assert lines[0].startswith("ignored team-b/p-0: it reports the address 169.254.169.254: that is the metadata service")
     assert lines[-2:] == [
         "more reports of team-b are ignored without a line here",
         "ignored team-a/liar: its host 'localhost' is no IP address",
@@ -175,12 +175,21 @@ async def test_report_when_it_is_ignored_then_the_log_says_so_once_and_not_for_t
         ("::ffff:127.0.0.1", PRIVATE, False),
         ("169.254.169.254", PRIVATE, False),
         ("fe80::1", PRIVATE, False),
+        ("169.254.170.2", PRIVATE, False),
+        ("fd00:ec2::254", PRIVATE, False),
+        ("fd00:ec2::23", PRIVATE, False),
+        ("fd20:ce::254", PRIVATE, False),
+        ("100.100.100.200", PRIVATE, False),
+        ("::ffff:100.100.100.200", PRIVATE, False),
         ("8.8.8.8", PRIVATE, False),
         ("224.0.0.1", PRIVATE, False),
         ("8.8.8.8", ["0.0.0.0/0", "::/0"], True),
         ("127.0.0.1", ["0.0.0.0/0", "::/0"], False),
         ("::1", ["0.0.0.0/0", "::/0"], False),
         ("169.254.169.254", ["0.0.0.0/0", "::/0"], False),
+        ("168.63.129.16", ["0.0.0.0/0", "::/0"], False),
+        ("fe80::1", ["0.0.0.0/0", "::/0"], False),
+        ("fd00:ec2::254", ["fd00:ec2::254/128"], False),
         ("ff02::1", ["0.0.0.0/0", "::/0"], False),
         ("0.0.0.0", ["0.0.0.0/0", "::/0"], False),
         ("127.3.2.1", ["127.0.0.0/8"], True),
