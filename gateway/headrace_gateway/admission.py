@@ -188,7 +188,7 @@ class Admissions:
     def _tell(self, model: ServedModel, replica: Replica, finding: Finding) -> None:
         """Log a fault once, until it is another one, or is over."""
         if finding.fault not in ("", replica.probe_fault):
-            said = f"says that it is ready, but {model.readiness_path(replica)}: {finding.fault}"
+            said = f"says that it is ready, but {finding.fault}"
             if replica.proven:
                 log.info("%s/%s %s", model.namespace, replica.pod, said)
             else:

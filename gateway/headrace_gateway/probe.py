@@ -9,12 +9,15 @@ from enum import Enum, auto
 
 from headrace import headers
 from headrace.events.secret import new_challenge, proof
-from headrace_gateway.model import ServedModel
+from headrace_gateway.model import OWN_READINESS_PATH, ServedModel
 from headrace_gateway.replica import Replica
-from headrace_gateway.upstream.connection import Head, Unreachable, UpstreamError
+from headrace_gateway.upstream.connection import Connection, Unreachable, UpstreamError
 
 PROBE_SECONDS = 2.0
+PROOF_PATH = OWN_READINESS_PATH
+"""Requested of each process that registers itself, whatever its readiness path is."""
 _OK = 200
+_TOO_LATE = f"no answer within {PROBE_SECONDS:.0f} s"
 _PROOF = headers.PROOF.encode()
 
 
@@ -47,39 +50,50 @@ class Finding:
 
 
 async def probe(model: ServedModel, replica: Replica) -> Finding:
-    """Ask the readiness path once. The connection stays for the first request.
+    """Request the proof and the readiness path. The connection stays for the first request.
 
-    The token of requests is not sent: it is the process's alone, and who is there is not known yet.
+    A path that a tenant's spec names is requested only after the process at the address has proven itself. The token of
+    requests is not sent: who is there is not known yet.
     """
-    challenge = new_challenge()
-    request = (
-        f"GET {model.readiness_path(replica)} HTTP/1.1\r\n{replica.host_field}"
-        f"user-agent: headrace-gateway\r\n{headers.CHALLENGE}: {challenge}\r\n\r\n"
-    )
+    path = model.readiness_path(replica)
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            head = await _head(replica, request.encode())
+            if replica.secret is not None and path != PROOF_PATH:
+                finding = await _probe_path(model, replica, PROOF_PATH)
+                if not finding.proven:
+                    return finding
+            return await _probe_path(model, replica, path)
     except (TimeoutError, Unreachable) as error:
-        return Finding(Answer.NONE, str(error) or f"no answer within {PROBE_SECONDS:.0f} s")
+        return Finding(Answer.NONE, f"{path}: {str(error) or _TOO_LATE}")
     except UpstreamError as error:
-        return Finding(Answer.CLOSED, str(error))
+        return Finding(Answer.CLOSED, f"{path}: {error}")
+
+
+async def _probe_path(model: ServedModel, replica: Replica, path: str) -> Finding:
+    connection = await replica.pool.connect()
+    try:
+        return await _ask(model, replica, connection, path)
+    finally:
+        replica.pool.give_back(connection)
+
+
+async def _ask(model: ServedModel, replica: Replica, connection: Connection, path: str) -> Finding:
+    challenge = new_challenge()
+    request = (
+        f"GET {path} HTTP/1.1\r\n{replica.host_field}"
+        f"user-agent: headrace-gateway\r\n{headers.CHALLENGE}: {challenge}\r\n\r\n"
+    )
+    connection.send(request.encode())
+    while not connection.complete:
+        await connection.changed()
+        connection.take()
+    head = connection.head
+    assert head is not None
     if replica.secret is not None:
         expected = proof(replica.secret, challenge, model.namespace, replica.pod) or ""
         if not hmac.compare_digest(expected.encode(), head.get(_PROOF) or b""):
-            return Finding(Answer.STRANGER, f"what answers (status {head.status}) did not prove to be this replica")
+            fault = f"{path}: what answers (status {head.status}) did not prove to be this replica"
+            return Finding(Answer.STRANGER, fault)
     if head.status != _OK:
-        return Finding(Answer.NOT_READY, f"status {head.status}")
+        return Finding(Answer.NOT_READY, f"{path}: status {head.status}")
     return Finding(Answer.READY)
-
-
-async def _head(replica: Replica, request: bytes) -> Head:
-    connection = await replica.pool.connect()
-    try:
-        connection.send(request)
-        while not connection.complete:
-            await connection.changed()
-            connection.take()
-        assert connection.head is not None
-        return connection.head
-    finally:
-        replica.pool.give_back(connection)

@@ -17,6 +17,7 @@ from gateway.gateway_replica import NAMESPACE, Received, Replica
 from gateway.gateway_world import until
 
 from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
+from headrace.events.secret import new_secret
 from headrace.routes import Engine, Route
 from headrace_gateway import silence
 from headrace_gateway.admission import Admissions
@@ -106,6 +107,27 @@ async def test_brought_when_said_to_be_ready_then_its_own_path_is_asked(foreign:
     foreign.route()
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
+
+
+async def test_self_registering_container_when_unproven_then_its_path_is_not_requested(foreign: Foreign) -> None:
+    foreign.route(path="/v1/secrets?force=true", announces=True)
+    secret, foreign.replica.secret = foreign.replica.secret, new_secret()
+    foreign.is_said_to_be(ReplicaState.READY)  # with a secret that the process at the address has not
+    foreign.replica.secret = secret
+    await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was probed")
+    assert foreign.replica.connections == 1
+    assert foreign.replica.requests == []
+    assert not foreign.admitted
+
+
+async def test_self_registering_container_when_proven_then_its_own_path_decides(foreign: Foreign) -> None:
+    foreign.route(announces=True)
+    foreign.healthy = False
+    foreign.is_said_to_be(ReplicaState.READY)
+    await until(lambda: bool(foreign.replica.requests), "its path was requested")
+    await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was probed")
+    assert [each.proven for each in foreign.model.replicas.values()] == [True]
+    assert not foreign.admitted
 
 
 async def test_brought_when_its_path_does_not_answer_then_it_is_not_routed_to(foreign: Foreign) -> None:
