@@ -148,6 +148,9 @@ CLOSED: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "a large target": (get(target=f"/{'a' * 40_000}"), (431,)),
     "many lines": (get(*["X: a"] * 6000), (431,)),
     "a large head with a body": (sized(f"X: {'a' * 40_000}"), (431,)),
+    "a large head with an upgrade": (sized(*UPGRADE, f"X: {'a' * 40_000}"), (431,)),
+    "a large head with an upgrade after a request": (get() + sized(*UPGRADE, f"X: {'a' * 40_000}"), (200, 431)),
+    "a large Upgrade": (sized("Connection: Upgrade", f"Upgrade: {'a' * 40_000}"), (431,)),
     "a large head after a request": (get() + get(f"X: {'a' * 40_000}"), (200, 431)),
 }
 

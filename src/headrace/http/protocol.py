@@ -86,6 +86,8 @@ class HttpProtocol(ClosingProtocol):
         """Of what is being read, while no request has ended in it: so much is surely of a head that begins in it."""
         self._open_bytes = 0
         """Of a head: what has surely come of it. Of a body: what has come since its last piece."""
+        self._left_out: list[tuple[bytes, bytes]] = []
+        """While a head is read again, its fields `Upgrade`: it was received and counted before."""
         self._progress = False
         """Whether what is being read brought the end of a head, or some of a body."""
 
@@ -162,7 +164,11 @@ class HttpProtocol(ClosingProtocol):
         line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         lines = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.feed_data(b"".join((line, *lines, b"\r\n")))
+        self._left_out = [field for field in self.headers if field[0] == b"upgrade"]
+        try:
+            self.parser.feed_data(b"".join((line, *lines, b"\r\n")))
+        finally:
+            self._left_out = []
 
     @override
     def on_message_begin(self) -> None:
@@ -170,7 +176,8 @@ class HttpProtocol(ClosingProtocol):
             raise _Stop
         self._in_head = True
         self._head = heads.Head()
-        self._open_bytes, self._most_bytes, self._discarded_bytes = self._fresh_bytes, self._packet_bytes, 0
+        if not self._left_out:
+            self._open_bytes, self._most_bytes, self._discarded_bytes = self._fresh_bytes, self._packet_bytes, 0
         self.url, self.headers = b"", []
         scope = {
             "type": "http",
@@ -202,7 +209,7 @@ class HttpProtocol(ClosingProtocol):
         self._head_is_here()
         fault = head.judge(method, version)
         if self._most_bytes > heads.MAX_HEAD_BYTES:
-            fault = heads.judge_size(method, self.url, self.headers) or fault
+            fault = heads.judge_size(method, self.url, (*self.headers, *self._left_out)) or fault
         if fault is not None:
             self._refuse(fault)
             raise _Stop
