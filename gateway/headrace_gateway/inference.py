@@ -30,6 +30,7 @@ from headrace_gateway.holding import hold
 from headrace_gateway.metrics import GatewayMetrics, ModelMetrics
 from headrace_gateway.model import Lease, ServedModel
 from headrace_gateway.operations import OPERATIONS, Match, OperationTable, RequestInfo
+from headrace_gateway.probe import connect
 from headrace_gateway.relay import relay
 from headrace_gateway.retries import MAX_ATTEMPTS, RetryBudget
 from headrace_gateway.table import Table
@@ -232,7 +233,7 @@ class Inference:
             finally:
                 pool.give_back(connection)
         try:
-            connection = await pool.connect()
+            connection = await connect(model, replica)
         except ConnectFailed:
             if connection is not None:
                 state.attempts += 1  # it has not just closed a connection: the request has ended it

@@ -1,4 +1,4 @@
-"""One probe of a replica: whether it serves, and whether the process at the address is the one that reported."""
+"""Probes of a replica: whether it serves, and whether the process at the address is the one that reported."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from headrace import headers
 from headrace.events.secret import new_challenge, proof
 from headrace_gateway.model import OWN_READINESS_PATH, ServedModel
 from headrace_gateway.replica import Replica
-from headrace_gateway.upstream.connection import Connection, Unreachable, UpstreamError
+from headrace_gateway.upstream.connection import (
+    ConnectFailed,
+    Connection,
+    ConnectionLost,
+    NotProven,
+    Unreachable,
+    UpstreamError,
+)
 
 PROBE_SECONDS = 2.0
 PROOF_PATH = OWN_READINESS_PATH
 """Requested of each process that registers itself, whatever its readiness path is."""
+BELIEVED_SECONDS = 2.0
+"""Since the last sign of life: two reports. For so long no other process is supposed to have the address."""
 _OK = 200
 _TOO_LATE = f"no answer within {PROBE_SECONDS:.0f} s"
 _PROOF = headers.PROOF.encode()
@@ -67,6 +76,35 @@ async def probe(model: ServedModel, replica: Replica) -> Finding:
         return Finding(Answer.NONE, f"{path}: {str(error) or _TOO_LATE}")
     except UpstreamError as error:
         return Finding(Answer.CLOSED, f"{path}: {error}")
+
+
+async def connect(model: ServedModel, replica: Replica) -> Connection:
+    """Return a new connection for a request. Raises ConnectFailed, Unreachable, NotProven.
+
+    When the process may be gone, another one may have its address: it proves itself on this connection first, so that
+    it gets neither the request nor its token.
+    """
+    loop = asyncio.get_running_loop()
+    connection = await replica.pool.connect()
+    if replica.secret is None or not (replica.pool.vanished or loop.time() - replica.alive > BELIEVED_SECONDS):
+        return connection
+    usable = False
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            finding = await _ask(model, replica, connection, PROOF_PATH)
+        usable = finding.proven and connection.reusable
+    except TimeoutError:
+        raise Unreachable(f"{PROOF_PATH}: {_TOO_LATE}") from None
+    except ConnectionLost as error:
+        raise ConnectFailed(f"{PROOF_PATH}: {error}") from error
+    finally:
+        if not usable:
+            replica.pool.give_back(connection)
+    if not finding.proven:
+        raise NotProven(finding.fault)
+    replica.pool.vanished = False
+    replica.lives(loop.time())
+    return connection if usable else await replica.pool.connect()
 
 
 async def _probe_path(model: ServedModel, replica: Replica, path: str) -> Finding:

@@ -41,6 +41,10 @@ class Unreachable(ConnectFailed):
     """Nothing answers at the address. A refused connection is an answer: of a machine, without the process."""
 
 
+class NotProven(ConnectFailed):
+    """The process at the address did not prove to be the replica."""
+
+
 class ConnectionLost(UpstreamError):
     """The connection ended, or carried something that is not HTTP, before the answer was complete.
 
@@ -83,6 +87,9 @@ class Connection(asyncio.Protocol):
         """Whether anything came since it was last looked whether something does."""
         self.last = False
         """Whether it is closed after the present exchange."""
+        self.vanished = False
+        """Whether the replica has closed it unannounced."""
+        self._aborted = False
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -170,6 +177,7 @@ class Connection(asyncio.Protocol):
 
         By a reset: one that is asked no more may take a mere end for a client that still waits for its answer.
         """
+        self._aborted = True
         if self._transport is not None:
             connected = self._transport.get_extra_info("socket")
             if connected is not None and not self.complete:
@@ -208,12 +216,14 @@ class Connection(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         if self.complete:
+            self.vanished = self._keep_alive and not self._aborted
             self._keep_alive = False
         elif self._until_close and exc is None:
             self._completed()
         elif self._error is None:
             cause = str(exc) if exc is not None else "closed before the answer was complete"
             self._error = ConnectionLost(cause, answered=self._answered)
+            self.vanished = True
         self._transport = None
         self._wake()
 

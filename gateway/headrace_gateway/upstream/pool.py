@@ -27,6 +27,9 @@ class Pool:
     """Keep-alive connections to one address. Those that carry an exchange are `busy`."""
 
     def __init__(self, host: str, port: int) -> None:
+        self.vanished = False
+        """Whether the replica has closed a connection unannounced: its process may be gone, and another one have its
+        address."""
         self._host = host
         self._port = port
         self._idle: list[Connection] = []
@@ -39,6 +42,7 @@ class Pool:
             if connection.reusable:
                 self._busy.add(connection)
                 return connection
+            self._drop(connection)
         return None
 
     async def connect(self) -> Connection:
@@ -65,7 +69,7 @@ class Pool:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
-            connection.abort()
+            self._drop(connection)
 
     def sweep(self, now: float) -> None:
         """Close what has been idle for too long."""
@@ -74,7 +78,7 @@ class Pool:
             if connection.reusable and now - connection.idle_since < IDLE_SECONDS:
                 kept.append(connection)
             else:
-                connection.abort()
+                self._drop(connection)
         self._idle = kept
 
     def renew(self) -> None:
@@ -97,6 +101,10 @@ class Pool:
         """End every exchange with an error."""
         for connection in list(self._busy):
             connection.lose(error)
+
+    def _drop(self, connection: Connection) -> None:
+        self.vanished |= connection.vanished
+        connection.abort()
 
 
 def _keep_alive(connected: socket.socket) -> None:
