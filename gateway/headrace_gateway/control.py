@@ -19,6 +19,7 @@ from typing_extensions import override
 from headrace.errors import HeadraceError
 from headrace.http.answers import error_body, error_fields
 from headrace.http.errors import MethodNotAllowed, NoSuchPath
+from headrace.http.protocol import judge_again
 from headrace.routes import KeyGrant, Route
 from headrace_gateway.errors import InvalidApiKey
 from headrace_gateway.metrics import CONTENT_TYPE, GatewayMetrics
@@ -129,7 +130,9 @@ async def _authenticate(table: Table, request: Request) -> KeyGrant:
     values = request.headers.getlist("authorization")
     if len(values) > 1:
         raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
-    await table.known()
+    if not table.loaded.is_set():
+        await table.known()
+        judge_again(request.scope)
     return table.authenticate(values[0].encode("latin-1") if values else None)
 
 
@@ -140,7 +143,10 @@ def _card(route: Route) -> ModelCard:
 def _allow(error: HTTPException) -> str | None:
     """Return the methods of a path of this application; None when there is no such path."""
     allow = (error.headers or {}).get("Allow")
-    return None if allow is None else allow.replace("GET", "GET, HEAD")
+    if allow is None:
+        return None
+    methods = {method.strip() for method in allow.split(",")}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def _no_such_operation(request: Request, allow: str | None) -> HeadraceError:

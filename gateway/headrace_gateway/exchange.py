@@ -21,7 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.http.answers import DONE, STREAM_HEADERS, error_body, error_fields
 from headrace.http.bodies import BODY_SECONDS, MAX_DISCARDED_BYTES, check_encoding, too_large, without_bom
 from headrace.http.errors import BodyTooSlow, ClientGone
-from headrace.http.protocol import CLIENT, HttpProtocol
+from headrace.http.protocol import CLIENT, HttpProtocol, judge_again
 from headrace_gateway.errors import InvalidApiKey
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -50,6 +50,7 @@ class Exchange:
         self.on_blocked: Callable[[], None] | None = None
         """Called when the client has not taken what came, and so something is about to wait for it."""
         self.forwarded: list[tuple[bytes, bytes]] = []
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._authorization: list[bytes] = []
@@ -80,6 +81,10 @@ class Exchange:
         if len(self._authorization) > 1:
             raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
         return self._authorization[0] if self._authorization else None
+
+    def judge_again(self) -> None:
+        """Raise what the server has against the request by now."""
+        judge_again(self._scope)
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone.

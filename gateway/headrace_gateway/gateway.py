@@ -49,8 +49,8 @@ async def run(
     beside = metrics if scraped is None and is_loopback(host) else None
     control = control_app(table, beside, operations)
     inference = Inference(table, control, metrics, access, settings.max_body_bytes, operations)
-    server = http_server(inference, grace_seconds=settings.grace_seconds, guard=_guard(settings, listener, table))
-    metrics_server = http_server(metrics_app(metrics), grace_seconds=0, guard=_guard(settings, scraped, None))
+    server = http_server(inference, grace_seconds=settings.grace_seconds, guard=guard_of(settings, listener, table))
+    metrics_server = http_server(metrics_app(metrics), grace_seconds=0, guard=guard_of(settings, scraped, None))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -78,7 +78,7 @@ async def run(
             task.cancel()
 
 
-def _guard(settings: Settings, listener: socket.socket | None, table: Table | None) -> Guard | None:
+def guard_of(settings: Settings, listener: socket.socket | None, table: Table | None) -> Guard | None:
     """Return the rule for what is served on this machine alone without a key: metrics, and all else without keys."""
     if listener is None or not is_loopback(listener.getsockname()[0]):
         return None

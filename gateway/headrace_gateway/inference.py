@@ -177,6 +177,7 @@ class Inference:
         authorization = exchange.authorization()
         if not table.loaded.is_set():
             await table.known()
+            exchange.judge_again()
         grant = state.grant = table.authenticate(authorization)
         limit = self._max_body_bytes
         self._reserve(state, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))

@@ -97,8 +97,8 @@ class Table:
 
     @property
     def keyless(self) -> bool:
-        """Whether there is no key at all."""
-        return not self._grants
+        """Whether requests are served without a key: it is known that there is none, and a namespace is open then."""
+        return self._anonymous is not None and self.loaded.is_set() and not self._grants
 
     def find(self, grant: KeyGrant, public_name: str) -> ServedModel:
         """Return the model. Raises ModelNotFound, also for one that the key does not open: it tells nobody about it."""

@@ -21,6 +21,7 @@ from headrace.http.server import http_server
 from headrace.routes import KeyGrant, Route
 from headrace_gateway.access import AccessLog
 from headrace_gateway.control import control_app
+from headrace_gateway.gateway import guard_of
 from headrace_gateway.inference import Inference
 from headrace_gateway.metrics import GatewayMetrics
 from headrace_gateway.model import ServedModel
@@ -28,6 +29,7 @@ from headrace_gateway.networks import PodNetworks
 from headrace_gateway.operations import Operation, RequestInfo
 from headrace_gateway.operations.openai import CHAT
 from headrace_gateway.replica import Replica as KnownReplica
+from headrace_gateway.settings import Settings
 from headrace_gateway.table import Table
 
 NETWORKS = PodNetworks.of(["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"], api_server="10.96.0.1")
@@ -68,16 +70,20 @@ class Inside:
 
 
 @asynccontextmanager
-async def inside(*, loaded: bool = True) -> AsyncIterator[Inside]:
-    table = Table(NAMESPACE, lambda _: None)
+async def inside(
+    *, loaded: bool = True, local: bool = False, anonymous: str | None = NAMESPACE
+) -> AsyncIterator[Inside]:
+    """`local`: guarded as a gateway on the loopback interface is."""
+    table = Table(anonymous, lambda _: None)
     if loaded:
         table.loaded.set()
     metrics = GatewayMetrics(table.models.values)
     silence = os.open(os.devnull, os.O_WRONLY)
     access = AccessLog(silence)
     inference = Inference(table, control_app(table, metrics), metrics, access, MAX_BODY_BYTES)
-    server = http_server(inference, grace_seconds=1)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    guard = guard_of(Settings.parse([]), listener, table) if local else None
+    server = http_server(inference, grace_seconds=1, guard=guard)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # what a client does not read is seen soon
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     world = Inside(table, inference, int(listener.getsockname()[1]))

@@ -115,6 +115,7 @@ async def test_body_when_compressed_then_the_coding_is_named(door: int) -> None:
         ("POST", "/v1/models", "GET, HEAD"),
         ("DELETE", "/v1/models/echo", "GET, HEAD"),
         ("OPTIONS", "/healthz", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
     ],
 )
 async def test_path_with_another_method_then_405_names_its_own(door: int, method: str, path: str, allow: str) -> None:

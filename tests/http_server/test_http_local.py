@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from gateway.conftest import running_world
 from gateway.gateway_client import KEY_A, get, request, send
+from gateway.gateway_inside import inside
 from gateway.gateway_replica import DEADLINE_SECONDS
 from gateway.gateway_world import Broker, Gateway, World
 from serving.serving_client import Answer, ask
@@ -85,6 +86,30 @@ async def test_gateway_without_keys_then_only_this_machine_is_served(world: Worl
 async def test_gateway_without_keys_then_a_target_s_host_counts(world: World) -> None:
     raw = request("GET", "http://evil.example/v1/models")
     assert (await send(world.port, raw)).code == "host_not_allowed"
+    for host in ("localhost:8080", "127.0.0.1", "[::1]", "[::1]:8080"):
+        assert (await send(world.port, request("GET", f"http://{host}/v1/models"))).status == 200, host
+
+
+async def test_gateway_before_its_table_is_loaded_then_requests_are_judged_after() -> None:
+    foreign = request("GET", "/v1/models", headers={"host": "evil.example"})
+    prompt = request(body={"model": "echo"}, headers={"host": "evil.example"})
+    for is_keyed in (False, True):
+        async with inside(loaded=False, local=True) as world:
+            asking = [asyncio.create_task(send(world.port, raw)) for raw in (foreign, prompt)]
+            await asyncio.sleep(0.1)
+            assert not any(each.done() for each in asking)
+            if is_keyed:
+                world.key(KEY_A)
+            world.table.loaded.set()
+            answers = await asyncio.gather(*asking)
+        codes = [answer.code for answer in answers]
+        assert codes == [("invalid_api_key" if is_keyed else "host_not_allowed")] * 2
+
+
+async def test_gateway_that_always_needs_a_key_then_no_host_is_refused() -> None:
+    async with inside(local=True, anonymous=None) as world:
+        answer = await send(world.port, request("GET", "/v1/models", headers={"host": "models.example"}))
+    assert (answer.status, answer.code) == (401, "invalid_api_key")
 
 
 async def test_page_when_it_sends_a_prompt_then_no_model_is_woken(world: World) -> None:
@@ -145,6 +170,21 @@ async def test_runtime_alone_then_only_this_machine_is_served(runtime: Server) -
             assert (answer.status, answer.json()["error"]["code"]) == (403, code), name
         for name, fields in LOCAL.items():
             assert (await asked(path, fields)).status == 200, name
+
+
+async def test_replica_on_loopback_then_it_is_guarded(tmp_path: Path) -> None:
+    """It serves gateways alone, but its health and metrics are open."""
+    broker = Broker(tmp_path / "nats")
+    broker.start()
+    server = Server(EchoSettings(free_port()), tmp_path, broker)
+    try:
+        await server.ready()
+        for path in ("/metrics", "/health"):
+            answer = await ask(server.settings.port, "GET", path, None, {"host": "evil.example"})
+            assert answer.status == 403, path
+    finally:
+        server.stop()
+        broker.kill()
 
 
 def test_hosts_when_many_then_not_all_are_remembered() -> None:

@@ -17,10 +17,12 @@ import asyncio
 import logging
 import urllib.parse
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import httptools
 from httptools.parser.url_parser import URL
+from starlette.types import Scope
 from typing_extensions import override
 from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.config import Config
@@ -42,9 +44,19 @@ MAX_FRAMING_BYTES = 8 * 1024
 """Received of a body without any of the body in it: trailers, which nobody needs, and extensions of chunks."""
 CLIENT = "headrace.client"
 """Key of the ASGI scope: the protocol itself, for requests that want to know about their connection."""
+_JUDGE = "headrace.judge"
+"""Key of the ASGI scope: the guard's question about the request."""
 
 Guard = Callable[[str, bytes | None, bytes | None], RequestError | None]
 """From path, host and origin of a request: why it is not served, or None."""
+
+
+def judge_again(scope: Scope) -> None:
+    """Raise the guard's objection to a request, if it has one by now: what it decides by may have been loaded since."""
+    judge: Callable[[], RequestError | None] | None = scope.get(_JUDGE)
+    objection = judge() if judge is not None else None
+    if objection is not None:
+        raise objection
 
 
 class _Stop(Exception):
@@ -222,7 +234,9 @@ class HttpProtocol(ClosingProtocol):
         scope["raw_path"], scope["query_string"] = target.path or b"/", target.query or b""
         app = self.app
         if self._guard is not None:
-            objection = self._guard(scope["path"], target.host or head.host, head.origin)
+            judge = partial(self._guard, scope["path"], _authority(target) or head.host, head.origin)
+            cast("Scope", scope)[_JUDGE] = judge
+            objection = judge()
             if objection is not None:
                 app = cast("ASGI3Application", Refusal(objection))
         self._last = version == heads.HTTP_1_0 or not parser.should_keep_alive()
@@ -374,6 +388,12 @@ class HttpProtocol(ClosingProtocol):
         self.on_client_gone = on_client_gone
         if on_client_gone is not None:
             self.flow.resume_reading()  # a socket that is not read tells nothing
+
+
+def _authority(target: URL) -> bytes | None:
+    """Return the host of a target in absolute form, as the Host field has it."""
+    host: bytes | None = target.host
+    return host if host is None or b":" not in host else b"[%s]" % host
 
 
 def _trailers_too_large() -> MalformedRequest:

@@ -193,7 +193,7 @@ class RuntimeProcess(Generic[AnyEngine]):
 
     def _guard(self, listener: socket.socket) -> Guard | None:
         serving = self._serving
-        if serving.identity is not None or not is_loopback(listener.getsockname()[0]):
+        if not is_loopback(listener.getsockname()[0]):
             return None
         return LocalOnly(serving.allowed_hosts, serving.allowed_origins).objection
 
