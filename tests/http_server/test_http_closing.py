@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -16,11 +17,13 @@ from gateway.gateway_world import until
 from http_server.http_client import LAST, connected
 from http_server.http_corpus import BODY, STREAM, chunked, get, post, sized
 from http_server.http_servers import GATEWAY, RUNTIME, within
+from starlette.types import ASGIApp
 
 from headrace.http import closing, protocol
 from headrace.http.bodies import MAX_DISCARDED_BYTES
 from headrace.http.heads import MAX_HEAD_BYTES
 from headrace.http.protocol import HttpProtocol
+from headrace.http.server import http_server
 
 MIB = 1 << 20
 
@@ -198,6 +201,66 @@ async def test_half_closed_then_what_is_complete_is_answered(port: int, message:
         await wire.send(message)
         wire.writer.write_eof()
         assert [reply.status for reply in await wire.replies()] == statuses
+
+
+async def test_half_closed_during_the_first_of_two_then_both_are_answered() -> None:
+    go_on = asyncio.Event()
+
+    async def in_two_pieces(request: Received) -> None:
+        request.start_stream()
+        request.event("1")
+        await go_on.wait()
+        request.event("[DONE]")
+        request.end()
+
+    async with inside() as world:
+        await world.replica(world.route(), behaviour=in_two_pieces)
+        async with connected(world.port) as wire:
+            await wire.send(sized(body=STREAM) + sized(body=STREAM))
+            await wire.reader.readuntil(b"data: 1")
+            wire.writer.write_eof()
+            await asyncio.sleep(0.1)
+            go_on.set()
+            rest = await wire.reader.read()
+    assert rest.count(b"HTTP/1.1 200 ") == 1  # the first one's was read before
+    assert rest.count(b"[DONE]") == 2
+
+
+class Slow:
+    """A transport to a client that takes some of what was written, and then nothing."""
+
+    def __init__(self) -> None:
+        self.left, self.aborted, self.closing = 100, False, False
+        self.write = self.resume_reading = self.close
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+
+async def test_closing_when_the_client_takes_some_and_stops_then_it_is_aborted() -> None:
+    server = http_server(cast(ASGIApp, None))
+    server.config.load()
+    made = HttpProtocol(server.config, server.server_state, {}, write_seconds=0.05)
+    slow = Slow()
+    made.connection_made(cast(asyncio.Transport, slow))
+    made.pause_writing()
+    made.close()
+    slow.left = 10
+    made.resume_writing()
+    await until(lambda: slow.aborted, "it is aborted")
+    made.connection_lost(None)
 
 
 async def test_half_closed_when_it_waits_then_it_is_probed(

@@ -2,8 +2,9 @@
 
 - Before it is closed on a client that may still be sending, what it sends is read for a while and thrown away. Unread
   bytes would make the kernel reset the connection, and the client might lose the answer.
-- A client that sends no more (a half-closed connection) is answered. Only what is sent to it tells it from one that has
-  closed: see `_probe`.
+- A client that has sent its requests and half-closes the connection before the last answer has begun is answered. Only
+  what is sent to it tells it from one that has closed: see `_probe`. During the last answer the end of what it sends is
+  taken for a cancellation, so that a replica does not compute on until its next piece.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class ClosingProtocol(WritingProtocol):
             return
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete and self.cycle.more_body:
-            self._discard_timer = self.loop.call_later(DISCARD_SECONDS, self.close)
+            self._close_after_discarding()
 
     def _close_after(self, cycle: RequestResponseCycle) -> None:
         cycle.keep_alive = False
@@ -129,8 +130,13 @@ class ClosingProtocol(WritingProtocol):
         self._lingering = True
         self.flow.resume_reading()
         self.transport.write_eof()
-        self._discard_timer = self.loop.call_later(DISCARD_SECONDS, self.close)
+        self._close_after_discarding()
         self._expect_reading()
+
+    def _close_after_discarding(self) -> None:
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+        self._discard_timer = self.loop.call_later(DISCARD_SECONDS, self.close)
 
     def _discard(self, size: int) -> None:
         self._discarded_bytes += size
@@ -140,8 +146,10 @@ class ClosingProtocol(WritingProtocol):
     def _await_answers(self) -> bool:
         """Return whether the connection is kept for answers to a client that sends no more."""
         cycle, served = self.cycle, self._served
-        if cycle is None or cycle.response_complete or served is None or served.response_started:
-            return False  # idle; or gone, as clients do that have seen enough of an answer
+        if cycle is None or cycle.response_complete or served is None:
+            return False  # idle
+        if served.response_started and served is cycle:
+            return False  # gone: a client that cancels a stream closes its socket, and none half-closes it
         self._close_after(cycle)
         if self._probe_timer is None:
             self._probe_timer = self.loop.call_later(PROBE_SECONDS[0], self._probe, 1)

@@ -45,7 +45,9 @@ class WritingProtocol(HttpToolsProtocol):
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_timer is not None:
+        if self.transport.is_closing():
+            self._expect_reading()  # of what is left: until it is taken the connection stays
+        elif self._write_timer is not None:
             self._write_timer.cancel()
         if self._taken is not None and not self._taken.done():
             self._taken.set_result(None)
