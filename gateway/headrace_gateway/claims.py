@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace_gateway.table import Table
@@ -17,16 +18,18 @@ log = logging.getLogger(__name__)
 
 MAX_REPLICAS = 1000
 """Of one namespace, far above what one has."""
-MAX_UNPROVEN = 64
+MAX_UNPROVEN = 16
 """Of one namespace: as many may start in the same moment. One more waits for its next report, a second later."""
 PROBES_AT_ONCE = 8
 """Of one namespace's unproven replicas. A proof takes a millisecond, an address where nothing answers two seconds."""
-FAILURES_SAVED = 64.0
+FAILURES_SAVED = 16.0
 FAILURES_PER_SECOND = 4.0
 """Of one namespace's unproven replicas: probes that may fail at once, and from then on. At each of them somebody is
 asked who has nothing to do with it."""
 MAX_TOLD = 64
 """Lines in the log about one namespace's reports: whoever may invent reports fills no disk with them."""
+TELL_AGAIN_SECONDS = 600.0
+"""After that the lines of a namespace are written again: what is still ignored must be found in a log of today."""
 
 
 class Claims:
@@ -35,7 +38,8 @@ class Claims:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._budgets: dict[str, ProbeBudget] = {}  # bounded by the namespaces that NATS lets in
-        self._told: dict[str, set[str]] = {}
+        self._told: dict[str, Told] = {}
+        self._loop = asyncio.get_running_loop()
 
     def have_room(self, namespace: str, report: ReplicaReport) -> bool:
         """Return whether one more replica may be known; if need be, one that has proven nothing is forgotten for it."""
@@ -62,15 +66,27 @@ class Claims:
         return self._budgets.setdefault(namespace, ProbeBudget())
 
     def ignore(self, namespace: str, pod: str, why: str) -> None:
-        """Say that something about a replica is ignored: once, for reports come every second."""
-        told = self._told.setdefault(namespace, set())
+        """Log that something about a replica is ignored: once in ten minutes, as reports come every second."""
+        now = self._loop.time()
+        told = self._told.get(namespace)
+        if told is None or now - told.since > TELL_AGAIN_SECONDS:
+            told = self._told[namespace] = Told(now)
+        lines = told.lines
         line = f"ignored {namespace}/{pod}: {why}"
-        if line in told or len(told) > MAX_TOLD:
+        if line in lines or len(lines) > MAX_TOLD:
             return
-        told.add(line)
+        lines.add(line)
         log.warning(
-            "%s", line if len(told) <= MAX_TOLD else f"more reports of {namespace} are ignored without a line here"
+            "%s", line if len(lines) <= MAX_TOLD else f"more reports of {namespace} are ignored without a line here"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was logged about a namespace."""
+
+    since: float
+    lines: set[str] = field(default_factory=set)
 
 
 class ProbeBudget:

@@ -31,7 +31,7 @@ PRESENCE_SECONDS = 1.5
 """Three chances within the time to live of 5 s."""
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 3.0
-"""Between two ticks: this process did not run meanwhile, and heard nobody."""
+"""Between two ticks: this process was stopped meanwhile, and received nothing."""
 FAREWELL_SECONDS = 1.0
 
 
@@ -134,7 +134,9 @@ class Link:
             self.connected = self._client is not None and self._client.is_connected
             if not self.connected:
                 self._admissions.probe_all()  # who was lost by accident cannot say that he is back
-            if not self.connected or loop.time() - ticked > STOPPED_SECONDS:
+            if loop.time() - ticked > STOPPED_SECONDS:
+                self._admissions.silence.resume()
+            elif not self.connected:
                 self._admissions.silence.listen_anew()
             ticked = loop.time()
             self._admissions.silence.judge()

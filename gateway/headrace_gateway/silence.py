@@ -1,21 +1,24 @@
-"""What becomes of a replica that says nothing: it gets requests last, is asked, is given up, is forgotten.
+"""Replicas that do not report: they are chosen last, probed, given up, and removed.
 
-Its reports come every second. Silence counts only while NATS is there, for a broker that is away says nothing about
-the replicas behind it. So what has requests of ours is also judged by its *signs of life*: its reports, the answers to
-probes, whatever comes for a request. A generation may take minutes before its first byte, but a process that lives
-answers a probe meanwhile. One that gives no sign at all is given up: what it has not answered yet is retried elsewhere.
+Reports come every second. Their absence counts only while NATS is available. Replicas with requests in flight are
+therefore also judged by their *signs of life*: reports, answers to probes, and bytes of an answer. A generation may take
+minutes before its first byte, but a live process answers a probe meanwhile. A replica without any sign of life is given
+up, and its requests are retried elsewhere. A container that does not register itself may answer nothing while it
+computes; it is not given up while the reconcile loop reports it Ready. A vanished machine ends its connections
+(`upstream.pool`), and a frozen process fails the kubelet's probe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
+from headrace.events.messages import ReplicaState
 from headrace_gateway.model import ServedModel
 from headrace_gateway.probe import Answer, probe
 from headrace_gateway.replica import Replica
 from headrace_gateway.table import Table
-from headrace_gateway.upstream.connection import ReplicaSilent
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +42,19 @@ class Silence:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._listening_since = float("-inf")
+        self._running_since = float("-inf")
 
     def listen_anew(self) -> None:
-        """Nobody was silent until now, as nobody could be heard: NATS was away, or this process was stopped."""
+        """Count silence from now on: until now no report could arrive."""
         self._listening_since = self._loop.time()
+
+    def resume(self) -> None:
+        """This process was stopped: nothing counts that was not answered in that time."""
+        self.listen_anew()
+        self._running_since = self._loop.time()
+        for model in self._table.models.values():
+            for replica in model.replicas.values():
+                replica.unanswered = False
 
     def seconds(self, replica: Replica) -> float:
         """Return for how long nothing was heard of a replica although it could have been."""
@@ -63,11 +75,11 @@ class Silence:
                     self._judge_absence(model, replica, silence)
 
     def _judge_life(self, model: ServedModel, replica: Replica, now: float) -> None:
-        quiet = replica.quiet_seconds(now)
+        quiet = min(replica.quiet_seconds(now), now - self._running_since)
         if replica.unanswered and quiet > _patience(model, replica):
             log.warning("gave up %s/%s: no sign of life for %.0f s", model.namespace, replica.pod, quiet)
             replica.withdraw()
-            replica.pool.lose(ReplicaSilent(f"no sign of life for {quiet:.0f} s", answered=True))
+            replica.pool.give_up(f"no sign of life for {quiet:.0f} s")
         elif quiet > QUIET_SECONDS:
             self._ask(model, replica)
 
@@ -85,6 +97,7 @@ class Silence:
             self._tasks.create_task(self._probe(model, replica))
 
     async def _probe(self, model: ServedModel, replica: Replica) -> None:
+        began = self._loop.time()
         try:
             answer = (await probe(model, replica)).answer
         finally:
@@ -96,10 +109,10 @@ class Silence:
                 replica.lives(now)
             case Answer.STRANGER:
                 self._table.remove_replica(model, replica)
-                replica.pool.lose(ReplicaSilent("another process has its address", answered=True))
+                replica.pool.give_up("another process has its address")
             case Answer.CLOSED:
                 replica.withdraw()
-            case Answer.NONE:
+            case Answer.NONE if began >= self._running_since:
                 replica.unanswered = replica.suspect = True
         if absent and answer is Answer.READY:
             replica.heard = now
@@ -108,10 +121,8 @@ class Silence:
 
 
 def _patience(model: ServedModel, replica: Replica) -> float:
-    """Return for how long a replica may give no sign of life.
-
-    A container that does not register itself may be one that answers nothing while it computes, so it has as long as a
-    request of the route may wait. Whether it is ready is the kubelet's judgement.
-    """
+    """Return for how long a replica may give no sign of life (see the module)."""
     deadline = float(model.route.queue_timeout_seconds) if model.route is not None else GIVE_UP_SECONDS
-    return deadline if replica.secret is None else min(GIVE_UP_SECONDS, deadline)
+    if replica.secret is not None:
+        return min(GIVE_UP_SECONDS, deadline)
+    return math.inf if replica.report.state is ReplicaState.READY else deadline

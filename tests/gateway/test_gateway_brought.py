@@ -23,6 +23,7 @@ from headrace_gateway import silence
 from headrace_gateway.admission import Admissions
 from headrace_gateway.model import ServedModel
 from headrace_gateway.outbox import Outbox
+from headrace_gateway.upstream.connection import ReplicaSilent
 
 
 class Silence:
@@ -178,6 +179,32 @@ async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_for
     monkeypatch.setattr(silence, "FORGET_SECONDS", -1.0)
     foreign.admissions.silence.judge()
     assert foreign.model.replicas == {}
+
+
+@pytest.mark.parametrize("state", [ReplicaState.READY, ReplicaState.LOADING])
+async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report_decides(
+    foreign: Foreign, monkeypatch: pytest.MonkeyPatch, state: ReplicaState
+) -> None:
+    foreign.route()
+    foreign.is_said_to_be(ReplicaState.READY)
+    await until(lambda: foreign.admitted, "it is routed to")
+    (known,) = foreign.model.replicas.values()
+    foreign.is_said_to_be(state, sequence=2)
+    connection = await known.pool.connect()
+    connection.send(b"POST /v1/completions HTTP/1.1\r\ncontent-length: 1\r\n\r\n")
+    known.in_flight, known.unanswered = 1, True
+    known.alive = known.busy_since = asyncio.get_running_loop().time() - 10_000
+    monkeypatch.setattr(foreign.admissions.silence, "_ask", lambda *_: None)
+    foreign.admissions.silence.judge()
+    if state is ReplicaState.READY:
+        assert foreign.admitted
+        waiting = connection.changed()
+        waiting.cancel()
+    else:
+        with pytest.raises(ReplicaSilent):
+            connection.changed()
+    known.pool.give_back(connection)
+    known.in_flight = 0
 
 
 async def test_brought_when_it_says_that_it_loads_again_then_it_gets_nothing_until_it_is_ready(

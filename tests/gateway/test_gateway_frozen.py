@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from gateway.gateway_client import Answer, chat, request, send, sent
+from gateway.gateway_client import Answer as Reply
+from gateway.gateway_client import chat, request, send, sent
 from gateway.gateway_inside import NETWORKS, inside
 from gateway.gateway_replica import DEADLINE_SECONDS, NAMESPACE, Received
 from gateway.gateway_world import World, until
@@ -27,6 +28,7 @@ from headrace_gateway import link, silence
 from headrace_gateway.admission import Admissions
 from headrace_gateway.link import Link
 from headrace_gateway.outbox import Outbox
+from headrace_gateway.probe import Answer, Finding
 from headrace_gateway.settings import Settings
 
 SLOW_SECONDS = 60.0
@@ -56,7 +58,7 @@ def runtime(world: World, directory: Path, step_seconds: float) -> Iterator[Serv
         server.stop()
 
 
-async def answered(world: World, raw: bytes) -> Answer:
+async def answered(world: World, raw: bytes) -> Reply:
     async with asyncio.timeout(DEADLINE_SECONDS):
         return await send(world.port, raw)
 
@@ -202,6 +204,45 @@ async def test_gateway_when_frozen_then_it_is_neither_live_nor_routing_until_it_
     async with asyncio.timeout(DEADLINE_SECONDS):
         while await routing() != {gateway}:
             await asyncio.sleep(0.05)
+
+
+async def test_replica_when_the_gateway_was_stopped_then_it_is_probed_anew_and_not_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer to the probe before may wait in the socket, or have come too late for the clock alone."""
+    monkeypatch.setattr(silence, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(silence, "GIVE_UP_SECONDS", 0.2)
+    finish, probing, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def think(request: Received) -> None:
+        await finish.wait()
+        request.answer(b"{}")
+
+    async def unanswered(*_: object) -> Finding:
+        probing.set()
+        await stopped.wait()
+        return Finding(Answer.NONE)
+
+    async with inside() as world, asyncio.TaskGroup() as tasks:
+        model = world.route()
+        replica = await world.replica(model, behaviour=think)
+        admissions = Admissions(world.table, Outbox("g"), tasks, NETWORKS)
+        asking = asyncio.create_task(send(world.port, chat()))
+        await until(lambda: bool(replica.requests), "the replica has it")
+        (known,) = model.replicas.values()
+        with monkeypatch.context() as patch:
+            patch.setattr(silence, "probe", unanswered)
+            await asyncio.sleep(0.15)
+            admissions.silence.judge()
+            await probing.wait()
+            time.sleep(0.3)
+            admissions.silence.resume()
+            stopped.set()
+            await until(lambda: not known.probing, "the probe ended")
+        admissions.silence.judge()
+        assert (known.admitted, known.unanswered) == (True, False)
+        finish.set()
+        assert (await asking).status == 200
 
 
 async def test_replicas_when_the_gateway_itself_did_not_run_for_long_then_none_is_forgotten(

@@ -163,6 +163,18 @@ async def test_report_when_it_is_ignored_then_the_log_says_so_once_and_not_for_t
     assert len(lines) == claims.MAX_TOLD + 2
 
 
+async def test_report_when_ignored_for_long_then_the_log_says_it_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = claims.Claims(Table("default", Outbox("g").demand))
+    told.ignore("a", "p", "x")
+    told.ignore("a", "p", "x")
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(claims, "TELL_AGAIN_SECONDS", -1.0)
+    told.ignore("a", "p", "x")
+    assert len(caplog.records) == 2
+
+
 @pytest.mark.parametrize(
     ("address", "networks", "allowed"),
     [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from headrace_gateway.upstream.connection import ConnectFailed, Connection, ConnectionLost, Unreachable
+from headrace_gateway.upstream.connection import ConnectFailed, Connection, ReplicaSilent, Unreachable
 
 CONNECT_SECONDS = 2.0
 """A replica is in the same cluster or on the same machine; who does not answer by then has lost its machine."""
@@ -97,10 +97,10 @@ class Pool:
             connection.stirred = False
         return stirred
 
-    def lose(self, error: ConnectionLost) -> None:
-        """End every exchange with an error."""
+    def give_up(self, why: str) -> None:
+        """End every exchange with ReplicaSilent."""
         for connection in list(self._busy):
-            connection.lose(error)
+            connection.lose(ReplicaSilent(why, answered=True))
 
     def _drop(self, connection: Connection) -> None:
         self.vanished |= connection.vanished
