@@ -119,6 +119,12 @@ def control_app(table: Table, metrics: GatewayMetrics | None, operations: Operat
     return app
 
 
+def _with_head(allow: str) -> str:
+    """Return the methods of a path that answers HEAD like GET."""
+    methods = {method.strip() for method in allow.split(",")}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
 def _add_metrics(app: FastAPI, metrics: GatewayMetrics) -> None:
     @app.get(METRICS_PATH, tags=["health"], response_class=PlainTextResponse)
     async def exposition() -> Response:
@@ -143,10 +149,7 @@ def _card(route: Route) -> ModelCard:
 def _allow(error: HTTPException) -> str | None:
     """Return the methods of a path of this application; None when there is no such path."""
     allow = (error.headers or {}).get("Allow")
-    if allow is None:
-        return None
-    methods = {method.strip() for method in allow.split(",")}
-    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+    return None if allow is None else _with_head(allow)
 
 
 def _no_such_operation(request: Request, allow: str | None) -> HeadraceError:

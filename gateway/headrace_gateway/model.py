@@ -81,7 +81,7 @@ class ServedModel:
         self._telling: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    # -- what the world says ---------------------------------------------------------------------------------------
+    # -- route and progress ---------------------------------------------------------------------------------------
 
     def set_route(self, route: Route | None) -> None:
         """The loop has written (or removed) the route."""
@@ -102,12 +102,12 @@ class ServedModel:
         self.pump()
 
     def set_progress(self, progress: FetchProgress) -> None:
-        """The fetch of its source has come further."""
+        """Take the progress of the fetch of its source."""
         self._progress = progress
         self.queue.stage_changed()
 
     def stage(self) -> str:
-        """Return how far the model is, e.g. `loading-weights 41%`, for people who wait."""
+        """Return the stage of the model's start, e.g. `loading-weights 41%`, for clients that wait."""
         loading = [each.report for each in self.replicas.values() if each.report.state is ReplicaState.LOADING]
         if loading:
             furthest = max(loading, key=lambda report: (report.percent is not None, report.percent or 0))

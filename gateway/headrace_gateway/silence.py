@@ -1,9 +1,9 @@
 """Replicas that do not report: they are chosen last, probed, given up, and removed.
 
 Reports come every second. Their absence counts only while NATS is available. Replicas with requests in flight are
-therefore also judged by their *signs of life*: reports, answers to probes, and bytes of an answer. A generation may take
-minutes before its first byte, but a live process answers a probe meanwhile. A replica without any sign of life is given
-up, and its requests are retried elsewhere. A container that does not register itself may answer nothing while it
+therefore also judged by their *signs of life*: reports, answers to probes, and bytes of an answer. A generation may
+take minutes before its first byte, but a live process answers a probe meanwhile. A replica without any sign of life is
+given up, and its requests are retried elsewhere. A container that does not register itself may answer nothing while it
 computes; it is not given up while the reconcile loop reports it Ready. A vanished machine ends its connections
 (`upstream.pool`), and a frozen process fails the kubelet's probe.
 """
@@ -49,7 +49,7 @@ class Silence:
         self._listening_since = self._loop.time()
 
     def resume(self) -> None:
-        """This process was stopped: nothing counts that was not answered in that time."""
+        """Count neither silence nor unanswered probes of the time in which this process was stopped."""
         self.listen_anew()
         self._running_since = self._loop.time()
         for model in self._table.models.values():

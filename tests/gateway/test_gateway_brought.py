@@ -198,8 +198,7 @@ async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report
     foreign.admissions.silence.judge()
     if state is ReplicaState.READY:
         assert foreign.admitted
-        waiting = connection.changed()
-        waiting.cancel()
+        connection.changed().cancel()
     else:
         with pytest.raises(ReplicaSilent):
             connection.changed()

@@ -155,7 +155,9 @@ async def test_report_when_it_is_ignored_then_the_log_says_so_once_and_not_for_t
             admissions.heard("team-b", "m", claim("169.254.169.254", pod=f"p-{number // 2}"))
         admissions.heard("team-a", "m", claim("localhost"))
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0].startswith("ignored team-b/p-0: it reports the address 169.254.169.254: that is the metadata service")
+    assert lines[0].startswith(
+        "ignored team-b/p-0: it reports the address 169.254.169.254: that is the metadata service"
+    )
     assert lines[-2:] == [
         "more reports of team-b are ignored without a line here",
         "ignored team-a/liar: its host 'localhost' is no IP address",

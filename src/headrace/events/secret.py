@@ -1,13 +1,13 @@
-"""The secret of one runtime process: how a gateway knows that process, and how the process knows gateways.
+"""The secret of one runtime process: it authenticates the process to gateways, and gateways to the process.
 
 A process makes 32 random bytes at its start and publishes them in its reports, which gateways and the reconcile loop
-alone can read. Two values are derived from it, so that the secret itself never goes to an address:
+alone can read. Two values are derived from it, so that the secret itself is never sent to an address:
 
 - The *proof* answers a gateway's probe. A report may name any address; the process there has the reported secret only
   if it is the process that reported.
 - The *token* is sent by gateways with every request. Whoever else reaches the port does not have it.
 
-After a restart both are others, so nothing that an old process was told opens a new one.
+A restarted process has a new secret: proofs and tokens of the old one are not valid for it.
 """
 
 from __future__ import annotations

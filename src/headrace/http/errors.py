@@ -123,7 +123,7 @@ class ModelNotFound(RequestError):
 
 
 class Saturated(RequestError):
-    """As many requests are held as may be."""
+    """The queue, or the memory for request bodies, is full."""
 
     http_status = 429
     reason = headers.SATURATED

@@ -1,4 +1,4 @@
-"""Who may ask a server that serves this machine alone, and so needs no key: nobody from a page of the web.
+"""Host and Origin checks of servers on the loopback interface: requests of foreign web pages are refused.
 
 A browser on this machine reaches the loopback interface for any page that it shows. A page whose name was made to
 resolve to 127.0.0.1 (DNS rebinding) reads the answers too: its requests have its own name as `Host`. Any page may send

@@ -92,7 +92,7 @@ class Serving:
     max_body_bytes: int = MAX_BODY_BYTES
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    """Of a server that stands alone on this machine's loopback interface (`headrace.http.local`)."""
+    """Of a server on the loopback interface (`headrace.http.local`)."""
 
     @classmethod
     def of(cls, host: str, port: int, variables: Mapping[str, str]) -> Serving:
