@@ -2,8 +2,9 @@
 
 headrace's own runtimes register themselves on NATS. For other containers the loop publishes the same reports, made of
 the pod's status and its readiness path, so gateways and rules know no difference. They have a subject of their own, on
-which no tenant may publish: a gateway believes the address in them, for it comes from the API server. The path is asked here
-too, and not only by the kubelet, whose probe comes once a second and is told to the API server up to a second later.
+which no tenant may publish: a gateway believes the address in them, for it comes from the API server. The path is
+asked here too, and not only by the kubelet, whose probe comes once a second and is told to the API server up to a
+second later.
 Only the kubelet can take a ready pod back: it sees what is between the pod and its node.
 
 Of those that announce themselves the path is asked too, less often, until it answers once: what keeps it from answering
