@@ -198,7 +198,8 @@ async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report
     foreign.admissions.silence.judge()
     if state is ReplicaState.READY:
         assert foreign.admitted
-        assert not connection.changed().done()
+        waiting = connection.changed()  # raises if it was given up
+        assert not waiting.done()
     else:
         with pytest.raises(ReplicaSilent):
             connection.changed()
