@@ -202,7 +202,7 @@ async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report
         assert not waiting.done()
     else:
         with pytest.raises(ReplicaSilent):
-            connection.changed()
+            await connection.changed()
     known.pool.give_back(connection)
     known.in_flight = 0
 
