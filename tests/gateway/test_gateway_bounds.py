@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -16,11 +15,9 @@ from gateway.gateway_inside import Inside, inside
 from gateway.gateway_replica import Received, Replica
 from gateway.gateway_world import Broker, Gateway, World, until
 
-from headrace.events.secret import new_secret
 from headrace.http import closing, writing
 from headrace_gateway import inference
 from headrace_gateway.access import MAX_LINES, AccessLog
-from headrace_gateway.replica import Replica as KnownReplica
 
 FLOOD = 8 * 1024 * 1024
 """More than the kernel's buffers and ours take together."""
@@ -105,50 +102,6 @@ async def test_added_seconds_when_an_attempt_was_lost_then_its_waiting_is_not_ou
         await world.replica(model, behaviour=think_and_vanish_once)
         assert (await send(world.port, chat())).status == 200
         assert model.metrics.added.total < 0.3 <= model.metrics.first_byte.total
-
-
-# -- another process at the address of a replica
-
-
-def vanishes(known: KnownReplica, replica: Replica) -> None:
-    del known
-    replica.drop_connections()
-
-
-def is_silent(known: KnownReplica, replica: Replica) -> None:
-    del replica
-    known.pool.renew()
-    known.alive = float("-inf")
-
-
-@pytest.mark.parametrize("event", [vanishes, is_silent])
-@pytest.mark.parametrize("same", [True, False], ids=["the same", "another"])
-async def test_replica_when_it_may_be_gone_then_it_is_proven_again(
-    event: Callable[[KnownReplica, Replica], None], *, same: bool
-) -> None:
-    async with inside() as world:
-        model = world.route()
-        replica = await world.replica(model)
-        (known,) = model.replicas.values()
-        event(known, replica)
-        if not same:
-            replica.secret = new_secret()
-        asking = asyncio.create_task(send(world.port, chat()))
-        await until(lambda: bool(replica.requests) or not known.admitted, "it was probed")
-        assert (bool(replica.requests), known.admitted) == (same, same)
-        if same:
-            assert (await asking).status == 200
-        asking.cancel()
-
-
-async def test_replica_when_it_reports_then_a_new_connection_carries_the_request_at_once() -> None:
-    async with inside() as world:
-        model = world.route()
-        replica = await world.replica(model)
-        (known,) = model.replicas.values()
-        known.pool.renew()
-        replica.secret = new_secret()  # a probe would fail
-        assert (await send(world.port, chat())).status == 200
 
 
 # -- trailers and what is discarded

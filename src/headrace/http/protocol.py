@@ -392,8 +392,7 @@ class HttpProtocol(ClosingProtocol):
 
 def _authority(target: URL) -> bytes | None:
     """Return the host of a target in absolute form, as the Host field has it."""
-    host: bytes | None = target.host
-    return host if host is None or b":" not in host else b"[%s]" % host
+    return b"[%s]" % target.host if b":" in (target.host or b"") else target.host
 
 
 def _trailers_too_large() -> MalformedRequest:
