@@ -13,6 +13,7 @@ from gateway.gateway_world import until
 
 from headrace.events.secret import new_secret
 from headrace_gateway.replica import Replica as KnownReplica
+from headrace_gateway.upstream.connection import ReplicaSilent
 
 
 def vanishes(known: KnownReplica, replica: Replica) -> None:
@@ -54,3 +55,22 @@ async def test_replica_when_it_reports_then_a_new_connection_carries_the_request
         known.pool.renew()
         replica.secret = new_secret()  # a probe would fail
         assert (await send(world.port, chat())).status == 200
+
+
+async def test_replica_when_given_up_then_each_exchange_has_its_own_error() -> None:
+    """One instance that is raised twice would carry the traceback of both."""
+    async with inside() as world:
+        model = world.route()
+        await world.replica(model)
+        (known,) = model.replicas.values()
+        connections = [await known.pool.connect() for _ in range(2)]
+        for connection in connections:
+            connection.send(b"GET /")
+        known.pool.give_up("no sign of life")
+        errors = []
+        for connection in connections:
+            with pytest.raises(ReplicaSilent) as raised:
+                await connection.changed()
+            errors.append(raised.value)
+            known.pool.give_back(connection)
+    assert errors[0] is not errors[1]
