@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -61,6 +63,13 @@ def _pretend(script: str, home: InstanceHome, monkeypatch: pytest.MonkeyPatch) -
     program.write_text(script.format(home=home.root, record=record, record_path=home.record))
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(program))
+
+
+def _wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _type(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +160,40 @@ def test_detached_instance_when_it_dies_before_it_reads_then_its_own_words_are_t
     _type(FILE.replace("0123", "x" * 200_000), monkeypatch)  # more than a pipe takes before somebody reads
     assert main(["up", "--detach", "-f", "-"]) == 1
     assert capsys.readouterr().err == "error: no room. Make some\n"
+
+
+def test_detached_instance_when_one_runs_already_then_its_log_is_left_alone(
+    home: InstanceHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.make()
+    log = home.logs / "up.log"
+    log.write_text("ready\n")
+    began = time.monotonic()
+    with home.locked():
+        assert main(["up", "--detach"]) == 1
+    assert time.monotonic() - began < 0.5
+    assert "the instance 'default' is already running" in capsys.readouterr().err
+    assert log.read_text() == "ready\n"
+
+
+def test_detached_instance_when_its_log_is_shortened_then_it_goes_on_at_its_beginning(
+    home: InstanceHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = INSTANCE.replace(
+        "exec sleep 60", "echo up; read _ <{home}/go; echo more; touch {home}/done; exec sleep 60"
+    )
+    _pretend(script, home, monkeypatch)
+    os.mkfifo(home.root / "go")
+    log = home.logs / "up.log"
+    assert main(["up", "--detach"]) == 0
+    try:
+        _wait_for(lambda: log.read_bytes() == b"up\n")
+        os.truncate(log, 0)
+        (home.root / "go").write_text("now\n")
+        _wait_for((home.root / "done").exists)
+    finally:
+        os.kill(Record.read(home).pid, signal.SIGKILL)
+    assert log.read_bytes() == b"more\n"
 
 
 def test_standard_input_when_it_is_no_text_then_the_error_says_so(

@@ -184,14 +184,22 @@ class InstanceHome:
                 if time.monotonic() < deadline:
                     time.sleep(0.01)
                     continue
-                option = "" if self.name == "default" else f" --instance {self.name}"
-                raise CannotStart(
-                    f"the instance {self.name!r} is already running{self._endpoint()}",
-                    hint=f"Use it (`headrace get mdep{option}`), stop it (`headrace down{option}`), "
-                    "or start another one with --instance NAME",
-                ) from error
+                raise self._already_running() from error
             else:
                 return
+
+    def check_stopped(self) -> None:
+        """Raise CannotStart while a supervisor holds the lock, before anything of its instance is touched."""
+        if self.is_running():
+            raise self._already_running()
+
+    def _already_running(self) -> CannotStart:
+        option = "" if self.name == "default" else f" --instance {self.name}"
+        return CannotStart(
+            f"the instance {self.name!r} is already running{self._endpoint()}",
+            hint=f"Use it (`headrace get mdep{option}`), stop it (`headrace down{option}`), "
+            "or start another one with --instance NAME",
+        )
 
     def _endpoint(self) -> str:
         with contextlib.suppress(NotRunning):

@@ -145,13 +145,15 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
     (`-f -`, `-f <(…)`) can be read once only, and a file may have changed meanwhile.
     """
     home.make()
+    home.check_stopped()
     log = home.logs / "up.log"
     command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", home.name]
     command += ["--namespace", arguments.namespace, "--host", arguments.host]
     command += [] if arguments.port is None else ["--port", str(arguments.port)]
     command += ["--allow-loopback-sources"] if arguments.allow_loopback_sources else []
     command += ["--filename", "-"] if documents else []
-    with log.open("wb") as out:
+    with log.open("ab") as out:  # appended to, so that whoever shortens it meanwhile leaves no hole in it
+        out.truncate(0)
         background = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, encoding="utf-8"
         )
