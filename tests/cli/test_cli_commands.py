@@ -231,7 +231,10 @@ def test_command_when_its_words_mean_nothing_then_the_error_says_what_would(
     assert "?." not in complained
 
 
-@pytest.mark.parametrize("words", [["nothing/x"], ["mdep"], ["mdep", "x", "y"]])
+@pytest.mark.parametrize(
+    "words",
+    [["nothing/x"], ["mdep"], ["mdep", "x", "y"], ["mdep/"], ["mdep/x/y"], ["mdep", "pod/y"], ["mdep/x", "pod"]],
+)
 def test_target_when_it_cannot_be_meant_then_the_error_helps(words: list[str]) -> None:
     with pytest.raises(UnknownKind) as caught:
         target_of(words)

@@ -78,6 +78,45 @@ async def test_scale_when_asked_then_the_replicas_are_those(session: Session) ->
     assert json.loads(session.said)["spec"]["replicas"] == 3
 
 
+@pytest.mark.parametrize("named", ["mdep/tiny mdep/small", "mdep tiny small"])
+async def test_commands_when_several_are_named_then_each_is_meant(session: Session, named: str) -> None:
+    session.file.write_text(FILE + "---\n" + FILE.replace("{name: tiny}", "{name: small}"))
+    await session.apply()
+    words = named.split()
+    assert await session.headrace("get", *words, "-o", "name") == 0
+    assert session.said == "modeldeployment/tiny\nmodeldeployment/small\n"
+    await session.headrace("get", *words)
+    assert [line.split()[0] for line in session.said.splitlines()] == ["NAME", "tiny", "small"]
+    await session.headrace("get", *words, "-o", "json")
+    assert [item["metadata"]["name"] for item in json.loads(session.said)["items"]] == ["tiny", "small"]
+    assert await session.headrace("describe", *words) == 0
+    assert session.said.count("Name:  ") == 2
+    assert await session.headrace("scale", *words, "--replicas", "2") == 0
+    assert session.said == "modeldeployment/tiny scaled to 2\nmodeldeployment/small scaled to 2\n"
+    assert await session.headrace("wait", *words, "--timeout", "0.1s") == 1
+    assert "modeldeployment/tiny did not" in session.complained
+    assert "modeldeployment/small did not" in session.complained
+    assert await session.headrace("delete", *words) == 0
+    assert session.said == "modeldeployment/tiny deleted\nmodeldeployment/small deleted\n"
+    assert await session.headrace("wait", *words, "--for", "delete") == 0
+
+
+async def test_get_when_kinds_are_mixed_then_each_has_its_table(session: Session) -> None:
+    await session.apply()
+    await session.headrace("keys", "create", "app")
+    assert await session.headrace("get", "mdep/tiny", "secret/app") == 0
+    tiny, app = session.said.split("\n\n")
+    assert tiny.splitlines()[1].startswith("tiny")
+    assert app.splitlines()[1].startswith("app")
+
+
+async def test_delete_when_one_is_not_there_then_the_others_go(session: Session) -> None:
+    await session.apply()
+    assert await session.headrace("delete", "mdep", "no", "tiny") == 1
+    assert session.said == "modeldeployment/tiny deleted\n"
+    assert session.complained.startswith("error: ")
+
+
 async def test_wait_when_the_condition_does_not_come_then_it_ends_in_time(session: Session) -> None:
     await session.apply()
     assert await session.headrace("wait", "mdep/tiny", "--timeout", "0.2s") == 1

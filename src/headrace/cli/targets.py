@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from headrace.api.kinds import Kind
 from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, NotRunning
 from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome
 
+_T = TypeVar("_T")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -64,34 +68,75 @@ def count(text: str) -> int:
 
 
 def add_target(parser: argparse.ArgumentParser, *, name_required: bool = True) -> None:
-    """Add the words that name a kind and an object."""
+    """Add the words that name kinds and objects."""
     parser.add_argument(
         "target",
         nargs="+",
         metavar="KIND/NAME" if name_required else "KIND[/NAME]",
-        help="e.g. mdep/smollm2 or `mdep smollm2`",
+        help="e.g. mdep/smollm2 or `mdep smollm2`; several: `mdep/a mdep/b` or `mdep a b`",
     )
     parser.set_defaults(words="target")
 
 
-def target_of(words: list[str], *, name_required: bool = True) -> Target:
+def target_of(words: list[str]) -> Target:
     """Return the target of `KIND/NAME`, `KIND NAME`, or a lone NAME, which means a ModelDeployment."""
-    if len(words) > 2:  # noqa: PLR2004 - a kind and a name
+    targets = targets_of(words)
+    if len(targets) > 1:
         raise UnknownKind(f"too many names: {' '.join(words)}", hint="Give one KIND/NAME")
-    kind_word, _, name = words[0].partition("/")
-    if len(words) == 2:  # noqa: PLR2004 - as above
-        name = words[1]
-    kind = find_kind(kind_word)
-    if kind is None and name_required and not name:
+    return targets[0]
+
+
+def targets_of(words: list[str], *, name_required: bool = True) -> list[Target]:
+    """Return the targets of `KIND/NAME …`, `KIND NAME …`, or a lone NAME, which means a ModelDeployment."""
+    first, *names = words
+    if "/" in first or not names:
+        return [_target(word, name_required=name_required) for word in words]
+    kind = _known_kind(first)
+    for name in names:
+        if "/" in name:
+            raise UnknownKind(
+                f"{name!r} names a kind again, after {first!r}", hint="Write KIND NAME NAME, or KIND/NAME KIND/NAME"
+            )
+    return [Target(kind, name) for name in names]
+
+
+def for_each(targets: Sequence[_T], act: Callable[[_T], None]) -> int:
+    """Act on each target and return the exit code: among several, an error is printed and does not stop the others."""
+    if len(targets) == 1:
+        act(targets[0])
+        return 0
+    code = 0
+    for target in targets:
+        try:
+            act(target)
+        except NotRunning:
+            raise
+        except HeadraceError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = error.exit_code
+    return code
+
+
+def _target(word: str, *, name_required: bool) -> Target:
+    kind_word, slash, name = word.partition("/")
+    if name_required and not slash and find_kind(kind_word) is None:
         return Target(KINDS["ModelDeployment"], kind_word)
-    if kind is None:
-        known = ", ".join(known.plural for known in KINDS.values())
-        meant = nearest_kind(kind_word)
-        guess = f"Did you mean {meant.plural}? " if meant is not None else ""
-        raise UnknownKind(f"there is no kind of resource called {kind_word!r}", hint=f"{guess}There are: {known}")
-    if name_required and not name:
+    kind = _known_kind(kind_word)
+    if "/" in name:
+        raise UnknownKind(f"{word!r} is not a kind and a name", hint="Write KIND/NAME")
+    if (name_required or slash) and not name:
         raise UnknownKind(f"the {kind.singular} has no name", hint=f"Give a name: {kind.singular}/NAME")
     return Target(kind, name or None)
+
+
+def _known_kind(word: str) -> Kind:
+    kind = find_kind(word)
+    if kind is None:
+        known = ", ".join(known.plural for known in KINDS.values())
+        meant = nearest_kind(word)
+        guess = f"Did you mean {meant.plural}? " if meant is not None else ""
+        raise UnknownKind(f"there is no kind of resource called {word!r}", hint=f"{guess}There are: {known}")
+    return kind
 
 
 def find_kind(word: str) -> Kind | None:

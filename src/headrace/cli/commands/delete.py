@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from headrace.api.kinds import Kind
 from headrace.cli.commands.apply import kind_of
 from headrace.cli.manifests import read
-from headrace.cli.targets import UnknownKind, add_namespace, client_of, target_of
+from headrace.cli.targets import UnknownKind, add_namespace, client_of, for_each, targets_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("target", nargs="*", metavar="KIND/NAME", help="e.g. mdep/smollm2")
+    parser.add_argument("target", nargs="*", metavar="KIND/NAME", help="e.g. mdep/smollm2 or `mdep a b`")
+    parser.set_defaults(words="target")
     parser.add_argument(
         "-f", "--filename", action="append", default=[], metavar="FILE", help="what this file describes"
     )
@@ -26,12 +28,14 @@ def run(arguments: argparse.Namespace) -> int:
         for document in read(path):
             metadata = document.manifest["metadata"]
             doomed.append((kind_of(document), metadata.get("namespace", arguments.namespace), metadata["name"]))
-    if arguments.target:
-        target = target_of(arguments.target)
-        doomed.append((target.kind, arguments.namespace, target.name))
+    targets = targets_of(arguments.target) if arguments.target else []
+    doomed += [(target.kind, arguments.namespace, str(target.name)) for target in targets]
     if not doomed:
         raise UnknownKind("nothing is named that could be deleted", hint="Give KIND/NAME or -f FILE")
-    for kind, namespace, name in doomed:
+
+    def delete(doomed: tuple[Kind, str, str]) -> None:
+        kind, namespace, name = doomed
         client.delete(kind, namespace, name)
         print(f"{kind.singular}/{name} deleted")
-    return 0
+
+    return for_each(doomed, delete)

@@ -7,7 +7,7 @@ import argparse
 from headrace.api.vocabulary import MODEL_LABEL
 from headrace.cli import output
 from headrace.cli.client import ApiClient
-from headrace.cli.targets import add_namespace, add_target, client_of, target_of
+from headrace.cli.targets import Target, add_namespace, add_target, client_of, for_each, targets_of
 from headrace.kinds.columns import Column, Object, age
 from headrace.kinds.registry import KINDS
 
@@ -21,10 +21,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describe it."""
+    """Describe each."""
     client = client_of(arguments)
-    target = target_of(arguments.target)
-    obj = client.get(target.kind, arguments.namespace, target.name)
+    targets = targets_of(arguments.target)
+
+    def describe(target: Target) -> None:
+        obj = client.get(target.kind, arguments.namespace, target.name)
+        if target is not targets[0]:
+            print()
+        _describe(client, target, obj)
+
+    return for_each(targets, describe)
+
+
+def _describe(client: ApiClient, target: Target, obj: output.Object) -> None:
     metadata, status = obj["metadata"], obj.get("status", {})
     print(f"Name:       {metadata['name']}")
     print(f"Namespace:  {metadata['namespace']}")
@@ -40,9 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("\nConditions:")
         print(_indented("\n".join(output.table(_CONDITION_COLUMNS, status["conditions"]))))
     if target.kind.kind == "ModelDeployment":
-        _describe_pods(client, arguments.namespace, metadata["name"])
-    _describe_events(client, arguments.namespace, obj)
-    return 0
+        _describe_pods(client, metadata["namespace"], metadata["name"])
+    _describe_events(client, metadata["namespace"], obj)
 
 
 _CONDITION_COLUMNS = [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 
+from headrace.api.kinds import Kind
 from headrace.cli import output
 from headrace.cli.client import ApiClient
-from headrace.cli.targets import Target, add_namespace, add_target, client_of, target_of
+from headrace.cli.targets import Target, UnknownKind, add_namespace, add_target, client_of, for_each, targets_of
 from headrace.kinds.columns import AGE
 
 
@@ -21,48 +23,88 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is asked for."""
+    """Print what is asked for, a table for each kind; a name that is not there does not hide the others."""
     client = client_of(arguments)
-    target = target_of(arguments.target, name_required=False)
-    namespace = None if arguments.all_namespaces and target.name is None else arguments.namespace
+    targets = targets_of(arguments.target, name_required=False)
+    everywhere = arguments.all_namespaces and all(target.name is None for target in targets)
+    namespace = None if everywhere else arguments.namespace
     if arguments.watch:
-        return _watch(client, target, namespace, arguments.output)
-    found = client.get(target.kind, namespace, target.name)
-    if target.kind.kind == "Event" and target.name is None:
-        found["items"].sort(key=output.last_seen)
-    objects = [found] if target.name is not None else found["items"]
+        return _watch(client, targets, namespace, arguments.output)
+    found: list[_Found] = []
+
+    def look_up(target: Target) -> None:
+        answer = client.get(target.kind, namespace, target.name)
+        if target.kind.kind == "Event" and target.name is None:
+            answer["items"].sort(key=output.last_seen)
+        found.append(_Found(target.kind, answer))
+
+    code = for_each(targets, look_up)
     if arguments.output in ("json", "yaml"):
-        print(output.dump(found, arguments.output))
-    elif arguments.output == "name":
+        if found:
+            print(output.dump(_one(found), arguments.output))
+        return code
+    for number, kind in enumerate({item.kind.kind: item.kind for item in found}.values()):
+        if number and arguments.output != "name":
+            print()
+        objects = [obj for item in found if item.kind is kind for obj in item.objects]
+        _print(kind, objects, namespace, arguments.output)
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the API answered for one target."""
+
+    kind: Kind
+    answer: output.Object
+
+    @property
+    def objects(self) -> list[output.Object]:
+        """Return the object, or those of the list."""
+        objects: list[output.Object] = self.answer.get("items", [self.answer])
+        return objects
+
+
+def _one(found: list[_Found]) -> output.Object:
+    """Return what was asked for as one document: several are a List, as kubectl prints them."""
+    if len(found) == 1:
+        return found[0].answer
+    return {"apiVersion": "v1", "kind": "List", "items": [obj for item in found for obj in item.objects]}
+
+
+def _print(kind: Kind, objects: list[output.Object], namespace: str | None, form: str | None) -> None:
+    if form == "name":
         for obj in objects:
-            print(f"{target.kind.singular}/{obj['metadata']['name']}")
+            print(f"{kind.singular}/{obj['metadata']['name']}")
     elif objects:
-        columns = output.columns_of(target.kind, wide=arguments.output == "wide", all_namespaces=namespace is None)
+        columns = output.columns_of(kind, wide=form == "wide", all_namespaces=namespace is None)
         print("\n".join(output.table(columns, objects)))
     else:
         where = "in any namespace" if namespace is None else f"in namespace {namespace}"
-        print(f"no {target.kind.plural} {where}", file=sys.stderr)
-    return 0
+        print(f"no {kind.plural} {where}", file=sys.stderr)
 
 
-def _watch(client: ApiClient, target: Target, namespace: str | None, form: str | None) -> int:
+def _watch(client: ApiClient, targets: list[Target], namespace: str | None, form: str | None) -> int:
     """Print the header once and a row for each that looks different from before; `json`, `yaml` and `name` print all.
 
     A model that is fetched changes its status with every percent, which a row may not show. Cells are not aligned with
     those of rows to come.
     """
-    columns = output.columns_of(target.kind, wide=form == "wide", all_namespaces=namespace is None)
+    kind, names = targets[0].kind, {target.name for target in targets}
+    if any(target.kind is not kind for target in targets):
+        raise UnknownKind("--watch takes one kind", hint="Run one command for each kind")
+    columns = output.columns_of(kind, wide=form == "wide", all_namespaces=namespace is None)
     header_printed = False
     seen: dict[tuple[str, str], list[str]] = {}
-    for change in client.watch(target.kind, namespace):
+    for change in client.watch(kind, namespace):
         obj = change["object"]
-        if target.name is not None and obj["metadata"]["name"] != target.name:
+        if None not in names and obj["metadata"]["name"] not in names:
             continue
         if form in ("json", "yaml"):
             print(output.dump(obj, form), flush=True)
             continue
         if form == "name":
-            print(f"{target.kind.singular}/{obj['metadata']['name']}", flush=True)
+            print(f"{kind.singular}/{obj['metadata']['name']}", flush=True)
             continue
         key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
         # An event that happens again looks as it did, but for its time.

@@ -14,7 +14,8 @@ from headrace.kinds.registry import KINDS
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("target", nargs="+", metavar="NAME", help="a ModelDeployment, or pod/NAME")
+    parser.add_argument("target", nargs=1, metavar="NAME", help="one ModelDeployment, or pod/NAME")
+    parser.set_defaults(words="target")
     add_namespace(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
     parser.add_argument("-p", "--previous", action="store_true", help="of the container's last life")

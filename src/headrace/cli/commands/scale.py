@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.cli.targets import add_namespace, add_target, client_of, count, target_of
+from headrace.cli.client import ApiClient
+from headrace.cli.targets import Target, add_namespace, add_target, client_of, count, for_each, targets_of
 
 FORCE_ZERO = (
     "To force zero, set spec.suspend: true (requests are refused then), or spec.scaling.idleTimeoutSeconds: 1 "
@@ -23,17 +24,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scale, and say when the autoscaler will not care."""
     client = client_of(arguments)
-    target = target_of(arguments.target)
+    return for_each(
+        targets_of(arguments.target), lambda target: _scale(client, target, arguments.namespace, arguments.replicas)
+    )
+
+
+def _scale(client: ApiClient, target: Target, namespace: str, replicas: int) -> None:
     assert target.name is not None
-    client.scale(target.kind, arguments.namespace, target.name, arguments.replicas)
+    client.scale(target.kind, namespace, target.name, replicas)
     named = f"{target.kind.singular}/{target.name}"
-    if client.get(target.kind, arguments.namespace, target.name)["spec"].get("scaling"):
-        remedy = "Change its minReplicas and maxReplicas, or remove it" if arguments.replicas else FORCE_ZERO
+    if client.get(target.kind, namespace, target.name)["spec"].get("scaling"):
+        remedy = "Change its minReplicas and maxReplicas, or remove it" if replicas else FORCE_ZERO
         print(
-            f"warning: {named} is not scaled: spec.replicas is {arguments.replicas} now but ignored, since "
+            f"warning: {named} is not scaled: spec.replicas is {replicas} now but ignored, since "
             f"spec.scaling is set. {remedy}",
             file=sys.stderr,
         )
     else:
-        print(f"{named} scaled to {arguments.replicas}")
-    return 0
+        print(f"{named} scaled to {replicas}")

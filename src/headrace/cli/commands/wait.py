@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 import time
 from dataclasses import dataclass
 
 from headrace.cli.client import ApiClient
-from headrace.cli.targets import Target, add_namespace, add_target, client_of, target_of
+from headrace.cli.targets import Target, add_namespace, add_target, client_of, for_each, targets_of
 from headrace.errors import HeadraceError, NotFound, NotRunning
 from headrace.kinds.columns import Object, condition
 
@@ -86,26 +85,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Wait."""
+    """Wait for all of them at once; the time is for all together."""
     client = client_of(arguments)
-    target = target_of(arguments.target)
-    met = threading.Event()
-    state = _Wait(client, target, arguments.namespace, arguments.what)
-    worker = threading.Thread(target=state.follow, args=(met,), daemon=True)
+    waits = [_Wait(client, target, arguments.namespace, arguments.what) for target in targets_of(arguments.target)]
     deadline = time.monotonic() + arguments.timeout.seconds
-    worker.start()
-    met.wait(max(0.0, deadline - time.monotonic()))
-    if state.error is not None:
-        raise state.error
-    if not met.is_set():
-        named = f"{target.kind.singular}/{target.name}"
-        raise WaitTimeout(
-            f"{named} did not meet {arguments.what.text} in {arguments.timeout.text}: {state.seen}",
-            hint=f"See `headrace describe {named}`",
-        )
-    print(f"{target.kind.singular}/{target.name} {'deleted' if arguments.what.gone else 'condition met'}")
-    sys.stdout.flush()
-    return 0
+    for wait in waits:
+        threading.Thread(target=wait.follow, daemon=True).start()
+
+    def finish(wait: _Wait) -> None:
+        wait.finish(deadline, arguments.timeout)
+        print(f"{wait.named} {'deleted' if arguments.what.gone else 'condition met'}", flush=True)
+
+    return for_each(waits, finish)
 
 
 class _Wait:
@@ -116,17 +107,31 @@ class _Wait:
         self._target = target
         self._namespace = namespace
         self._goal = goal
+        self.named = f"{target.kind.singular}/{target.name}"
         self.seen = "nothing was seen of it"
-        self.error: HeadraceError | None = None
+        self._met = threading.Event()
+        self._error: HeadraceError | None = None
 
-    def follow(self, met: threading.Event) -> None:
+    def finish(self, deadline: float, timeout: _Duration) -> None:
+        """Return when the goal is met. Raises WaitTimeout when it is not by the deadline."""
+        self._met.wait(max(0.0, deadline - time.monotonic()))
+        if self._error is not None:
+            raise self._error
+        if not self._met.is_set():
+            raise WaitTimeout(
+                f"{self.named} did not meet {self._goal.text} in {timeout.text}: {self.seen}",
+                hint=f"See `headrace describe {self.named}`",
+            )
+
+    def follow(self) -> None:
+        """Set the event once the goal is met, or cannot be any more."""
         try:
-            self._follow(met)
+            self._follow()
         except HeadraceError as error:
-            self.error = error
-            met.set()
+            self._error = error
+            self._met.set()
 
-    def _follow(self, met: threading.Event) -> None:
+    def _follow(self) -> None:
         gone = self._goal.gone
         changes = self._client.watch(self._target.kind, self._namespace)  # before the look: nothing falls between
         try:
@@ -134,13 +139,13 @@ class _Wait:
         except NotFound:
             if not gone:
                 raise
-            met.set()
+            self._met.set()
             return
         for change in changes:
             if change["object"]["metadata"]["name"] != self._target.name:
                 continue
             if (gone and change["type"] == "DELETED") or (not gone and self._holds(change["object"])):
-                met.set()
+                self._met.set()
                 return
         raise NotRunning("the instance stopped while we waited", hint="Start it with `headrace up`")
 
