@@ -210,7 +210,7 @@ def test_wait_when_the_object_has_no_such_condition_then_those_that_it_has_are_n
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["keys"], "create,list,revoke"),
+        (["keys"], "required: create|list|revoke"),
         (["logs", "x", "--tail=-1"], "--tail"),
         (["scale", "mdep/x", "--replicas=-1"], "--replicas"),
         (["delete"], "Give KIND/NAME or -f FILE"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -158,7 +159,7 @@ async def test_object_when_it_is_not_there_then_the_error_says_where_to_look(
     [
         ("logs secret/x", 2, "mdep/NAME or pod/NAME"),
         ("logs tiny", 1, "`headrace describe mdep/tiny`"),
-        ("keys create Not_A_Name", 2, "must be a DNS name"),
+        ("keys create Not_A_Name", 2, "error: 'Not_A_Name' cannot name a key: it must be a DNS name"),
         ("apply -f {unknown}", 2, "unknown:2: Foo is not a kind that headrace knows. There are: v1 ConfigMap"),
         ("apply -f {mistyped}", 2, "mistyped:2: ModelDeploymnt is not a kind that headrace knows. Did you mean Model"),
         ("apply -f {short}", 2, "short:2: mdep is not a kind that headrace knows. Did you mean ModelDeployment?"),
@@ -197,10 +198,10 @@ async def test_keys_when_the_name_is_taken_then_the_error_says_how_to_go_on(sess
 async def test_keys_when_the_first_comes_and_the_last_goes_then_what_requests_need_is_said(session: Session) -> None:
     needs, needs_none = "From now on every request needs a key", "requests from this machine need none again"
     await session.headrace("keys", "create", "first")
-    assert needs in session.said
-    assert "HEADRACE_API_KEY" in session.said
+    assert needs in session.complained
+    assert "HEADRACE_API_KEY" in session.complained
     await session.headrace("keys", "create", "second", "-n", "elsewhere")
-    assert needs not in session.said
+    assert needs not in session.complained
     await session.headrace("keys", "revoke", "first")
     assert needs_none not in session.said
     await session.headrace("keys", "revoke", "second", "-n", "elsewhere")
@@ -213,10 +214,20 @@ async def test_keys_when_listed_then_the_models_that_each_opens_are_shown(sessio
     await session.apply()
     await session.headrace("keys", "create", "any")
     await session.headrace("keys", "create", "one", "--model", "tiny", "--model", "other")
-    assert session.complained == "warning: namespace default has no model 'other' now (there are: tiny)\n"
+    assert session.complained.endswith("warning: namespace default has no model 'other' now (there are: tiny)\n")
     await session.headrace("keys", "list")
     rows = [line.split()[:-1] for line in session.said.splitlines()]
     assert rows == [["NAME", "MODELS"], ["any", "all"], ["of-a-file", "some"], ["one", "tiny,other"]]
+
+
+async def test_keys_when_they_are_in_other_namespaces_then_these_are_named(session: Session) -> None:
+    await session.headrace("keys", "list", "-A")
+    assert session.said == "no API keys\n"
+    await session.headrace("keys", "create", "app", "-n", "team-a")
+    await session.headrace("keys", "list")
+    assert session.said.startswith("no API keys in namespace default; there are some in: team-a")
+    await session.headrace("keys", "list", "-A")
+    assert [line.split()[0] for line in session.said.splitlines()] == ["NAMESPACE", "team-a"]
 
 
 async def test_keys_when_the_name_is_that_of_another_secret_then_it_is_left_alone(session: Session) -> None:
@@ -264,8 +275,8 @@ async def test_describe_when_a_model_is_there_then_it_is_told(session: Session) 
 
 async def test_keys_when_created_then_listed_without_the_key_and_deleted(session: Session) -> None:
     assert await session.headrace("keys", "create", "app") == 0
-    key = session.said.splitlines()[0]
-    assert key.startswith("hr_default_")
+    key = session.said.removesuffix("\n")  # `KEY=$(headrace keys create app)`
+    assert re.fullmatch(r"hr_default_\S+", key)
     assert await session.headrace("keys", "list") == 0
     assert "app" in session.said
     assert key not in session.said

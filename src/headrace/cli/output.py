@@ -14,7 +14,7 @@ from headrace.kinds.registry import RESOURCE_KINDS
 
 def columns_of(kind: Kind, *, wide: bool, all_namespaces: bool) -> list[Column]:
     """Return the columns in which objects of a kind are listed."""
-    columns = [Column("NAMESPACE", lambda o: str(o["metadata"]["namespace"]))] if all_namespaces else []
+    columns = [NAMESPACE] if all_namespaces else []
     resource = RESOURCE_KINDS.get(kind.kind)
     columns += resource.columns if resource is not None else _COLUMNS.get(kind.kind, [NAME, AGE])
     return [column for column in columns if wide or not column.wide]
@@ -110,6 +110,7 @@ def _event_object(event: Object) -> str:
     return f"{str(involved.get('kind', '')).lower()}/{involved.get('name', '')}"
 
 
+NAMESPACE = Column("NAMESPACE", lambda o: str(o["metadata"]["namespace"]))
 _COLUMNS: dict[str, list[Column]] = {  # of Kubernetes' kinds; those of ours are in the registry
     "Pod": [
         NAME,

@@ -10,7 +10,7 @@ from headrace.api.vocabulary import API_KEY_LABEL, GROUP
 from headrace.cli import output
 from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
 from headrace.cli.targets import add_namespace, client_of
-from headrace.errors import HeadraceError, NotFound
+from headrace.errors import HeadraceError, InvalidResource, NotFound
 from headrace.kinds.columns import AGE, NAME, Column, Object
 from headrace.kinds.registry import KINDS
 from headrace.routes.api_keys import digest_of, new_key
@@ -22,11 +22,12 @@ what counts is the Secret's data."""
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    actions = parser.add_subparsers(dest="action", required=True)
-    create = actions.add_parser("create", help="make a key and print it, once")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|revoke", title="actions")
+    create = actions.add_parser("create", help="make a key and print it alone to standard output, once")
     create.add_argument("name", help="a name for it, e.g. the application's")
     create.add_argument("--model", action="append", default=[], help="only this public model name (repeatable)")
     listing = actions.add_parser("list", help="list the keys of a namespace")
+    listing.add_argument("-A", "--all-namespaces", action="store_true", help="of every namespace")
     revoke = actions.add_parser("revoke", help="make a key useless, at once")
     revoke.add_argument("name")
     for level in (parser, create, listing, revoke):
@@ -40,11 +41,19 @@ def run(arguments: argparse.Namespace) -> int:
         return _create(client, arguments.namespace, arguments.name, arguments.model)
     if arguments.action == "revoke":
         return _revoke(client, arguments.namespace, arguments.name)
-    keys = _keys(client, arguments.namespace)
-    if not keys:
-        print(f"no API keys in namespace {arguments.namespace}")
-        return 0
-    print("\n".join(output.table(_COLUMNS, keys)))
+    return _list(client, None if arguments.all_namespaces else arguments.namespace)
+
+
+def _list(client: ApiClient, namespace: str | None) -> int:
+    every = _keys(client, None)
+    keys = [key for key in every if namespace in (None, key["metadata"]["namespace"])]
+    if keys:
+        print("\n".join(output.table(_COLUMNS if namespace else [output.NAMESPACE, *_COLUMNS], keys)))
+    elif every:
+        others = ", ".join(sorted({key["metadata"]["namespace"] for key in every}))
+        print(f"no API keys in namespace {namespace}; there are some in: {others} (`headrace keys list -A`)")
+    else:
+        print("no API keys" + (f" in namespace {namespace}" if namespace else ""))
     return 0
 
 
@@ -66,25 +75,34 @@ def _create(client: ApiClient, namespace: str, name: str, models: list[str]) -> 
     if models:
         data["models"] = ",".join(models)
         metadata["annotations"] = {MODELS_ANNOTATION: data["models"]}
-    client.apply(
-        KINDS["Secret"],
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": metadata,
-            "type": "Opaque",
-            "data": {field: base64.b64encode(value.encode()).decode() for field, value in data.items()},
-        },
-    )
-    print(key)
-    print("Keep it: it is not shown again. Use it as the API key of an OpenAI client.")
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "data": {field: base64.b64encode(value.encode()).decode() for field, value in data.items()},
+    }
+    try:
+        client.apply(KINDS["Secret"], secret)
+    except InvalidResource as error:
+        raise _name_fault(name, error) from error
+    print(key, flush=True)
+    print("Keep it: it is not shown again. Use it as the API key of an OpenAI client.", file=sys.stderr)
     if first:
-        print("From now on every request needs a key: `headrace chat` reads it from HEADRACE_API_KEY.")
+        print("From now on every request needs a key: `headrace chat` reads it from HEADRACE_API_KEY.", file=sys.stderr)
     for model in models:
         if model not in served:
             known = f"there are: {', '.join(sorted(served))}" if served else "there is none"
             print(f"warning: namespace {namespace} has no model {model!r} now ({known})", file=sys.stderr)
     return 0
+
+
+def _name_fault(name: str, error: InvalidResource) -> InvalidResource:
+    """Return the error about the key's name where that is what the Secret was refused for."""
+    for cause in error.causes:
+        if cause.field == "metadata.name":
+            return InvalidResource(f"{name!r} cannot name a key: it {cause.message}", causes=())
+    return error
 
 
 def _revoke(client: ApiClient, namespace: str, name: str) -> int:
