@@ -100,6 +100,13 @@ class LLMEngine:
         threads = threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(threads)
         model_len = min(max_model_len, file.config.context)
+        if model_len < max_model_len:
+            log.warning(
+                "maxModelLen is %d, and the model's context %d: prompt and answer together have at most %d tokens",
+                max_model_len,
+                file.config.context,
+                model_len,
+            )
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(ModelTokenizer, file)
             model = LlamaModel(

@@ -11,6 +11,7 @@ on the same weights (tested).
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import mmap
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from torch.nn import functional
 from headrace.errors import CannotStart
 from headrace_llm.config import LlamaConfig
 from headrace_llm.gguf import GGUFFile
+from headrace_llm.memory import read_memory
 from headrace_llm.weights import Part, WeightLoader
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class LlamaModel:
         self._norm = loader.add(Part("output_norm.weight", (config.width,)))
         tied = "output.weight" not in file.tensors
         self._head = self._embedding if tied else loader.add(Part("output.weight", vocabulary))
-        self._keys, self._values = _kv_cache(config, slots, model_len)
+        self._keys, self._values = _kv_cache(config, slots, model_len, loader.memory_bytes)
         self._cos, self._sin = _rope_tables(config, model_len)
         loader.load(threads, progress)
 
@@ -188,18 +192,31 @@ def _rope_tables(config: LlamaConfig, model_len: int) -> tuple[torch.Tensor, tor
     return angles.cos(), angles.sin()
 
 
-def _kv_cache(config: LlamaConfig, slots: int, model_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _kv_cache(config: LlamaConfig, slots: int, model_len: int, weights_bytes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return keys and values: [layers, slots, kv heads, model_len, head_dim], float32. Raises CannotStart."""
     shape = (config.layers, slots, config.kv_heads, model_len, config.head_dim)
+    size = 2 * math.prod(shape) * torch.float32.itemsize
+    cache = f"the KV cache of {size / 2**30:.1f} GiB, for {slots} requests of {model_len} tokens,"
+    remedy = (
+        "Lower spec.runtime.llm.maxModelLen or maxConcurrentRequests"
+        " (headrace-llm: --max-model-len, --max-concurrent-requests)"
+    )
+    memory, needed = read_memory(), weights_bytes + size
+    # Weights that do not fit alone are no fault of the cache: a container's limit is then reported as OOMKilled.
+    if memory.total is not None and weights_bytes <= memory.total < needed:
+        raise CannotStart(f"{cache} does not fit into memory", hint=remedy)
+    if memory.available is not None and needed > memory.available:
+        log.warning(
+            "%s and the weights need %.1f GiB when all of it is used, and %.1f GiB are available now. %s",
+            cache.removesuffix(","),
+            needed / 2**30,
+            memory.available / 2**30,
+            remedy,
+        )
     try:
         return _untouched(shape), _untouched(shape)
     except (OSError, OverflowError) as error:
-        size = 2 * math.prod(shape) * torch.float32.itemsize / 2**30
-        raise CannotStart(
-            f"the KV cache of {size:.1f} GiB, for {slots} requests of {model_len} tokens, does not fit into memory",
-            hint="Lower spec.runtime.llm.maxModelLen or maxConcurrentRequests"
-            " (headrace-llm: --max-model-len, --max-concurrent-requests)",
-        ) from error
+        raise CannotStart(f"{cache} does not fit into memory", hint=remedy) from error
 
 
 def _untouched(shape: tuple[int, ...]) -> torch.Tensor:

@@ -47,6 +47,11 @@ class WeightLoader:
         self._used = 0
         self._tasks: list[_Task] = []
 
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory the weights take."""
+        return self._memory.numel() * _BYTES
+
     def add(self, *parts: Part) -> torch.Tensor:
         """Return the weight made of these parts, one below the other, still empty: [rows, width] or [width], float32.
 

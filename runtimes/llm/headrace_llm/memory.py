@@ -1,0 +1,70 @@
+"""How much memory this process may have: the machine's, or less where a cgroup (a container's limit) bounds it.
+
+A KV cache is mapped without being touched, and with `vm.overcommit_memory=1` the kernel maps any size. What can never
+fit would otherwise be found by the kernel's out-of-memory killer, in the middle of answers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_V2_MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+_V1_MOUNT = "sys/fs/cgroup/memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What there is for this process, in bytes; None where the system does not say."""
+
+    total: int | None
+    """The machine's memory or the lowest cgroup limit."""
+    available: int | None
+    """Of it, what the machine could give now without swapping."""
+
+
+def read_memory(root: Path = Path("/")) -> Memory:
+    """Return what /proc and the cgroups (v1, v2) below `root` say."""
+    info = _text(root / "proc/meminfo")
+    total, available = (
+        int(found[1]) * 1024 if (found := re.search(rf"^{field}:\s+(\d+) kB", info, re.MULTILINE)) else None
+        for field in ("MemTotal", "MemAvailable")
+    )
+    limits = _limits(root)
+    return Memory(_lowest(total, *limits), _lowest(available, *limits))
+
+
+def _limits(root: Path) -> list[int]:
+    """Return the limits of this process's memory cgroup and of those around it.
+
+    In a container the path may be the host's, where nothing is to be seen: then its root, the mount, has the limit.
+    """
+    limits = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0" and not controllers:
+            files = [(root / mount, "memory.max") for mount in _V2_MOUNTS]
+        elif "memory" in controllers.split(","):
+            files = [(root / _V1_MOUNT, "memory.limit_in_bytes")]
+        else:
+            continue
+        for mount, name in files:
+            own = mount / path.lstrip("/")
+            for directory in (own, *own.parents):
+                limit = _text(directory / name).strip()
+                limits += [int(limit)] if limit.isdecimal() else []  # "max": none
+                if directory == mount:
+                    break
+    return limits
+
+
+def _lowest(*values: int | None) -> int | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
