@@ -14,9 +14,12 @@ from headrace.cli.client import ApiClient
 from headrace.cli.commands.wait import _Goal, _Wait
 from headrace.cli.main import COMMANDS, main
 from headrace.cli.targets import UnknownKind, target_of
+from headrace.errors import InvalidModel
 from headrace.kinds.columns import age
 from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome
+from headrace.serving.identity import Identity
+from headrace_llm.gguf import GGUFFile
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +146,23 @@ def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_wo
     said = capsys.readouterr().out
     assert "None" not in said
     assert "(default: 8000)" in said
+
+
+def test_headrace_llm_when_the_file_is_not_there_then_its_path_is_said_once() -> None:
+    with pytest.raises(InvalidModel) as caught:
+        GGUFFile(Path("/nosuch.gguf"))
+    assert (
+        str(caught.value) == "cannot read /nosuch.gguf: No such file or directory. Check the path and who may read it"
+    )
+
+
+@pytest.mark.parametrize("identity", [None, object()])
+def test_headrace_llm_when_it_is_a_replica_then_it_recommends_no_request(
+    identity: object | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Identity, "of", lambda _: identity)
+    headrace_llm.main._greet("m", "127.0.0.1", 8000)
+    assert ("curl" in capsys.readouterr().out) == (identity is None)
 
 
 def test_words_when_they_stand_behind_options_then_they_count(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,18 @@ def test_detached_instance_when_it_has_a_name_then_the_words_for_it_name_it_and_
     assert "`headrace down --instance three`" in said
 
 
+def test_detached_instance_when_it_is_not_on_loopback_then_it_says_how_to_make_a_key(
+    monkeypatch: pytest.MonkeyPatch, home: InstanceHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _pretend(INSTANCE, home, monkeypatch)
+    try:
+        assert main(["up", "--detach", "--host", "0.0.0.0"]) == 0
+    finally:
+        os.kill(Record.read(home).pid, signal.SIGKILL)
+    said = capsys.readouterr().out
+    assert "every request needs an API key: export HEADRACE_API_KEY=$(headrace keys create NAME)\n" in said
+
+
 def test_instance_when_its_port_is_taken_and_it_is_interrupted_then_it_says_which_it_uses_and_how_long_it_takes(
     home: InstanceHome,
 ) -> None:

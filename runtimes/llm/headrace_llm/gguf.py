@@ -102,7 +102,10 @@ class GGUFFile:
             with path.open("rb") as file:
                 # Private and writable, though nobody writes: torch takes no memory that it could not write to.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise InvalidModel(f"cannot read {path}: {why}", hint="Check the path and who may read it") from error
+        except ValueError as error:  # mmap's, of an empty file
             raise InvalidModel(f"cannot read {path}: {error}", hint="Is it a GGUF file?") from error
         self.path = path
         self._at = 0

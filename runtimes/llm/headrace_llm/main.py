@@ -80,7 +80,11 @@ def _port(text: str) -> int:
 
 
 def _greet(model: str, host: str, port: int) -> None:
-    """Say in plain words what to try."""
+    """Print what to try where the server stands alone; a replica serves gateways only."""
+    from headrace.serving.identity import Identity  # noqa: PLC0415 - see main
+
+    if Identity.of(os.environ) is not None:
+        return
     url = f"http://{host}:{port}/v1"
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     body = json.dumps({"model": model, "messages": messages, "temperature": 0})

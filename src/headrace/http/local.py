@@ -16,6 +16,7 @@ from headrace.http.errors import HostNotAllowed, OriginNotAllowed, RequestError
 
 MAX_ACCEPTED = 64
 """Values of `Host` that are remembered as accepted: each client sends the same one in all its requests."""
+_WHERE = " in its environment (in local mode that of `headrace up`) and start it again"
 
 
 class LocalOnly:
@@ -41,14 +42,15 @@ class LocalOnly:
             if not (name in self._hosts or _is_address(name)):
                 return HostNotAllowed(
                     f"without API keys this server answers this machine alone, and {_shown(host)!r} is not its name",
-                    hint=f"Use localhost or the IP address, or add the name to {environment.ALLOWED_HOSTS}",
+                    hint=f"Use localhost or the IP address, or add the name to {environment.ALLOWED_HOSTS}{_WHERE}",
                 )
             if len(self._accepted) < MAX_ACCEPTED:
                 self._accepted.add(host)
         if origin is not None and not self._is_local(origin):
             return OriginNotAllowed(
                 f"without API keys this server answers no web page of {_shown(origin)!r}",
-                hint=f"Add the origin to {environment.ALLOWED_ORIGINS} if the page may use the models of this machine",
+                hint=f"If the page may use the models of this machine, add the origin to "
+                f"{environment.ALLOWED_ORIGINS}{_WHERE}",
             )
         return None
 

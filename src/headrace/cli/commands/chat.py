@@ -230,6 +230,10 @@ def _refusal(response: http.client.HTTPResponse) -> HeadraceError:
 
 def _error(error: dict[str, Any]) -> HeadraceError:
     """Return the exception for an error in OpenAI's shape. Its message says already what can be done, but for a key."""
-    hint = "Give an API key in HEADRACE_API_KEY" if error.get("code") == "invalid_api_key" else ""
+    hint = (
+        "Give an API key in HEADRACE_API_KEY (`headrace keys create NAME` makes one)"
+        if error.get("code") == "invalid_api_key"
+        else ""
+    )
     kind = NoRoom if error.get("code") == CONTEXT_FULL else HeadraceError
     return kind(str(error.get("message", "the gateway sent an error without a message")), hint=hint)

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         allow_loopback_sources=arguments.allow_loopback_sources,
     )
-    return instance.run(options, _Narrator(home, documents))
+    return instance.run(options, _Narrator(home, documents, _key_note(home, arguments.host)))
 
 
 def _port(text: str) -> int:
@@ -98,12 +98,25 @@ def _check(documents: list[Document]) -> None:
         raise InvalidResource("nothing was started", causes=(), hint="Mend the lines above and try again")
 
 
+def _key_note(home: InstanceHome, host: str) -> str:
+    """Return how to make the key that every request needs on an address that is not loopback; empty where none is."""
+    from headrace.local.gateway_process import needs_keys  # noqa: PLC0415 - see run
+
+    try:
+        needed = needs_keys(host)
+    except ValueError:  # no address: the instance says so
+        return ""
+    create = f"export HEADRACE_API_KEY=$(headrace keys create{instance_option(home.name)} NAME)"
+    return f"keys: {host} is not loopback, so every request needs an API key: {create}" if needed else ""
+
+
 class _Narrator:
     """Prints what the instance does; an output that takes no more (a full disk, a closed pipe) does not end it."""
 
-    def __init__(self, home: InstanceHome, documents: list[Document]) -> None:
+    def __init__(self, home: InstanceHome, documents: list[Document], key_note: str) -> None:
         self._home = home
         self._documents = documents
+        self._key_note = key_note
         self._began = time.monotonic()
         self._live = LiveView(ApiClient(home.socket))
 
@@ -120,6 +133,8 @@ class _Narrator:
 
     def _greet(self, endpoint: str) -> None:
         print(f"ready in {time.monotonic() - self._began:.1f} s: {endpoint}/v1  (logs: {self._home.logs})")
+        if self._key_note:
+            print(self._key_note)
         names = [output.public_name(document.manifest) for document in self._documents if _is_model(document.manifest)]
         option = instance_option(self._home.name)
         if names:
@@ -127,7 +142,9 @@ class _Narrator:
             limits = {"temperature": 0, "max_tokens": TRY_TOKENS, "stream": True}
             body = json.dumps({"model": names[0], "messages": messages, **limits})
             print(f"try:  headrace chat{option} {names[0]}")
-            print(f"      curl -N {endpoint}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+            headers = "-H 'Content-Type: application/json'"
+            headers += ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if self._key_note else ""
+            print(f"      curl -N {endpoint}/v1/chat/completions {headers} -d '{body}'")
         else:
             print(f"next: headrace apply{option} -f FILE")
         interrupt = "Ctrl-C" if output.is_terminal() else "SIGINT"
@@ -177,6 +194,8 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
                 print(f"port {DEFAULT_PORT} is taken: using {port}")
             option = instance_option(home.name)
             print(f"the instance {home.name!r} is up: {record.endpoint}/v1")
+            if note := _key_note(home, arguments.host):
+                print(note)
             print(f"next: headrace get mdep{option}; stop it with `headrace down{option}`")
             return 0
         time.sleep(POLL_SECONDS)
