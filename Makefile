@@ -7,7 +7,7 @@ FILE ?= examples/smollm2.yaml
 
 .PHONY: up test e2e cluster-up cluster-down lint format crds docs changelog bench bench-operator images clean help
 help: ## show this help
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
 up: $(VENV)/.installed-local ## serve $(FILE) on this machine (Ctrl-C stops it)
 	@$(BIN)/headrace up -f $(FILE)

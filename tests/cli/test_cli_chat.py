@@ -32,6 +32,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _use(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, *questions: str) -> None:
     monkeypatch.setattr(ApiClient, "instance", lambda _: {"endpoint": gateway.endpoint})
+    monkeypatch.setattr(ApiClient, "get", lambda *_: {"items": [{"metadata": {"name": "m"}, "spec": {"model": {}}}]})
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{question}\n" for question in questions)))
 
 
@@ -42,6 +43,16 @@ def test_answer_when_it_comes_to_a_terminal_then_all_of_it_stays_and_the_stage_g
         _use(gateway, monkeypatch)
         assert main(["chat", "m", "capital?"]) == 0
         assert seen.lines() == ["Paris."]
+
+
+def test_conversation_when_the_model_does_not_exist_then_it_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeGateway() as gateway:
+        _use(gateway, monkeypatch, "capital?")
+        assert main(["chat", "nosuch"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "error: there is no model 'nosuch'. There are: m\n")
 
 
 def test_stage_when_it_is_longer_than_the_terminal_is_wide_then_it_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,6 +13,8 @@ import pytest
 import yaml
 from cli.cli_session import FILE, TINY, Session, serving_session
 
+from headrace.api.vocabulary import COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LABEL
+from headrace.cli.client import ApiClient
 from headrace.cli.main import main
 from headrace.local.home import InstanceHome
 from headrace.reconcile.world import Event
@@ -46,6 +49,35 @@ async def test_apply_when_a_field_is_wrong_then_its_line_is_named_and_nothing_is
     assert f"{session.file}:6: spec.replicas" in session.complained
     assert await session.headrace("get", "mdep") == 0
     assert "no modeldeployments" in session.complained
+
+
+async def test_apply_when_replicas_are_ignored_then_it_is_a_warning(session: Session) -> None:
+    session.file.write_text(FILE + "  replicas: 2\n  scaling: {maxReplicas: 2}\n")
+    assert await session.apply() == 0
+    assert session.complained.startswith(f"warning: {session.file}:6: spec.replicas is ignored")
+
+
+async def test_apply_when_standard_input_is_wrong_then_its_line_is_named(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = FILE + "  replicas: -1\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert await session.headrace("apply", "-f", "-") == 2
+    assert session.complained.startswith("stdin:6: spec.replicas")
+
+
+def test_logs_when_a_model_has_several_pods_then_it_says_which_it_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {MODEL_LABEL: "tiny", COMPONENT_LABEL: COMPONENT_RUNTIME}
+    pods = [
+        {"metadata": {"name": f"tiny-{at}", "labels": labels, "creationTimestamp": f"2026-01-0{at}T00:00:00Z"}}
+        for at in (1, 2)
+    ]
+    monkeypatch.setattr(ApiClient, "get", lambda *_: {"items": pods})
+    monkeypatch.setattr(ApiClient, "logs", lambda *_, **__: iter(()))
+    assert main(["logs", "tiny"]) == 0
+    assert capsys.readouterr().err == "this is the log of pod/tiny-2, the newest; there are also: tiny-1\n"
 
 
 async def test_get_when_a_format_is_asked_for_then_it_is_that(session: Session) -> None:

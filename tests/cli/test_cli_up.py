@@ -147,6 +147,7 @@ def test_instance_when_its_port_is_taken_and_it_is_interrupted_then_it_says_whic
         said += up.communicate(timeout=SECONDS)[0].splitlines()
     assert any(re.fullmatch(r"port 8080 is taken: using \d+", line) for line in said)
     assert "stop: SIGINT or `headrace down --instance three`" in said
+    assert "stopped: resources and models stay for the next `headrace up --instance three`" in said
     assert "stopping: running requests may finish, for 30 s at most; Ctrl-C again to cut them off" in said
     tried = next(line for line in said if "curl" in line)
     body = json.loads(tried.partition(" -d ")[2].strip("'"))

@@ -56,7 +56,7 @@ class Document:
 
 def read(path: str) -> list[Document]:
     """Return the documents of a file (`-`: standard input). Raises InvalidFile with the line of the fault."""
-    name = "standard input" if path == "-" else path
+    name, place = ("standard input", "stdin") if path == "-" else (path, path)
     try:
         text = _read_bounded(path).decode()
     except OSError as error:
@@ -70,10 +70,10 @@ def read(path: str) -> list[Document]:
         nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None and node.tag != _NULL]
         if not nodes:
             raise InvalidFile(f"{name} has no resource in it", hint=_SHAPE)
-        return [_document(path, node) for node in nodes]
+        return [_document(place, node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidFile(f"{path}:{line}: not valid YAML: {error.problem}", hint="Mend that line") from error
+        raise InvalidFile(f"{place}:{line}: not valid YAML: {error.problem}", hint="Mend that line") from error
     except yaml.YAMLError as error:
         raise InvalidFile(f"{name} is not valid YAML: {error}", hint="Resource files are YAML or JSON") from error
     except RecursionError as error:

@@ -78,6 +78,11 @@ class InstanceHome:
         return cls(_root() if root is None else root.absolute(), name)
 
     @property
+    def option(self) -> str:
+        """The option with which a command means this instance; empty for the one that is meant without."""
+        return "" if self.name == "default" else f" --instance {self.name}"
+
+    @property
     def directory(self) -> Path:
         """The instance's own directory."""
         return self.root / "instances" / self.name
@@ -194,7 +199,7 @@ class InstanceHome:
             raise self._already_running()
 
     def _already_running(self) -> CannotStart:
-        option = "" if self.name == "default" else f" --instance {self.name}"
+        option = self.option
         return CannotStart(
             f"the instance {self.name!r} is already running{self._endpoint()}",
             hint=f"Use it (`headrace get mdep{option}`), stop it (`headrace down{option}`), "

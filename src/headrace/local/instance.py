@@ -135,7 +135,7 @@ class _Instance:
                 self._on_event("stopping", _STOPPING)
             finally:
                 await self._go_down()
-        self._on_event("stopped", "resources and models stay for the next `headrace up`")
+        self._on_event("stopped", f"resources and models stay for the next `headrace up{self._home.option}`")
         return 0
 
     async def _come_up(self, tasks: asyncio.TaskGroup) -> None:

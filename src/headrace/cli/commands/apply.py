@@ -40,10 +40,19 @@ def run(arguments: argparse.Namespace) -> int:
             if not dry_run or arguments.dry_run:
                 suffix = " (dry run)" if dry_run else ""
                 print(f"{kind.singular}/{document.manifest['metadata']['name']} {applied.verb}{suffix}")
+                warn_of_replicas(document)
     if faulty:
         print("error: nothing was applied. Mend the lines above and apply again", file=sys.stderr)
         return InvalidResource.exit_code
     return 0
+
+
+def warn_of_replicas(document: Document) -> None:
+    """Print a warning where spec.replicas is given and ignored."""
+    spec = document.manifest.get("spec")
+    if isinstance(spec, dict) and spec.get("scaling") is not None and "replicas" in spec:
+        where = f"{document.path}:{line_of(document.node, 'spec.replicas')}"
+        print(f"warning: {where}: spec.replicas is ignored, since spec.scaling is set. Remove one", file=sys.stderr)
 
 
 def kind_of(document: Document) -> Kind:

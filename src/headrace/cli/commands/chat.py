@@ -13,9 +13,11 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
+from headrace.api.kinds import KINDS
 from headrace.cli import output
+from headrace.cli.client import ApiClient
 from headrace.cli.targets import client_of
-from headrace.errors import HeadraceError, NotRunning
+from headrace.errors import HeadraceError, NotFound, NotRunning
 
 STAGE_PREFIX = b": headrace "
 DATA_PREFIX = b"data: "
@@ -60,11 +62,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Chat."""
-    chat = _Chat(client_of(arguments).instance()["endpoint"], arguments)
+    client = client_of(arguments)
+    chat = _Chat(client.instance()["endpoint"], arguments)
     if arguments.prompt:
         chat.ask(" ".join(arguments.prompt))
         return 0
+    _check_model(client, arguments.model)
     return _converse(chat)
+
+
+def _check_model(client: ApiClient, name: str) -> None:
+    """Raise NotFound before a question is typed for a model that does not exist."""
+    models = sorted({output.public_name(model) for model in client.get(KINDS["ModelDeployment"], None)["items"]})
+    if name not in models:
+        known = f"There are: {', '.join(models)}" if models else "There is none yet: `headrace apply -f FILE`"
+        raise NotFound(f"there is no model {name!r}", hint=known)
 
 
 def _converse(chat: _Chat) -> int:

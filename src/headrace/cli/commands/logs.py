@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def newest_pod(client: ApiClient, namespace: str, model: str, component: str) -> str:
-    """Return the name of the model's newest pod of that component."""
+    """Return the name of the model's newest pod of that component, and print which it is where there are several."""
     pods = [
         pod
         for pod in client.get(KINDS["Pod"], namespace)["items"]
@@ -58,4 +58,8 @@ def newest_pod(client: ApiClient, namespace: str, model: str, component: str) ->
             f"{model} has no {component} pod now",
             hint=f"A model at zero has none: `headrace describe mdep/{model}` tells what happened",
         )
-    return str(max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])["metadata"]["name"])
+    pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+    newest, *others = [str(pod["metadata"]["name"]) for pod in pods]
+    if others:
+        print(f"this is the log of pod/{newest}, the newest; there are also: {', '.join(others)}", file=sys.stderr)
+    return newest

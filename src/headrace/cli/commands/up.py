@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from headrace.cli import manifests, output
 from headrace.cli.client import ApiClient, instance_option
-from headrace.cli.commands.apply import kind_of
+from headrace.cli.commands.apply import kind_of, warn_of_replicas
 from headrace.cli.live import LiveView
 from headrace.cli.manifests import Document
 from headrace.cli.targets import add_namespace
@@ -94,6 +94,7 @@ def _check(documents: list[Document]) -> None:
             faulty = True
             for fault in error.causes:
                 print(document.where(fault), file=sys.stderr)
+        warn_of_replicas(document)
     if faulty:
         raise InvalidResource("nothing was started", causes=(), hint="Mend the lines above and try again")
 
