@@ -59,7 +59,11 @@ class LLMRuntime(Part):
     """Settings of the LLM runtime."""
 
     max_model_len: int = Field(
-        default=2048, ge=16, le=1_048_576, description="Longest prompt and answer together, in tokens."
+        default=2048,
+        ge=16,
+        le=1_048_576,
+        description="Longest prompt and answer together, in tokens. More than the context of the model's file is "
+        "lowered to it, with a warning in the runtime's log.",
     )
     max_concurrent_requests: int = Field(
         default=16, ge=1, le=1024, description="Requests that one replica generates for at the same time."
@@ -70,7 +74,10 @@ class ContainerRuntime(Part):
     """An engine that you bring: any container that serves OpenAI's API over HTTP."""
 
     image: str = Field(
-        min_length=1, max_length=512, pattern=r"^[!-~]+$", description="Its image; local mode runs the command instead."
+        min_length=1,
+        max_length=512,
+        pattern=r"^[!-~]+$",
+        description="Its image. Required in local mode too, which runs the command instead.",
     )
     command: list[Word] = Field(
         default_factory=list,
