@@ -13,11 +13,11 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
-from headrace.api.kinds import KINDS
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import client_of
 from headrace.errors import HeadraceError, NotFound, NotRunning
+from headrace.kinds.registry import KINDS
 
 STAGE_PREFIX = b": headrace "
 DATA_PREFIX = b"data: "

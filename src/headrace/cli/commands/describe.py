@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     return for_each(targets, describe)
 
 
-def _describe(client: ApiClient, target: Target, obj: output.Object) -> None:
+def _describe(client: ApiClient, target: Target, obj: Object) -> None:
     metadata, status = obj["metadata"], obj.get("status", {})
     print(f"Name:       {metadata['name']}")
     print(f"Namespace:  {metadata['namespace']}")

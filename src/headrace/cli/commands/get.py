@@ -10,7 +10,7 @@ from headrace.api.kinds import Kind
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import Target, UnknownKind, add_namespace, add_target, client_of, for_each, targets_of
-from headrace.kinds.columns import AGE
+from headrace.kinds.columns import AGE, Object
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,23 +56,23 @@ class _Found:
     """What the API answered for one target."""
 
     kind: Kind
-    answer: output.Object
+    answer: Object
 
     @property
-    def objects(self) -> list[output.Object]:
+    def objects(self) -> list[Object]:
         """Return the object, or those of the list."""
-        objects: list[output.Object] = self.answer.get("items", [self.answer])
+        objects: list[Object] = self.answer.get("items", [self.answer])
         return objects
 
 
-def _one(found: list[_Found]) -> output.Object:
+def _one(found: list[_Found]) -> Object:
     """Return what was asked for as one document: several are a List, as kubectl prints them."""
     if len(found) == 1:
         return found[0].answer
     return {"apiVersion": "v1", "kind": "List", "items": [obj for item in found for obj in item.objects]}
 
 
-def _print(kind: Kind, objects: list[output.Object], namespace: str | None, form: str | None) -> None:
+def _print(kind: Kind, objects: list[Object], namespace: str | None, form: str | None) -> None:
     if form == "name":
         for obj in objects:
             print(f"{kind.singular}/{obj['metadata']['name']}")
