@@ -183,7 +183,8 @@ class Stage:
             if _is_owned(each)
         }
         wrong += [f"missing: {key}" for key in wanted.keys() - there.keys()]
-        wrong += [f"too many: {key}" for key in there.keys() - wanted.keys()]
+        surplus = there.keys() - wanted.keys()
+        wrong += [f"too many: {key}" for key in surplus if not _is_finished(there[key])]
         for key in wanted.keys() & there.keys():
             wrong += [f"{key}: {what}" for what in _differences(wanted[key], there[key])]
             if len(there[key]["metadata"]["ownerReferences"]) != 1:
@@ -218,6 +219,11 @@ def _wrong_status(resource: Manifest) -> list[str]:
         "it has not one revision": len(status.get("revisions", [])) == 1,
     }
     return [f"status of {name}: {what}: {status}" for what, holds in facts.items() if not holds]
+
+
+def _is_finished(child: Manifest) -> bool:
+    """Whether it is a Job that has ended well: Kubernetes removes it after a while."""
+    return child["kind"] == "Job" and bool(child.get("status", {}).get("succeeded"))
 
 
 def _is_owned(child: Manifest) -> bool:
