@@ -17,7 +17,7 @@ import pytest
 from cli.cli_gateway import DONE, HEAD, FakeGateway, said, sent
 from cli.cli_session import FILE, TINY, serving_session
 from disks import fill, small_disk
-from local.local_cluster import job
+from local.local_cluster import job, owned_by
 
 from headrace.cli.main import main
 from headrace.local.home import InstanceHome
@@ -180,7 +180,9 @@ async def test_command_when_its_output_finds_the_disk_full_then_it_says_so(
             await session.headrace("apply", "-f", str(file))
             ready = {"type": "Ready", "status": "True", "reason": "Idle", "message": "", "observedGeneration": 1}
             await session.cluster.write_status(TINY, {"conditions": [ready]})
-            await session.cluster.apply(TINY, _talker())
+            tiny = session.cluster.resource(TINY)
+            assert tiny is not None
+            await session.cluster.apply(TINY, owned_by(tiny, _talker()))
             pod = session.cluster.index.list("Pod")[0]["metadata"]["name"]
             words = COMMANDS[command].format(file=file, pod=f"{pod} -f" if command == "logs" else pod)
             full = files.enter_context(Path("/dev/full").open("wb"))
