@@ -58,7 +58,7 @@ def test_digest_when_it_is_in_two_namespaces_then_both_are_reported() -> None:
         assert {entry: grant.namespace for entry, grant in keys.grants.items()} == {f"a.{A}": "a", f"b.{A}": "b"}
         (fault,) = set(keys.faults.values())
         assert keys.faults.keys() == {SecretKey("a", "app"), SecretKey("b", "app")}
-        assert "the namespaces a and b. A key is accepted only in the namespace that it names" in fault
+        assert "another namespace has a Secret with the same SHA-256" in fault
 
 
 def test_digest_when_a_namespace_has_it_twice_and_another_once_then_each_secret_has_its_fault() -> None:

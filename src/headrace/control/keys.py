@@ -30,6 +30,13 @@ class SecretKey:
     name: str
 
 
+_COPIED = (
+    "another namespace has a Secret with the same SHA-256. A key is accepted only in the namespace that it names "
+    "(hr_<namespace>_…). Delete the Secret that is not in that namespace"
+)
+"""Without the other namespace's name: a tenant does not learn the names of others."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKeys:
     """The API keys of a world."""
@@ -64,16 +71,8 @@ def api_keys(secrets: Iterable[Manifest]) -> ApiKeys:
         grants[entry] = KeyGrant(namespace=key.namespace, name=key.name, models=models)
     for copies in holders.values():
         if len(copies) > 1:
-            faults.update(dict.fromkeys(copies, _copied(copies)))
+            faults.update(dict.fromkeys(copies, _COPIED))
     return ApiKeys(grants, faults)
-
-
-def _copied(copies: list[SecretKey]) -> str:
-    *most, last = sorted(key.namespace for key in copies)
-    return (
-        f"the same SHA-256 is in the namespaces {', '.join(most)} and {last}. A key is accepted only in the namespace "
-        "that it names (hr_<namespace>_…). Delete the Secrets of the other namespaces"
-    )
 
 
 def is_api_key(secret: Manifest) -> bool:
