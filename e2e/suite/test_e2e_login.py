@@ -13,6 +13,9 @@ SECRET = "headrace-nats"
 BEFORE_AUDIT_SECONDS = 20.0
 """The operator looks at every login once a minute: what is healed sooner was healed by the watch."""
 
+OPERATORS = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component=operator"
+"""Those that are being deleted too: one of them would make a changed login anew."""
+
 pytestmark = pytest.mark.alone
 
 
@@ -41,7 +44,7 @@ def test_pod_when_it_started_with_a_wrong_login_then_it_says_so_and_starts_again
     """While no operator is there that would make the login anew."""
     kube.kubectl("scale", f"deployment/{NAME}-operator", "--replicas=0", "-n", NAMESPACE)
     try:
-        until(lambda: not served.site.release.pods("operator"), "the operators are gone", served.patience)
+        until(lambda: not kube.items("pods", NAMESPACE, OPERATORS), "the operators are gone", served.patience)
         change(kube, served)
         for pod in served.pods("smol"):
             kube.force_delete(served.namespace, pod["metadata"]["name"])
