@@ -61,10 +61,10 @@ class _Refusals:
     def check(self, error: Exception) -> None:
         """Take in why a connection failed. Raises LoginRefused when the login was refused for too long."""
         now = time.monotonic()
-        if _REFUSAL not in str(error).lower():
+        if _REFUSAL in str(error).lower():
+            self._since = now if self._since is None else self._since
+        elif isinstance(error, OSError):  # it is not there; an EOF, which follows each refusal, says nothing
             self._since = None
-        elif self._since is None:
-            self._since = now
         if self._seconds is not None and self._since is not None and now - self._since >= self._seconds:
             hint = f"It may have changed since this process read it: see the Secret {environment.NATS_SECRET}"
             raise LoginRefused(self._what, hint=hint)
