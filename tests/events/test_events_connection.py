@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -90,6 +92,29 @@ async def test_connect_when_the_login_is_refused_for_long_then_it_says_so(server
     server.start()
     with pytest.raises(LoginRefused, match=r"refuses the login runtime\. .*headrace-nats"):
         await connect(server.url, name="test", user="runtime", password="secret", refused_seconds=0.3)
+
+
+async def test_connect_when_refusals_end_by_a_reset_then_the_time_of_refusal_goes_on() -> None:
+    """nats-server closes a refused connection while the client's PING may be unread: that resets it."""
+    refusals = itertools.count()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"auth_required": true, "max_payload": 1048576}\r\n')
+        await reader.readline()
+        if next(refusals) % 2:
+            reset = struct.pack("ii", 1, 0)  # linger on, for 0 s: close sends RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            writer.transport.abort()
+        else:
+            writer.write(b"-ERR 'Authorization Violation'\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as broker:
+        port = broker.sockets[0].getsockname()[1]
+        connecting = connect(f"nats://127.0.0.1:{port}", name="test", user="runtime", refused_seconds=0.5)
+        with pytest.raises(LoginRefused):
+            await asyncio.wait_for(connecting, DEADLINE_SECONDS)
+    assert next(refusals) > 2
 
 
 async def test_connect_when_the_login_is_known_a_moment_later_then_it_is_connected(server: Server) -> None:

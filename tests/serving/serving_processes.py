@@ -26,7 +26,7 @@ from headrace.events.messages import Admission, Announcement, ReplicaState
 from headrace.events.secret import token
 from headrace.headers import REPLICA_TOKEN
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 20.0
 NAMESPACE, DEPLOYMENT, POD = "default", "echo", "echo-5d9c-x2x1z"
 
 

@@ -38,6 +38,8 @@ FLUSH_SECONDS = 1.0
 
 
 _REFUSAL = "authorization violation"
+_ENDS_OF_REFUSALS = (ConnectionResetError, BrokenPipeError)
+"""How a refusal's connection may end instead of by its `-ERR` line: the broker closes it with a PING of ours unread."""
 
 
 class LoginRefused(HeadraceError):
@@ -63,7 +65,7 @@ class _Refusals:
         now = time.monotonic()
         if _REFUSAL in str(error).lower():
             self._since = now if self._since is None else self._since
-        elif isinstance(error, OSError):  # it is not there; an EOF, which follows each refusal, says nothing
+        elif isinstance(error, OSError) and not isinstance(error, _ENDS_OF_REFUSALS):  # it is not there
             self._since = None
         if self._seconds is not None and self._since is not None and now - self._since >= self._seconds:
             hint = f"It may have changed since this process read it: see the Secret {environment.NATS_SECRET}"
@@ -122,7 +124,8 @@ async def connect(
             log.error("NATS: %s", error)
         elif not (arrived or waiting):
             waiting = True
-            log.warning("NATS at %s is not there (%s); waiting", url, error or type(error).__name__)
+            problem = "refuses the login" if _REFUSAL in str(error).lower() else "is not there"
+            log.warning("NATS at %s %s (%s); waiting", url, problem, error or type(error).__name__)
         else:
             log.debug("NATS: %s", error or type(error).__name__)
 
