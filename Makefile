@@ -38,8 +38,8 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
 	@$(BIN)/headrace dev crds
 
-docs: $(VENV)/.installed-dev ## write the generated pages of docs/
-	@$(BIN)/headrace dev docs
+docs: $(VENV)/.installed-dev ## write the generated parts of docs/ (reference, index of decisions)
+	@$(BIN)/python docs/generate.py
 
 changelog: $(VENV)/.installed-dev ## move the fragments of changelog.d/ into CHANGELOG.md (VERSION=0.2.0)
 	@$(BIN)/headrace dev changelog $(VERSION)

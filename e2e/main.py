@@ -61,7 +61,7 @@ def _up() -> int:
     print(f"# the gateway: http://127.0.0.1:{GATEWAY_PORT}/v1 (no port-forward is needed)")
     print(f"# volumes for models: in the namespaces {', '.join(FOR_A_PERSON)}")
     print(f"# closed, as most tests see one node: kubectl uncordon {' '.join(cluster.node_names[1:])}")
-    print("# next: docs/kubernetes.md, 'A first token'")
+    print("# next: docs/getting-started/kubernetes.md, 'A first token'")
     return 0
 
 

@@ -12,7 +12,7 @@ import openai
 from behaviours.behaviours_traffic import Traffic, asked, post, send, short
 from behaviours.behaviours_world import SCALING, Engine, Manifest, World, model, revisions, until, wait
 
-CONTRACT = Path(__file__).parents[2] / "docs/runtime-contract.md"
+CONTRACT = Path(__file__).parents[2] / "docs/reference/runtime-contract.md"
 INSIDE = "its-own-name"
 """By which the engine knows the model; clients use the public name."""
 LONG = 800
@@ -96,7 +96,7 @@ class BroughtBehaviour:
     def test_engine_when_it_is_the_one_of_the_docs_then_it_is_replaced_under_traffic_and_no_request_fails(
         self, served: World
     ) -> None:
-        """It knows the contract from `docs/runtime-contract.md` alone. Its source brings the engine itself."""
+        """It is the example of `docs/reference/runtime-contract.md`; its source is the engine itself."""
         program = CONTRACT.read_text().partition("```python\n")[2].partition("```")[0]
         served.put("engine.py", program.encode())
         container = {

@@ -1,4 +1,4 @@
-"""`kill -9` of each part while requests run: what is promised in docs/concepts.md, "When parts die"."""
+"""`kill -9` of each part while requests run: what is promised in docs/concepts.md, "When a component fails"."""
 
 from __future__ import annotations
 

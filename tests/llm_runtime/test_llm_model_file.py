@@ -207,6 +207,6 @@ def test_end_tokens_when_a_text_is_a_known_end_then_its_token_is_one_of_them(tmp
 
 
 def test_docs_then_they_list_what_is_served() -> None:
-    page = (Path(__file__).parents[2] / "docs/llm-runtime.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/reference/llm-runtime.md").read_text()
     served = [*ARCHITECTURES, *PRE_TOKENIZERS, *(f"`{text}`" for text in END_TEXTS), *TensorType.__members__]
     assert [name for name in served if name not in page] == []

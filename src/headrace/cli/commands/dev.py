@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Iterable
 from pathlib import Path
 
-from headrace.cli.documents import CHECKOUT, release_changelog, write_decision_index
+from headrace.cli.documents import CHECKOUT, release_changelog
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions.add_parser(
         "crds", help="write crds/ and the chart's copies from headrace.api; a test fails when they differ"
     )
-    actions.add_parser("docs", help="write the index of docs/decisions; a test fails when it differs")
     changelog = actions.add_parser("changelog", help="move the fragments of changelog.d/ into CHANGELOG.md")
     changelog.add_argument("version", help="the version to be released, such as 0.2.0")
 
@@ -34,7 +33,5 @@ def _written(arguments: argparse.Namespace) -> Iterable[Path]:
             from headrace.kinds.crds import write  # noqa: PLC0415 - pydantic, which no other command waits for
 
             return write()
-        case "docs":
-            return [write_decision_index()]
         case _:
             return [release_changelog(arguments.version, dt.datetime.now(dt.UTC).date())]
