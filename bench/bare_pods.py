@@ -20,7 +20,7 @@ from cluster_bench import Manifest, Watch, is_named, runs, until
 from cluster_world import ClusterWorld
 from kube import Kube, path_of
 
-from headrace.reconcile.manifests.common import RESTRICTED
+from headrace.kinds.modeldeployment.manifests.common import RESTRICTED
 
 TICKS = 100
 """In which /proc tells when a process began, per second."""

@@ -31,7 +31,7 @@ from release import Release
 
 from headrace import environment
 from headrace.api import vocabulary as v
-from headrace.reconcile.model_deployment import reconcile
+from headrace.kinds.modeldeployment.reconcile import reconcile
 from headrace.reconcile.world import Observed, Signals
 from headrace_operator.kinds import CHILDREN
 from headrace_operator.settings import POD_NAME, POD_NAMESPACE, Settings

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from kubernetes.utils import quantity as kubernetes
 from pydantic import ValidationError
 
-from headrace.api.model_deployment import Resources
 from headrace.api.quantity import PATTERN
-from headrace.api.validation import SCHEMA as MODELS
-from headrace.api.validation import ModelDeployment
 from headrace.errors import InvalidResource
 from headrace.kinds.crds import crd_of
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
-from headrace.reconcile.manifests.deployment import pod_spec
+from headrace.kinds.modeldeployment.manifests.deployment import pod_spec
+from headrace.kinds.modeldeployment.resource import SCHEMA as MODELS
+from headrace.kinds.modeldeployment.resource import ModelDeployment
+from headrace.kinds.modeldeployment.spec import Resources
 from headrace.reconcile.world import Settings
 
 SETTINGS = Settings(gateway_url="http://g", nats_url="nats://n", models_directory="/models")

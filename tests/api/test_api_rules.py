@@ -10,7 +10,8 @@ from celpy.adapter import json_to_cel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.api.rules import RESERVED_VARIABLES, RULES, Rule
+from headrace.api.rules import Rule
+from headrace.kinds.modeldeployment.rules import RESERVED_VARIABLES, RULES
 
 NAMES = st.one_of(st.sampled_from(["smol", "a" * 40, "a" * 41, "", "a\n", "-a", "a-", "1a", "A"]), st.text(max_size=50))
 URIS = st.one_of(

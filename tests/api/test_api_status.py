@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from headrace.api.model_deployment_status import Status
+from headrace.kinds.modeldeployment.status import Status
 
 CONDITION = {
     "type": "Ready",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace.api.validation import SCHEMA, ModelDeployment
 from headrace.errors import InvalidResource
+from headrace.kinds.modeldeployment.resource import SCHEMA, ModelDeployment
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {

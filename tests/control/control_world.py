@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from headrace.api.validation import SCHEMA
 from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.control.world import Changed, ChildRefused
+from headrace.kinds.modeldeployment.resource import SCHEMA
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace.api.rules import RULES
-from headrace.api.validation import SCHEMA as MODELS
 from headrace.kinds.crds import CHART_CRD_DIRECTORY, CRD_DIRECTORY, crd_of, render
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
+from headrace.kinds.modeldeployment.resource import SCHEMA as MODELS
+from headrace.kinds.modeldeployment.rules import RULES
 
 SCHEMA = crd_of(MODEL_DEPLOYMENT)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 

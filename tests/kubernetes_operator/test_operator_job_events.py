@@ -9,7 +9,7 @@ from kubernetes_operator.operator_api import RecordingApi
 from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, world
 
 from headrace.api import vocabulary as v
-from headrace.reconcile.refusals import refused_pods
+from headrace.kinds.modeldeployment.refusals import refused_pods
 from headrace.reconcile.world import Child, ChildKey, Manifest
 from headrace_operator.client import FORBIDDEN, ApiError
 from headrace_operator.world import KubernetesWorld

@@ -26,8 +26,8 @@ from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation
-from headrace.reconcile.facts import Memory
-from headrace.reconcile.model_deployment import reconcile
+from headrace.kinds.modeldeployment.facts import Memory
+from headrace.kinds.modeldeployment.reconcile import reconcile
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.unfinished import unfinished
 from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, Publication, ResourceKey, Settings

@@ -29,12 +29,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.api import vocabulary as v
-from headrace.api.model_deployment import ContainerRuntime
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.reconcile.deployments import deployments, is_announcing_container
-from headrace.reconcile.pods import STARTING
+from headrace.kinds.modeldeployment.deployments import deployments, is_announcing_container
+from headrace.kinds.modeldeployment.pods import STARTING
+from headrace.kinds.modeldeployment.spec import ContainerRuntime
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 log = logging.getLogger(__name__)

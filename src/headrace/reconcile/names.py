@@ -11,7 +11,6 @@ be called as a Service of another kind is, the later of the two is refused (`hea
 
 from __future__ import annotations
 
-from headrace.api.validation import ModelDeployment
 from headrace.api.vocabulary import MODEL_DEPLOYMENT
 
 CHILD_SUFFIXES = {MODEL_DEPLOYMENT: ""}
@@ -21,8 +20,3 @@ CHILD_SUFFIXES = {MODEL_DEPLOYMENT: ""}
 def child_name(kind: str, name: str, *parts: str) -> str:
     """Return the name of a child of the resource of this kind and name; `parts` tell its children apart."""
     return "-".join(filter(None, (name, *parts, CHILD_SUFFIXES[kind])))
-
-
-def deployment_name(resource: ModelDeployment, revision: str) -> str:
-    """Return the name of a revision's Deployment."""
-    return child_name(MODEL_DEPLOYMENT, resource.name, revision)

@@ -8,7 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 
-from headrace.api.rules import PVC_URI
+PACKAGE_URI = r"^package://[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.!+_-]*/[^/].*$"
+HTTPS_URI = r"^https://[^/]+/.+$"
+PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9_][A-Za-z0-9._+=@-]*)+$"
+"""A path of plain names, none of which leads upwards or is hidden."""
+FILE_URI = r"^file:///.+$"
+
 
 SCHEMES = ("package", "https", "pvc", "file")
 

@@ -16,7 +16,7 @@ _READY_PATH = f'.status.conditions[?(@.type=="{READY}")]'
 
 
 def _schema() -> Schema:
-    from headrace.api.validation import SCHEMA  # noqa: PLC0415 - pydantic; see ResourceKind.schema
+    from headrace.kinds.modeldeployment.resource import SCHEMA  # noqa: PLC0415 - pydantic; see ResourceKind.schema
 
     return SCHEMA
 

@@ -1,0 +1,191 @@
+"""What all children share: who owns them, what labels them, how a container of ours is locked down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from headrace import environment
+from headrace.api.vocabulary import (
+    API_VERSION,
+    COMPONENT_LABEL,
+    COMPONENT_RUNTIME,
+    GROUP,
+    MANAGED_BY,
+    MODEL_DEPLOYMENT,
+    MODEL_LABEL,
+)
+from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.kinds.modeldeployment.resource import ModelDeployment
+from headrace.kinds.modeldeployment.spec import Source
+from headrace.reconcile.names import child_name
+from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
+from headrace.sources.location import claim_of, location
+
+MODELS_VOLUME = "models"
+HASH_LENGTH = 8
+UNPRIVILEGED_ID = 65532
+"""User and group of every image of ours; the group owns what the fetch writes into the claim."""
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""Passes Kubernetes' restricted pod security standard."""
+_APPLIED_FIELDS = ("spec", "automountServiceAccountToken")
+_APPLIED_SPEC = {
+    "Deployment": ("replicas", "selector", "strategy", "template"),
+    "Job": ("backoffLimit", "template", "ttlSecondsAfterFinished"),
+    "Service": ("clusterIP", "selector", "ports"),
+}
+"""What we say in the specs to which a server adds fields. To claim what it chose (a Job's selector) would make it ours
+to take away, by the next apply without it, which the server refuses."""
+
+
+def metadata(resource: ModelDeployment, name: str, labels: dict[str, str]) -> Manifest:
+    """Return a child's metadata: owned, labelled, in the resource's namespace."""
+    return {
+        "name": name,
+        "namespace": resource.namespace,
+        "labels": labels,
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": MODEL_DEPLOYMENT,
+                "name": resource.name,
+                "uid": resource.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def labels(resource: ModelDeployment, component: str) -> dict[str, str]:
+    """Return the labels of a component's objects and pods."""
+    return {MANAGED_BY: "headrace", MODEL_LABEL: resource.name, COMPONENT_LABEL: component}
+
+
+def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manifest]:
+    """Return the variables by which a child of ours knows who it is and whom to tell (`headrace.environment`)."""
+    return [
+        {"name": environment.NAMESPACE, "value": resource.namespace},
+        {"name": environment.MODEL_DEPLOYMENT, "value": resource.name},
+        from_field(environment.POD_NAME, "metadata.name"),
+        from_field(environment.POD_IP, "status.podIP"),
+        {"name": environment.NATS_URL, "value": settings.nats_url},
+        _from_secret(environment.NATS_USER, "user"),
+        _from_secret(environment.NATS_PASSWORD, "password"),
+    ]
+
+
+def runtime_environment(resource: ModelDeployment, revision: str, settings: Settings) -> list[Manifest]:
+    """Return the variables of a runtime that announces itself.
+
+    The default body limit is left out: with it an upgrade would give every model a new revision.
+    """
+    limit = settings.max_body_bytes
+    return [
+        *environment_of(resource, settings),
+        {"name": environment.REVISION, "value": revision},
+        {"name": environment.GRACE_SECONDS, "value": str(resource.spec.rollout.drain_timeout_seconds)},
+        *([] if limit == MAX_BODY_BYTES else [{"name": environment.MAX_BODY_BYTES, "value": str(limit)}]),
+    ]
+
+
+def short_hash(manifest: Manifest) -> str:
+    """Return eight hexadecimal digits that name what is in the manifest."""
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def as_it_is(observed: Manifest, phase: ApplyPhase = ApplyPhase.OTHER) -> Child:
+    """Return an observed child as it should stay: what was once applied, without what the world added to it.
+
+    For what the present spec cannot make anew: the revisions before it, and everything while it is not accepted.
+    """
+    metadata = observed["metadata"]
+    ours = {name: value for name, value in metadata.get("annotations", {}).items() if name.startswith(f"{GROUP}/")}
+    manifest = {
+        **{field: observed[field] for field in ("apiVersion", "kind", *_APPLIED_FIELDS) if field in observed},
+        "metadata": {
+            **{field: metadata[field] for field in ("name", "namespace", "labels", "ownerReferences")},
+            **({"annotations": ours} if ours else {}),
+        },
+    }
+    if (fields := _APPLIED_SPEC.get(manifest["kind"])) is not None:
+        manifest["spec"] = {field: manifest["spec"][field] for field in fields if field in manifest["spec"]}
+    if "template" in manifest.get("spec", {}):
+        manifest["spec"]["template"] = _template_as_it_is(manifest["spec"]["template"])
+    return Child(ChildKey.of(manifest), manifest, phase)
+
+
+def _template_as_it_is(observed: Manifest) -> Manifest:
+    """Return a pod template without the labels by which a Job's controller knows its pods."""
+    labels = observed["metadata"]["labels"].items()
+    ours = {name: value for name, value in labels if name == MANAGED_BY or name.startswith(f"{GROUP}/")}
+    return {"metadata": {"labels": ours}, "spec": observed["spec"]}
+
+
+def guarded_name(resource: ModelDeployment, component: str) -> str:
+    """Return the name of what guards a component's pods. With a suffix: a namespace may have a `default` of its own."""
+    return child_name(MODEL_DEPLOYMENT, resource.name, component)
+
+
+def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifest, *, writes: bool) -> Manifest:
+    """Return a pod spec around one container, with the models mounted where there is a claim for them.
+
+    No token, no service links, and no volume but the models: the kubelet waits for each volume (for a token's 290 ms on
+    kind), and a runtime needs neither. What is false or empty is left out, as a server leaves it out, so that what is
+    there compares equal to what was said.
+    """
+    spec: Manifest = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "containers": [container],
+    }
+    claim = _claim(resource, settings)
+    if claim is not None:
+        read_only = {} if writes else {"readOnly": True}
+        spec["volumes"] = [{"name": MODELS_VOLUME, "persistentVolumeClaim": {"claimName": claim, **read_only}}]
+        container["volumeMounts"] = [
+            {"name": MODELS_VOLUME, "mountPath": settings.models_directory, **read_only},
+        ]
+    if settings.platform_namespace is not None:
+        spec["serviceAccountName"] = guarded_name(resource, COMPONENT_RUNTIME)
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.pod_security:
+        spec["securityContext"] = {
+            "runAsUser": UNPRIVILEGED_ID,
+            "runAsGroup": UNPRIVILEGED_ID,
+            "fsGroup": UNPRIVILEGED_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",  # Always would walk the whole claim at each start
+        }
+    return spec
+
+
+def model_path(source: Source, settings: Settings) -> str:
+    """Return where a runtime finds the model's file."""
+    return f"{settings.models_directory}/{location(source.uri, source.digest)}"
+
+
+def from_field(name: str, path: str) -> Manifest:
+    """Return a variable that has the value of a field of its pod."""
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _claim(resource: ModelDeployment, settings: Settings) -> str | None:
+    source = resource.spec.model.source
+    return (claim_of(source.uri) or settings.models_claim) if source is not None else None
+
+
+def _from_secret(name: str, key: str) -> Manifest:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": environment.NATS_SECRET, "key": key}}}
+
+
+def deployment_name(resource: ModelDeployment, revision: str) -> str:
+    """Return the name of a revision's Deployment."""
+    return child_name(MODEL_DEPLOYMENT, resource.name, revision)

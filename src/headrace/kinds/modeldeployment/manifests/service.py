@@ -1,0 +1,30 @@
+"""The Service of a model's runtime pods, for discovery; gateways send requests to each pod directly.
+
+It is headless: its DNS name resolves to the ready pods. A thousand models that are scaled to zero need neither a
+thousand cluster IPs nor as many rules on every node.
+"""
+
+from __future__ import annotations
+
+from headrace.api.vocabulary import COMPONENT_RUNTIME, MODEL_DEPLOYMENT
+from headrace.kinds.modeldeployment.manifests.common import labels, metadata
+from headrace.kinds.modeldeployment.manifests.deployment import port_of
+from headrace.kinds.modeldeployment.resource import ModelDeployment
+from headrace.reconcile.names import child_name
+from headrace.reconcile.world import Child, ChildKey, Manifest
+
+
+def service(resource: ModelDeployment) -> Child:
+    """Return the Service."""
+    selector, port = labels(resource, COMPONENT_RUNTIME), port_of(resource)
+    manifest: Manifest = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(resource, child_name(MODEL_DEPLOYMENT, resource.name), selector),
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector,
+            "ports": [{"name": "http", "port": port, "targetPort": "http"}],
+        },
+    }
+    return Child(ChildKey.of(manifest), manifest)

@@ -1,0 +1,130 @@
+"""A spec that is not accepted: it changes nothing that runs, and it is said why.
+
+What earlier specs brought about stays exactly as it is, route included. Only where nothing runs do requests get the
+cause of the refusal as their answer.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from headrace.api import vocabulary as v
+from headrace.kinds.modeldeployment.deployments import deployments, weights
+from headrace.kinds.modeldeployment.manifests.common import as_it_is
+from headrace.kinds.modeldeployment.pods import RuntimePod
+from headrace.kinds.modeldeployment.rollout import WHOLE
+from headrace.kinds.modeldeployment.route import created, engines, publication, refusal, with_operations
+from headrace.kinds.modeldeployment.shared_source import verified_condition
+from headrace.kinds.modeldeployment.spec import Source
+from headrace.reconcile.conditions import Condition, events, rendered
+from headrace.reconcile.world import Manifest, Observed, Outcome, Signals
+from headrace.routes import RevisionWeight, Route
+
+M = TypeVar("M")
+
+LOOK_AGAIN_SECONDS = 5.0
+"""A taken name is given back, a gateway dies: neither is an event of this resource."""
+_NAME_LENGTH = 63
+"""Longer names cannot be in the route table; their owner reads the condition."""
+
+
+def rejected(
+    manifest: Manifest,
+    accepted: Condition,
+    observed: Observed,
+    pods: tuple[RuntimePod, ...],
+    signals: Signals,
+    memory: M,
+) -> Outcome[M]:
+    """Return the outcome for a resource whose condition Accepted is False."""
+    before = manifest.get("status", {})
+    old, generation = before.get("conditions", []), manifest["metadata"].get("generation", 1)
+    serving = _serving(observed, before)
+    conditions = _conditions(accepted, serving, _verified(manifest, before))
+    return Outcome(
+        children=tuple(as_it_is(child) for _, child in sorted(observed.children.items())),
+        status={
+            **before,
+            "observedGeneration": generation,
+            "replicas": len(pods),
+            "readyReplicas": sum(pod.routable for pod in pods),
+            "conditions": rendered(conditions, old, generation, signals.wall),
+        },
+        memory=memory,
+        publications=(publication(manifest, _route(manifest, accepted, observed, serving)),),
+        events=tuple(events(conditions, old)),
+        routable_pods=frozenset(pod.name for pod in pods if pod.routable),
+        requeue_seconds=LOOK_AGAIN_SECONDS if serving or accepted.reason == v.NAME_TAKEN else None,
+    )
+
+
+def _serving(observed: Observed, before: Manifest) -> str | None:
+    """Return the revision that new requests go to, or None when nothing runs."""
+    running = [name for name, manifest in deployments(observed).items() if manifest["spec"].get("replicas", 0)]
+    return max(running, key=lambda name: weights(before).get(name, 0), default=None)
+
+
+def _verified(manifest: Manifest, before: Manifest) -> Condition | None:
+    """Return ModelCached where the file of the spec's source was verified before: no other field changes it."""
+    try:
+        source = Source.model_validate(_model(manifest).get("source"))
+    except ValueError:
+        return None
+    return verified_condition(source, before)
+
+
+def _conditions(accepted: Condition, serving: str | None, cached: Condition | None) -> list[Condition]:
+    unknown = "not checked, because the spec is not accepted"
+    if serving is not None:
+        unknown = f"{unknown}; revision {serving} stays as it is"
+    known = {v.MODEL_CACHED: cached}
+    return [
+        Condition(v.READY, "False", accepted.reason, accepted.message),
+        accepted,
+        *(known.get(type_) or Condition(type_, "Unknown", v.PENDING, unknown) for type_ in v.CONDITIONS[2:]),
+    ]
+
+
+def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving: str | None) -> Route | None:
+    metadata, before = manifest["metadata"], manifest.get("status", {})
+    public_name = metadata["name"]
+    unavailable = None
+    if serving is not None:
+        annotations = deployments(observed)[serving]["metadata"].get("annotations", {})
+        public_name = annotations.get(v.PUBLIC_NAME_ANNOTATION, public_name)
+    else:
+        public_name = _asked_name(manifest) or public_name
+        unavailable = refusal(accepted.reason, accepted.message)
+    if public_name in observed.names_taken or len(metadata["name"]) > _NAME_LENGTH:
+        return None  # the name is somebody else's, and answered there
+    return Route(
+        namespace=metadata.get("namespace", "default"),
+        name=metadata["name"],
+        public_name=public_name,
+        created=created(manifest),
+        revisions=with_operations(_shares(before, observed, serving)),
+        engines=engines(observed),
+        unavailable=unavailable,
+    )
+
+
+def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[RevisionWeight, ...]:
+    """Return the shares as they were, where all who have one still run."""
+    if serving is None:
+        return ()
+    shares = {name: share for name, share in weights(before).items() if share and name in deployments(observed)}
+    if sum(shares.values()) != WHOLE:
+        shares = {serving: WHOLE}
+    return tuple(RevisionWeight(revision=name, weight_percent=share) for name, share in shares.items())
+
+
+def _asked_name(manifest: Manifest) -> str | None:
+    """Return the public name that an unsound spec may hold."""
+    name = _model(manifest).get("name")
+    return name[:253] if isinstance(name, str) and name else None
+
+
+def _model(manifest: Manifest) -> Manifest:
+    """Return `spec.model` of an unsound spec; empty where there is none."""
+    model = manifest["spec"].get("model") if isinstance(manifest.get("spec"), dict) else None
+    return model if isinstance(model, dict) else {}

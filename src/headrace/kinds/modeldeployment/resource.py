@@ -1,0 +1,51 @@
+"""A valid ModelDeployment, and the schema that says what one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.api.kinds import MODEL_DEPLOYMENT
+from headrace.api.schema import Manifest, Schema
+from headrace.kinds.modeldeployment.rules import RULES
+from headrace.kinds.modeldeployment.spec import Spec
+from headrace.kinds.modeldeployment.status import Status
+
+SCHEMA = Schema(
+    kind=MODEL_DEPLOYMENT,
+    description="One served model: where its file comes from, what runs it, and how it follows demand.",
+    spec=Spec,
+    status=Status,
+    rules=RULES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDeployment:
+    """A valid resource."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: str
+    """creationTimestamp, RFC 3339; empty when the object was not stored yet."""
+    spec: Spec
+
+    @property
+    def public_name(self) -> str:
+        """What clients put into the field `model`."""
+        return self.spec.model.name or self.name
+
+    @staticmethod
+    def parse(manifest: Manifest) -> ModelDeployment:
+        """Return the resource; raises InvalidResource with every fault found."""
+        SCHEMA.validate(manifest)
+        metadata = manifest["metadata"]
+        return ModelDeployment(
+            namespace=metadata.get("namespace", "default"),
+            name=metadata["name"],
+            uid=metadata.get("uid", ""),
+            generation=metadata.get("generation", 1),
+            created=metadata.get("creationTimestamp", ""),
+            spec=Spec.model_validate(manifest["spec"]),
+        )

@@ -1,0 +1,114 @@
+"""What the gateways are told: where requests go, or that they are held, or why they are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from headrace.api import vocabulary as v
+from headrace.events.subjects import ROUTES_BUCKET
+from headrace.kinds.modeldeployment.decision import Decision
+from headrace.kinds.modeldeployment.deployments import deployments, is_announcing_container
+from headrace.kinds.modeldeployment.last_words import public
+from headrace.kinds.modeldeployment.rollout import only_fails
+from headrace.kinds.modeldeployment.spec import ColdStart
+from headrace.reconcile.conditions import clipped
+from headrace.reconcile.world import Manifest, Observed, Publication
+from headrace.routes import Engine, RevisionWeight, Route, Unavailable
+from headrace.routes.operations import CHAT, COMPLETIONS
+
+OPERATIONS = (CHAT, COMPLETIONS)
+"""What runtimes serve."""
+FAILURE_RETRY_SECONDS = 10
+"""What a client is told after a failure: the first back-off of a crashed or failed child."""
+
+
+def route(decision: Decision) -> Route:
+    """Return the route of an accepted resource."""
+    facts = decision.facts
+    resource = facts.resource
+    scaling = resource.spec.scaling
+    cold_start = scaling.cold_start if scaling is not None else ColdStart()
+    return Route(
+        namespace=resource.namespace,
+        name=resource.name,
+        public_name=_public_name(decision),
+        created=created(facts.manifest),
+        revisions=with_operations(decision.rollout.weights),
+        engines=engines(facts.observed),
+        unavailable=_unavailable(decision),
+        stage=_stage(decision),
+        max_queued_requests=cold_start.max_queued_requests,
+        queue_timeout_seconds=cold_start.queue_timeout_seconds,
+    )
+
+
+def publication(manifest: Manifest, route: Route | None) -> Publication:
+    """Return the entry of a ModelDeployment in the route table; None: the gateways should not know the model."""
+    metadata = manifest["metadata"]
+    return Publication(ROUTES_BUCKET, f"{metadata.get('namespace', 'default')}.{metadata['name']}", route)
+
+
+def with_operations(weights: Iterable[RevisionWeight]) -> tuple[RevisionWeight, ...]:
+    """Return the weights with what each revision serves; it is the same for every runtime type."""
+    return tuple(each.model_copy(update={"operations": OPERATIONS}) for each in weights)
+
+
+def engines(observed: Observed) -> tuple[Engine, ...]:
+    """Return what gateways must know of brought containers, read off their Deployments: old ones are in no spec."""
+    return tuple(
+        Engine(
+            revision=revision,
+            readiness_path=manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"],
+            model_name=manifest["metadata"]["annotations"][v.ENGINE_MODEL_ANNOTATION] or None,
+            announces=is_announcing_container(manifest),
+        )
+        for revision, manifest in deployments(observed).items()
+        if v.ENGINE_MODEL_ANNOTATION in manifest["metadata"].get("annotations", {})
+    )
+
+
+def refusal(reason: str, message: str) -> Unavailable:
+    """Return the answer to requests while something fails: as in the conditions, without what a log says."""
+    return Unavailable(reason=reason, message=clipped(public(message)), retry_after_seconds=FAILURE_RETRY_SECONDS)
+
+
+def created(manifest: Manifest) -> int:
+    """Return the Unix time of the resource's creation, 0 when it is not known."""
+    stamp = manifest["metadata"].get("creationTimestamp")
+    return int(datetime.fromisoformat(stamp).timestamp()) if stamp else 0
+
+
+def _public_name(decision: Decision) -> str:
+    """A changed name is known to the gateways from when the pods that serve it take the requests."""
+    serving = decision.facts.deployments.get(decision.rollout.serving) if decision.taking_over else None
+    annotations = serving["metadata"].get("annotations", {}) if serving is not None else {}
+    return str(annotations.get(v.PUBLIC_NAME_ANNOTATION, decision.facts.resource.public_name))
+
+
+def _unavailable(decision: Decision) -> Unavailable | None:
+    """Requests are held while an answer can be expected, and refused with the cause when it cannot."""
+    facts = decision.facts
+    if decision.wanted.off is not None:
+        return decision.wanted.off
+    if decision.taking_over and not only_fails(decision.rollout.serving, facts.pods):
+        return None
+    if facts.serving(facts.revision):
+        return None
+    if facts.source.failed:
+        return refusal(facts.source.condition.reason, facts.source.condition.message)
+    if decision.failure is not None and not decision.failure.waiting:
+        return refusal(decision.failure.reason, decision.failure.message)
+    return None
+
+
+def _stage(decision: Decision) -> str:
+    facts = decision.facts
+    if facts.routable(decision.rollout.serving):
+        return ""
+    waits = decision.failure is not None and decision.failure.waiting and not decision.taking_over
+    if waits or facts.source.condition.reason == v.UNSCHEDULABLE:
+        return "unschedulable"
+    if not decision.taking_over and not facts.source.cached:
+        return "fetching"
+    return "starting" if decision.wanted.replicas else ""
