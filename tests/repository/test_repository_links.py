@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def anchors(document: Path) -> frozenset[str]:
     """Return the anchors of a document's headings, as GitHub makes them."""
     headings = HEADING.findall(re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL))
     return frozenset(re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings)
+
+
+def test_architecture_when_it_lists_packages_then_each_layer_is_there() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(each["layers"] for each in contracts if each["name"] == "Layers of the core")
+    packages = {package for layer in layers for package in re.findall(r"headrace\.(\w+)", layer)}
+    table = (ROOT / "docs/architecture.md").read_text().partition("| package | content |")[2].partition("\n\n")[0]
+    listed = {name for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for name in re.findall(r"\w+", row)}
+    assert packages - listed == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
