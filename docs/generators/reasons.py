@@ -8,7 +8,7 @@ from headrace.api import vocabulary
 from headrace.kinds.registry import RESOURCE_KINDS
 
 CONDITION_REASONS = "reasons"
-CAPABILITIES = "capabilities of a runtime (status.capabilities): what is missing degrades by name"
+CAPABILITIES = "capabilities of a runtime (status.capabilities)"
 EVENT_REASONS = "reasons that only events and gateway errors carry"
 
 MEANINGS = {
@@ -65,8 +65,8 @@ def capabilities() -> str:
 
 
 def under(heading: str) -> list[Constant]:
-    """Return the constants under a heading of the vocabulary."""
-    return [constant for constant in constants(vocabulary) if constant.heading == heading]
+    """Return the constants under a heading of the vocabulary; what follows a colon in it is an explanation."""
+    return [constant for constant in constants(vocabulary) if constant.heading.partition(":")[0] == heading]
 
 
 def meaning(constant: Constant) -> str:

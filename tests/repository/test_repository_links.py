@@ -31,7 +31,7 @@ def anchors(document: Path) -> frozenset[str]:
     return frozenset(re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings)
 
 
-def test_architecture_when_it_lists_packages_then_each_layer_is_there() -> None:
+def test_architecture_when_read_then_it_lists_every_layer() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(each["layers"] for each in contracts if each["name"] == "Layers of the core")
     packages = {package for layer in layers for package in re.findall(r"headrace\.(\w+)", layer)}

@@ -32,12 +32,12 @@ def test_reasons_when_listed_then_each_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize("kind", RESOURCE_KINDS)
-def test_condition_types_when_listed_then_the_page_explains_each(kind: str) -> None:
+def test_condition_types_when_listed_then_the_page_has_each(kind: str) -> None:
     """The table that says which reasons a type has is written by hand."""
     assert [name for name in RESOURCE_KINDS[kind].conditions if f"\n| `{name}` | `" not in CONDITIONS] == []
 
 
-def test_reasons_when_listed_then_the_page_says_of_which_condition() -> None:
+def test_reasons_when_listed_then_a_condition_has_each() -> None:
     table = CONDITIONS.partition("| type | True |")[2].partition("\n\n")[0]
     assert [each.value for each in reasons.under(reasons.CONDITION_REASONS) if f"`{each.value}`" not in table] == []
 
