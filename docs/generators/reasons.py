@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from generators.markdown import code, table
 from generators.source import Constant, constants
 from headrace.api import vocabulary
 from headrace.kinds.registry import RESOURCE_KINDS
 
-CONDITION_REASONS = "reasons"
-CAPABILITIES = "capabilities of a runtime (status.capabilities)"
-EVENT_REASONS = "reasons that only events and gateway errors carry"
+CONDITION_REASONS = re.compile("reasons")
+EVENT_REASONS = re.compile("reasons .*events.*")
+CAPABILITIES = re.compile("capabilities .*")
+"""Headings of the vocabulary."""
 
 MEANINGS = {
     "Valid": "The spec is valid and its public name is free.",
@@ -64,9 +67,9 @@ def capabilities() -> str:
     return table(("capability", "meaning"), ((code(each.value), meaning(each)) for each in under(CAPABILITIES)))
 
 
-def under(heading: str) -> list[Constant]:
-    """Return the constants under a heading of the vocabulary; what follows a colon in it is an explanation."""
-    return [constant for constant in constants(vocabulary) if constant.heading.partition(":")[0] == heading]
+def under(heading: re.Pattern[str]) -> list[Constant]:
+    """Return the constants under a heading of the vocabulary."""
+    return [constant for constant in constants(vocabulary) if heading.fullmatch(constant.heading)]
 
 
 def meaning(constant: Constant) -> str:
