@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kinds.greeting import GREETING, registered
 from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, PATH, resource, service, world
 
 from headrace.api import vocabulary as v
@@ -13,15 +15,16 @@ from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey
 from headrace_operator.index import ObjectKey, workload_of
 from headrace_operator.world import KubernetesWorld
 
-OTHER = ResourceKey("Other", OWNER.namespace, OWNER.name)
-OTHER_LABEL = "headrace.dev/other"
+OTHER = ResourceKey(GREETING.kind.kind, OWNER.namespace, OWNER.name)
+OTHER_LABEL = GREETING.label
 OTHERS = {**CONTROLLED, "kind": OTHER.kind, "uid": "o1"}
 HASH = "5d4f8c7b9"
 
 
 @pytest.fixture(autouse=True)
-def _second_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(v.RESOURCE_LABELS, OTHER.kind, OTHER_LABEL)
+def _second_kind() -> Iterator[None]:
+    with registered():
+        yield
 
 
 def two_kinds() -> KubernetesWorld:
@@ -88,7 +91,7 @@ async def test_apply_when_the_name_is_another_kinds_child_then_it_is_refused_and
     await made.apply(OWNER, service())
     labels, others = {v.MANAGED_BY: "headrace", OTHER_LABEL: OTHER.name}, service(81).manifest
     others["metadata"].update(ownerReferences=[OTHERS], labels=labels)
-    with pytest.raises(ChildRefused, match="give the Other smollm2 another name"):
+    with pytest.raises(ChildRefused, match="give the Greeting smollm2 another name"):
         await made.apply(OTHER, Child(ChildKey.of(others), others))
     assert api.writes == [("apply", PATH)]
 
