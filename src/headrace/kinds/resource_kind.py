@@ -53,7 +53,8 @@ class ResourceKind:
     recorded_status: tuple[str, ...] = ()
     """Fields of the status that record something: local mode keeps them over a restart. The others are observed."""
     buckets: tuple[str, ...] = ()
-    """The key-value buckets that its outcomes publish into; the loop removes entries that no resource publishes."""
+    """The key-value buckets (of `headrace.control.buckets`) that its outcomes publish into; the loop removes entries
+    that no resource publishes."""
     has_pods: bool = False
     """Whether it has pods: `describe` and `logs` show them, and the operator provides its namespaces with a NATS login
     and a claim for models."""
