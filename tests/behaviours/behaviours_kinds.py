@@ -35,6 +35,7 @@ class SecondKindBehaviour:
             until(lambda t=text: text_of(greetings) == t, lambda t=text: f"the child has {t}", greetings.patience)  # type: ignore[misc]
 
     def test_kinds_when_they_share_a_name_never_touch_each_others_children(self, greetings: World) -> None:
+        """Also when one of them is deleted, whose own children go."""
         for first, second in ((a_model(), greeting(NAME, model=NAME)), (greeting(NAME, model=NAME), a_model())):
             greetings.apply(first)
             greetings.apply(second)
@@ -52,12 +53,6 @@ class SecondKindBehaviour:
                 until(lambda: uid(greetings, "services", NAME) is None, "the Service is gone", greetings.patience)
                 ready(greetings, "False", "ModelNotFound")
                 assert uid(greetings, "configmaps", CHILD) == child
-
-    def test_greeting_when_deleted_then_its_child_is_too(self, greetings: World) -> None:
-        greetings.apply(greeting(NAME, model=NAME))
-        until(lambda: uid(greetings, "configmaps", CHILD) is not None, "the ConfigMap is there", greetings.patience)
-        greetings.remove("greetings", NAME)
-        until(lambda: uid(greetings, "configmaps", CHILD) is None, "the ConfigMap is gone", greetings.patience)
 
     def test_greeting_when_it_is_invalid_then_the_field_is_named(self, greetings: World) -> None:
         with pytest.raises((AssertionError, RuntimeError), match=r"spec\.text"):
