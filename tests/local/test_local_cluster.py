@@ -26,7 +26,8 @@ from local.local_cluster import (
 )
 
 from headrace.api import vocabulary as v
-from headrace.errors import InvalidResource, NotFound, UnsupportedKind
+from headrace.control.world import ChildRefused
+from headrace.errors import InvalidResource, NotFound
 from headrace.local.cluster import LocalCluster
 from headrace.local.index import ObjectKey
 from headrace.local.store import MAX_EVENTS
@@ -196,7 +197,7 @@ async def test_child_when_it_is_policy_is_skipped(tmp_path: Path, kind: str) -> 
 
 async def test_child_when_its_kind_is_unknown_is_refused_by_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
-        with pytest.raises(UnsupportedKind, match="StatefulSet"):
+        with pytest.raises(ChildRefused, match="StatefulSet"):
             await cluster.apply(MODEL, _child("apps/v1", "StatefulSet"))
 
 

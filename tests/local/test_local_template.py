@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.local.template import ConfigError, Launch, check_pod_spec, expanded, launch_of
 from headrace.reconcile.world import Manifest
 
@@ -168,5 +168,5 @@ def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
     ],
 )
 def test_pod_spec_when_something_would_not_be_carried_out_is_refused_by_name(named: str, spec: Manifest) -> None:
-    with pytest.raises(UnsupportedKind, match=named):
+    with pytest.raises(ChildRefused, match=named):
         check_pod_spec(spec)

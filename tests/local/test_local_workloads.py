@@ -23,8 +23,8 @@ from local.local_cluster import (
     until_pod,
 )
 
+from headrace.control.world import ChildRefused
 from headrace.environment import TERMINATION_MESSAGE_PATH
-from headrace.errors import UnsupportedKind
 from headrace.local.cluster import LocalCluster
 from headrace.reconcile.world import Child, Manifest
 
@@ -201,6 +201,6 @@ async def test_workload_when_it_would_not_be_carried_out_as_meant_is_refused_by_
     named: str, child: Child, tmp_path: Path
 ) -> None:
     async with running(tmp_path) as cluster:
-        with pytest.raises(UnsupportedKind, match=named):
+        with pytest.raises(ChildRefused, match=named):
             await cluster.apply(MODEL, child)
         assert cluster.index.list(child.key.kind) == []

@@ -12,18 +12,20 @@ from headrace.routes import KeyGrant
 
 
 class ChildRefused(HeadraceError):
-    """The world does not take a child as it was described, and will not until something is changed.
+    """The world does not accept a child as it is described, and will not until something changes.
 
     Args:
-        message: the world's words.
-        retry_seconds: when to ask again: a policy may have changed, and nobody tells.
+        message: the reason, in the words of the world.
+        hint: how to fix it.
+        retry_seconds: when to apply it again, because a policy may have changed without notice. None: only once the
+            child or the resource has changed.
     """
 
     http_status = 422
     reason = REFUSED
 
-    def __init__(self, message: str, *, retry_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str = "", retry_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.retry_seconds = retry_seconds
 
 

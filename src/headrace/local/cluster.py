@@ -17,12 +17,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.api import kinds
 from headrace.api import vocabulary as v
+from headrace.api.kinds import Kind
 from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
 from headrace.control.naming import Names
 from headrace.control.world import Changed, ChildRefused, not_ours
-from headrace.errors import NotFound, SystemFault, UnsupportedKind
+from headrace.errors import NotFound, SystemFault
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
@@ -49,7 +51,10 @@ from headrace.routes import KeyGrant
 
 log = logging.getLogger(__name__)
 
-CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
+CARRIED_OUT: dict[str, Kind] = {
+    kind.kind: kind for kind in (kinds.DEPLOYMENT, kinds.JOB, kinds.SERVICE, kinds.CONFIG_MAP, kinds.SECRET)
+}
+"""The kinds of children that exist here, by name; any other kind is refused."""
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
 """Policy has no meaning where every pod is a process of one user."""
 REFUSED_SECONDS = 5.0
@@ -190,14 +195,12 @@ class LocalCluster:
         return api_keys(self.index.list("Secret")).grants
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described. Raises ChildRefused when another's object has its name."""
+        """Apply the child. Raises ChildRefused for an unsupported child, or if another owner's object has its name."""
         kind = child.key.kind
         if kind in SKIPPED or self._stopping:
             return
         if kind not in CARRIED_OUT:
-            raise UnsupportedKind(
-                f"the local cluster cannot carry out a {kind}", hint="Use a Kubernetes cluster for it"
-            )
+            raise ChildRefused(f"local mode does not support the kind {kind}", hint="Use a Kubernetes cluster")
         resource = self.resource(owner)
         if resource is not None and not controls(resource, child.manifest):
             return  # wanted by a pass that began before the resource was deleted and applied again

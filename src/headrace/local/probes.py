@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.reconcile.world import Manifest
 
 STARTUP, READINESS, LIVENESS = "startupProbe", "readinessProbe", "livenessProbe"
@@ -33,19 +33,19 @@ class Probe:
 
     @classmethod
     def of(cls, manifest: Manifest, ports: list[Manifest]) -> Probe:
-        """Return the probe of a container with these ports. Raises UnsupportedKind for one that is not made here."""
+        """Return the probe of a container with these ports. Raises ChildRefused for one that is not made here."""
         kind = "httpGet" if "httpGet" in manifest else "tcpSocket"
         target = manifest.get(kind, {})
         unknown = (manifest.keys() - _TIMES - {kind}) | (target.keys() - _TARGETS[kind])
         if unknown or not target:
-            raise UnsupportedKind(
+            raise ChildRefused(
                 f"a probe with {', '.join(sorted(unknown)) or 'no handler'} cannot be made on this machine",
                 hint="Use httpGet with path and port, or tcpSocket with port",
             )
         named = {port.get("name"): port["containerPort"] for port in ports}
         port = named.get(target["port"], target["port"])
         if not isinstance(port, int):
-            raise UnsupportedKind(f"the container of a probe has no port named {port}", hint="Name one of its ports")
+            raise ChildRefused(f"the container of a probe has no port named {port}", hint="Name one of its ports")
         return cls(
             path=target.get("path", "/") if kind == "httpGet" else None,
             port=port,

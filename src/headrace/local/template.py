@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.local.probes import PROBES, Probe
 from headrace.reconcile.world import Manifest
 
@@ -59,24 +59,24 @@ class Launch:
 
 
 def check_pod_spec(spec: Manifest) -> None:
-    """Raise UnsupportedKind for a pod that a process on this machine could not be."""
+    """Raise ChildRefused for a pod that a process on this machine could not be."""
     check_fields(spec, _POD_FIELDS | _POD_SKIPPED, "spec.template.spec")
     containers = spec.get("containers", [])
     if len(containers) != 1:
-        raise UnsupportedKind(f"a pod of {len(containers)} containers cannot run here", hint="Local pods have one")
+        raise ChildRefused(f"a pod of {len(containers)} containers cannot run here", hint="Local pods have one")
     check_fields(containers[0], _CONTAINER_FIELDS | _CONTAINER_SKIPPED, "spec.template.spec.containers[0]")
     if not containers[0].get("command"):
-        raise UnsupportedKind("a container without a command cannot run here", hint="Images are not used locally")
+        raise ChildRefused("a container without a command cannot run here", hint="Images are not used locally")
     for name in PROBES:
         if name in containers[0]:
             Probe.of(containers[0][name], containers[0].get("ports", []))
 
 
 def check_fields(part: Manifest, known: frozenset[str], path: str) -> None:
-    """Raise UnsupportedKind for a field that is not known: it would not be obeyed."""
+    """Raise ChildRefused for a field that is not known: it would not be obeyed."""
     for field in part:
         if field not in known:
-            raise UnsupportedKind(f"{path}.{field} cannot be carried out on this machine", hint="Use a cluster for it")
+            raise ChildRefused(f"{path}.{field} cannot be carried out on this machine", hint="Use a cluster for it")
 
 
 def launch_of(pod: Manifest, lookup: Lookup) -> Launch:

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from pathlib import Path
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.local.addresses import Addresses
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.pods import ON_FAILURE, Backoff, LocalPod
@@ -86,17 +86,17 @@ class PodSet:
 
 
 def check_workload(manifest: Manifest) -> None:
-    """Raise UnsupportedKind for a workload that would not be carried out here as it is meant."""
+    """Raise ChildRefused for a workload that would not be carried out here as it is meant."""
     kind, spec = manifest["kind"], manifest["spec"]
     check_fields(spec, _FIELDS[kind], "spec")
     pod = spec["template"]["spec"]
     check_pod_spec(pod)
     if pod.get("restartPolicy", "Always") != _RESTART_POLICY[kind]:
-        raise UnsupportedKind(
+        raise ChildRefused(
             f"the pods of a {kind} have the restartPolicy {_RESTART_POLICY[kind]} on this machine", hint="Set it"
         )
     if kind == "Deployment" and spec.get("strategy", {}).get("type") != "Recreate":
-        raise UnsupportedKind("a Deployment's strategy on this machine is Recreate", hint="Set spec.strategy.type")
+        raise ChildRefused("a Deployment's strategy on this machine is Recreate", hint="Set spec.strategy.type")
 
 
 def reconcile_deployment(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
