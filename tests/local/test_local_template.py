@@ -29,7 +29,7 @@ def pod(**container: Any) -> Manifest:
 
 
 def launched(**container: Any) -> Launch:
-    return launch_of(pod(**container), lambda kind, name: OBJECTS.get((kind, name)))
+    return launch_of(pod(**container), lambda kind, name: OBJECTS.get((kind, name)), {})
 
 
 def from_ref(kind: str, **reference: Any) -> Manifest:
@@ -151,11 +151,11 @@ def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("named", "spec"),
     [
-        ("volumes", {"containers": [{"command": ["a"]}], "volumes": []}),
+        (r"volumes\[0\]\.hostPath", {"containers": [{"command": ["a"]}], "volumes": [{"name": "v", "hostPath": {}}]}),
         ("initContainers", {"containers": [{"command": ["a"]}], "initContainers": []}),
         ("2 containers", {"containers": [{"command": ["a"]}, {"command": ["b"]}]}),
         ("without a command", {"containers": [{"image": "a"}]}),
-        (r"containers\[0\]\.volumeMounts", {"containers": [{"command": ["a"], "volumeMounts": []}]}),
+        ("no volume v", {"containers": [{"command": ["a"], "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
         ("workingDir", {"containers": [{"command": ["a"], "workingDir": "/"}]}),
         ("lifecycle", {"containers": [{"command": ["a"], "lifecycle": {}}]}),
         ("exec", {"containers": [{"command": ["a"], "livenessProbe": {"exec": {"command": ["b"]}}}]}),
@@ -164,7 +164,7 @@ def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
             {"containers": [{"command": ["a"], "readinessProbe": {"httpGet": {"port": 1, "httpHeaders": []}}}]},
         ),
         ("no handler", {"containers": [{"command": ["a"], "readinessProbe": {"periodSeconds": 1}}]}),
-        ("port named http", {"containers": [{"command": ["a"], "startupProbe": {"tcpSocket": {"port": "http"}}}]}),
+        ("the port http", {"containers": [{"command": ["a"], "startupProbe": {"tcpSocket": {"port": "http"}}}]}),
     ],
 )
 def test_pod_spec_when_something_would_not_be_carried_out_is_refused_by_name(named: str, spec: Manifest) -> None:

@@ -14,6 +14,7 @@ KINDS: dict[str, Kind] = {name: resource.kind for name, resource in RESOURCE_KIN
     kind.kind: kind
     for kind in (
         kinds.DEPLOYMENT,
+        kinds.DAEMON_SET,
         kinds.JOB,
         kinds.POD,
         kinds.SERVICE,

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -30,13 +31,7 @@ from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
-from headrace.local.workloads import (
-    PodSet,
-    check_workload,
-    reconcile_deployment,
-    reconcile_job,
-    write_deployment_status,
-)
+from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.ownership import (
     controller_of,
@@ -52,7 +47,8 @@ from headrace.routes import KeyGrant
 log = logging.getLogger(__name__)
 
 CARRIED_OUT: dict[str, Kind] = {
-    kind.kind: kind for kind in (kinds.DEPLOYMENT, kinds.JOB, kinds.SERVICE, kinds.CONFIG_MAP, kinds.SECRET)
+    kind.kind: kind
+    for kind in (kinds.DEPLOYMENT, kinds.DAEMON_SET, kinds.JOB, kinds.SERVICE, kinds.CONFIG_MAP, kinds.SECRET)
 }
 """The kinds of children that exist here, by name; any other kind is refused."""
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
@@ -66,15 +62,15 @@ _KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastCol
 class LocalCluster:
     """Made and used in one event loop. `start` reads what was kept; `stop` ends every pod.
 
-    `logs` is a directory for the pods' logs alone: what a killed life left in it is removed.
+    `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
     """
 
-    def __init__(self, database: Path, logs: Path, backoff: Backoff | None = None) -> None:
+    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None) -> None:
         self.index = ObjectIndex()
         self._database = database
-        self._logs = logs
+        self._pods_directory = pods
         self._store: Store | None = None
-        self._pods = PodSet(self.index, logs, backoff or Backoff())
+        self._pods = PodSet(self.index, pods, backoff or Backoff())
         self._names = Names()
         self._fetchers = Fetchers()
         self._changed: list[Changed] = []
@@ -83,9 +79,9 @@ class LocalCluster:
 
     async def start(self) -> None:
         """Read what was kept."""
-        self._logs.mkdir(parents=True, exist_ok=True)
-        for left in self._logs.iterdir():
-            left.unlink()
+        self._pods_directory.mkdir(parents=True, exist_ok=True)
+        for left in self._pods_directory.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._store = Store(self._database)
         for manifest in self._store.objects():
             self.index.put(_unobserved(manifest) if manifest["kind"] in RESOURCE_KINDS else manifest)
@@ -210,13 +206,11 @@ class LocalCluster:
         merged = _merged(child.manifest, before)
         if merged == before:
             return
-        if kind in ("Deployment", "Job"):
+        if kind in WORKLOADS:
             check_workload(merged)
         key = ObjectKey.of(self.index.put(merged))
-        if kind == "Deployment":
-            reconcile_deployment(key, self._pods, self.index)
-        elif kind == "Job":
-            reconcile_job(key, self._pods, self.index)
+        if kind in WORKLOADS:
+            reconcile_workload(key, self._pods, self.index)
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period."""
@@ -322,14 +316,8 @@ class LocalCluster:
         owner = ObjectKey(reference["kind"], change.object["metadata"]["namespace"], reference["name"])
         if change.type == "DELETED":
             self._pods.forget(ObjectKey.of(change.object))
-        if self._stopping:
-            return
-        if owner.kind == "Job":
-            reconcile_job(owner, self._pods, self.index)
-        elif change.type == "DELETED":
-            reconcile_deployment(owner, self._pods, self.index)
-        else:
-            write_deployment_status(owner, self._pods, self.index)
+        if not self._stopping:
+            on_pod_change(owner, self._pods, self.index, removed=change.type == "DELETED")
 
     def _tell(self, key: ResourceKey | None) -> None:
         for changed in self._changed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_L
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
+from headrace.local.volumes import make_volumes
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest
@@ -80,7 +82,7 @@ class _Container:
 class LocalPod:
     """One pod. Made by its workload's controller, which hears of its changes through the index."""
 
-    def __init__(self, manifest: Manifest, index: ObjectIndex, logs: Path, address: str, backoff: Backoff) -> None:
+    def __init__(self, manifest: Manifest, index: ObjectIndex, directory: Path, address: str, backoff: Backoff) -> None:
         self.key = ObjectKey.of(manifest)
         owner = manifest["metadata"]["ownerReferences"][0]
         self.owner = ObjectKey(owner["kind"], self.key.namespace, owner["name"])
@@ -89,9 +91,10 @@ class LocalPod:
         self._address = address
         self._backoff = backoff
         stem = f"{self.key.namespace}.{self.key.name}"
-        self.log = logs / f"{stem}.log"
-        self.previous_log = logs / f"{stem}.previous.log"
-        self._last_words = logs / f"{stem}.termination"
+        self.log = directory / f"{stem}.log"
+        self.previous_log = directory / f"{stem}.previous.log"
+        self._last_words = directory / f"{stem}.termination"
+        self._volumes = directory / f"{stem}.volumes"
         self._container = _Container()
         self._phase = "Pending"
         self._started = timestamp(time.time())
@@ -190,14 +193,19 @@ class LocalPod:
             self._container.restarts += started
             started = self._launch()
             self._write()
-        self._clean_up()
+        await self._clean_up()
 
     def _launch(self) -> bool:
         """Start the process; return whether there is one now."""
         self._stirred.clear()
         container = self.spec["containers"][0]
         try:
-            launch = launch_of(self._described(), self._lookup)
+            mounts = make_volumes(self.spec, self._volumes)
+        except OSError as error:
+            self._waiting("CreateContainerError", f"cannot make the emptyDir volumes: {error.strerror}")
+            return False
+        try:
+            launch = launch_of(self._described(), self._lookup, mounts)
             self._process = self._spawn(launch)
         except ConfigError as error:
             self._waiting(_NOT_CONFIGURED, str(error))
@@ -364,7 +372,9 @@ class LocalPod:
             }
         return self._conditions[type_]
 
-    def _clean_up(self) -> None:
+    async def _clean_up(self) -> None:
+        if self._volumes.exists():
+            await asyncio.to_thread(shutil.rmtree, self._volumes, ignore_errors=True)
         for path in (self.log, self.previous_log, self._last_words):
             path.unlink(missing_ok=True)
         self._index.remove(self.key)

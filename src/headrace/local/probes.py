@@ -1,4 +1,4 @@
-"""Probes of a container, as a kubelet makes them: an HTTP GET, or a connection, each so many seconds."""
+"""Probes of a container, as a kubelet runs them: a periodic HTTP GET or TCP connection."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ class Probe:
 
     @classmethod
     def of(cls, manifest: Manifest, ports: list[Manifest]) -> Probe:
-        """Return the probe of a container with these ports. Raises ChildRefused for one that is not made here."""
+        """Return the probe of a container with these ports. Raises ChildRefused for an unsupported probe."""
         kind = "httpGet" if "httpGet" in manifest else "tcpSocket"
         target = manifest.get(kind, {})
         unknown = (manifest.keys() - _TIMES - {kind}) | (target.keys() - _TARGETS[kind])
         if unknown or not target:
             raise ChildRefused(
-                f"a probe with {', '.join(sorted(unknown)) or 'no handler'} cannot be made on this machine",
+                f"local mode does not support a probe with {', '.join(sorted(unknown)) or 'no handler'}",
                 hint="Use httpGet with path and port, or tcpSocket with port",
             )
         named = {port.get("name"): port["containerPort"] for port in ports}
         port = named.get(target["port"], target["port"])
         if not isinstance(port, int):
-            raise ChildRefused(f"the container of a probe has no port named {port}", hint="Name one of its ports")
+            raise ChildRefused(
+                f"a probe refers to the port {port}, which the container does not have", hint="Add it to ports"
+            )
         return cls(
             path=target.get("path", "/") if kind == "httpGet" else None,
             port=port,
