@@ -43,7 +43,7 @@ _UNWRITTEN = frozenset({"Pod", MODEL_DEPLOYMENT, "Secret"})
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectKey:
-    """Names an object. Kinds are told apart without their groups: there are no two of one name among ours."""
+    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
 
     kind: str
     namespace: str
@@ -52,7 +52,8 @@ class ObjectKey:
     @classmethod
     def of(cls, manifest: Manifest) -> ObjectKey:
         """Return the key of an object."""
-        return cls(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @dataclass(frozen=True, slots=True)

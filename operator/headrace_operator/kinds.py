@@ -20,11 +20,12 @@ class Watched:
     kind: str
     plural: str
     selector: str | None = MANAGED
+    namespaced: bool = True
 
     @staticmethod
     def of(kind: Kind, selector: str | None = MANAGED) -> Watched:
         """Return which objects of a kind are watched: by default those that headrace made."""
-        return Watched(kind.api_version, kind.kind, kind.plural, selector)
+        return Watched(kind.api_version, kind.kind, kind.plural, selector, kind.namespaced)
 
     @property
     def group(self) -> str:
@@ -37,9 +38,12 @@ class Watched:
         return self.api_version.rpartition("/")[2]
 
     def path(self, namespace: str | None, name: str | None = None) -> str:
-        """Return the path of an object, of a namespace's list, or (None) of the list of all."""
+        """Return the path of an object, of a namespace's list, or (None) of the list of all namespaces.
+
+        A cluster-scoped kind has one list, whatever the namespace.
+        """
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
-        scope = f"/namespaces/{namespace}" if namespace is not None else ""
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace is not None else ""
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name is not None else "")
 
 
@@ -53,3 +57,12 @@ MODEL_DEPLOYMENT = ALL[kinds.MODEL_DEPLOYMENT.kind]
 CHILD_KINDS = frozenset(each.kind for each in CHILDREN)
 EVENT = Watched.of(kinds.EVENT)
 CLAIM = Watched("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+
+
+def watched_in(namespaces: tuple[str, ...]) -> dict[str, Watched]:
+    """Return the kinds that an operator watches, by name.
+
+    One that is restricted to some namespaces has no rights to cluster-scoped objects; without namespaces it is not
+    restricted.
+    """
+    return {kind: watched for kind, watched in ALL.items() if watched.namespaced or not namespaces}

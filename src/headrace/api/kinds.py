@@ -16,6 +16,8 @@ class Kind:
     plural: str
     singular: str
     short_names: tuple[str, ...] = ()
+    namespaced: bool = True
+    """False: its objects are cluster-scoped."""
 
     @property
     def group(self) -> str:

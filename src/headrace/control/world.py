@@ -31,8 +31,9 @@ class ChildRefused(HeadraceError):
 
 def not_ours(child: ChildKey, owner: ResourceKey) -> str:
     """Return why a child is refused whose name another object has."""
+    where = f" in namespace {child.namespace}" if child.namespace else ""
     return (
-        f"{child.kind} {child.name} exists in namespace {child.namespace} and belongs to somebody else. "
+        f"{child.kind} {child.name} exists{where} and belongs to somebody else. "
         f"Delete it, or give the {owner.kind} {owner.name} another name"
     )
 
@@ -48,7 +49,7 @@ class World(Protocol):
         """Call `changed` after every change from now on, in the event loop's thread."""
 
     def keys(self) -> list[ResourceKey]:
-        """Return every resource there is."""
+        """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource, or None when it is gone."""
@@ -63,7 +64,10 @@ class World(Protocol):
         """Make the child be as described. Nothing happens when it already is. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child and its pods, with their grace period. Nothing happens when it is gone."""
+        """Delete the child and its pods, with their grace period. Nothing happens when it does not exist.
+
+        Where Kubernetes deletes children with their owner, those of a deleted resource are left to it.
+        """
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""

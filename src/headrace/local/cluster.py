@@ -165,8 +165,11 @@ class LocalCluster:
         self._changed.append(changed)
 
     def keys(self) -> list[ResourceKey]:
-        """Return every resource there is."""
-        return [ResourceKey.of(each) for kind in sorted(v.RESOURCE_LABELS) for each in self.index.list(kind)]
+        """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
+        resources = [ResourceKey.of(each) for kind in sorted(v.RESOURCE_LABELS) for each in self.index.list(kind)]
+        cluster_scoped = (kind.kind for kind in CARRIED_OUT.values() if not kind.namespaced)
+        owners = {resource_controlling(child) for kind in cluster_scoped for child in self.index.list(kind)}
+        return [*resources, *sorted(owner for owner in owners if owner is not None and owner not in resources)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource."""
@@ -177,8 +180,8 @@ class LocalCluster:
         resource = self.resource(key)
         children = {
             ChildKey.of(manifest): manifest
-            for kind in sorted(CARRIED_OUT)
-            for manifest in self.index.list(kind, key.namespace)
+            for _, kind in sorted(CARRIED_OUT.items())
+            for manifest in self.index.list(kind.kind, key.namespace if kind.namespaced else "")
             if is_child(manifest, key, resource)
         }
         pods = tuple(self._pods_of(key))

@@ -16,7 +16,7 @@ MAX_BEHIND = 1000
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectKey:
-    """Names an object. The kinds of the local cluster are distinct without their groups."""
+    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
 
     kind: str
     namespace: str
@@ -25,7 +25,8 @@ class ObjectKey:
     @classmethod
     def of(cls, manifest: Manifest) -> ObjectKey:
         """Return the key of an object."""
-        return cls(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ class ObjectIndex:
             for manifest in present:
                 yield Change("ADDED", manifest)
             while (change := await queue.get()) is not None:
-                metadata = change.object["metadata"]
-                if change.object["kind"] == kind and namespace in (None, metadata["namespace"]):
+                key = ObjectKey.of(change.object)
+                if key.kind == kind and namespace in (None, key.namespace):
                     yield change
         finally:
             self._watchers.discard(queue)
