@@ -128,7 +128,7 @@ async def test_cluster_scoped_child_of_a_former_resource_is_adopted() -> None:
     assert api.forced == [True]
 
 
-async def test_cluster_scoped_child_in_a_restricted_operator_is_refused() -> None:
+async def test_cluster_scoped_child_when_restricted_is_refused() -> None:
     api = RecordingApi()
     made = KubernetesWorld(cast("ApiServer", api), "operator-0", ("team-a", "team-b"))
     made.lead(cast("Namespaces", Provided()))
@@ -139,7 +139,7 @@ async def test_cluster_scoped_child_in_a_restricted_operator_is_refused() -> Non
     assert len(api.writes) == 1
 
 
-def test_cluster_scoped_kind_is_not_watched_by_a_restricted_operator() -> None:
+def test_cluster_scoped_kind_when_restricted_is_not_watched() -> None:
     assert "PriorityClass" in watched_in(())
     assert watched_in(("team-a",)).keys() == ALL.keys() - {"PriorityClass"}
 
@@ -207,7 +207,7 @@ async def test_cluster_scoped_child_is_deleted_with_its_resource() -> None:
     assert [path for verb, path in api.writes if verb == "delete"] == [PATH]
 
 
-async def test_cluster_scoped_child_that_appears_without_owner_is_deleted() -> None:
+async def test_cluster_scoped_child_without_owner_is_deleted() -> None:
     made, api = world()
     made.index.remove(ObjectKey(OWNER.kind, OWNER.namespace, OWNER.name), "r1")
     async with reconciling(made):
@@ -215,7 +215,7 @@ async def test_cluster_scoped_child_that_appears_without_owner_is_deleted() -> N
         await until_deleted(api)
 
 
-async def test_cluster_scoped_child_without_owner_is_deleted_after_a_restart() -> None:
+async def test_cluster_scoped_child_is_deleted_after_a_restart() -> None:
     made, api = world()
     made.index.remove(ObjectKey(OWNER.kind, OWNER.namespace, OWNER.name), "r1")
     made.index.put(served(priority_class()))
@@ -224,7 +224,7 @@ async def test_cluster_scoped_child_without_owner_is_deleted_after_a_restart() -
         await until_deleted(api)
 
 
-async def test_unwanted_cluster_scoped_child_of_a_former_resource_is_deleted() -> None:
+async def test_unwanted_cluster_scoped_child_is_deleted() -> None:
     made, api = world()
     source = {"source": {"uri": "https://example.org/m.gguf"}}
     made.index.put({**resource(2, generation=1), "spec": {"model": source}})

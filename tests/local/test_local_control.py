@@ -95,7 +95,7 @@ async def test_cluster_scoped_child_lives_as_long_as_its_resource(tmp_path: Path
 
 
 @pytest.mark.usefixtures("wanted")
-async def test_cluster_scoped_child_is_adopted_by_a_resource_applied_again(tmp_path: Path) -> None:
+async def test_cluster_scoped_child_is_adopted_by_the_next_resource(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster, reconciled(cluster, tmp_path):
         former, _ = cluster.apply_object(model())
         (child,) = await until(cluster, PRIORITY_CLASS.kind, lambda found: len(found) == 1)
@@ -106,7 +106,7 @@ async def test_cluster_scoped_child_is_adopted_by_a_resource_applied_again(tmp_p
 
 
 @pytest.mark.usefixtures("_cluster_scoped")
-async def test_unwanted_cluster_scoped_child_of_a_former_resource_is_deleted(tmp_path: Path) -> None:
+async def test_unwanted_cluster_scoped_child_is_deleted(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         former, _ = cluster.apply_object(model())
         cluster.delete_object(ObjectKey.of(former))
@@ -118,7 +118,7 @@ async def test_unwanted_cluster_scoped_child_of_a_former_resource_is_deleted(tmp
 
 
 @pytest.mark.usefixtures("_cluster_scoped")
-async def test_cluster_scoped_child_without_owner_is_deleted_after_a_restart(tmp_path: Path) -> None:
+async def test_cluster_scoped_child_is_deleted_after_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         former, _ = cluster.apply_object(model())
         cluster.delete_object(ObjectKey.of(former))

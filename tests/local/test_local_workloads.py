@@ -51,7 +51,7 @@ async def test_deployment_when_scaled_has_that_many_pods(tmp_path: Path) -> None
             assert len(staying(cluster)) == replicas
 
 
-async def test_deployment_when_scaled_down_of_equal_pods_lets_the_newest_go(tmp_path: Path) -> None:
+async def test_deployment_when_scaled_down_ends_the_newest_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, deployment(container(SLEEPER), 1))
         oldest = staying(cluster)
@@ -74,7 +74,7 @@ async def test_deployment_when_scaled_down_keeps_the_pod_that_is_ready(tmp_path:
         assert staying(cluster) == [pod["metadata"]["name"] for pod in pods if status_of(pod)["ready"]]
 
 
-async def test_deployment_when_its_template_changes_starts_new_pods_once_the_old_are_gone(tmp_path: Path) -> None:
+async def test_deployment_when_template_changes_recreates_pods(tmp_path: Path) -> None:
     farewell = f"trap 'sleep 0.05; echo old gone >> {tmp_path}/told; exit 0' TERM"
     old = f"{farewell}; touch {tmp_path}/up; while :; do sleep 0.01; done"
     async with running(tmp_path) as cluster:
@@ -100,7 +100,7 @@ async def test_deployment_when_its_pods_run_counts_them(tmp_path: Path) -> None:
         assert [(c["type"], c["status"]) for c in status["conditions"]] == [("Available", "True")]
 
 
-async def test_deployment_when_only_scaled_counts_a_generation_and_keeps_its_identity(tmp_path: Path) -> None:
+async def test_deployment_when_scaled_counts_a_generation(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, deployment(container(SLEEPER), 0))
         before = get(cluster, "Deployment", "smol-1")["metadata"]
@@ -110,7 +110,7 @@ async def test_deployment_when_only_scaled_counts_a_generation_and_keeps_its_ide
         assert before["uid"] == after["uid"]
 
 
-async def test_deployment_when_deleted_and_made_again_does_not_count_pods_that_go(tmp_path: Path) -> None:
+async def test_deployment_when_recreated_ignores_terminating_pods(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         child = deployment(container(DEAF), terminationGracePeriodSeconds=0.2)
         await cluster.apply(MODEL, child)
@@ -176,7 +176,7 @@ def _counts(cluster: LocalCluster) -> tuple[int, ...]:
 # -- Job -----------------------------------------------------------------------------------------------------
 
 
-async def test_job_when_its_pod_succeeds_is_complete_and_keeps_the_pod_as_evidence(tmp_path: Path) -> None:
+async def test_job_when_pod_succeeds_is_complete_and_keeps_it(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, job(container(f"echo '{{}}' > ${TERMINATION_MESSAGE_PATH}")))
         (done,) = await until(cluster, "Job", lambda jobs: "conditions" in jobs[0]["status"])
@@ -210,7 +210,7 @@ async def test_job_when_its_pod_fails_and_then_succeeds_is_complete(tmp_path: Pa
         assert status["restartCount"] == 2
 
 
-async def test_job_when_it_failed_too_often_has_failed_and_its_pod_goes(tmp_path: Path) -> None:
+async def test_job_at_its_backoff_limit_fails_and_ends_its_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, job(container("exit 1"), backoffLimit=2))
         await until(cluster, "Pod", lambda pods: not pods)
@@ -252,9 +252,7 @@ def _changed(child: Child, **fields: Any) -> Child:
         ("restartPolicy", daemon_set(container(SLEEPER), restartPolicy="OnFailure")),
     ],
 )
-async def test_workload_when_it_would_not_be_carried_out_as_meant_is_refused_by_name(
-    named: str, child: Child, tmp_path: Path
-) -> None:
+async def test_unsupported_workload_is_refused_by_name(named: str, child: Child, tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         with pytest.raises(ChildRefused, match=named):
             await cluster.apply(MODEL, child)
