@@ -278,7 +278,7 @@ async def test_platform_secret_cannot_be_changed_by_users(served: Served) -> Non
     served.cluster.provide_secret("default", NATS_SECRET, {"user": "runtime-default"})
     with pytest.raises(InvalidResource):
         await served.apply(secret(NATS_SECRET, data={}))
-    with pytest.raises(HeadraceError, match="own"):
+    with pytest.raises(HeadraceError, match="managed by headrace"):
         await served.call(served.client.delete, KINDS["Secret"], "default", NATS_SECRET)
 
 

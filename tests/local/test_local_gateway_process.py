@@ -34,7 +34,7 @@ def test_listen_when_host_is_a_name_requires_an_address() -> None:
 
 
 def test_listen_when_host_is_foreign_names_it() -> None:
-    with pytest.raises(CannotStart, match=r"192\.0\.2\.1 is not an address of this machine\. Give --host"):
+    with pytest.raises(CannotStart, match=r"192\.0\.2\.1 is not an address of this machine\. Set --host"):
         listen("192.0.2.1", None)
 
 

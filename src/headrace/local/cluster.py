@@ -1,7 +1,7 @@
 """The local cluster: a world (`headrace.control.world`) whose pods are processes of this machine.
 
-The user's objects are kept on disk; what headrace makes of them lives in memory and is made again at the next start, so
-conditions start as Unknown and are observed anew.
+The user's objects are stored on disk. Their children are in memory and are made again at the next start, so conditions
+are Unknown at first.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ CARRIED_OUT: dict[str, Kind] = {
 }
 """The kinds of children that exist here, by name; any other kind is refused."""
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
-"""Policy has no meaning where every pod is a process of one user."""
+"""Policies have no meaning where every pod is a process of one user."""
 REFUSED_SECONDS = 5.0
-"""After so long a child is applied again whose name another object had."""
+"""When a child is applied again that was refused because another object has its name."""
 _KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastColdStart", "startFailure")
-"""Of a stored status: what was recorded, not what was observed."""
+"""The fields of a stored status that were recorded and not observed."""
 
 
 class LocalCluster:
-    """Made and used in one event loop. `start` reads what was kept; `stop` ends every pod.
+    """For use in one event loop. `start` reads the stored objects; `stop` ends every pod.
 
     `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
     """
@@ -78,7 +78,7 @@ class LocalCluster:
         self.index.listen(self._on_change)
 
     async def start(self) -> None:
-        """Read what was kept."""
+        """Read the stored objects."""
         self._pods_directory.mkdir(parents=True, exist_ok=True)
         for left in self._pods_directory.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -89,14 +89,14 @@ class LocalCluster:
             self.index.put(event)
 
     async def stop(self, grace_seconds: float) -> None:
-        """End every pod: each gets its grace period, but none more than this."""
+        """Terminate every pod with its grace period, at most this one."""
         self._stopping = True
         pods = self._pods.all()
         for pod in pods:
             pod.terminate()
-        going = [asyncio.create_task(pod.gone()) for pod in pods]
-        if going:
-            _, late = await asyncio.wait(going, timeout=grace_seconds)
+        ending = [asyncio.create_task(pod.gone()) for pod in pods]
+        if ending:
+            _, late = await asyncio.wait(ending, timeout=grace_seconds)
             if late:
                 self.kill()
                 await asyncio.wait(late)
@@ -104,16 +104,16 @@ class LocalCluster:
             self._store.close()
 
     def kill(self) -> None:
-        """End every pod's process at once."""
+        """Kill every pod's process."""
         for pod in self._pods.all():
             pod.kill()
 
     # -- the user's objects ---------------------------------------------------------------------------------
 
     def apply_object(self, manifest: Manifest, *, dry_run: bool = False) -> tuple[Manifest, Manifest | None]:
-        """Keep an object of the user; return it as it is now, and as it was before (None: it is new).
+        """Store an object of the user; return it, and the object before (None: it is new).
 
-        Raises InvalidResource when it breaks its schema or a rule.
+        Raises InvalidResource if it violates its schema or a rule.
         """
         before = self.index.get(ObjectKey.of(manifest))
         wanted = {name: value for name, value in manifest.items() if name != "status"}
@@ -129,7 +129,7 @@ class LocalCluster:
         return self.index.put(merged), before
 
     def delete_object(self, key: ObjectKey) -> None:
-        """Forget an object of the user, and collect what it controls, as Kubernetes' garbage collector does."""
+        """Delete an object of the user and what it controls, as the garbage collector of Kubernetes does."""
         found = self.index.get(key)
         if found is None:
             raise NotFound(f"{key.kind} {key.name} does not exist in namespace {key.namespace}")
@@ -142,7 +142,7 @@ class LocalCluster:
                     self._remove_child(ObjectKey.of(child))
 
     def provide_secret(self, namespace: str, name: str, data: Mapping[str, str]) -> None:
-        """Put a Secret of the platform's own into a namespace; it is not kept."""
+        """Add a Secret of the platform to a namespace; it is not stored on disk."""
         encoded = {field: base64.b64encode(value.encode()).decode() for field, value in data.items()}
         metadata = {"name": name, "namespace": namespace, "labels": {v.MANAGED_BY: "headrace"}}
         manifest: Manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded}
@@ -151,7 +151,7 @@ class LocalCluster:
     def logs(
         self, namespace: str, pod: str, *, follow: bool, tail_lines: int | None, previous: bool
     ) -> AsyncIterator[bytes]:
-        """Yield what a pod printed. Raises NotFound for a pod that there is not."""
+        """Yield the log of a pod. Raises NotFound if the pod does not exist."""
         found = self._pods.get(ObjectKey("Pod", namespace, pod))
         if found is None:
             raise NotFound(f"pod {pod} does not exist in namespace {namespace}")
@@ -202,7 +202,7 @@ class LocalCluster:
             raise ChildRefused(f"local mode does not support the kind {kind}", hint="Use a Kubernetes cluster")
         resource = self.resource(owner)
         if resource is not None and not controls(resource, child.manifest):
-            return  # wanted by a pass that began before the resource was deleted and applied again
+            return  # of a pass that began before the resource was deleted and applied again
         before = self.index.get(ObjectKey.of(child.manifest))
         if before is not None and resource_controlling(before) != owner:
             raise ChildRefused(not_ours(child.key, owner), retry_seconds=REFUSED_SECONDS)
@@ -240,7 +240,7 @@ class LocalCluster:
                 yield pod
 
     def _workload_of(self, pod: Manifest) -> Manifest | None:
-        """Return the workload that made a pod; None when it is gone, whatever has its name now."""
+        """Return the workload that controls a pod; None if it was deleted, even if another has its name now."""
         reference = controller_of(pod)
         assert reference is not None
         found = self.index.get(ObjectKey(reference["kind"], pod["metadata"]["namespace"], reference["name"]))
@@ -253,7 +253,7 @@ class LocalCluster:
             return
         stored = self.index.put({**resource, "status": status})
         assert self._store is not None
-        with _dispensable():
+        with _tolerating_full_disk():
             self._store.put_status(stored)
 
     async def record(self, key: ResourceKey, event: Event) -> None:
@@ -285,7 +285,7 @@ class LocalCluster:
         }
         self.index.put(manifest)
         assert self._store is not None
-        with _dispensable():
+        with _tolerating_full_disk():
             for old in self._store.put_event(manifest):
                 self.index.remove(old)
 
@@ -299,7 +299,7 @@ class LocalCluster:
         elif kind in ("Secret", "ConfigMap"):
             for pod in self._pods.all():
                 if pod.key.namespace == metadata["namespace"]:
-                    pod.look_again()
+                    pod.on_config_change()
         if kind == "Secret" and _is_api_key(change):
             self._tell(None)
         owner = resource_labelled(change.object) if kind == "Pod" else resource_controlling(change.object)
@@ -328,16 +328,16 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def _dispensable() -> Iterator[None]:
-    """A status or an event that finds the disk full is shown, but not kept: what runs goes on."""
+def _tolerating_full_disk() -> Iterator[None]:
+    """A status or an event is not stored when the disk is full; it stays in memory, and the cluster keeps running."""
     try:
         yield
     except SystemFault as error:
-        log.warning("a status or an event is not kept: %s", error)
+        log.warning("a status or an event is not stored: %s", error)
 
 
 def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
-    """Return the wanted object with what a server adds: uid, time, and a generation that counts changes of the spec."""
+    """Return the object with the fields that a server adds: uid, time, and a generation that counts changes of spec."""
     metadata: dict[str, Any] = {
         name: value
         for name, value in wanted["metadata"].items()
@@ -361,7 +361,7 @@ def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
 
 
 def _unobserved(resource: Manifest) -> Manifest:
-    """Return a stored resource as nobody has looked at it yet: what was recorded stays, conditions are Unknown."""
+    """Return a stored resource before its first pass: recorded status fields are kept, conditions are Unknown."""
     kept = {name: resource["status"][name] for name in _KEPT_OF_STATUS if name in resource.get("status", {})}
     types = RESOURCE_KINDS[resource["kind"]].conditions
     unknown = [Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in types]
@@ -370,7 +370,7 @@ def _unobserved(resource: Manifest) -> Manifest:
 
 
 def _is_api_key(change: Change) -> bool:
-    """Whether the Secret is, or was until now, an API key."""
+    """Whether the Secret is, or was before the change, an API key."""
     return any(
         v.API_KEY_LABEL in manifest["metadata"].get("labels", {})
         for manifest in (change.object, change.before)

@@ -11,7 +11,7 @@ from headrace.reconcile.world import Manifest
 
 STARTUP, READINESS, LIVENESS = "startupProbe", "readinessProbe", "livenessProbe"
 PROBES = (STARTUP, READINESS, LIVENESS)
-"""Their fields in a container."""
+"""The fields of a container that have them."""
 _TIMES = frozenset({"initialDelaySeconds", "periodSeconds", "timeoutSeconds", "successThreshold", "failureThreshold"})
 _TARGETS = {"httpGet": frozenset({"path", "port"}), "tcpSocket": frozenset({"port"})}
 _LARGEST_STATUS_LINE = 1024
@@ -23,7 +23,7 @@ class Probe:
     """One probe with Kubernetes' defaults."""
 
     path: str | None
-    """None: a connection is enough."""
+    """None: a TCP connection is sufficient."""
     port: int
     initial_delay: float
     period: float
@@ -59,7 +59,7 @@ class Probe:
         )
 
     async def watch(self, host: str, changed: Callable[[bool], None]) -> None:
-        """Probe until cancelled; call `changed` when the threshold for the other answer is reached."""
+        """Probe until cancelled; call `changed` with each new result that has reached its threshold."""
         await asyncio.sleep(self.initial_delay)
         state: bool | None = None
         run, last = 0, None
@@ -73,7 +73,7 @@ class Probe:
             await asyncio.sleep(self.period)
 
     async def once(self, host: str) -> bool:
-        """Return whether the container answers well."""
+        """Return whether one probe succeeds."""
         try:
             async with asyncio.timeout(self.timeout):
                 reader, writer = await asyncio.open_connection(host, self.port, limit=_LARGEST_STATUS_LINE)
