@@ -59,7 +59,7 @@ EVENT = Watched.of(kinds.EVENT)
 CLAIM = Watched("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 
 
-def watched_in(namespaces: tuple[str, ...]) -> dict[str, Watched]:
+def watched_kinds(namespaces: tuple[str, ...] = ()) -> dict[str, Watched]:
     """Return the kinds that an operator watches, by name.
 
     One that is restricted to some namespaces has no rights to cluster-scoped objects; without namespaces it is not

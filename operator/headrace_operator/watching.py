@@ -26,7 +26,7 @@ from typing_extensions import override
 from headrace.errors import CannotStart
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
 from headrace_operator.index import Index, ObjectKey
-from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, Watched, watched_in
+from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, Watched, watched_kinds
 from headrace_operator.metrics import OBJECTS, VANISHED
 
 log = logging.getLogger(__name__)
@@ -74,12 +74,12 @@ class Watching:
         self._api = api
         self._index = index
         self._scopes = namespaces or (None,)
-        self._watched = watched_in(namespaces)
-        self._due = dict.fromkeys(self._watched, float("inf"))
+        self._kinds = watched_kinds(namespaces)
+        self._due = dict.fromkeys(self._kinds, float("inf"))
         """By kind: the monotonic time of its next audit. Of one that was never listed there is nothing to compare."""
-        self._unfilled = set(self._watched)
+        self._unfilled = set(self._kinds)
         self._wake = asyncio.Event()
-        for kind in self._watched:
+        for kind in self._kinds:
             OBJECTS.labels(kind=kind).set_function(partial(index.size, kind))
 
     async def watch(self, started: Callable[[], None]) -> None:
@@ -109,7 +109,7 @@ class Watching:
         """Remove what vanished untold; runs until cancelled."""
         while True:
             for kind in [kind for kind, at in self._due.items() if at <= time.monotonic()]:
-                self._due[kind] = time.monotonic() + await self._audit_kind(self._watched[kind])
+                self._due[kind] = time.monotonic() + await self._audit_kind(self._kinds[kind])
             self._wake.clear()
             try:
                 async with asyncio.timeout(min(self._due.values()) - time.monotonic()):
@@ -187,7 +187,7 @@ class Watching:
             connection = self._api.connection
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=connection.session(self._answered))
 
-        for watched in self._watched.values():
+        for watched in self._kinds.values():
             listen = kopf.on.event(watched.group, watched.version, watched.plural, id=watched.plural, registry=registry)
             listen(self._handler(watched))
         return registry

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeGuard
 
 from headrace.api import vocabulary as v
 from headrace.control.fetchers import Fetchers
@@ -119,7 +120,7 @@ class KubernetesWorld:
         resources = [_resource_key(key) for kind in sorted(RESOURCE_KINDS) for key in self.index.keys(kind)]
         cluster_scoped = (kind for kind, watched in ALL.items() if not watched.namespaced)
         entries = (self.index.entry(key) for kind in cluster_scoped for key in self.index.keys(kind))
-        owners = {entry.owner for entry in entries if entry is not None and entry.owner is not None}
+        owners = {entry.owner for entry in entries if entry is not None and _is_reconciled(entry.owner)}
         return [*resources, *sorted(owners.difference(resources))]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
@@ -308,7 +309,7 @@ class KubernetesWorld:
             if now is None and before is not None:
                 self._applied.pop(key, None)
                 self._job_events.forget(before.uid)
-            for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
+            for owner in {entry.owner for entry in (before, now) if entry is not None and _is_reconciled(entry.owner)}:
                 self._tell(owner)
         if (before is None or now is None) and key.kind in _NEED_NAMESPACES:
             self._tell_namespaces()
@@ -341,6 +342,11 @@ def _object_key(key: ResourceKey) -> ObjectKey:
 
 def _resource_key(key: ObjectKey) -> ResourceKey:
     return ResourceKey(key.kind, key.namespace, key.name)
+
+
+def _is_reconciled(owner: ResourceKey | None) -> TypeGuard[ResourceKey]:
+    """Whether an object's owner is of a known kind: the children of another one, of a newer release, are left alone."""
+    return owner is not None and owner.kind in RESOURCE_KINDS
 
 
 def _deleting(manifest: Manifest) -> bool:

@@ -27,7 +27,7 @@ from headrace_operator import world as world_module
 from headrace_operator.client import ApiServer, Listed
 from headrace_operator.connection import Connection
 from headrace_operator.index import ObjectKey
-from headrace_operator.kinds import ALL, CHILD_KINDS, Watched, watched_in
+from headrace_operator.kinds import ALL, CHILD_KINDS, Watched, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
 
@@ -55,7 +55,7 @@ def daemon_set() -> Child:
 
 
 def priority_class(uid: str = "r1", owner: ResourceKey = OWNER) -> Child:
-    named = resource()
+    named = {**resource(), "kind": owner.kind}
     named["metadata"].update(namespace=owner.namespace, name=owner.name, uid=uid)
     metadata = {"name": "smollm2", "labels": LABELS, "annotations": owner_annotation(named)}
     manifest = {"apiVersion": PRIORITY_CLASS.api_version, "kind": "PriorityClass", "metadata": metadata, "value": 1}
@@ -140,8 +140,8 @@ async def test_cluster_scoped_child_when_restricted_is_refused() -> None:
 
 
 def test_cluster_scoped_kind_when_restricted_is_not_watched() -> None:
-    assert "PriorityClass" in watched_in(())
-    assert watched_in(("team-a",)).keys() == ALL.keys() - {"PriorityClass"}
+    assert "PriorityClass" in watched_kinds(())
+    assert watched_kinds(("team-a",)).keys() == ALL.keys() - {"PriorityClass"}
 
 
 def test_path_of_a_cluster_scoped_kind_has_no_namespace() -> None:
@@ -213,6 +213,15 @@ async def test_cluster_scoped_child_without_owner_is_deleted() -> None:
     async with reconciling(made):
         made.index.put(served(priority_class()))
         await until_deleted(api)
+
+
+async def test_cluster_scoped_child_of_an_unknown_kind_is_left_alone() -> None:
+    """It may be of a newer release, whose resources this one does not watch."""
+    made, api = world()
+    enqueued: list[ResourceKey | None] = []
+    made.subscribe(enqueued.append)
+    made.index.put(served(priority_class("n1", ResourceKey("Newer", "default", "smollm2"))))
+    assert (made.keys(), enqueued, api.writes) == ([OWNER], [], [])
 
 
 async def test_cluster_scoped_child_is_deleted_after_a_restart() -> None:

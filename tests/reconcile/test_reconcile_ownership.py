@@ -76,7 +76,7 @@ def annotation(**changes: Any) -> str:
         (cluster_scoped(annotation(uid="old")), KEY, False, False),
         (cluster_scoped(annotation(name="smol-2")), ResourceKey(KEY.kind, "default", "smol-2"), False, True),
         (cluster_scoped(annotation(namespace="b")), ResourceKey(KEY.kind, "b", "smol"), False, True),
-        (cluster_scoped(annotation(kind="Unknown")), None, False, False),
+        (cluster_scoped(annotation(kind="Other")), ResourceKey("Other", "default", "smol"), False, True),
         (cluster_scoped(annotation(uid=None)), None, False, False),
         (cluster_scoped("[]"), None, False, False),
         (cluster_scoped("{"), None, False, False),

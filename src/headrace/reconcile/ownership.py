@@ -98,16 +98,11 @@ def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None) -> boo
 
 
 def _annotated_owner(manifest: Manifest) -> _Owner | None:
-    """Return the owner that a cluster-scoped object's annotation names.
-
-    None for an owner of an unknown kind: whether it exists cannot be observed, so the object must not be deleted.
-    """
+    """Return the owner that a cluster-scoped object's annotation names; None without a readable annotation."""
     try:
         owner = json.loads((manifest["metadata"].get("annotations") or {}).get(OWNER_ANNOTATION, ""))
     except ValueError:
         return None
     if not isinstance(owner, dict) or not all(isinstance(owner.get(field), str) for field in _OWNER_FIELDS):
-        return None
-    if owner["kind"] not in RESOURCE_LABELS:
         return None
     return _Owner(ResourceKey(owner["kind"], owner["namespace"], owner["name"]), owner["uid"])
