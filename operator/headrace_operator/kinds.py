@@ -47,22 +47,27 @@ class Watched:
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name is not None else "")
 
 
-RESOURCES = tuple(Watched.of(resource.kind, selector=None) for resource in RESOURCE_KINDS.values())
 POD = Watched.of(kinds.POD)
 SECRET = Watched.of(kinds.SECRET, API_KEY_LABEL)
-CHILDREN = tuple(Watched.of(kind) for kind in child_kinds())
-ALL: dict[str, Watched] = {each.kind: each for each in (*RESOURCES, POD, SECRET, *CHILDREN)}
-"""By kind: those that we look at are distinct without their groups."""
-MODEL_DEPLOYMENT = ALL[kinds.MODEL_DEPLOYMENT.kind]
-CHILD_KINDS = frozenset(each.kind for each in CHILDREN)
 EVENT = Watched.of(kinds.EVENT)
 CLAIM = Watched("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 
 
+def watched_resources() -> tuple[Watched, ...]:
+    """Return our own kinds, all of whose objects are watched."""
+    return tuple(Watched.of(resource.kind, selector=None) for resource in RESOURCE_KINDS.values())
+
+
+def watched_children() -> tuple[Watched, ...]:
+    """Return the kinds of children."""
+    return tuple(Watched.of(kind) for kind in child_kinds())
+
+
 def watched_kinds(namespaces: tuple[str, ...] = ()) -> dict[str, Watched]:
-    """Return the kinds that an operator watches, by name.
+    """Return the kinds that an operator watches, by name: they are distinct without their groups.
 
     One that is restricted to some namespaces has no rights to cluster-scoped objects; without namespaces it is not
     restricted.
     """
-    return {kind: watched for kind, watched in ALL.items() if watched.namespaced or not namespaces}
+    every = (*watched_resources(), POD, SECRET, *watched_children())
+    return {each.kind: each for each in every if each.namespaced or not namespaces}

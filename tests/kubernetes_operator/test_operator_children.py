@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import kopf
@@ -21,13 +22,13 @@ from headrace.api.kinds import Kind
 from headrace.control.loop import ControlLoop
 from headrace.control.world import ChildRefused
 from headrace.events.connection import connect
+from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.ownership import owner_annotation
 from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey, Settings
-from headrace_operator import world as world_module
 from headrace_operator.client import ApiServer, Listed
 from headrace_operator.connection import Connection
 from headrace_operator.index import ObjectKey
-from headrace_operator.kinds import ALL, CHILD_KINDS, Watched, watched_kinds
+from headrace_operator.kinds import Watched, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
 
@@ -41,9 +42,9 @@ LABELS = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: OWNER.name, v.COMPONENT_LABEL
 @pytest.fixture(autouse=True)
 def _more_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the kind of resource could own them."""
-    for kind in (kinds.DAEMON_SET, PRIORITY_CLASS):
-        monkeypatch.setitem(ALL, kind.kind, Watched.of(kind))
-    monkeypatch.setattr(world_module, "CHILD_KINDS", CHILD_KINDS | {"DaemonSet", "PriorityClass"})
+    resource_kind = RESOURCE_KINDS[OWNER.kind]
+    children = (*resource_kind.children, kinds.DAEMON_SET, PRIORITY_CLASS)
+    monkeypatch.setitem(RESOURCE_KINDS, OWNER.kind, replace(resource_kind, children=children))
 
 
 def daemon_set() -> Child:
@@ -141,7 +142,7 @@ async def test_cluster_scoped_child_when_restricted_is_refused() -> None:
 
 def test_cluster_scoped_kind_when_restricted_is_not_watched() -> None:
     assert "PriorityClass" in watched_kinds(())
-    assert watched_kinds(("team-a",)).keys() == ALL.keys() - {"PriorityClass"}
+    assert watched_kinds(("team-a",)).keys() == watched_kinds().keys() - {"PriorityClass"}
 
 
 def test_path_of_a_cluster_scoped_kind_has_no_namespace() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL, OWNER_ANNOTATION, RESOURCE_LABELS
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL, OWNER_ANNOTATION
+from headrace.kinds.registry import resource_labels
 from headrace.reconcile.ownership import (
     controls,
     is_child,
@@ -124,8 +125,4 @@ def test_pod_when_its_label_and_its_workloads_owner_are(
 ) -> None:
     """A pod whose workload was orphaned or is gone is still the resource's, so that adoption keeps it running."""
     found = None if workload is None else an_object(workload)
-    assert is_pod_of(an_object([], {label: KEY.name}), KEY, found) is expected
-
-
-def test_labels_of_kinds_are_distinct() -> None:
-    assert len(set(RESOURCE_LABELS.values())) == len(RESOURCE_LABELS)
+    assert is_pod_of(an_object([], {label: KEY.name}), KEY, found, resource_labels()) is expected

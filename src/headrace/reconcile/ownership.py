@@ -11,15 +11,16 @@ wanted. It is therefore a child of every resource of that kind, namespace and na
 deletes what a former resource left.
 
 A pod is owned by its workload, and the workload by a resource. The workload may be deleted before its pods, so a pod
-also names its resource in the label of that resource's kind (`RESOURCE_LABELS`).
+also names its resource in the label of that resource's kind; `labels` are these labels by kind.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace.api.vocabulary import GROUP, OWNER_ANNOTATION, RESOURCE_LABELS
+from headrace.api.vocabulary import GROUP, OWNER_ANNOTATION
 from headrace.reconcile.world import Manifest, ResourceKey
 
 _OWNER_FIELDS = ("kind", "namespace", "name", "uid")
@@ -84,17 +85,17 @@ def is_of_another(manifest: Manifest, key: ResourceKey) -> bool:
     return controller != key and (controller is not None or controller_of(manifest) is not None)
 
 
-def resource_labelled(manifest: Manifest) -> ResourceKey | None:
+def resource_labelled(manifest: Manifest, labels: Mapping[str, str]) -> ResourceKey | None:
     """Return the resource that an object's labels name."""
     metadata = manifest["metadata"]
-    labels = metadata.get("labels") or {}
-    named = ((kind, labels[label]) for kind, label in RESOURCE_LABELS.items() if label in labels)
+    given = metadata.get("labels") or {}
+    named = ((kind, given[label]) for kind, label in labels.items() if label in given)
     return next((ResourceKey(kind, metadata["namespace"], name) for kind, name in named), None)
 
 
-def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None) -> bool:
+def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None, labels: Mapping[str, str]) -> bool:
     """Whether a pod is a resource's: its label names it, and its workload (None: deleted) has no other owner."""
-    return resource_labelled(pod) == key and (workload is None or not is_of_another(workload, key))
+    return resource_labelled(pod, labels) == key and (workload is None or not is_of_another(workload, key))
 
 
 def _annotated_owner(manifest: Manifest) -> _Owner | None:
