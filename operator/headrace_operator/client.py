@@ -72,7 +72,7 @@ class ApiError(HeadraceError):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One object of a list."""
+    """One object of a list. The namespace of a cluster-scoped object is empty."""
 
     namespace: str
     name: str
@@ -128,7 +128,7 @@ class ApiServer:
             version = int(page["metadata"]["resourceVersion"])
             for item in page["items"] or ():  # null when there are none
                 metadata = item["metadata"]
-                objects.append(Listed(metadata["namespace"], metadata["name"], metadata["uid"]))
+                objects.append(Listed(metadata.get("namespace", ""), metadata["name"], metadata["uid"]))
         return Listing(version, tuple(objects))
 
     async def _pages(self, watched: Watched, namespace: str | None) -> AsyncIterator[Manifest]:

@@ -1,8 +1,9 @@
 """Every object that concerns us, in memory: small, and always what the API server last said.
 
-A body is kept as JSON without what nobody here reads (managed fields, a pod's spec), and decoded when it is looked at:
-as Python dictionaries, 8,000 objects are 80 MB, as JSON 12. Beside it lies a digest of what an operator writes of an
-object, by which a change by somebody else is told from the status updates of its controller.
+A body is kept as JSON without the fields that nothing here reads (managed fields, a pod's spec except its nodeName),
+and decoded when it is read: as Python dictionaries, 8,000 objects are 80 MB, as JSON 12. Beside it is a digest of the
+fields that an operator writes, which distinguishes a change by another client from a status update by the object's
+controller.
 
 News comes out of order: from watches, from the answers to our own writes, from lists, and of an object that was deleted
 and made anew under its name from two queues. A resourceVersion is a number that grows over all of them, so the newer
@@ -35,6 +36,7 @@ _OF_METADATA = frozenset(
 _NOISE = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation as large as its object."""
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
+_OWNING_PODS = frozenset({"DaemonSet", "Job"})
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
 _MADE_BY_OTHERS = frozenset({"Pod", "Secret"})
 """Like resources: nobody asks for a digest of them."""
@@ -42,7 +44,7 @@ _MADE_BY_OTHERS = frozenset({"Pod", "Secret"})
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectKey:
-    """Names an object. Kinds are told apart without their groups: there are no two of one name among ours."""
+    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
 
     kind: str
     namespace: str
@@ -51,7 +53,8 @@ class ObjectKey:
     @classmethod
     def of(cls, manifest: Manifest) -> ObjectKey:
         """Return the key of an object."""
-        return cls(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +177,16 @@ def digest(value: Any) -> str:
 
 
 def workload_of(pod: Manifest) -> ObjectKey | None:
-    """Return the Deployment or Job whose pod this is; None when it has neither.
+    """Return the key of the Deployment, DaemonSet or Job that a pod belongs to; None if it belongs to none.
 
-    ReplicaSets are not watched, for they are as many as Deployments and would say nothing else: a Deployment names them
-    after itself and the hash that their pods have as a label.
+    DaemonSets and Jobs own their pods directly. A Deployment owns them through a ReplicaSet, which is not watched: its
+    name is the Deployment's and the hash that its pods have as a label.
     """
     metadata, reference = pod["metadata"], controller_of(pod)
     if reference is None:
         return None
     kind, name = reference["kind"], reference["name"]
-    if kind == "Job":
+    if kind in _OWNING_PODS:
         return ObjectKey(kind, metadata["namespace"], name)
     ending = f"-{metadata['labels'].get(_TEMPLATE_HASH_LABEL)}"
     if kind != "ReplicaSet" or not name.endswith(ending):
@@ -195,6 +198,7 @@ def _entry(manifest: Manifest) -> Entry:
     metadata, kind = manifest["metadata"], manifest["kind"]
     kept = {
         **{field: value for field, value in manifest.items() if not (field == "spec" and kind == "Pod")},
+        **({"spec": {"nodeName": node}} if (node := _node_of(manifest)) is not None else {}),
         "metadata": {field: value for field, value in metadata.items() if field in _OF_METADATA},
     }
     if _NOISE in (metadata.get("annotations") or {}):
@@ -207,6 +211,12 @@ def _entry(manifest: Manifest) -> Entry:
         digest="" if kind in RESOURCE_KINDS or kind in _MADE_BY_OTHERS else digest_of(kept),
         owner=resource_labelled(manifest, resource_labels()) if kind == "Pod" else resource_controlling(manifest),
     )
+
+
+def _node_of(manifest: Manifest) -> str | None:
+    """Return the node of a pod; None for a pod that is not scheduled, and for other objects."""
+    node: str | None = manifest.get("spec", {}).get("nodeName") if manifest["kind"] == "Pod" else None
+    return node
 
 
 def _json(value: Any) -> bytes:

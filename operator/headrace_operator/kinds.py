@@ -20,11 +20,12 @@ class Watched:
     kind: str
     plural: str
     selector: str | None = MANAGED
+    namespaced: bool = True
 
     @staticmethod
     def of(kind: Kind, selector: str | None = MANAGED) -> Watched:
         """Return which objects of a kind are watched: by default those that headrace made."""
-        return Watched(kind.api_version, kind.kind, kind.plural, selector)
+        return Watched(kind.api_version, kind.kind, kind.plural, selector, kind.namespaced)
 
     @property
     def group(self) -> str:
@@ -37,9 +38,12 @@ class Watched:
         return self.api_version.rpartition("/")[2]
 
     def path(self, namespace: str | None, name: str | None = None) -> str:
-        """Return the path of an object, of a namespace's list, or (None) of the list of all."""
+        """Return the path of an object, of a namespace's list, or (None) of the list of all namespaces.
+
+        A cluster-scoped kind has one list, whatever the namespace.
+        """
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
-        scope = f"/namespaces/{namespace}" if namespace is not None else ""
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace is not None else ""
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name is not None else "")
 
 
@@ -59,6 +63,11 @@ def watched_children() -> tuple[Watched, ...]:
     return tuple(Watched.of(kind) for kind in child_kinds())
 
 
-def watched_kinds() -> dict[str, Watched]:
-    """Return every watched kind by its name: they are distinct without their groups."""
-    return {each.kind: each for each in (*watched_resources(), POD, SECRET, *watched_children())}
+def watched_kinds(namespaces: tuple[str, ...] = ()) -> dict[str, Watched]:
+    """Return the kinds that an operator watches, by name: they are distinct without their groups.
+
+    One that is restricted to some namespaces has no rights to cluster-scoped objects; without namespaces it is not
+    restricted.
+    """
+    every = (*watched_resources(), POD, SECRET, *watched_children())
+    return {each.kind: each for each in every if each.namespaced or not namespaces}

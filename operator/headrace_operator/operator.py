@@ -46,7 +46,7 @@ async def run(settings: Settings) -> None:
 
     handle_signals()
     async with ApiServer(connection) as api, Health(settings.health_port, lambda: connection.heard) as health:
-        world = KubernetesWorld(api, settings.pod_name)
+        world = KubernetesWorld(api, settings.pod_name, settings.watch_namespaces)
         watching = Watching(api, world.index, settings.watch_namespaces)
         life = _Life(settings, api, world, watching, health)
         # kopf takes the signals when it starts, and would end before the Lease is back: they are taken again after it.

@@ -74,7 +74,7 @@ class Watching:
         self._api = api
         self._index = index
         self._scopes = namespaces or (None,)
-        self._kinds = watched_kinds()
+        self._kinds = watched_kinds(namespaces)
         self._due = dict.fromkeys(self._kinds, float("inf"))
         """By kind: the monotonic time of its next audit. Of one that was never listed there is nothing to compare."""
         self._unfilled = set(self._kinds)

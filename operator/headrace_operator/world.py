@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeGuard
 
 from headrace.api import vocabulary as v
 from headrace.control.keys import api_keys
@@ -73,11 +74,19 @@ class _Refusal:
 
 
 class KubernetesWorld:
-    """See the module."""
+    """See the module. `namespaces` are those that the operator is restricted to; none: it is not restricted."""
 
-    def __init__(self, api: ApiServer, pod_name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: ApiServer,
+        pod_name: str,
+        namespaces: tuple[str, ...] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.index = Index(self._on_change)
         self._api = api
+        self._restricted_to = namespaces
         self._clock = clock
         self._recorder = Recorder(api, pod_name)
         self._job_events = JobEvents(api, clock)
@@ -108,8 +117,12 @@ class KubernetesWorld:
         self._changed.append(changed)
 
     def keys(self) -> list[ResourceKey]:
-        """Return every resource there is."""
-        return [_resource_key(key) for kind in sorted(RESOURCE_KINDS) for key in self.index.keys(kind)]
+        """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
+        resources = [_resource_key(key) for kind in sorted(RESOURCE_KINDS) for key in self.index.keys(kind)]
+        cluster_scoped = (kind for kind, watched in self._watched.items() if not watched.namespaced)
+        entries = (self.index.entry(key) for kind in cluster_scoped for key in self.index.keys(kind))
+        owners = {entry.owner for entry in entries if entry is not None and _is_reconciled(entry.owner)}
+        return [*resources, *sorted(owners.difference(resources))]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource; one that is being deleted is gone."""
@@ -135,6 +148,12 @@ class KubernetesWorld:
     async def apply(self, owner: ResourceKey, child: Child) -> None:
         """Make the child be as described. Raises ChildRefused when the API server does not take it."""
         key = ObjectKey.of(child.manifest)
+        if self._restricted_to and not self._watched[key.kind].namespaced:
+            raise ChildRefused(
+                f"a {key.kind} is cluster-scoped, and the operator is restricted to the namespaces "
+                f"{', '.join(self._restricted_to)}",
+                hint="Install headrace without the chart's value watchNamespaces",
+            )
         wanted, entry = digest_of(child.manifest), self.index.entry(key)
         if key.kind == "Job" and entry is not None:
             await self._look_for_pods(owner, entry.manifest)
@@ -179,13 +198,16 @@ class KubernetesWorld:
         return error.status not in REFUSALS and self._clock() - since < PATIENCE_SECONDS
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child; its pods get their grace period. Children of a resource that is gone go without us.
+        """Delete the child; its pods get their grace period.
 
-        The garbage collector follows owner references, or removes them when the user wanted to keep the children.
+        The namespaced children of a deleted resource are left to the garbage collector: it follows ownerReferences, or
+        removes them when the user keeps the children (`--cascade=orphan`).
         """
         key = ObjectKey(child.kind, child.namespace, child.name)
         entry, resource = self.index.entry(key), self.resource(owner)
-        if entry is not None and resource is not None and controls(resource, entry.manifest):
+        if entry is None or (resource is None and self._watched[key.kind].namespaced):
+            return
+        if is_child(entry.manifest, owner, resource):
             await self._api.delete(self._watched[key.kind].path(key.namespace, key.name), uid=entry.uid)
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
@@ -287,7 +309,7 @@ class KubernetesWorld:
             if now is None and before is not None:
                 self._applied.pop(key, None)
                 self._job_events.forget(before.uid)
-            for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
+            for owner in {entry.owner for entry in (before, now) if entry is not None and _is_reconciled(entry.owner)}:
                 self._tell(owner)
         if (before is None or now is None) and key.kind in self._need_namespaces:
             self._tell_namespaces()
@@ -318,6 +340,11 @@ def _object_key(key: ResourceKey) -> ObjectKey:
 
 def _resource_key(key: ObjectKey) -> ResourceKey:
     return ResourceKey(key.kind, key.namespace, key.name)
+
+
+def _is_reconciled(owner: ResourceKey | None) -> TypeGuard[ResourceKey]:
+    """Whether an object's owner is of a known kind: the children of another one, of a newer release, are left alone."""
+    return owner is not None and owner.kind in RESOURCE_KINDS
 
 
 def _deleting(manifest: Manifest) -> bool:

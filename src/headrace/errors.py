@@ -63,14 +63,6 @@ class NotFound(HeadraceError):
     exit_code = 1
 
 
-class UnsupportedKind(HeadraceError):
-    """The local cluster does not carry out this kind of object."""
-
-    http_status = 422
-    reason = "UnsupportedKind"
-    exit_code = 2
-
-
 class CannotStart(HeadraceError):
     """A process, an instance or a runtime could not be brought up; the message is the cause in one line."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT
 from headrace.reconcile.world import Manifest, ResourceKey
-from headrace_operator.index import Entry, Index, ObjectKey, digest_of
+from headrace_operator.index import Entry, Index, ObjectKey, digest_of, workload_of
 
 KEY = ObjectKey("Service", "n", "s")
 
@@ -64,6 +65,32 @@ def test_pod_when_put_then_its_spec_is_left_out() -> None:
     assert found is not None
     assert "spec" not in found
     assert found["status"] == {"phase": "Running"}
+
+
+def test_pod_when_scheduled_keeps_its_node_name() -> None:
+    index = Index(lambda *_: None)
+    index.put({**service(1), "kind": "Pod", "spec": {"containers": [], "nodeName": "node-1"}})
+    found = index.get(ObjectKey("Pod", "n", "s"))
+    assert found is not None
+    assert found["spec"] == {"nodeName": "node-1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "workload"),
+    [
+        ("Job", "fetch-1", ObjectKey("Job", "n", "fetch-1")),
+        ("DaemonSet", "agent", ObjectKey("DaemonSet", "n", "agent")),
+        ("ReplicaSet", "smol-1-77f9", ObjectKey("Deployment", "n", "smol-1")),
+        ("ReplicaSet", "smol-1-88aa", None),
+        ("StatefulSet", "smol", None),
+        (None, "", None),
+    ],
+)
+def test_workload_of_a_pod(kind: str | None, name: str, workload: ObjectKey | None) -> None:
+    reference = {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "w", "controller": True}
+    pod = service(1)
+    pod["metadata"].update(ownerReferences=[reference] if kind else [], labels={"pod-template-hash": "77f9"})
+    assert workload_of(pod) == workload
 
 
 def test_news_when_older_than_what_is_known_then_it_is_none() -> None:

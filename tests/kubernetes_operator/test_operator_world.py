@@ -154,6 +154,7 @@ async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_a
         with pytest.raises(ChildRefused) as refused:
             await made.apply(OWNER, service())
         asked.append(refused.value.retry_seconds)
+        assert refused.value.retry_seconds is not None
         now += refused.value.retry_seconds - 1.0
         with pytest.raises(ChildRefused) as refused:
             await made.apply(OWNER, service())

@@ -65,6 +65,14 @@ def deployment(container: Manifest, replicas: int = 1, name: str = "smol-1", **p
     return _child("apps/v1", "Deployment", name, spec)
 
 
+def daemon_set(container: Manifest, name: str = "smol-agent", **pod: Any) -> Child:
+    spec = {
+        "selector": {"matchLabels": LABELS},
+        "template": {"metadata": {"labels": LABELS}, "spec": {"containers": [container], **pod}},
+    }
+    return _child("apps/v1", "DaemonSet", name, spec)
+
+
 def job(container: Manifest, name: str = "smol-fetch-1", **fields: Any) -> Child:
     pod = {"containers": [container], "restartPolicy": "OnFailure"}
     return _child("batch/v1", "Job", name, {"template": {"metadata": {"labels": LABELS}, "spec": pod}, **fields})

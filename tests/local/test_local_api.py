@@ -134,7 +134,7 @@ async def test_apply_when_done_then_the_object_has_its_defaults(served: Served) 
     assert found["metadata"]["generation"] == 1
 
 
-async def test_apply_when_a_field_is_left_out_then_it_returns_to_its_default(served: Served) -> None:
+async def test_apply_when_a_field_is_left_out_resets_it(served: Served) -> None:
     await served.apply(model(replicas=3))
     await served.apply(model())
     found = await served.call(served.client.get, KINDS["ModelDeployment"], "default", "tiny")
@@ -274,11 +274,11 @@ async def test_api_key_when_it_has_no_digest_then_it_is_refused(served: Served) 
     assert [cause.field for cause in raised.value.causes] == ["data.sha256"]
 
 
-async def test_platform_secret_when_changed_or_deleted_by_a_user_then_it_is_refused(served: Served) -> None:
+async def test_platform_secret_cannot_be_changed_by_users(served: Served) -> None:
     served.cluster.provide_secret("default", NATS_SECRET, {"user": "runtime-default"})
     with pytest.raises(InvalidResource):
         await served.apply(secret(NATS_SECRET, data={}))
-    with pytest.raises(HeadraceError, match="own"):
+    with pytest.raises(HeadraceError, match="managed by headrace"):
         await served.call(served.client.delete, KINDS["Secret"], "default", NATS_SECRET)
 
 
@@ -293,7 +293,7 @@ async def test_watch_when_objects_change_then_each_change_comes(served: Served) 
     assert (await served.call(next, changes))["type"] == "DELETED"
 
 
-async def test_watch_when_begun_then_what_happens_before_its_first_line_is_read_comes_too(served: Served) -> None:
+async def test_watch_includes_changes_before_its_first_read(served: Served) -> None:
     changes = await served.call(served.client.watch, KINDS["ModelDeployment"], "default")
     await served.apply(model())
     await served.call(served.client.delete, KINDS["ModelDeployment"], "default", "tiny")

@@ -26,7 +26,8 @@ from local.local_cluster import (
 )
 
 from headrace.api import vocabulary as v
-from headrace.errors import InvalidResource, NotFound, UnsupportedKind
+from headrace.control.world import ChildRefused
+from headrace.errors import InvalidResource, NotFound
 from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.local.cluster import LocalCluster
 from headrace.local.index import ObjectKey
@@ -56,7 +57,7 @@ def accepted(status: str, reason: str) -> Manifest:
 # -- the user's objects --------------------------------------------------------------------------------------
 
 
-async def test_apply_when_the_resource_is_new_stores_it_with_defaults_and_identity(tmp_path: Path) -> None:
+async def test_apply_when_resource_is_new_adds_defaults_and_identity(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         now, before = cluster.apply_object(model())
         assert before is None
@@ -75,7 +76,7 @@ async def test_apply_when_repeated_changes_nothing_and_tells_nobody(tmp_path: Pa
         assert changes == []
 
 
-async def test_apply_when_the_spec_changes_counts_a_generation_and_keeps_the_status(tmp_path: Path) -> None:
+async def test_apply_when_spec_changes_counts_a_generation(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         first, _ = cluster.apply_object(model())
         await cluster.write_status(MODEL, {"replicas": 0})
@@ -103,9 +104,7 @@ async def test_apply_when_dry_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-async def test_apply_when_the_resource_is_invalid_names_the_field_and_keeps_nothing(
-    tmp_path: Path, *, dry_run: bool
-) -> None:
+async def test_apply_when_resource_is_invalid_names_the_field(tmp_path: Path, *, dry_run: bool) -> None:
     async with running(tmp_path) as cluster:
         with pytest.raises(InvalidResource) as caught:
             cluster.apply_object(model(replicas=-1), dry_run=dry_run)
@@ -136,7 +135,7 @@ async def test_delete_when_the_resource_has_children_collects_them_too(tmp_path:
 # -- what survives -------------------------------------------------------------------------------------------
 
 
-async def test_cluster_when_started_again_has_the_users_objects_and_events_and_nothing_of_its_own(
+async def test_restarted_cluster_has_user_objects_and_events_only(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as cluster:
@@ -154,7 +153,7 @@ async def test_cluster_when_started_again_has_the_users_objects_and_events_and_n
         assert cluster.observe(MODEL).pods == ()
 
 
-async def test_cluster_when_started_again_knows_what_was_recorded_and_not_what_was_observed(tmp_path: Path) -> None:
+async def test_restarted_cluster_has_recorded_status_only(tmp_path: Path) -> None:
     source = {"uri": "https://example.com/model.gguf", "digest": DIGEST, "path": "a/b", "bytes": 1}
     async with running(tmp_path) as cluster:
         cluster.apply_object(model())
@@ -170,7 +169,7 @@ async def test_cluster_when_started_again_knows_what_was_recorded_and_not_what_w
         assert all(condition["message"] for condition in status["conditions"])
 
 
-async def test_cluster_when_started_again_has_forgotten_what_was_deleted(tmp_path: Path) -> None:
+async def test_restarted_cluster_has_no_deleted_objects(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model())
         cluster.delete_object(ObjectKey("ModelDeployment", "default", "smol"))
@@ -178,7 +177,7 @@ async def test_cluster_when_started_again_has_forgotten_what_was_deleted(tmp_pat
         assert cluster.keys() == []
 
 
-async def test_cluster_when_started_removes_what_a_killed_life_left_of_its_pods(tmp_path: Path) -> None:
+async def test_started_cluster_removes_files_of_a_killed_one(tmp_path: Path) -> None:
     (tmp_path / "pods").mkdir()
     (tmp_path / "pods/default.gone.log").write_text("old")
     async with running(tmp_path):
@@ -197,7 +196,7 @@ async def test_child_when_it_is_policy_is_skipped(tmp_path: Path, kind: str) -> 
 
 async def test_child_when_its_kind_is_unknown_is_refused_by_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
-        with pytest.raises(UnsupportedKind, match="StatefulSet"):
+        with pytest.raises(ChildRefused, match="StatefulSet"):
             await cluster.apply(MODEL, _child("apps/v1", "StatefulSet"))
 
 
@@ -218,7 +217,7 @@ async def test_child_when_deleted_twice_is_gone(tmp_path: Path) -> None:
         assert cluster.observe(MODEL).children == {}
 
 
-async def test_observe_when_asked_shows_a_resources_own_children_and_pods_only(tmp_path: Path) -> None:
+async def test_observe_returns_only_own_children_and_pods(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         runtime, fetch = deployment(container(SLEEPER)), job(container(SLEEPER))
         await cluster.apply(MODEL, runtime)
@@ -240,7 +239,7 @@ async def test_pod_when_it_changes_asks_for_a_look_at_its_resource(tmp_path: Pat
 # -- names and keys ------------------------------------------------------------------------------------------
 
 
-async def test_names_when_an_older_resource_holds_one_are_taken_from_the_younger_only(tmp_path: Path) -> None:
+async def test_name_of_an_older_resource_is_taken_for_the_younger(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a", model=_called("smollm")))
         cluster.apply_object(model("b", model=_called("smollm")))
@@ -256,7 +255,7 @@ async def test_names_when_a_resource_has_none_are_its_own_name(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("reason", "taken"), [(v.SOURCE_NOT_ALLOWED, dict[str, str]()), (v.NAME_TAKEN, {"a": "a"})])
-async def test_name_when_its_holder_is_refused_is_free_unless_it_waits_for_that_name(
+async def test_name_of_a_refused_holder_is_free_unless_it_waits(
     tmp_path: Path, reason: str, taken: dict[str, str]
 ) -> None:
     async with running(tmp_path) as cluster:
@@ -266,7 +265,7 @@ async def test_name_when_its_holder_is_refused_is_free_unless_it_waits_for_that_
         assert peers_of(cluster.observe(key("b"))).names_taken == taken
 
 
-async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tmp_path: Path) -> None:
+async def test_name_when_released_enqueues_those_that_may_want_it(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b", model=_called("a")))
@@ -275,7 +274,7 @@ async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tm
         assert key("b") in changes
 
 
-async def test_name_when_a_resource_comes_asks_for_no_look_at_those_of_other_names(tmp_path: Path) -> None:
+async def test_name_when_added_enqueues_no_others(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         changes = heard(cluster)
@@ -283,7 +282,7 @@ async def test_name_when_a_resource_comes_asks_for_no_look_at_those_of_other_nam
         assert changes == [key("b")]
 
 
-async def test_status_when_written_asks_for_a_look_at_that_resource_alone(tmp_path: Path) -> None:
+async def test_status_when_written_enqueues_its_resource_only(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b"))
@@ -293,7 +292,7 @@ async def test_status_when_written_asks_for_a_look_at_that_resource_alone(tmp_pa
         assert changes == [key("a")]
 
 
-async def test_api_keys_when_a_secret_is_labelled_open_its_namespace_or_the_models_listed(tmp_path: Path) -> None:
+async def test_api_key_opens_its_namespace_or_the_listed_models(tmp_path: Path) -> None:
     label, other = {v.API_KEY_LABEL: ""}, {"other": ""}
     async with running(tmp_path) as cluster:
         changes = heard(cluster)
@@ -309,7 +308,7 @@ async def test_api_keys_when_a_secret_is_labelled_open_its_namespace_or_the_mode
         assert changes == [None, None]
 
 
-async def test_api_key_when_its_label_is_taken_away_opens_nothing_and_is_told(tmp_path: Path) -> None:
+async def test_api_key_when_label_is_removed_opens_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(secret("all", {v.API_KEY_LABEL: ""}, sha256="a" * 64))
         changes = heard(cluster)

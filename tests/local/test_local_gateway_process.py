@@ -17,7 +17,7 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_listen_when_no_port_is_asked_then_the_next_free_one_is_taken() -> None:
+def test_listen_without_a_port_takes_the_next_free_one() -> None:
     with listen("127.0.0.1", None) as first, listen("127.0.0.1", None) as second:
         ports = (first.getsockname()[1], second.getsockname()[1])
     assert DEFAULT_PORT <= ports[0] < ports[1]
@@ -28,13 +28,13 @@ def test_listen_when_the_port_is_taken_then_the_remedy_is_named(taken: int) -> N
         listen("127.0.0.1", taken)
 
 
-def test_listen_when_the_host_is_a_name_then_an_address_is_asked_for() -> None:
+def test_listen_when_host_is_a_name_requires_an_address() -> None:
     with pytest.raises(CannotStart, match="'localhost' is not an IP address"):
         listen("localhost", None)
 
 
-def test_listen_when_the_host_is_not_of_this_machine_then_it_is_named() -> None:
-    with pytest.raises(CannotStart, match=r"192\.0\.2\.1 is not an address of this machine\. Give --host"):
+def test_listen_when_host_is_foreign_names_it() -> None:
+    with pytest.raises(CannotStart, match=r"192\.0\.2\.1 is not an address of this machine\. Set --host"):
         listen("192.0.2.1", None)
 
 

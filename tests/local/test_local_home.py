@@ -77,9 +77,7 @@ def test_is_running_when_a_supervisor_holds_the_lock_is_true(home: InstanceHome,
     assert home.is_running()
 
 
-def test_lock_when_it_is_held_then_the_error_tells_how_to_reach_the_instance(
-    home: InstanceHome, holder: subprocess.Popen[str]
-) -> None:
+def test_lock_when_held_the_error_names_the_endpoint(home: InstanceHome, holder: subprocess.Popen[str]) -> None:
     Record("default", holder.pid, "0", "http://127.0.0.1:8080", "", "").write(home)
     with (
         pytest.raises(CannotStart, match=r"already running at http://127.0.0.1:8080.*headrace down"),

@@ -14,7 +14,7 @@ def config(name: str = "a", namespace: str = "default", **data: Any) -> dict[str
     return {"kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
 
 
-async def test_index_when_an_object_is_put_again_changed_gives_it_a_new_version() -> None:
+async def test_index_when_object_changes_gives_it_a_new_version() -> None:
     index = ObjectIndex()
     first, second = index.put(config(x="1")), index.put(config(x="2"))
     assert first["metadata"]["resourceVersion"] != second["metadata"]["resourceVersion"]
@@ -29,7 +29,7 @@ async def test_index_when_an_equal_object_is_put_tells_nobody() -> None:
     assert changes == []
 
 
-async def test_index_when_listed_gives_the_kind_and_namespace_in_order_of_names() -> None:
+async def test_index_lists_a_kind_and_namespace_by_name() -> None:
     index = ObjectIndex()
     for name, namespace in (("b", "default"), ("a", "default"), ("c", "other")):
         index.put(config(name, namespace))
@@ -52,7 +52,7 @@ async def test_index_when_listened_to_tells_what_was_and_what_is() -> None:
     ]
 
 
-async def test_watch_when_begun_yields_what_is_there_and_then_what_happens() -> None:
+async def test_watch_yields_present_objects_then_changes() -> None:
     index = ObjectIndex()
     index.put(config("a"))
     watch = index.watch("ConfigMap", "default")
@@ -65,7 +65,7 @@ async def test_watch_when_begun_yields_what_is_there_and_then_what_happens() -> 
     assert [change.type for change in seen] == ["ADDED", "MODIFIED", "DELETED"]
 
 
-async def test_watch_when_too_far_behind_is_cut_off_and_holds_nobody_up() -> None:
+async def test_watch_when_too_far_behind_is_cut_off() -> None:
     index = ObjectIndex()
     index.put(config())
     watch = index.watch("ConfigMap")

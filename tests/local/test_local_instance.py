@@ -40,7 +40,7 @@ def test_up_when_interrupted_then_nothing_of_it_is_left(start: Callable[..., Up]
     assert not up.home.is_running()
 
 
-def test_up_when_interrupted_while_starting_then_nothing_of_it_is_left(start: Callable[..., Up]) -> None:
+def test_up_when_interrupted_while_starting_leaves_nothing(start: Callable[..., Up]) -> None:
     up = start()
     until(up.home.life.exists, "the first child is about to be started")
     life = json.loads(up.home.life.read_text())["id"]
@@ -71,7 +71,7 @@ def test_up_when_it_runs_already_then_says_where(start: Callable[..., Up]) -> No
     assert f"already running at {endpoint}" in said
 
 
-def test_up_when_the_port_is_taken_then_says_so_and_leaves_nothing(start: Callable[..., Up], root: Path) -> None:
+def test_up_when_port_is_taken_fails_and_leaves_nothing(start: Callable[..., Up], root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, said = start("--port", str(taken.getsockname()[1])).ended()
     assert code == 1
@@ -102,9 +102,7 @@ def test_down_when_asked_then_resources_are_there_the_next_time(start: Callable[
     until(lambda: models(second.endpoint) == ["resting"], "the model is listed again")
 
 
-def test_supervisor_when_killed_then_its_children_go_and_the_next_start_is_clean(
-    start: Callable[..., Up], file: Path
-) -> None:
+def test_supervisor_when_killed_its_children_end(start: Callable[..., Up], file: Path) -> None:
     first = start("-f", str(file)).wait_until_up()
     life = json.loads(first.home.life.read_text())["id"]
     first.process.kill()
@@ -114,7 +112,7 @@ def test_supervisor_when_killed_then_its_children_go_and_the_next_start_is_clean
     until(lambda: models(second.endpoint) == ["resting"], "the model is listed again")
 
 
-def test_supervisor_when_killed_then_a_childs_orphan_is_ended_by_the_next_start(start: Callable[..., Up]) -> None:
+def test_supervisor_when_killed_next_start_ends_orphans(start: Callable[..., Up]) -> None:
     first = start().wait_until_up()
     life = json.loads(first.home.life.read_text())["id"]
     first.process.kill()
@@ -125,7 +123,7 @@ def test_supervisor_when_killed_then_a_childs_orphan_is_ended_by_the_next_start(
     assert orphan.wait(SECONDS) == -signal.SIGKILL
 
 
-def test_gateway_when_killed_then_who_connects_meanwhile_is_served(start: Callable[..., Up]) -> None:
+def test_gateway_when_killed_serves_waiting_connections(start: Callable[..., Up]) -> None:
     up = start().wait_until_up()
     os.kill(up.processes()["headrace-gateway"], signal.SIGKILL)
     assert models(up.endpoint) == []
@@ -138,7 +136,7 @@ def test_nats_when_killed_then_what_is_applied_after_is_routed(start: Callable[.
     until(lambda: models(up.endpoint) == ["resting"], "the model is listed")
 
 
-def test_up_when_a_resource_is_refused_then_the_instance_does_not_stay(start: Callable[..., Up], root: Path) -> None:
+def test_up_when_a_resource_is_invalid_ends(start: Callable[..., Up], root: Path) -> None:
     changed = {**SUSPENDED, "spec": {**SUSPENDED["spec"], "replicas": -1}}
     (root / "wrong.yaml").write_text(yaml.safe_dump(changed))
     code, said = start("-f", str(root / "wrong.yaml")).ended()

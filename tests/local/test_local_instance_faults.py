@@ -41,9 +41,7 @@ def status_of(client: ApiClient) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name", ["Zoë 中", "two words", "q'u\"o", "$$ $(HOME) $x", "{a} #b %20 \\c", "long/" * 40], ids=str
 )
-def test_up_when_the_home_has_an_unusual_path_then_all_of_it_works(
-    start: Callable[..., Up], root: Path, name: str
-) -> None:
+def test_up_when_home_has_an_unusual_path_works(start: Callable[..., Up], root: Path, name: str) -> None:
     """NATS's configuration, a pod's arguments, the socket of the API: each has characters of its own, or a limit."""
     weights = root / "weights.gguf"
     weights.write_bytes(b"weights")
@@ -55,9 +53,7 @@ def test_up_when_the_home_has_an_unusual_path_then_all_of_it_works(
     assert up.ended()[0] == 0
 
 
-def test_fetch_when_the_model_does_not_fit_then_the_condition_says_where_and_what_it_needs(
-    start: Callable[..., Up], root: Path
-) -> None:
+def test_fetch_when_disk_is_too_small_condition_names_the_need(start: Callable[..., Up], root: Path) -> None:
     weights = root / "weights.gguf"
     with weights.open("wb") as sparse:
         sparse.truncate(20 * 1024 * 1024)
@@ -94,7 +90,7 @@ def test_up_when_the_disk_fills_up_then_it_goes_on(start: Callable[..., Up], roo
 
 
 @pytest.mark.parametrize("path", [PUBLIC_NAME, "org%2Fllama3.1%3A8b"])
-def test_public_name_when_it_has_a_colon_and_a_slash_then_it_is_found(
+def test_public_name_with_colon_and_slash_is_found(
     start: Callable[..., Up],
     root: Path,
     path: str,

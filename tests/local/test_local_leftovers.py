@@ -52,7 +52,7 @@ def sleeper(started: list[subprocess.Popen[bytes]], life_id: str | None) -> subp
     return process
 
 
-def test_leftovers_when_a_process_carries_the_life_then_it_is_ended(
+def test_leftover_process_of_the_life_is_ended(
     home: InstanceHome, life: Life, started: list[subprocess.Popen[bytes]]
 ) -> None:
     own, stranger, other = (sleeper(started, wanted) for wanted in (life.id, None, "f" * 32))
@@ -62,7 +62,7 @@ def test_leftovers_when_a_process_carries_the_life_then_it_is_ended(
     assert other.poll() is None
 
 
-def test_leftovers_when_the_life_began_after_the_process_then_it_is_spared(
+def test_process_older_than_the_life_is_not_ended(
     home: InstanceHome, life: Life, started: list[subprocess.Popen[bytes]]
 ) -> None:
     own = sleeper(started, life.id)
@@ -71,7 +71,7 @@ def test_leftovers_when_the_life_began_after_the_process_then_it_is_spared(
     assert own.poll() is None
 
 
-def test_leftovers_when_the_machine_was_booted_since_then_nothing_is_ended(
+def test_leftovers_when_machine_was_rebooted_ends_nothing(
     home: InstanceHome, life: Life, started: list[subprocess.Popen[bytes]]
 ) -> None:
     own = sleeper(started, life.id)
@@ -80,7 +80,7 @@ def test_leftovers_when_the_machine_was_booted_since_then_nothing_is_ended(
     assert own.poll() is None
 
 
-def test_leftovers_when_the_last_life_ended_well_then_nothing_is_looked_for(
+def test_leftovers_when_last_life_ended_well_ends_nothing(
     home: InstanceHome, life: Life, started: list[subprocess.Popen[bytes]]
 ) -> None:
     own = sleeper(started, life.id)

@@ -29,7 +29,7 @@ async def test_log_when_its_last_line_is_unfinished_counts_it(tmp_path: Path) ->
     assert await whole(tmp_path / "log", 1) == "b"
 
 
-async def test_log_when_its_lines_are_longer_than_a_chunk_finds_where_they_begin(tmp_path: Path) -> None:
+async def test_log_tail_with_lines_longer_than_a_chunk(tmp_path: Path) -> None:
     long = "x" * (2 * CHUNK_BYTES)
     (tmp_path / "log").write_text(f"first\n{long}\nlast\n")
     assert await whole(tmp_path / "log", 2) == f"{long}\nlast\n"
@@ -39,7 +39,7 @@ async def test_log_when_there_is_none_is_empty(tmp_path: Path) -> None:
     assert await whole(tmp_path / "none") == ""
 
 
-async def test_log_when_followed_gives_what_is_added_and_ends_with_the_last_words(tmp_path: Path) -> None:
+async def test_log_when_followed_yields_additions_to_the_end(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("a\n")
     async with asyncio.timeout(10):
@@ -55,7 +55,7 @@ async def test_log_when_followed_gives_what_is_added_and_ends_with_the_last_word
         assert [chunk async for chunk in log] == [b"last words\n"]
 
 
-async def test_log_when_trimmed_while_followed_is_read_from_its_new_beginning(tmp_path: Path) -> None:
+async def test_log_when_trimmed_while_followed_starts_over(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("long enough\n")
     async with asyncio.timeout(10):

@@ -84,7 +84,7 @@ async def heard(server: NatsServer, sender: Credentials, said: list[str]) -> lis
     return found
 
 
-async def test_runtime_when_it_speaks_for_another_namespace_is_not_heard(server: NatsServer) -> None:
+async def test_runtime_cannot_publish_for_another_namespace(server: NatsServer) -> None:
     own = [subjects.replica("ns-a", "model", "pod"), subjects.progress("ns-a", "model")]
     foreign = [
         subjects.replica("ns-b", "model", "pod"),
@@ -106,7 +106,7 @@ async def test_gateway_when_it_speaks_for_a_replica_is_not_heard(server: NatsSer
     assert await heard(server, server.gateway, [*own, *foreign]) == own
 
 
-async def test_runtime_when_it_listens_to_another_namespace_hears_nothing(server: NatsServer) -> None:
+async def test_runtime_cannot_subscribe_to_another_namespace(server: NatsServer) -> None:
     login = server.admit("ns-a")
     async with client_of(server, server.gateway) as gateway, client_of(server, login) as runtime:
         got: asyncio.Queue[str] = asyncio.Queue()
@@ -173,7 +173,7 @@ async def test_client_without_credentials_is_refused(server: NatsServer) -> None
             await nats.connect(server.url, allow_reconnect=False, **login)
 
 
-async def test_admit_when_a_namespace_is_new_then_connected_clients_stay(server: NatsServer) -> None:
+async def test_admit_when_namespace_is_new_keeps_connections(server: NatsServer) -> None:
     async with client_of(server, server.gateway) as gateway:
         async with client_of(server, server.admit("late")):
             pass
@@ -196,7 +196,7 @@ async def test_server_when_killed_is_back_on_its_port_within_a_second(server: Na
     await client.close()
 
 
-async def test_namespace_when_admitted_while_the_server_is_away_is_known_after(server: NatsServer) -> None:
+async def test_namespace_admitted_while_server_restarts_is_known(server: NatsServer) -> None:
     killed = server.supervised.pid
     assert killed is not None
     os.kill(killed, signal.SIGKILL)

@@ -45,7 +45,7 @@ def others_child(name: str = "smol-1-other") -> Child:
     return child
 
 
-async def test_kinds_when_they_share_a_name_see_their_own_children_alone(tmp_path: Path) -> None:
+async def test_kinds_that_share_a_name_observe_own_children_only(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         now, _ = cluster.apply_object(model())
         mine, others = owned_by(now, deployment(container(SLEEPER))), others_child()
@@ -57,7 +57,7 @@ async def test_kinds_when_they_share_a_name_see_their_own_children_alone(tmp_pat
             assert [pod["metadata"]["ownerReferences"][0]["name"] for pod in observed.pods] == [child.key.name]
 
 
-async def test_kinds_when_they_share_a_name_never_touch_each_others_children(tmp_path: Path) -> None:
+async def test_kinds_that_share_a_name_keep_each_others_children(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         now, _ = cluster.apply_object(model())
         mine = owned_by(now, deployment(container(SLEEPER)))
@@ -71,7 +71,7 @@ async def test_kinds_when_they_share_a_name_never_touch_each_others_children(tmp
         assert "headrace.dev/routable" not in {condition["type"] for condition in conditions}
 
 
-async def test_event_when_another_kind_shares_the_name_is_counted_for_each(tmp_path: Path) -> None:
+async def test_event_is_counted_for_each_kind_that_shares_a_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model())
         cluster.index.put(OTHER_RESOURCE)
@@ -82,7 +82,7 @@ async def test_event_when_another_kind_shares_the_name_is_counted_for_each(tmp_p
         assert sorted(found) == [("Greeting", 1), ("ModelDeployment", 1)]
 
 
-async def test_delete_when_another_kind_shares_the_name_leaves_its_children(tmp_path: Path) -> None:
+async def test_delete_keeps_children_of_a_kind_that_shares_the_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         now, _ = cluster.apply_object(model())
         await cluster.apply(MODEL, owned_by(now, deployment(container(SLEEPER))))
@@ -93,7 +93,7 @@ async def test_delete_when_another_kind_shares_the_name_leaves_its_children(tmp_
         assert len(cluster.observe(OTHER).pods) == 1
 
 
-async def test_apply_when_the_resource_was_applied_again_since_makes_nothing(tmp_path: Path) -> None:
+async def test_apply_for_a_resource_applied_again_creates_nothing(tmp_path: Path) -> None:
     """A pass may have begun before."""
     async with running(tmp_path) as cluster:
         former, _ = cluster.apply_object(model())
@@ -103,7 +103,7 @@ async def test_apply_when_the_resource_was_applied_again_since_makes_nothing(tmp
         assert cluster.index.list("Deployment") == []
 
 
-async def test_child_of_a_former_resource_when_applied_is_adopted_with_its_pod(tmp_path: Path) -> None:
+async def test_child_of_a_former_resource_is_adopted_with_its_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         former = deployment(container(SLEEPER))
         await cluster.apply(MODEL, former)

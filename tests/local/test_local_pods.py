@@ -43,7 +43,7 @@ GATE = [{"conditionType": ROUTABLE_GATE}]
 # -- starting ------------------------------------------------------------------------------------------------
 
 
-async def test_pod_when_its_deployment_is_applied_runs_before_the_call_returns(tmp_path: Path) -> None:
+async def test_pod_when_deployment_is_applied_runs_on_return(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, deployment(container(SLEEPER)))
         (pod,) = cluster.index.list("Pod")
@@ -51,7 +51,7 @@ async def test_pod_when_its_deployment_is_applied_runs_before_the_call_returns(t
         assert "running" in status_of(pod)["state"]
 
 
-async def test_pod_when_started_learns_its_name_and_its_own_loopback_address(tmp_path: Path) -> None:
+async def test_pod_when_started_has_its_name_and_address(tmp_path: Path) -> None:
     fields = {"NAME": "metadata.name", "ADDRESS": "status.podIP"}
     env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
     async with running(tmp_path) as cluster:
@@ -94,7 +94,7 @@ async def test_pod_when_its_secret_comes_later_starts_at_that_moment(tmp_path: P
 # -- ending and starting again -------------------------------------------------------------------------------
 
 
-async def test_pod_when_its_container_crashes_once_is_started_again_at_once(tmp_path: Path) -> None:
+async def test_container_when_it_crashes_once_restarts_at_once(tmp_path: Path) -> None:
     script = f"echo life >> {tmp_path}/lives; test $(wc -l < {tmp_path}/lives) -gt 1 && {SLEEPER}; exit 3"
     async with running(tmp_path, SLOW) as cluster:
         await cluster.apply(MODEL, deployment(container(script)))
@@ -105,7 +105,7 @@ async def test_pod_when_its_container_crashes_once_is_started_again_at_once(tmp_
         assert ended["startedAt"] <= ended["finishedAt"]
 
 
-async def test_pod_when_its_process_is_killed_from_outside_is_started_again_and_tells_the_signal(
+async def test_container_when_killed_restarts_and_reports_the_signal(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, SLOW) as cluster:
@@ -131,7 +131,7 @@ async def test_pod_when_its_back_off_is_over_is_tried_again(tmp_path: Path) -> N
         await until_pod(cluster, lambda status: status["restartCount"] == 3)
 
 
-def test_backoff_when_crashes_follow_each_other_doubles_from_ten_seconds_to_five_minutes() -> None:
+def test_backoff_when_crashes_repeat_doubles_from_10_s_to_5_min() -> None:
     delays, delay = [], None
     for _ in range(8):
         delay = Backoff().after(delay, ran_seconds=1)
@@ -144,11 +144,11 @@ def test_backoff_when_the_container_ran_for_ten_minutes_forgets() -> None:
 
 
 @pytest.mark.parametrize(("ready_seconds", "delay"), [(10, 0), (9, 20), (0, 20)])
-def test_backoff_when_the_container_was_ready_for_a_while_begins_anew(ready_seconds: float, delay: float) -> None:
+def test_backoff_when_container_was_ready_is_reset(ready_seconds: float, delay: float) -> None:
     assert Backoff().after(10, ran_seconds=30, ready_seconds=ready_seconds) == delay
 
 
-async def test_pod_when_it_was_ready_between_its_crashes_is_started_again_at_once(tmp_path: Path) -> None:
+async def test_container_when_ready_between_crashes_restarts_at_once(tmp_path: Path) -> None:
     """Its third life would otherwise begin after ten minutes."""
     (tmp_path / "ready").touch()
     forgiving = Backoff(first_seconds=600, longest_seconds=600, ready_seconds=1e-9)
@@ -165,7 +165,7 @@ def has_restarted(times: int, status: Manifest) -> bool:
     return bool(status["restartCount"] == times)
 
 
-async def test_pod_when_nobody_probes_its_readiness_backs_off_all_the_same(tmp_path: Path) -> None:
+async def test_container_without_readiness_probe_backs_off(tmp_path: Path) -> None:
     forgiving = Backoff(first_seconds=600, longest_seconds=600, ready_seconds=1e-9)
     async with running(tmp_path, forgiving) as cluster:
         await cluster.apply(MODEL, deployment(container("sleep 0.01; exit 1")))
@@ -181,7 +181,7 @@ async def test_pod_when_its_container_leaves_last_words_quotes_them(tmp_path: Pa
         assert status["lastState"]["terminated"]["message"] == "no memory. Buy some"
 
 
-async def test_pod_when_its_last_words_are_long_quotes_as_much_as_a_kubelet(tmp_path: Path) -> None:
+async def test_termination_message_when_long_is_cut_as_by_a_kubelet(tmp_path: Path) -> None:
     script = f"head -c 10000 /dev/zero | tr '\\0' x > ${TERMINATION_MESSAGE_PATH}; exit 1"
     async with running(tmp_path, SLOW) as cluster:
         await cluster.apply(MODEL, deployment(container(script)))
@@ -198,7 +198,7 @@ async def test_pod_when_its_last_words_are_long_quotes_as_much_as_a_kubelet(tmp_
         ("File", "exit 1", None),
     ],
 )
-async def test_pod_when_it_fails_in_silence_quotes_the_end_of_its_log_where_that_is_asked_for(
+async def test_termination_message_falls_back_to_the_log_if_set(
     tmp_path: Path, policy: str, last: str, message: str | None
 ) -> None:
     script = f"seq 5000; printf '%01000d\n' 0 | tr 0 y; echo the end; {last}"
@@ -210,7 +210,7 @@ async def test_pod_when_it_fails_in_silence_quotes_the_end_of_its_log_where_that
         assert said is None or len(said) <= 2048
 
 
-async def test_pod_when_restarted_does_not_quote_the_last_words_of_the_life_before(tmp_path: Path) -> None:
+async def test_termination_message_when_restarted_is_not_repeated(tmp_path: Path) -> None:
     script = (
         f"test -e {tmp_path}/second && exit 1; touch {tmp_path}/second; echo a > ${TERMINATION_MESSAGE_PATH}; exit 1"
     )
@@ -281,14 +281,14 @@ async def test_readiness_when_the_probe_turns_follows_it(tmp_path: Path) -> None
         assert get(cluster, "Deployment", "smol-1")["status"]["readyReplicas"] == 0
 
 
-async def test_readiness_when_the_probe_is_a_connection_follows_the_listener(tmp_path: Path) -> None:
+async def test_readiness_when_probed_by_tcp_follows_the_listener(tmp_path: Path) -> None:
     connection = {"tcpSocket": {"port": 8000}, "periodSeconds": 0.05}
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, deployment(server(tmp_path, readinessProbe=connection)))
         await until_pod(cluster, lambda status: status["ready"])
 
 
-async def test_liveness_when_it_fails_ends_the_container_with_grace_and_starts_it_again(tmp_path: Path) -> None:
+async def test_liveness_when_it_fails_restarts_with_grace(tmp_path: Path) -> None:
     (tmp_path / "live").touch()
     probes = {
         "startupProbe": probe("/live", failureThreshold=1000),
@@ -302,7 +302,7 @@ async def test_liveness_when_it_fails_ends_the_container_with_grace_and_starts_i
         assert status["lastState"]["terminated"]["exitCode"] == 128 + signal.SIGTERM
 
 
-async def test_startup_when_it_has_not_succeeded_keeps_the_other_probes_off(tmp_path: Path) -> None:
+async def test_startup_probe_until_it_succeeds_delays_the_others(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
     probes = {
         "startupProbe": probe("/started", failureThreshold=1000),
@@ -319,7 +319,7 @@ async def test_startup_when_it_has_not_succeeded_keeps_the_other_probes_off(tmp_
         assert (status["started"], status["restartCount"]) == (True, 0)
 
 
-async def test_startup_when_it_fails_too_often_starts_the_container_again(tmp_path: Path) -> None:
+async def test_startup_probe_when_it_fails_restarts_the_container(tmp_path: Path) -> None:
     async with running(tmp_path, SLOW) as cluster:
         await cluster.apply(MODEL, deployment(server(tmp_path, startupProbe=probe("/started", failureThreshold=2))))
         await until_pod(cluster, lambda status: status["restartCount"] == 1)
@@ -351,7 +351,7 @@ async def test_pod_when_a_gate_is_nobodys_never_is_ready(tmp_path: Path) -> None
 # -- logs and addresses --------------------------------------------------------------------------------------
 
 
-async def test_logs_when_the_container_was_restarted_keep_its_life_before(tmp_path: Path) -> None:
+async def test_logs_when_container_restarted_keep_the_previous(tmp_path: Path) -> None:
     async with running(tmp_path, SLOW) as cluster:
         script = f"echo life >> {tmp_path}/lives; wc -l < {tmp_path}/lives; exit 1"
         await cluster.apply(MODEL, deployment(container(script)))
@@ -379,7 +379,7 @@ async def test_log_when_it_grows_too_long_begins_anew(tmp_path: Path, monkeypatc
         assert await until_file(log) == ["new"]
 
 
-def test_addresses_when_taken_never_repeat_and_leave_out_network_addresses() -> None:
+def test_addresses_are_distinct_and_no_network_addresses() -> None:
     addresses = Addresses(250)
     taken = [addresses.take([]) for _ in range(1000)]
     assert len(set(taken)) == 1000
@@ -392,7 +392,7 @@ def test_address_when_somebody_listens_there_is_passed_over() -> None:
         assert Addresses(1000).take([8000]) != first
 
 
-def test_address_when_the_port_is_taken_everywhere_is_given_all_the_same() -> None:
+def test_address_when_port_is_used_everywhere_is_returned() -> None:
     with socket.create_server(("0.0.0.0", 0)) as everywhere:
         assert Addresses(2000).take([everywhere.getsockname()[1]])
 

@@ -78,7 +78,7 @@ def test_probe_when_nothing_is_said_has_kubernetes_defaults() -> None:
     assert probe == Probe("/", 8080, 0, 10, 1, 1, 3)
 
 
-async def test_probe_when_its_answers_change_tells_each_turn_once_its_threshold_is_reached() -> None:
+async def test_probe_reports_a_change_at_its_threshold() -> None:
     told: list[str] = []
     done = asyncio.Event()
     statuses = iter([503, 200, 503, 503, 200, 200, 200])

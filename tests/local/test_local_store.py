@@ -45,7 +45,7 @@ def test_store_when_opened_again_has_every_object_as_last_put(tmp_path: Path) ->
     assert Store(tmp_path / "state.sqlite").objects() == [config("a", "2")]
 
 
-def test_store_when_its_process_is_killed_has_what_was_acknowledged(tmp_path: Path) -> None:
+def test_store_when_killed_has_all_acknowledged_writes(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     command = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
@@ -55,9 +55,7 @@ def test_store_when_its_process_is_killed_has_what_was_acknowledged(tmp_path: Pa
     assert Store(path).objects() == [config("a", "1")]
 
 
-def test_store_when_there_are_too_many_events_forgets_the_oldest_and_names_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_when_events_are_too_many_drops_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "MAX_EVENTS", 2)
     store = Store(tmp_path / "state.sqlite")
     forgotten = [store.put_event(event(name, f"2026-01-0{day}")) for day, name in enumerate("abc", 1)]
@@ -65,7 +63,7 @@ def test_store_when_there_are_too_many_events_forgets_the_oldest_and_names_them(
     assert [found["metadata"]["name"] for found in store.events()] == ["b", "c"]
 
 
-def test_store_when_events_of_two_namespaces_share_a_name_keeps_both(tmp_path: Path) -> None:
+def test_store_keeps_events_of_one_name_in_two_namespaces(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.sqlite")
     store.put_event(event("a", "2026-01-01", "one"))
     store.put_event(event("a", "2026-01-02", "two"))
@@ -106,7 +104,7 @@ def test_store_when_the_disk_is_read_only_then_says_so(tmp_path: Path) -> None:
             Store(tmp_path / "disk/state.sqlite").put(config("a", "1"))
 
 
-def test_store_when_the_file_is_not_a_database_cannot_start_and_names_it(tmp_path: Path) -> None:
+def test_store_when_file_is_no_database_fails_and_names_it(tmp_path: Path) -> None:
     (tmp_path / "state.sqlite").write_text("hello " * 1000)
     with pytest.raises(CannotStart, match=r"state\.sqlite"):
         Store(tmp_path / "state.sqlite")

@@ -98,7 +98,7 @@ async def test_supervised_when_stopped_is_not_started_again(tmp_path: Path) -> N
     assert start.count == 1
 
 
-async def test_supervised_when_it_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+async def test_supervised_when_it_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     start = Starts(STUBBORN, tmp_path / "log")
     async with running(start) as supervised, asyncio.timeout(SECONDS):
         while "deaf" not in (tmp_path / "log").read_text():

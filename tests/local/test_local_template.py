@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.local.template import ConfigError, Launch, check_pod_spec, expanded, launch_of
 from headrace.reconcile.world import Manifest
 
@@ -29,7 +29,7 @@ def pod(**container: Any) -> Manifest:
 
 
 def launched(**container: Any) -> Launch:
-    return launch_of(pod(**container), lambda kind, name: OBJECTS.get((kind, name)))
+    return launch_of(pod(**container), lambda kind, name: OBJECTS.get((kind, name)), {})
 
 
 def from_ref(kind: str, **reference: Any) -> Manifest:
@@ -61,12 +61,12 @@ def test_expansion_when_given_a_text_does_as_kubernetes(text: str, result: str) 
     assert expanded(text, {"A": "1", "B": "2"}) == result
 
 
-def test_launch_when_command_and_args_refer_to_variables_expands_both() -> None:
+def test_launch_expands_variables_in_command_and_args() -> None:
     launch = launched(command=["$(A)"], args=["--b", "$(B)"], env=[{"name": "A", "value": "1"}, {"name": "B"}])
     assert launch.command == ["1", "--b", ""]
 
 
-def test_launch_when_a_variable_refers_to_an_earlier_one_expands_it_and_not_a_later_one() -> None:
+def test_launch_expands_earlier_variables_in_variables() -> None:
     env = [{"name": "B", "value": "$(A)"}, {"name": "A", "value": "1"}, {"name": "C", "value": "$(A)"}]
     variables = launched(env=env).variables
     assert (variables["B"], variables["C"]) == ("$(A)", "1")
@@ -83,16 +83,16 @@ def test_launch_when_a_variable_refers_to_an_earlier_one_expands_it_and_not_a_la
         ("status.podIP", "127.64.0.1"),
     ],
 )
-def test_launch_when_a_variable_is_from_a_field_has_the_pods_own_value(path: str, value: str) -> None:
+def test_launch_variable_from_a_field_of_the_pod(path: str, value: str) -> None:
     assert launched(env=[from_ref("fieldRef", fieldPath=path)]).variables["V"] == value
 
 
-def test_launch_when_a_variable_is_from_a_secret_or_config_map_has_its_value() -> None:
+def test_launch_variable_from_a_secret_or_config_map() -> None:
     assert launched(env=[from_ref("secretKeyRef", name="login", key="user")]).variables["V"] == "ann"
     assert launched(env=[from_ref("configMapKeyRef", name="colours", key="SKY")]).variables["V"] == "blue"
 
 
-def test_launch_when_all_of_a_config_map_is_taken_lets_single_variables_win() -> None:
+def test_launch_env_overrides_env_from() -> None:
     sources = [{"configMapRef": {"name": "colours"}, "prefix": "C_"}, {"configMapRef": {"name": "colours"}}]
     variables = launched(envFrom=sources, env=[{"name": "SKY", "value": "grey, not $(C_SKY)"}]).variables
     assert (variables["SKY"], variables["GRASS"]) == ("grey, not blue", "green")
@@ -122,11 +122,11 @@ def test_launch_when_a_reference_leads_nowhere_is_a_config_error(container: Mani
         {"envFrom": [{"configMapRef": {"name": "none", "optional": True}}]},
     ],
 )
-def test_launch_when_an_optional_reference_leads_nowhere_leaves_the_variable_out(container: Manifest) -> None:
+def test_launch_omits_variable_of_a_missing_optional(container: Manifest) -> None:
     assert "V" not in launched(**container).variables
 
 
-def test_launch_when_made_inherits_what_describes_the_machine_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_inherits_only_variables_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "HTTPS_PROXY",
         "no_proxy",
@@ -143,7 +143,7 @@ def test_launch_when_made_inherits_what_describes_the_machine_and_nothing_else(m
     assert variables["PATH"].startswith(str(Path(sys.executable).parent))
 
 
-def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
+def test_pod_spec_with_fields_without_meaning_is_accepted() -> None:
     spec = pod(image="x", resources={"limits": {"cpu": "1"}}, securityContext={"runAsNonRoot": True})["spec"]
     check_pod_spec({**spec, "nodeSelector": {"a": "b"}, "automountServiceAccountToken": False, "tolerations": []})
 
@@ -151,11 +151,11 @@ def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("named", "spec"),
     [
-        ("volumes", {"containers": [{"command": ["a"]}], "volumes": []}),
+        (r"volumes\[0\]\.hostPath", {"containers": [{"command": ["a"]}], "volumes": [{"name": "v", "hostPath": {}}]}),
         ("initContainers", {"containers": [{"command": ["a"]}], "initContainers": []}),
         ("2 containers", {"containers": [{"command": ["a"]}, {"command": ["b"]}]}),
         ("without a command", {"containers": [{"image": "a"}]}),
-        (r"containers\[0\]\.volumeMounts", {"containers": [{"command": ["a"], "volumeMounts": []}]}),
+        ("no volume v", {"containers": [{"command": ["a"], "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
         ("workingDir", {"containers": [{"command": ["a"], "workingDir": "/"}]}),
         ("lifecycle", {"containers": [{"command": ["a"], "lifecycle": {}}]}),
         ("exec", {"containers": [{"command": ["a"], "livenessProbe": {"exec": {"command": ["b"]}}}]}),
@@ -164,9 +164,9 @@ def test_pod_spec_when_only_policy_has_no_meaning_here_is_accepted() -> None:
             {"containers": [{"command": ["a"], "readinessProbe": {"httpGet": {"port": 1, "httpHeaders": []}}}]},
         ),
         ("no handler", {"containers": [{"command": ["a"], "readinessProbe": {"periodSeconds": 1}}]}),
-        ("port named http", {"containers": [{"command": ["a"], "startupProbe": {"tcpSocket": {"port": "http"}}}]}),
+        ("the port http", {"containers": [{"command": ["a"], "startupProbe": {"tcpSocket": {"port": "http"}}}]}),
     ],
 )
-def test_pod_spec_when_something_would_not_be_carried_out_is_refused_by_name(named: str, spec: Manifest) -> None:
-    with pytest.raises(UnsupportedKind, match=named):
+def test_pod_spec_with_unsupported_field_is_refused_by_name(named: str, spec: Manifest) -> None:
+    with pytest.raises(ChildRefused, match=named):
         check_pod_spec(spec)

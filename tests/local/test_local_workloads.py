@@ -1,4 +1,4 @@
-"""Deployments and Jobs on this machine."""
+"""Deployments, DaemonSets and Jobs in local mode."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from local.local_cluster import (
     MODEL,
     SLEEPER,
     container,
+    daemon_set,
     deployment,
     eventually,
     get,
@@ -23,9 +24,10 @@ from local.local_cluster import (
     until_pod,
 )
 
+from headrace.control.world import ChildRefused
 from headrace.environment import TERMINATION_MESSAGE_PATH
-from headrace.errors import UnsupportedKind
 from headrace.local.cluster import LocalCluster
+from headrace.local.node import node_name
 from headrace.reconcile.world import Child, Manifest
 
 DEAF = "trap '' TERM; while true; do sleep 600; done"
@@ -49,7 +51,7 @@ async def test_deployment_when_scaled_has_that_many_pods(tmp_path: Path) -> None
             assert len(staying(cluster)) == replicas
 
 
-async def test_deployment_when_scaled_down_of_equal_pods_lets_the_newest_go(tmp_path: Path) -> None:
+async def test_deployment_when_scaled_down_ends_the_newest_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, deployment(container(SLEEPER), 1))
         oldest = staying(cluster)
@@ -72,7 +74,7 @@ async def test_deployment_when_scaled_down_keeps_the_pod_that_is_ready(tmp_path:
         assert staying(cluster) == [pod["metadata"]["name"] for pod in pods if status_of(pod)["ready"]]
 
 
-async def test_deployment_when_its_template_changes_starts_new_pods_once_the_old_are_gone(tmp_path: Path) -> None:
+async def test_deployment_when_template_changes_recreates_pods(tmp_path: Path) -> None:
     farewell = f"trap 'sleep 0.05; echo old gone >> {tmp_path}/told; exit 0' TERM"
     old = f"{farewell}; touch {tmp_path}/up; while :; do sleep 0.01; done"
     async with running(tmp_path) as cluster:
@@ -98,7 +100,7 @@ async def test_deployment_when_its_pods_run_counts_them(tmp_path: Path) -> None:
         assert [(c["type"], c["status"]) for c in status["conditions"]] == [("Available", "True")]
 
 
-async def test_deployment_when_only_scaled_counts_a_generation_and_keeps_its_identity(tmp_path: Path) -> None:
+async def test_deployment_when_scaled_counts_a_generation(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, deployment(container(SLEEPER), 0))
         before = get(cluster, "Deployment", "smol-1")["metadata"]
@@ -108,7 +110,7 @@ async def test_deployment_when_only_scaled_counts_a_generation_and_keeps_its_ide
         assert before["uid"] == after["uid"]
 
 
-async def test_deployment_when_deleted_and_made_again_does_not_count_pods_that_go(tmp_path: Path) -> None:
+async def test_deployment_when_recreated_ignores_terminating_pods(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         child = deployment(container(DEAF), terminationGracePeriodSeconds=0.2)
         await cluster.apply(MODEL, child)
@@ -121,10 +123,60 @@ async def test_deployment_when_deleted_and_made_again_does_not_count_pods_that_g
         assert get(cluster, "Deployment", "smol-1")["status"]["replicas"] == 1
 
 
+# -- DaemonSet -----------------------------------------------------------------------------------------------
+
+
+async def test_daemon_set_when_applied_has_one_pod_on_the_node(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        await cluster.apply(MODEL, daemon_set(server(tmp_path, readinessProbe=probe("/ready"))))
+        await cluster.apply(MODEL, daemon_set(server(tmp_path, readinessProbe=probe("/ready"))))
+        (pod,) = cluster.observe(MODEL).pods
+        assert pod["spec"]["nodeName"] == node_name()
+        assert _counts(cluster) == (1, 1, 1, 0, 0, 1)
+        (tmp_path / "ready").touch()
+        await until(cluster, "DaemonSet", lambda sets: sets[0]["status"]["numberReady"] == 1)
+        assert _counts(cluster) == (1, 1, 1, 1, 1, 0)
+        assert get(cluster, "DaemonSet", "smol-agent")["status"]["observedGeneration"] == 1
+
+
+async def test_daemon_set_when_its_template_changes_replaces_the_pod(tmp_path: Path) -> None:
+    """The pod of the former template has ended when the new one starts."""
+    old = f"trap 'echo old gone >> {tmp_path}/log; exit 0' TERM; touch {tmp_path}/up; while :; do sleep 0.01; done"
+    async with running(tmp_path) as cluster:
+        await cluster.apply(MODEL, daemon_set(container(old)))
+        await eventually((tmp_path / "up").exists)
+        await cluster.apply(MODEL, daemon_set(container(f"echo new here >> {tmp_path}/log; {SLEEPER}")))
+        assert await until_file(tmp_path / "log", 2) == ["old gone", "new here"]
+        assert len(cluster.index.list("Pod")) == 1
+
+
+async def test_daemon_set_when_its_container_fails_restarts_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        await cluster.apply(MODEL, daemon_set(container(f"echo start >> {tmp_path}/log; exit 1")))
+        await until_file(tmp_path / "log", 3)
+        assert (await until_pod(cluster, lambda status: status["restartCount"] >= 2))["name"] == "main"
+
+
+async def test_daemon_set_when_deleted_ends_its_pod(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        child = daemon_set(container(SLEEPER))
+        await cluster.apply(MODEL, child)
+        assert list(cluster.observe(MODEL).children) == [child.key]
+        await cluster.delete(MODEL, child.key)
+        await until(cluster, "Pod", lambda pods: not pods)
+        assert cluster.observe(MODEL).children == {}
+
+
+def _counts(cluster: LocalCluster) -> tuple[int, ...]:
+    status = get(cluster, "DaemonSet", "smol-agent")["status"]
+    names = ("desiredNumberScheduled", "currentNumberScheduled", "updatedNumberScheduled")
+    return tuple(status[name] for name in (*names, "numberReady", "numberAvailable", "numberUnavailable"))
+
+
 # -- Job -----------------------------------------------------------------------------------------------------
 
 
-async def test_job_when_its_pod_succeeds_is_complete_and_keeps_the_pod_as_evidence(tmp_path: Path) -> None:
+async def test_job_when_pod_succeeds_is_complete_and_keeps_it(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, job(container(f"echo '{{}}' > ${TERMINATION_MESSAGE_PATH}")))
         (done,) = await until(cluster, "Job", lambda jobs: "conditions" in jobs[0]["status"])
@@ -158,7 +210,7 @@ async def test_job_when_its_pod_fails_and_then_succeeds_is_complete(tmp_path: Pa
         assert status["restartCount"] == 2
 
 
-async def test_job_when_it_failed_too_often_has_failed_and_its_pod_goes(tmp_path: Path) -> None:
+async def test_job_at_its_backoff_limit_fails_and_ends_its_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         await cluster.apply(MODEL, job(container("exit 1"), backoffLimit=2))
         await until(cluster, "Pod", lambda pods: not pods)
@@ -194,13 +246,14 @@ def _changed(child: Child, **fields: Any) -> Child:
         ("restartPolicy", deployment(container(SLEEPER), restartPolicy="Never")),
         ("completions", job(container(SLEEPER), completions=2)),
         ("restartPolicy", _changed(job(container("")), template={"spec": {"containers": [container("")]}})),
-        ("volumes", deployment(container(SLEEPER), volumes=[{"name": "models"}])),
+        ("hostPath", deployment(container(SLEEPER), volumes=[{"name": "models", "hostPath": {}}])),
+        ("replicas", _changed(daemon_set(container(SLEEPER)), replicas=1)),
+        ("update strategy", _changed(daemon_set(container(SLEEPER)), updateStrategy={"type": "OnDelete"})),
+        ("restartPolicy", daemon_set(container(SLEEPER), restartPolicy="OnFailure")),
     ],
 )
-async def test_workload_when_it_would_not_be_carried_out_as_meant_is_refused_by_name(
-    named: str, child: Child, tmp_path: Path
-) -> None:
+async def test_unsupported_workload_is_refused_by_name(named: str, child: Child, tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
-        with pytest.raises(UnsupportedKind, match=named):
+        with pytest.raises(ChildRefused, match=named):
             await cluster.apply(MODEL, child)
         assert cluster.index.list(child.key.kind) == []

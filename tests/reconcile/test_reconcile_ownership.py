@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL, OWNER_ANNOTATION
 from headrace.kinds.registry import resource_labels
-from headrace.reconcile.ownership import is_child, is_of_another, is_pod_of
+from headrace.reconcile.ownership import (
+    controls,
+    is_child,
+    is_of_another,
+    is_pod_of,
+    owner_annotation,
+    resource_controlling,
+)
 from headrace.reconcile.world import Manifest, ResourceKey
 
 KEY = ResourceKey(MODEL_DEPLOYMENT, "default", "smol")
@@ -48,6 +58,53 @@ def test_child_when_its_controller_is(
     assert is_child(found, KEY, RESOURCE) is child
     assert is_child(found, KEY, None) is child_of_gone
     assert is_of_another(found, KEY) is of_another
+
+
+def cluster_scoped(annotation: str | None, references: list[Manifest] | None = None) -> Manifest:
+    annotations = {} if annotation is None else {OWNER_ANNOTATION: annotation}
+    metadata = {"name": "x", "annotations": annotations, "ownerReferences": references or []}
+    return {"kind": "PriorityClass", "metadata": metadata}
+
+
+def annotation(**changes: Any) -> str:
+    return json.dumps({**json.loads(owner_annotation(RESOURCE)[OWNER_ANNOTATION]), **changes})
+
+
+@pytest.mark.parametrize(
+    ("found", "owner", "controlled", "of_another"),
+    [
+        (cluster_scoped(annotation()), KEY, True, False),
+        (cluster_scoped(annotation(uid="old")), KEY, False, False),
+        (cluster_scoped(annotation(name="smol-2")), ResourceKey(KEY.kind, "default", "smol-2"), False, True),
+        (cluster_scoped(annotation(namespace="b")), ResourceKey(KEY.kind, "b", "smol"), False, True),
+        (cluster_scoped(annotation(kind="Other")), ResourceKey("Other", "default", "smol"), False, True),
+        (cluster_scoped(annotation(uid=None)), None, False, False),
+        (cluster_scoped("[]"), None, False, False),
+        (cluster_scoped("{"), None, False, False),
+        (cluster_scoped(None), None, False, False),
+        (cluster_scoped(None, OURS), None, False, True),
+        (cluster_scoped(None, OTHER_GROUP), None, False, True),
+    ],
+)
+def test_owner_of_a_cluster_scoped_object(
+    found: Manifest,
+    owner: ResourceKey | None,
+    controlled: bool,  # noqa: FBT001 - a table
+    of_another: bool,  # noqa: FBT001
+) -> None:
+    """The annotation decides; the object is a child of its owner and of a later resource of that name."""
+    assert resource_controlling(found) == owner
+    assert controls(RESOURCE, found) is controlled
+    assert is_child(found, KEY, RESOURCE) is (owner == KEY)
+    assert is_child(found, KEY, None) is (owner == KEY)
+    assert is_of_another(found, KEY) is of_another
+
+
+def test_owner_annotation_of_a_namespaced_object_is_ignored() -> None:
+    found = an_object([])
+    found["metadata"]["annotations"] = owner_annotation(RESOURCE)
+    assert resource_controlling(found) is None
+    assert not controls(RESOURCE, found)
 
 
 @pytest.mark.parametrize(

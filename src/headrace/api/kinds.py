@@ -16,6 +16,8 @@ class Kind:
     plural: str
     singular: str
     short_names: tuple[str, ...] = ()
+    namespaced: bool = True
+    """False: its objects are cluster-scoped."""
 
     @property
     def group(self) -> str:
@@ -31,6 +33,7 @@ class Kind:
 MODEL_DEPLOYMENT = Kind(v.API_VERSION, v.MODEL_DEPLOYMENT, "modeldeployments", "modeldeployment", ("mdep",))
 
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", "deployment", ("deploy",))
+DAEMON_SET = Kind("apps/v1", "DaemonSet", "daemonsets", "daemonset", ("ds",))
 JOB = Kind("batch/v1", "Job", "jobs", "job")
 POD = Kind("v1", "Pod", "pods", "pod", ("po",))
 SERVICE = Kind("v1", "Service", "services", "service", ("svc",))

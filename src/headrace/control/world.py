@@ -12,25 +12,28 @@ from headrace.routes import KeyGrant
 
 
 class ChildRefused(HeadraceError):
-    """The world does not take a child as it was described, and will not until something is changed.
+    """The world does not accept a child as it is described, and will not until something changes.
 
     Args:
-        message: the world's words.
-        retry_seconds: when to ask again: a policy may have changed, and nobody tells.
+        message: the reason, in the words of the world.
+        hint: how to fix it.
+        retry_seconds: when to apply it again, because a policy may have changed without notice. None: only once the
+            child or the resource has changed.
     """
 
     http_status = 422
     reason = REFUSED
 
-    def __init__(self, message: str, *, retry_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str = "", retry_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.retry_seconds = retry_seconds
 
 
 def not_ours(child: ChildKey, owner: ResourceKey) -> str:
     """Return why a child is refused whose name another object has."""
+    where = f" in namespace {child.namespace}" if child.namespace else ""
     return (
-        f"{child.kind} {child.name} exists in namespace {child.namespace} and belongs to somebody else. "
+        f"{child.kind} {child.name} exists{where} and belongs to somebody else. "
         f"Delete it, or give the {owner.kind} {owner.name} another name"
     )
 
@@ -46,7 +49,7 @@ class World(Protocol):
         """Call `changed` after every change from now on, in the event loop's thread."""
 
     def keys(self) -> list[ResourceKey]:
-        """Return every resource there is."""
+        """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource, or None when it is gone."""
@@ -61,7 +64,10 @@ class World(Protocol):
         """Make the child be as described. Nothing happens when it already is. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child and its pods, with their grace period. Nothing happens when it is gone."""
+        """Delete the child and its pods, with their grace period. Nothing happens when it does not exist.
+
+        Where Kubernetes deletes children with their owner, those of a deleted resource are left to it.
+        """
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""

@@ -33,6 +33,7 @@ KINDS.update(
         kind.kind: kind
         for kind in (
             kinds.DEPLOYMENT,
+            kinds.DAEMON_SET,
             kinds.JOB,
             kinds.POD,
             kinds.SERVICE,

@@ -1,24 +1,23 @@
-"""An address of its own for every pod, so that ports of the same number never collide: Linux has all of 127.0.0.0/8."""
+"""One loopback address per pod, so that pods can use the same port: Linux has all of 127.0.0.0/8."""
 
 from __future__ import annotations
 
 import socket
 
 ADDRESSES_TRIED = 16
-"""Somebody else's program on the same address and port is rare; one on the port of *every* address is not."""
+"""Another program on one address and port is rare; one on the port of *every* address is not."""
 
 
 class Addresses:
-    """Loopback addresses for pods: one each, from a range that starts at a random place of the instance."""
+    """Loopback addresses for pods, one each. `start` is random, so that instances rarely use the same addresses."""
 
     def __init__(self, start: int) -> None:
         self._next = start
 
     def take(self, ports: list[int]) -> str:
-        """Return an address on which nobody listens on these ports.
+        """Return an address on which no program listens on these ports.
 
-        Where a program listens on a port of every address there is none; then the pod's process finds that out, and
-        says so as it would anywhere.
+        If a program listens on such a port of every address, there is none: then the pod's process fails to listen.
         """
         for _ in range(ADDRESSES_TRIED):
             address = self._following()
@@ -28,7 +27,7 @@ class Addresses:
 
     def _following(self) -> str:
         self._next += 1
-        rest, last = divmod(self._next, 254)  # never .0 and .255, which people take for networks
+        rest, last = divmod(self._next, 254)  # never .0 and .255, which look like network addresses
         rest, third = divmod(rest, 256)
         return f"127.{64 + rest % 128}.{third}.{last + 1}"
 

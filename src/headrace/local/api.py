@@ -1,7 +1,7 @@
 """The instance's API over its Unix socket: a small Kubernetes API server for the command line.
 
-Paths, verbs and objects are Kubernetes' own; tables and field selectors are left out, since the command line formats
-for itself. Handlers are thin: what may be changed, and how, is in `headrace.local.objects`.
+Paths, verbs and objects are those of Kubernetes. Tables and field selectors are not supported, because the command line
+formats its output itself. Handlers are thin: the rules of what users may change are in `headrace.local.objects`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from headrace.local.objects import Objects
 from headrace.reconcile.world import Manifest
 
 MAX_BODY_BYTES = 1024 * 1024
-"""An API server takes 3 MiB and stores 1.5; a resource of ours is a page."""
+"""A Kubernetes API server accepts 3 MiB and stores 1.5; a headrace resource has a few KiB."""
 APPLY_PATCH = "application/apply-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 CHANGED_HEADER = "x-headrace-changed"
-"""On the answer to an apply: whether anything was changed."""
+"""In the response to an apply: whether anything has changed."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path names."""
+    """The kind, namespace and object that a path names."""
 
     kind: Kind
     namespace: str | None
@@ -57,15 +57,15 @@ class Target:
 
 
 class Api:
-    """The application. `stopping` ends what is streamed; `ask_to_stop` is what `headrace down` calls."""
+    """The application. `stopping` ends the streams; `request_stop` is called for `headrace down`."""
 
     def __init__(
-        self, objects: Objects, record: Record, stopping: asyncio.Event, ask_to_stop: Callable[[], None]
+        self, objects: Objects, record: Record, stopping: asyncio.Event, request_stop: Callable[[], None]
     ) -> None:
         self._objects = objects
         self._record = record
         self._stopping = stopping
-        self._ask_to_stop = ask_to_stop
+        self._request_stop = request_stop
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -99,7 +99,7 @@ class Api:
 
     async def _shutdown(self, request: Request) -> Response:
         del request
-        self._ask_to_stop()
+        self._request_stop()
         return JSONResponse(status("Success", 202, "the instance is stopping"), 202)
 
     async def _metrics(self, request: Request) -> Response:
@@ -109,7 +109,7 @@ class Api:
     async def _list(self, request: Request) -> Response:
         target = _target(request)
         if request.query_params.get("watch") == "true":
-            changes = self._objects.watch(target.kind, target.namespace)  # begun before the answer's head goes out
+            changes = self._objects.watch(target.kind, target.namespace)  # starts before the response's head is sent
             return StreamingResponse(self._lines(changes), media_type="application/json")
         return JSONResponse(list_of(target.kind, self._objects.list(target.kind, target.namespace)))
 
@@ -135,7 +135,7 @@ class Api:
         spec = body.get("spec")
         replicas = spec.get("replicas") if isinstance(spec, dict) else None
         if not isinstance(replicas, int) or isinstance(replicas, bool):
-            raise BadRequest('a scale is {"spec": {"replicas": N}}')
+            raise BadRequest('the body of a scale request must be {"spec": {"replicas": N}}')
         return JSONResponse(scale_of(self._objects.scale(kind, namespace, name, replicas)))
 
     async def _log(self, request: Request) -> Response:
@@ -173,17 +173,17 @@ async def until(source: AsyncIterator[Item], stopping: asyncio.Event) -> AsyncIt
     finally:
         stopped.cancel()
         if pending is not None:
-            pending.cancel()  # which runs the source's own clean-up
+            pending.cancel()  # this runs the clean-up of the source
 
 
 def _target(request: Request) -> Target:
-    """Return what the path names. Raises NotFound for a kind that there is not."""
+    """Return the target of a path. Raises NotFound for an unknown kind."""
     path = request.path_params
     version = path["version"]
     api_version = f"{path['group']}/{version}" if "group" in path else version
     kind = kind_at(api_version, path["plural"])
     if kind is None:
-        raise NotFound(f"there is no {path['plural']} in {api_version}")
+        raise NotFound(f"the kind {path['plural']} does not exist in {api_version}")
     return Target(kind, path.get("namespace"), path.get("name"))
 
 
@@ -195,14 +195,14 @@ def _one(request: Request) -> tuple[Kind, str, str]:
 
 
 def _check_names(manifest: Manifest, target: Target) -> None:
-    """Refuse a body that speaks of another object than the path."""
+    """Raise BadRequest if the body is another object than the path names."""
     metadata = manifest.get("metadata")
     if not isinstance(metadata, dict):
         raise BadRequest("the body has no metadata")
-    said = (manifest.get("apiVersion"), manifest.get("kind"), metadata.get("namespace"), metadata.get("name"))
+    given = (manifest.get("apiVersion"), manifest.get("kind"), metadata.get("namespace"), metadata.get("name"))
     named = (target.kind.api_version, target.kind.kind, target.namespace, target.name)
-    if said != named:
-        raise BadRequest(f"the body is {_words(said)}, the path {_words(named)}")
+    if given != named:
+        raise BadRequest(f"the body is {_words(given)}, but the path is {_words(named)}")
 
 
 def _words(names: tuple[object, ...]) -> str:
@@ -218,14 +218,14 @@ def _whole_number(text: str | None) -> int | None:
 
 
 async def _body(request: Request, content_type: str) -> Manifest:
-    """Return the body, a JSON object of the type that the verb takes."""
+    """Return the body, a JSON object. Raises BadRequest unless it has the content type that the verb requires."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != content_type:
-        raise UnsupportedMediaType(f"this verb takes {content_type}")
+        raise UnsupportedMediaType(f"the content type of the body must be {content_type}")
     received = bytearray()
     async for chunk in request.stream():
         received += chunk
         if len(received) > MAX_BODY_BYTES:
-            raise TooLarge(f"a resource has at most {MAX_BODY_BYTES >> 20} MiB")
+            raise TooLarge(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
     try:
         body = json.loads(received)
     except (ValueError, RecursionError) as error:
@@ -241,7 +241,7 @@ async def _explained(request: Request, error: HeadraceError) -> Response:
 
 
 async def _system_fault(request: Request, error: OSError) -> Response:
-    """What the operating system refused: mostly a disk that is full."""
+    """An error of the operating system, mostly a full disk."""
     return await _explained(request, home_fault(error))
 
 
@@ -252,6 +252,6 @@ async def _refused(request: Request, error: HTTPException) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """A fault of ours. Starlette logs it with its trace afterwards."""
+    """A bug. Starlette logs it with its traceback afterwards."""
     message = f"{request.method} {request.url.path} failed: {type(error).__name__}"
     return JSONResponse(status("Failure", 500, message, reason="InternalError"), 500)

@@ -1,4 +1,4 @@
-"""The Unix socket on which the API is served, for this user alone."""
+"""Serves the API on a Unix socket that only this user can open."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from headrace.local.unix_socket import address_of
 
 BACKLOG = 128
 MAX_CONNECTIONS = 512
-"""Watches and followed logs keep one each; more are answered with 503."""
-GOODBYE_SECONDS = 2
-"""How long requests in flight may take at the end; the streams have been ended before."""
+"""Each watch and each followed log uses one; further connections get a 503."""
+GRACE_SECONDS = 2
+"""How long requests in flight may take when the server stops; streams have ended before."""
 _OWNER_ONLY = 0o177
 
 
@@ -35,16 +35,16 @@ class ApiServer:
                 server_header=False,
                 ws="none",
                 limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=GOODBYE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
 
     async def run(self, listening: asyncio.Event) -> None:
-        """Serve until `stop`; sets the event once clients are let in."""
+        """Serve until `stop`; sets the event once clients can connect."""
         listener = _listen(self._path)
-        listening.set()  # from now on they wait in the backlog at worst
+        listening.set()  # from now on, clients wait in the backlog at worst
         try:
-            await self._server._serve([listener])  # noqa: SLF001 - `serve` would take our signals
+            await self._server._serve([listener])  # noqa: SLF001 - `serve` would replace our signal handlers
         finally:
             listener.close()
             self._path.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ class ApiServer:
 
 
 def _listen(path: Path) -> socket.socket:
-    """Return the listening socket. A socket file that is there is a dead one: the instance's lock is ours."""
+    """Return the listening socket. An existing file is unused: this process holds the instance's lock."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(_OWNER_ONLY)

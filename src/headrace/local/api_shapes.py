@@ -1,4 +1,4 @@
-"""What the instance's API says, in Kubernetes' shapes: lists, failures, redacted secrets. Pure."""
+"""The responses of the instance's API, in the shapes of Kubernetes: lists, failures, redacted Secrets. Pure."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from headrace.kinds.registry import KINDS
 from headrace.reconcile.world import Manifest
 
 REDACTED = "<redacted>"
-"""In place of every value of a Secret: what is written is never read back through the API."""
+"""Replaces every value of a Secret: the API never returns it."""
 
 
 class BadRequest(HeadraceError):
-    """The request itself makes no sense to the API."""
+    """The request is malformed."""
 
     http_status = 400
     reason = "BadRequest"
 
 
 class TooLarge(BadRequest):
-    """The body is larger than any resource."""
+    """The body is too large."""
 
     http_status = 413
     reason = "RequestEntityTooLarge"
 
 
 class UnsupportedMediaType(BadRequest):
-    """The body is of a kind that this verb does not take."""
+    """The body has a content type that the verb does not support."""
 
     http_status = 415
     reason = "UnsupportedMediaType"
 
 
 class ReadOnly(HeadraceError):
-    """Objects of this kind are made by headrace and only read."""
+    """Users cannot change objects of this kind: headrace makes them."""
 
     http_status = 405
     reason = "MethodNotAllowed"
@@ -49,7 +49,7 @@ def kind_at(api_version: str, plural: str) -> Kind | None:
 
 
 def shown(manifest: Manifest) -> Manifest:
-    """Return an object as the API shows it: the values of a Secret are left out, their names stay."""
+    """Return an object as the API returns it: the values of a Secret are redacted, their names are kept."""
     if manifest["kind"] != "Secret":
         return manifest
     redacted = {name: value for name, value in manifest.items() if name not in ("data", "stringData")}
@@ -80,7 +80,7 @@ def scale_of(manifest: Manifest) -> Manifest:
 
 
 def failure(error: HeadraceError) -> Manifest:
-    """Return a Kubernetes `Status` for an error, each fault of a resource with its field."""
+    """Return a Kubernetes `Status` for an error, with the field of each violation in a resource."""
     details: dict[str, Any] = {}
     if isinstance(error, InvalidResource):
         details["causes"] = [

@@ -1,7 +1,7 @@
 """The local cluster: a world (`headrace.control.world`) whose pods are processes of this machine.
 
-The user's objects are kept on disk; what headrace makes of them lives in memory and is made again at the next start, so
-conditions start as Unknown and are observed anew.
+The user's objects are stored on disk. Their children are in memory and are made again at the next start, so conditions
+are Unknown at first.
 """
 
 from __future__ import annotations
@@ -12,28 +12,25 @@ import contextlib
 import hashlib
 import logging
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.api import kinds
 from headrace.api import vocabulary as v
+from headrace.api.kinds import Kind
 from headrace.control.keys import api_keys
 from headrace.control.relations import Relations
 from headrace.control.world import Changed, ChildRefused, not_ours
-from headrace.errors import NotFound, SystemFault, UnsupportedKind
+from headrace.errors import NotFound, SystemFault
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
-from headrace.local.workloads import (
-    PodSet,
-    check_workload,
-    reconcile_deployment,
-    reconcile_job,
-    write_deployment_status,
-)
+from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.ownership import (
     controller_of,
@@ -48,35 +45,39 @@ from headrace.routes import KeyGrant
 
 log = logging.getLogger(__name__)
 
-CARRIED_OUT = frozenset({"Deployment", "Job", "Service", "ConfigMap", "Secret"})
+CARRIED_OUT: dict[str, Kind] = {
+    kind.kind: kind
+    for kind in (kinds.DEPLOYMENT, kinds.DAEMON_SET, kinds.JOB, kinds.SERVICE, kinds.CONFIG_MAP, kinds.SECRET)
+}
+"""The kinds of children that exist here, by name; any other kind is refused."""
 SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
-"""Policy has no meaning where every pod is a process of one user."""
+"""Policies have no meaning where every pod is a process of one user."""
 REFUSED_SECONDS = 5.0
-"""After so long a child is applied again whose name another object had."""
+"""When a child is applied again that was refused because another object has its name."""
 
 
 class LocalCluster:
-    """Made and used in one event loop. `start` reads what was kept; `stop` ends every pod.
+    """For use in one event loop. `start` reads the stored objects; `stop` ends every pod.
 
-    `logs` is a directory for the pods' logs alone: what a killed life left in it is removed.
+    `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
     """
 
-    def __init__(self, database: Path, logs: Path, backoff: Backoff | None = None) -> None:
+    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None) -> None:
         self.index = ObjectIndex()
         self._database = database
-        self._logs = logs
+        self._pods_directory = pods
         self._store: Store | None = None
-        self._pods = PodSet(self.index, logs, backoff or Backoff())
+        self._pods = PodSet(self.index, pods, backoff or Backoff())
         self._relations = Relations()
         self._changed: list[Changed] = []
         self._stopping = False
         self.index.listen(self._on_change)
 
     async def start(self) -> None:
-        """Read what was kept."""
-        self._logs.mkdir(parents=True, exist_ok=True)
-        for left in self._logs.iterdir():
-            left.unlink()
+        """Read the stored objects."""
+        self._pods_directory.mkdir(parents=True, exist_ok=True)
+        for left in self._pods_directory.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._store = Store(self._database)
         for manifest in self._store.objects():
             self.index.put(_unobserved(manifest) if manifest["kind"] in RESOURCE_KINDS else manifest)
@@ -84,14 +85,14 @@ class LocalCluster:
             self.index.put(event)
 
     async def stop(self, grace_seconds: float) -> None:
-        """End every pod: each gets its grace period, but none more than this."""
+        """Terminate every pod with its grace period, at most this one."""
         self._stopping = True
         pods = self._pods.all()
         for pod in pods:
             pod.terminate()
-        going = [asyncio.create_task(pod.gone()) for pod in pods]
-        if going:
-            _, late = await asyncio.wait(going, timeout=grace_seconds)
+        ending = [asyncio.create_task(pod.gone()) for pod in pods]
+        if ending:
+            _, late = await asyncio.wait(ending, timeout=grace_seconds)
             if late:
                 self.kill()
                 await asyncio.wait(late)
@@ -99,16 +100,16 @@ class LocalCluster:
             self._store.close()
 
     def kill(self) -> None:
-        """End every pod's process at once."""
+        """Kill every pod's process."""
         for pod in self._pods.all():
             pod.kill()
 
     # -- the user's objects ---------------------------------------------------------------------------------
 
     def apply_object(self, manifest: Manifest, *, dry_run: bool = False) -> tuple[Manifest, Manifest | None]:
-        """Keep an object of the user; return it as it is now, and as it was before (None: it is new).
+        """Store an object of the user; return it, and the object before (None: it is new).
 
-        Raises InvalidResource when it breaks its schema or a rule.
+        Raises InvalidResource if it violates its schema or a rule.
         """
         before = self.index.get(ObjectKey.of(manifest))
         wanted = {name: value for name, value in manifest.items() if name != "status"}
@@ -124,7 +125,7 @@ class LocalCluster:
         return self.index.put(merged), before
 
     def delete_object(self, key: ObjectKey) -> None:
-        """Forget an object of the user, and collect what it controls, as Kubernetes' garbage collector does."""
+        """Delete an object of the user and what it controls, as the garbage collector of Kubernetes does."""
         found = self.index.get(key)
         if found is None:
             raise NotFound(f"{key.kind} {key.name} does not exist in namespace {key.namespace}")
@@ -137,7 +138,7 @@ class LocalCluster:
                     self._remove_child(ObjectKey.of(child))
 
     def provide_secret(self, namespace: str, name: str, data: Mapping[str, str]) -> None:
-        """Put a Secret of the platform's own into a namespace; it is not kept."""
+        """Add a Secret of the platform to a namespace; it is not stored on disk."""
         encoded = {field: base64.b64encode(value.encode()).decode() for field, value in data.items()}
         metadata = {"name": name, "namespace": namespace, "labels": {v.MANAGED_BY: "headrace"}}
         manifest: Manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded}
@@ -146,7 +147,7 @@ class LocalCluster:
     def logs(
         self, namespace: str, pod: str, *, follow: bool, tail_lines: int | None, previous: bool
     ) -> AsyncIterator[bytes]:
-        """Yield what a pod printed. Raises NotFound for a pod that there is not."""
+        """Yield the log of a pod. Raises NotFound if the pod does not exist."""
         found = self._pods.get(ObjectKey("Pod", namespace, pod))
         if found is None:
             raise NotFound(f"pod {pod} does not exist in namespace {namespace}")
@@ -160,8 +161,11 @@ class LocalCluster:
         self._changed.append(changed)
 
     def keys(self) -> list[ResourceKey]:
-        """Return every resource there is."""
-        return [ResourceKey.of(each) for kind in sorted(RESOURCE_KINDS) for each in self.index.list(kind)]
+        """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
+        resources = [ResourceKey.of(each) for kind in sorted(RESOURCE_KINDS) for each in self.index.list(kind)]
+        cluster_scoped = (kind.kind for kind in CARRIED_OUT.values() if not kind.namespaced)
+        owners = {resource_controlling(child) for kind in cluster_scoped for child in self.index.list(kind)}
+        return [*resources, *sorted(owner for owner in owners if owner is not None and owner not in resources)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource."""
@@ -172,8 +176,8 @@ class LocalCluster:
         resource = self.resource(key)
         children = {
             ChildKey.of(manifest): manifest
-            for kind in sorted(CARRIED_OUT)
-            for manifest in self.index.list(kind, key.namespace)
+            for _, kind in sorted(CARRIED_OUT.items())
+            for manifest in self.index.list(kind.kind, key.namespace if kind.namespaced else "")
             if is_child(manifest, key, resource)
         }
         return self._relations.observed(key, children, tuple(self._pods_of(key)), self.resource)
@@ -183,30 +187,26 @@ class LocalCluster:
         return api_keys(self.index.list("Secret")).grants
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described. Raises ChildRefused when another's object has its name."""
+        """Apply the child. Raises ChildRefused for an unsupported child, or if another owner's object has its name."""
         kind = child.key.kind
         if kind in SKIPPED or self._stopping:
             return
         if kind not in CARRIED_OUT:
-            raise UnsupportedKind(
-                f"the local cluster cannot carry out a {kind}", hint="Use a Kubernetes cluster for it"
-            )
+            raise ChildRefused(f"local mode does not support the kind {kind}", hint="Use a Kubernetes cluster")
         resource = self.resource(owner)
         if resource is not None and not controls(resource, child.manifest):
-            return  # wanted by a pass that began before the resource was deleted and applied again
+            return  # of a pass that began before the resource was deleted and applied again
         before = self.index.get(ObjectKey.of(child.manifest))
         if before is not None and resource_controlling(before) != owner:
             raise ChildRefused(not_ours(child.key, owner), retry_seconds=REFUSED_SECONDS)
         merged = _merged(child.manifest, before)
         if merged == before:
             return
-        if kind in ("Deployment", "Job"):
+        if kind in WORKLOADS:
             check_workload(merged)
         key = ObjectKey.of(self.index.put(merged))
-        if kind == "Deployment":
-            reconcile_deployment(key, self._pods, self.index)
-        elif kind == "Job":
-            reconcile_job(key, self._pods, self.index)
+        if kind in WORKLOADS:
+            reconcile_workload(key, self._pods, self.index)
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period."""
@@ -234,7 +234,7 @@ class LocalCluster:
                 yield pod
 
     def _workload_of(self, pod: Manifest) -> Manifest | None:
-        """Return the workload that made a pod; None when it is gone, whatever has its name now."""
+        """Return the workload that controls a pod; None if it was deleted, even if another has its name now."""
         reference = controller_of(pod)
         assert reference is not None
         found = self.index.get(ObjectKey(reference["kind"], pod["metadata"]["namespace"], reference["name"]))
@@ -247,7 +247,7 @@ class LocalCluster:
             return
         stored = self.index.put({**resource, "status": status})
         assert self._store is not None
-        with _dispensable():
+        with _tolerating_full_disk():
             self._store.put_status(stored)
 
     async def record(self, key: ResourceKey, event: Event) -> None:
@@ -279,7 +279,7 @@ class LocalCluster:
         }
         self.index.put(manifest)
         assert self._store is not None
-        with _dispensable():
+        with _tolerating_full_disk():
             for old in self._store.put_event(manifest):
                 self.index.remove(old)
 
@@ -293,7 +293,7 @@ class LocalCluster:
         elif kind in ("Secret", "ConfigMap"):
             for pod in self._pods.all():
                 if pod.key.namespace == metadata["namespace"]:
-                    pod.look_again()
+                    pod.on_config_change()
         if kind == "Secret" and _is_api_key(change):
             self._tell(None)
         if kind == "Pod":
@@ -314,14 +314,8 @@ class LocalCluster:
         owner = ObjectKey(reference["kind"], change.object["metadata"]["namespace"], reference["name"])
         if change.type == "DELETED":
             self._pods.forget(ObjectKey.of(change.object))
-        if self._stopping:
-            return
-        if owner.kind == "Job":
-            reconcile_job(owner, self._pods, self.index)
-        elif change.type == "DELETED":
-            reconcile_deployment(owner, self._pods, self.index)
-        else:
-            write_deployment_status(owner, self._pods, self.index)
+        if not self._stopping:
+            on_pod_change(owner, self._pods, self.index, removed=change.type == "DELETED")
 
     def _tell(self, key: ResourceKey | None) -> None:
         for changed in self._changed:
@@ -329,16 +323,16 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def _dispensable() -> Iterator[None]:
-    """A status or an event that finds the disk full is shown, but not kept: what runs goes on."""
+def _tolerating_full_disk() -> Iterator[None]:
+    """A status or an event is not stored when the disk is full; it stays in memory, and the cluster keeps running."""
     try:
         yield
     except SystemFault as error:
-        log.warning("a status or an event is not kept: %s", error)
+        log.warning("a status or an event is not stored: %s", error)
 
 
 def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
-    """Return the wanted object with what a server adds: uid, time, and a generation that counts changes of the spec."""
+    """Return the object with the fields that a server adds: uid, time, and a generation that counts changes of spec."""
     metadata: dict[str, Any] = {
         name: value
         for name, value in wanted["metadata"].items()
@@ -362,7 +356,7 @@ def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
 
 
 def _unobserved(resource: Manifest) -> Manifest:
-    """Return a stored resource as nobody has looked at it yet: what was recorded stays, conditions are Unknown."""
+    """Return a stored resource before its first pass: recorded status fields are kept, conditions are Unknown."""
     kind, before = RESOURCE_KINDS[resource["kind"]], resource.get("status", {})
     kept = {name: before[name] for name in kind.recorded_status if name in before}
     message = "not observed since headrace was started"
@@ -372,7 +366,7 @@ def _unobserved(resource: Manifest) -> Manifest:
 
 
 def _is_api_key(change: Change) -> bool:
-    """Whether the Secret is, or was until now, an API key."""
+    """Whether the Secret is, or was before the change, an API key."""
     return any(
         v.API_KEY_LABEL in manifest["metadata"].get("labels", {})
         for manifest in (change.object, change.before)

@@ -1,7 +1,8 @@
 """The gateway as a process of the instance, on a socket that outlives it.
 
-The supervisor binds and keeps the listening socket and passes it on. A gateway that dies takes its connections with it,
-but not the door: who connects while it is restarted waits in the socket's backlog and is served a moment later.
+The supervisor binds the listening socket, keeps it and passes it to the gateway. When the gateway exits, its
+connections end, but the socket stays open: clients that connect during the restart wait in its backlog
+and are served afterwards.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from headrace.programs import find_program
 
 DEFAULT_PORT = 8080
 PORTS_TRIED = 100
-"""From the default on; an eleventh instance on one machine still finds one, and a firewall sees a small range."""
+"""From the default on: enough for many instances on one machine, and a small range for a firewall."""
 BACKLOG = 1024
 """Connections that wait while the gateway is restarted (the kernel caps it at net.core.somaxconn)."""
 ANONYMOUS_NAMESPACE = "default"
 POD_NETWORKS = "127.0.0.0/8"
-"""Each pod of local mode has an address of its own in it (`headrace.local.addresses`)."""
+"""Each local pod has its own address in it (`headrace.local.addresses`)."""
 GRACE_SECONDS = 30.0
-"""Time for running requests to finish at the end: as Kubernetes gives a pod."""
+"""How long requests in flight may take when the gateway stops, as in Kubernetes."""
 STOP_SECONDS = GRACE_SECONDS + 2.0
-"""At the end of the grace it cuts off what still runs, by an error to each client; one that does not end is killed."""
+"""After the grace period the gateway ends the remaining requests with an error; then it has 2 s to exit."""
 
 
 def listen(host: str, port: int | None) -> socket.socket:
@@ -45,20 +46,20 @@ def listen(host: str, port: int | None) -> socket.socket:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise CannotStart(
                     f"{host} is not an address of this machine",
-                    hint="Give --host one of its addresses, or 0.0.0.0 for all of them",
+                    hint="Set --host to one of its addresses, or to 0.0.0.0 for all of them",
                 ) from error
             raise CannotStart(
                 f"cannot listen on {host}:{candidate}: {os.strerror(error.errno or 0)}",
-                hint="Give another --port, or none to take the next free one",
+                hint="Set another --port, or leave it out to use the next free one",
             ) from error
     raise CannotStart(
-        f"every port from {DEFAULT_PORT} to {DEFAULT_PORT + PORTS_TRIED - 1} of {host} is taken",
-        hint="Give a free one with --port",
+        f"every port from {DEFAULT_PORT} to {DEFAULT_PORT + PORTS_TRIED - 1} of {host} is in use",
+        hint="Set a free one with --port",
     )
 
 
 def endpoint_of(listener: socket.socket) -> str:
-    """Return the URL by which this machine reaches the socket."""
+    """Return the URL of the socket for clients on this machine."""
     host, port = listener.getsockname()[:2]
     address = ip_address(host)
     if address.is_unspecified:
@@ -67,14 +68,14 @@ def endpoint_of(listener: socket.socket) -> str:
 
 
 def needs_keys(host: str) -> bool:
-    """Whether a gateway on that address serves no request without a key, even while there are none."""
+    """Whether a gateway on that address rejects requests without a key, even while no key exists."""
     return not ip_address(host).is_loopback
 
 
 def gateway(listener: socket.socket, state: Path, log: Path, nats_url: str, credentials: Credentials) -> Supervised:
     """Return the gateway on that socket, not yet started.
 
-    Requests without a key are served on the loopback interface alone, where only this machine's users come from.
+    Requests without a key are served on a loopback address only, which other machines cannot reach.
     """
     program = find_program("headrace-gateway", hint="Install it: pip install 'headrace[gateway]'")
     command = [program, "--fd", str(listener.fileno()), "--state-directory", str(state)]
@@ -98,5 +99,7 @@ def _family(host: str) -> socket.AddressFamily:
     try:
         version = ip_address(host).version
     except ValueError as error:
-        raise CannotStart(f"{host!r} is not an IP address", hint="Give one of this machine, e.g. 127.0.0.1") from error
+        raise CannotStart(
+            f"{host!r} is not an IP address", hint="Set an address of this machine, for example 127.0.0.1"
+        ) from error
     return socket.AF_INET6 if version == 6 else socket.AF_INET  # noqa: PLR2004 - IP's version

@@ -1,15 +1,15 @@
-"""Where a local instance keeps what is its own, and how one learns whether it runs.
+"""The files of a local instance, and the lock that shows whether it runs.
 
     $HEADRACE_HOME (default ~/.local/share/headrace)
       models/                 shared by every instance
-      instances/<name>/       one instance's, readable by its user alone
-        lock                  held by the supervisor for as long as it lives; holds its process id
-        headrace.sock         the API that the command line speaks to
-        instance.json         what a running instance says of itself; the last thing that a start writes
-        life.json             who the supervisor is, so that the next one can tell leftovers from strangers
+      instances/<name>/       one instance's, readable by its user only
+        lock                  held by the supervisor while it runs; contains its process id
+        headrace.sock         the API that the command line uses
+        instance.json         describes the running instance; written last at a start
+        life.json             identifies the supervisor, so that the next one can find its leftover processes
         state.sqlite  nats/  gateway/  logs/
 
-The lock is the truth about "running": the kernel frees it however the supervisor ends.
+The lock decides whether the instance runs: the kernel releases it however the supervisor ends.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ from headrace.files import naming, write_private
 
 HOME_VARIABLE = "HEADRACE_HOME"
 START_BYTES = 4 * 1024 * 1024
-"""What an instance writes before it is up (its database, NATS's store, logs), and some statuses and events."""
+"""Space for what an instance writes until it is ready (database, NATS store, logs), and some statuses and events."""
 LOCK_SECONDS = 0.5
-"""How long a start waits for the lock: somebody who asks whether an instance runs holds it for microseconds."""
+"""How long a start waits for the lock: `is_running` holds it for microseconds."""
 STOP_SECONDS = 90.0
-"""A stop is bounded well below this by the instance itself: see `headrace.local.instance`."""
+"""The instance itself stops much sooner: see `headrace.local.instance`."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PRIVATE_DIRECTORY = 0o700
 
 
 class InvalidName(HeadraceError):
-    """An instance's name is part of a path: lower-case letters, digits and dashes."""
+    """The name of an instance is invalid: it is part of a path, so only lower-case letters, digits and dashes."""
 
     reason = "InvalidName"
     exit_code = 2
 
 
 class InvalidHome(HeadraceError):
-    """HEADRACE_HOME is no directory that could be shown, or written into the files of programs that read UTF-8."""
+    """HEADRACE_HOME is not printable UTF-8, as the configuration files of other programs require."""
 
     reason = "InvalidHome"
     exit_code = 2
 
 
 def home_fault(error: OSError, *, what: str = "") -> SystemFault:
-    """Return what an error in the home means: besides mending it, another home is a way out."""
+    """Return an explained error for an OSError in the home; its hint mentions that another home can be set."""
     return explained(error, what=what, or_else=f"set {HOME_VARIABLE} to another directory")
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceHome:
-    """The paths of one instance. Making one touches no disk."""
+    """The paths of one instance. Constructing it does not access the disk."""
 
     root: Path
     name: str
@@ -79,7 +79,7 @@ class InstanceHome:
 
     @property
     def option(self) -> str:
-        """The option with which a command means this instance; empty for the one that is meant without."""
+        """The command-line option that selects this instance; empty for the default instance."""
         return "" if self.name == "default" else f" --instance {self.name}"
 
     @property
@@ -99,12 +99,12 @@ class InstanceHome:
 
     @property
     def record(self) -> Path:
-        """What a running instance says of itself: `Record`."""
+        """The file of the `Record` of the running instance."""
         return self.directory / "instance.json"
 
     @property
     def life(self) -> Path:
-        """Who the supervisor of the newest life is or was: see `headrace.local.leftovers`."""
+        """The file of the newest `Life` (`headrace.local.leftovers`)."""
         return self.directory / "life.json"
 
     @property
@@ -124,12 +124,12 @@ class InstanceHome:
 
     @property
     def gateway(self) -> Path:
-        """The gateway's copy of what it knows."""
+        """The gateway's copy of the routes and keys."""
         return self.directory / "gateway"
 
     @property
     def logs(self) -> Path:
-        """What the platform's own processes print."""
+        """The output of the platform's processes."""
         return self.directory / "logs"
 
     def is_running(self) -> bool:
@@ -144,9 +144,9 @@ class InstanceHome:
         return False
 
     def make(self) -> None:
-        """Make the directories, for this user alone, on a disk with room for a start.
+        """Create the directories, readable by this user only, and check that the disk has space for a start.
 
-        Raises SystemFault where that is not possible, and CannotStart where they are another user's.
+        Raises SystemFault if that is not possible, and CannotStart if they belong to another user.
         """
         try:
             for directory in (self.root, self.models, self.directory.parent):
@@ -161,7 +161,7 @@ class InstanceHome:
         self._check_room()
 
     def _check_room(self) -> None:
-        """Raise NoSpace where a start would fill the disk: its parts would each fail in a way of their own."""
+        """Raise NoSpace if a start would fill the disk, in place of a different error of each component."""
         try:
             with naming(self.directory), tempfile.TemporaryFile(dir=self.directory) as file:
                 os.posix_fallocate(file.fileno(), 0, START_BYTES)
@@ -171,7 +171,7 @@ class InstanceHome:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the instance's lock. Raises CannotStart when another supervisor does."""
+        """Hold the instance's lock. Raises CannotStart if another supervisor holds it."""
         with self.lock.open("a+b") as file:
             self._take(file.fileno())
             with naming(self.lock):
@@ -194,7 +194,7 @@ class InstanceHome:
                 return
 
     def check_stopped(self) -> None:
-        """Raise CannotStart while a supervisor holds the lock, before anything of its instance is touched."""
+        """Raise CannotStart if a supervisor holds the lock."""
         if self.is_running():
             raise self._already_running()
 
@@ -213,7 +213,7 @@ class InstanceHome:
 
 
 def _root() -> Path:
-    """Return the directory of every instance. Raises InvalidHome, and OSError for a working directory that is gone."""
+    """Return the directory of all instances. Raises InvalidHome, or OSError if the working directory was deleted."""
     named = os.environ.get(HOME_VARIABLE)
     try:
         root = Path(named).expanduser() if named else Path.home() / ".local/share/headrace"
@@ -228,14 +228,14 @@ def _root() -> Path:
         readable = False
     if not readable:
         raise InvalidHome(
-            f"{HOME_VARIABLE} is not printable text in UTF-8: {str(root)!a}", hint="Choose a directory that is"
+            f"{HOME_VARIABLE} is not printable text in UTF-8: {str(root)!a}", hint="Choose another directory"
         )
     return root
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a running instance says of itself; there only while everything of it is up."""
+    """Describes a running instance; the file exists only while all of its components run."""
 
     instance: str
     pid: int
@@ -245,41 +245,43 @@ class Record:
     home: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the API and the file have it."""
+        """Return it as in the API and in the file."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def write(self, home: InstanceHome) -> None:
-        """Write it for `headrace up --detach` and whoever looks for the endpoint."""
+        """Write it, for `headrace up --detach` and for programs that look up the endpoint."""
         write_private(home.record, json.dumps(self.as_json(), indent=2) + "\n")
 
     @classmethod
     def read(cls, home: InstanceHome) -> Record:
-        """Return what the instance wrote; raises NotRunning when it has not come up."""
+        """Read the record. Raises NotRunning if the instance is not ready."""
         try:
             return cls(**json.loads(home.record.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise NotRunning(f"the instance {home.name!r} is not up", hint="Start it with `headrace up`") from error
+            raise NotRunning(
+                f"the instance {home.name!r} is not running", hint="Start it with `headrace up`"
+            ) from error
 
 
 def wait_stopped(home: InstanceHome, timeout_seconds: float = STOP_SECONDS) -> None:
-    """Return when the instance's supervisor is gone. Raises HeadraceError when it is not after the timeout."""
+    """Return when the instance's supervisor has exited. Raises HeadraceError after the timeout."""
     deadline = time.monotonic() + timeout_seconds
     while home.is_running():
         left = deadline - time.monotonic()
         if left <= 0:
             raise HeadraceError(
                 f"the instance {home.name!r} did not stop within {timeout_seconds:.0f} s",
-                hint=f"Look into {home.logs}; kill -9 of its process leaves nothing behind",
+                hint=f"See the logs in {home.logs}. You may end its process with kill -9: the next start cleans up",
             )
         _wait_for_exit(home.lock, left)
 
 
 def _wait_for_exit(lock: Path, seconds: float) -> None:
-    """Wait for the death of the process that the lock names, which the kernel tells by its pidfd."""
+    """Wait until the process that the lock names exits, by its pidfd."""
     try:
         fd = os.pidfd_open(int(lock.read_text(encoding="ascii")))
     except (OSError, ValueError):
-        time.sleep(0.01)  # dying, or not yet written: the lock tells the next time
+        time.sleep(0.01)  # exiting, or not yet written: the caller checks the lock again
         return
     try:
         waiting = select.poll()

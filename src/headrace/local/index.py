@@ -1,4 +1,4 @@
-"""Every object of the local cluster, in memory, with watches: what an API server is to controllers."""
+"""Every object of the local cluster, in memory, with watches, as an API server offers them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Literal
 from headrace.reconcile.world import Manifest
 
 MAX_BEHIND = 1000
-"""Changes that a watcher may be behind; then it is cut off, as an API server does, and may start anew."""
+"""Changes that a watcher may be behind; then its watch ends, as with an API server, and it may start a new one."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectKey:
-    """Names an object. The kinds of the local cluster are distinct without their groups."""
+    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
 
     kind: str
     namespace: str
@@ -25,7 +25,8 @@ class ObjectKey:
     @classmethod
     def of(cls, manifest: Manifest) -> ObjectKey:
         """Return the key of an object."""
-        return cls(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +36,21 @@ class Change:
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     object: Manifest
     before: Manifest | None = None
-    """The object until then; None when it is new."""
+    """The object before the change; None if it is new."""
 
 
 class ObjectIndex:
-    """Objects are replaced, never changed in place: whoever holds one holds a snapshot."""
+    """Objects are replaced, never changed in place: a reference to one is a snapshot."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, dict[ObjectKey, Manifest]] = {}
-        """By kind, so that a look at a few Deployments does not wade through a thousand events."""
+        """By kind, so that listing a few Deployments does not read a thousand events."""
         self._versions = itertools.count(1)
         self._watchers: set[asyncio.Queue[Change | None]] = set()
         self._listeners: list[Callable[[Change], None]] = []
 
     def listen(self, listener: Callable[[Change], None]) -> None:
-        """Call the listener after every change, at once."""
+        """Call the listener after every change, synchronously."""
         self._listeners.append(listener)
 
     def get(self, key: ObjectKey) -> Manifest | None:
@@ -62,7 +63,7 @@ class ObjectIndex:
         return [objects[key] for key in sorted(key for key in objects if namespace in (None, key.namespace))]
 
     def put(self, manifest: Manifest) -> Manifest:
-        """Add or replace an object and return it as it is now; an equal one changes nothing."""
+        """Add or replace an object and return the stored object; an equal one changes nothing."""
         key = ObjectKey.of(manifest)
         before = self.get(key)
         version = "" if before is None else before["metadata"].get("resourceVersion", "")
@@ -71,17 +72,17 @@ class ObjectIndex:
             return before
         stored = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(next(self._versions))}}
         self._kinds.setdefault(key.kind, {})[key] = stored
-        self._tell(Change("ADDED" if before is None else "MODIFIED", stored, before))
+        self._notify(Change("ADDED" if before is None else "MODIFIED", stored, before))
         return stored
 
     def remove(self, key: ObjectKey) -> None:
-        """Remove an object; nothing happens when it is gone."""
+        """Remove an object; nothing happens if it does not exist."""
         gone = self._kinds.get(key.kind, {}).pop(key, None)
         if gone is not None:
-            self._tell(Change("DELETED", gone, gone))
+            self._notify(Change("DELETED", gone, gone))
 
     def watch(self, kind: str, namespace: str | None = None) -> AsyncIterator[Change]:
-        """Return what is there (as ADDED), then every change from this call on; ends when too far behind."""
+        """Yield the present objects (as ADDED), then every change from this call on; ends when too far behind."""
         queue: asyncio.Queue[Change | None] = asyncio.Queue(MAX_BEHIND + 1)
         self._watchers.add(queue)
         return self._changes(queue, self.list(kind, namespace), kind, namespace)
@@ -93,13 +94,13 @@ class ObjectIndex:
             for manifest in present:
                 yield Change("ADDED", manifest)
             while (change := await queue.get()) is not None:
-                metadata = change.object["metadata"]
-                if change.object["kind"] == kind and namespace in (None, metadata["namespace"]):
+                key = ObjectKey.of(change.object)
+                if key.kind == kind and namespace in (None, key.namespace):
                     yield change
         finally:
             self._watchers.discard(queue)
 
-    def _tell(self, change: Change) -> None:
+    def _notify(self, change: Change) -> None:
         for listener in self._listeners:
             listener(change)
         for queue in list(self._watchers):

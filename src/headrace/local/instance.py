@@ -1,13 +1,13 @@
-"""`headrace up`: one local instance, from its first process to its last.
+"""`headrace up`: starts and stops one local instance.
 
-Started in this order, as much at once as can be, and stopped in the reverse:
+The start order, with parallel steps where possible; the stop order is the reverse:
 
     lock  →  NATS, and the gateway on its socket  →  local cluster, reconcile loop  →  API socket  →  files applied
-          →  gateway heard  →  instance.json
+          →  presence of the gateway  →  instance.json
 
-Whatever fails on the way up ends what is up already. Stopping is bounded: the gateway finishes its running requests,
-then the pods go, NATS last. A second Ctrl-C stops waiting and kills. If this process itself is killed, the kernel ends
-its children, and the next start the rest (`headrace.local.leftovers`).
+If a step fails, everything that was started is ended. Stopping is bounded: the gateway finishes its requests in flight,
+then the pods end, NATS last. A second Ctrl-C kills all of them. If this process itself is killed, the kernel ends its
+children, and the next start ends the rest (`headrace.local.leftovers`).
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ log = logging.getLogger(__name__)
 
 GATEWAY_LOG = "gateway.log"
 GATEWAY_START_SECONDS = 20.0
-"""It takes half a second; a laptop that is busy with a model takes more."""
+"""It takes half a second, and longer on a laptop that is busy with a model."""
 ROUTES_SECONDS = 2.0
 """It takes milliseconds."""
 PODS_GRACE_SECONDS = 20.0
-"""Nothing is running on the pods by then: this bounds what they have to put away."""
+"""No request is in flight on the pods by then: this bounds their clean-up."""
 NATS_GRACE_SECONDS = 5.0
 _STOPPING = f"running requests may finish, for {GRACE_SECONDS:.0f} s at most; Ctrl-C again to cut them off"
 
 OnEvent = Callable[[str, str], None]
-"""Told of each stage as it is reached, with a detail for people."""
+"""Called at each stage, with a detail for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceOptions:
-    """What `headrace up` is asked for."""
+    """The options of `headrace up`."""
 
     home: InstanceHome
     manifests: tuple[Manifest, ...] = ()
@@ -73,9 +73,9 @@ class InstanceOptions:
 
 
 def run(options: InstanceOptions, on_event: OnEvent) -> int:
-    """Run an instance until it is told to stop; return the exit code.
+    """Run an instance until it is stopped; return the exit code.
 
-    Raises CannotStart or SystemFault when it can't come up, InvalidResource for a manifest that the cluster refuses.
+    Raises CannotStart or SystemFault if it cannot start, and InvalidResource for an invalid manifest.
     """
     if sys.platform != "linux":
         raise CannotStart(
@@ -85,14 +85,14 @@ def run(options: InstanceOptions, on_event: OnEvent) -> int:
     home.make()
     with home.locked(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            return runner.run(_Instance(options, on_event).live())
+            return runner.run(_Instance(options, on_event).run())
         except BaseExceptionGroup as group:
             error = _first(group)
             raise error from (group if error is not group else None)
 
 
 class _Instance:
-    """One life of an instance. Parts are made first, and none of them does anything before it is started."""
+    """One life of an instance. The constructor makes its components; `run` starts them."""
 
     def __init__(self, options: InstanceOptions, on_event: OnEvent) -> None:
         self._options = options
@@ -123,23 +123,23 @@ class _Instance:
         self._loop: ControlLoop | None = None
         self._own_tasks: list[asyncio.Task[None]] = []
 
-    async def live(self) -> int:
-        """Come up, wait to be told to stop, and go down; return the exit code."""
+    async def run(self) -> int:
+        """Start, wait for a request to stop, and stop; return the exit code."""
         self._handle_signals()
         async with asyncio.TaskGroup() as tasks:
             try:
-                starting = tasks.create_task(self._come_up(tasks))
+                starting = tasks.create_task(self._start(tasks))
                 await self._stop.wait()
                 starting.cancel()
                 await asyncio.wait((starting,))
                 self._on_event("stopping", _STOPPING)
             finally:
-                await self._go_down()
+                await self._shut_down()
         self._on_event("stopped", f"resources and models stay for the next `headrace up{self._home.option}`")
         return 0
 
-    async def _come_up(self, tasks: asyncio.TaskGroup) -> None:
-        self._home.record.unlink(missing_ok=True)  # of a life that was killed
+    async def _start(self, tasks: asyncio.TaskGroup) -> None:
+        self._home.record.unlink(missing_ok=True)  # of a killed instance
         ended = end_processes(self._home)
         if ended:
             noun = "process" if ended == 1 else "processes"
@@ -158,7 +158,7 @@ class _Instance:
         self._client = await connect(
             self._nats.url, name="reconciler", user=login.user, password=login.password, on_reconnect=self._reconnected
         )
-        gateway_heard = await _presence(self._client)
+        gateway_present = await _presence(self._client)
         await self._cluster.start()
         for namespace in self._objects.namespaces():
             self._admit(namespace)
@@ -170,18 +170,18 @@ class _Instance:
         self._on_event("started", f"NATS, gateway and reconcile loop of the instance {self._home.name!r}")
         for manifest in self._options.manifests:
             self._objects.apply(manifest)
-        await self._wait_for_gateway(gateway_heard)
+        await self._wait_for_gateway(gateway_present)
         await self._wait_for_routes(self._loop)
         self._record.write(self._home)
         self._on_event("ready", self._endpoint)
 
-    async def _go_down(self) -> None:
-        """End everything that was started, as far as it was."""
+    async def _shut_down(self) -> None:
+        """Stop everything that was started."""
         with contextlib.suppress(OSError):
             self._home.record.unlink(missing_ok=True)
         self._listener.close()
         for task in self._own_tasks:
-            task.cancel()  # from here on nothing is started any more
+            task.cancel()  # from here on, nothing is started
         await self._gateway.stop(STOP_SECONDS)
         await self._cluster.stop(PODS_GRACE_SECONDS)
         self._streams_end.set()
@@ -189,39 +189,41 @@ class _Instance:
         if self._client is not None:
             await self._client.close()
         await self._nats.supervised.stop(NATS_GRACE_SECONDS)
-        with contextlib.suppress(OSError):  # a disk that is read-only now; the next start tidies up
+        with contextlib.suppress(OSError):  # the disk may be read-only now; the next start cleans up
             self._nats.close()
             Life.end(self._home)
 
-    async def _wait_for_gateway(self, heard: asyncio.Event) -> None:
-        """Return when a gateway has written its presence. A gateway that ends while an instance starts is a fault."""
-        waits = [asyncio.create_task(event.wait()) for event in (heard, self._gateway.ended)]
+    async def _wait_for_gateway(self, present: asyncio.Event) -> None:
+        """Return when a gateway has published its presence. Raises CannotStart if it exits first."""
+        waits = [asyncio.create_task(event.wait()) for event in (present, self._gateway.ended)]
         try:
             await asyncio.wait(waits, timeout=GATEWAY_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        if not heard.is_set():
-            what = "ended at once" if self._gateway.ended.is_set() else f"was not up in {GATEWAY_START_SECONDS:.0f} s"
-            raise CannotStart(f"the gateway {what}", hint=f"Its log tells why: {self._home.logs / GATEWAY_LOG}")
+        if not present.is_set():
+            what = (
+                "exited at once" if self._gateway.ended.is_set() else f"did not start in {GATEWAY_START_SECONDS:.0f} s"
+            )
+            raise CannotStart(f"the gateway {what}", hint=f"See its log: {self._home.logs / GATEWAY_LOG}")
 
     async def _wait_for_routes(self, loop: ControlLoop) -> None:
-        """Return when the gateway can know what was applied; a broker that is slow does not keep the instance down."""
+        """Return when the routes of the applied resources are published, or after 2 s: a slow broker is no error."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROUTES_SECONDS):
                 await loop.settled()
 
     async def _trim_logs(self) -> None:
-        """Bound what the platform's own processes print. They append, so each goes on at the beginning of its file."""
+        """Truncate the platform's logs that are too long. Their processes append, so they continue at the beginning."""
         while True:
             await asyncio.sleep(TRIM_SECONDS)
             for path in self._home.logs.glob("*.log"):
-                with contextlib.suppress(OSError):  # somebody removed it
+                with contextlib.suppress(OSError):  # it was removed
                     if path.stat().st_size > MAX_LOG_BYTES:
                         os.truncate(path, 0)
 
     def _admit(self, namespace: str) -> None:
-        """Let the runtimes of a namespace log in to NATS: they find their login in a Secret, as in a cluster."""
+        """Admit the runtimes of a namespace to NATS: their login is in a Secret, as in a cluster."""
         login = self._nats.admit(namespace)
         self._cluster.provide_secret(namespace, NATS_SECRET, {"user": login.user, "password": login.password})
 
@@ -244,7 +246,7 @@ class _Instance:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        """The first asks to stop; a second one while stopping ends every process of this life at once."""
+        """Request the stop; a second signal kills every process of this life."""
         if self._stop.is_set():
             self._on_event("stopping", "cutting off what still runs")
             end_processes(self._home)
@@ -252,19 +254,19 @@ class _Instance:
 
 
 async def _presence(client: Client) -> asyncio.Event:
-    """Return an event that is set when a gateway renews its presence."""
-    heard = asyncio.Event()
+    """Return an event that is set when a gateway publishes its presence."""
+    present = asyncio.Event()
 
     async def on_presence(msg: Msg) -> None:
         del msg
-        heard.set()
+        present.set()
 
     await client.subscribe(subjects.ALL_PRESENCE, cb=on_presence)
-    return heard
+    return present
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return one of the errors that can be explained: the others followed from it. A fault of ours stays whole."""
+    """Return one of the explained errors: the others follow from it. The group of a bug stays whole."""
     explainable = errors.subgroup((HeadraceError, OSError))
     error: BaseException = explainable or errors
     while explainable is not None and isinstance(error, BaseExceptionGroup):

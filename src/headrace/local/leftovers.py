@@ -1,10 +1,10 @@
-"""What a killed supervisor may have left: processes, found by proof and ended.
+"""Finds and ends the processes that a killed supervisor has left.
 
-Every child dies with its supervisor by a parent-death signal. What can outlive it are children of children, which have
-no such signal. All of them inherit the variable HEADRACE_LIFE, a random id of one life of one instance, and the next
-start reads from `life.json` which id that was. Ended is only a process of this user that carries the id in its
-environment, was started after the life began, and is held by a pidfd while that is checked, so that neither a reused
-process id nor a stranger can be meant.
+The kernel ends every child of the supervisor with it (parent-death signal). Children of children have no such signal
+and may remain. All of them inherit the variable HEADRACE_LIFE, a random id of one run of the supervisor (a *life* of
+the instance), which `life.json` records for the next start. A process is ended only if it belongs to this user, has
+the id in its environment and was started after the life began. It is held by a pidfd during the check, so a reused
+process id cannot be mistaken for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headrace.local.home import InstanceHome
 
 LIFE_VARIABLE = "HEADRACE_LIFE"
 EXIT_SECONDS = 5.0
-"""A killed process is gone in milliseconds, unless the kernel holds it in a device; then we go on without."""
+"""A killed process exits in milliseconds, unless it waits in the kernel for a device; then it is left."""
 _PROC = Path("/proc")
 _START_TIME_FIELD = 19
 """Of /proc/PID/stat, counted after the command's closing parenthesis: ticks since boot."""
@@ -32,7 +32,7 @@ _START_TIME_FIELD = 19
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One life of an instance: from one start of its supervisor to that supervisor's end."""
+    """One life of an instance: one run of its supervisor."""
 
     id: str
     pid: int
@@ -46,19 +46,19 @@ class Life:
         return cls(secrets.token_hex(16), os.getpid(), _start_ticks(os.getpid()), _boot_id())
 
     def begin(self, home: InstanceHome) -> None:
-        """Note it, before the first child is started."""
+        """Record the life, before the first child is started."""
         write_private(home.life, json.dumps(asdict(self)) + "\n")
 
     @staticmethod
     def end(home: InstanceHome) -> None:
-        """Note that nothing is left of it."""
+        """Remove the record: no process is left."""
         home.life.unlink(missing_ok=True)
 
 
 def end_processes(home: InstanceHome) -> int:
-    """End every process, but this one, of the life that the home names; return how many there were.
+    """End every process, except this one, of the life that is recorded in the home; return their number.
 
-    At a start that is the last life, if it did not end well; in a life, it is this one.
+    At a start that is the previous life, if it did not end in order; later it is the present one.
     """
     try:
         life = Life(**json.loads(home.life.read_text(encoding="utf-8")))
@@ -73,13 +73,13 @@ def end_processes(home: InstanceHome) -> int:
 
 
 def _ended(pid: int, life: Life, held: contextlib.ExitStack) -> int | None:
-    """End the process when it is the life's; return its descriptor then, which `held` closes."""
+    """End the process if it belongs to the life; then return its pidfd, which `held` closes."""
     if pid == os.getpid() or not _belongs(pid, life):
         return None
-    with contextlib.suppress(OSError):  # it ended by itself
+    with contextlib.suppress(OSError):  # it has exited
         fd = os.pidfd_open(pid)
         held.callback(os.close, fd)
-        if _belongs(pid, life):  # the descriptor means the process that was looked at, not a later one of its id
+        if _belongs(pid, life):  # checked again: the pidfd cannot be a later process of that id
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             return fd
     return None

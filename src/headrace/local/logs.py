@@ -1,4 +1,4 @@
-"""Reading a container's log: its end, and what is added to it."""
+"""Reads and follows the log of a container."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 CHUNK_BYTES = 64 * 1024
 FOLLOW_SECONDS = 0.2
-"""How often a followed file is looked at: for a person who reads along."""
+"""How often a followed file is read."""
 
 
 async def read_log(path: Path, *, tail_lines: int | None, follow: bool) -> AsyncIterator[bytes]:
-    """Yield the log; with `follow`, what is added, until the file is gone or another one takes its place."""
+    """Yield the log and, with `follow`, what is appended until the file is removed or replaced."""
     file = _opened(path, tail_lines)
     if file is None:
         return
@@ -23,7 +23,7 @@ async def read_log(path: Path, *, tail_lines: int | None, follow: bool) -> Async
             ended = not follow or _replaced(path, file)
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
-            if ended:  # looked up before the last read, so that the last words are not missed
+            if ended:  # checked before the last read, so that the last lines are not missed
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
@@ -39,7 +39,7 @@ def _opened(path: Path, tail_lines: int | None) -> BufferedReader | None:
 
 
 def _replaced(path: Path, file: BufferedReader) -> bool:
-    """Whether the log has ended: its file is another one now. A trimmed file is read from its beginning again."""
+    """Whether the file was removed or replaced. A truncated file is read from its beginning again."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def _replaced(path: Path, file: BufferedReader) -> bool:
 
 
 def _seek_to_tail(file: BufferedReader, lines: int) -> None:
-    """Go to the beginning of the last lines, reading backwards."""
+    """Seek to the beginning of the last lines, reading backwards."""
     size = at = file.seek(0, os.SEEK_END)
     tail = b""
     # One newline more than lines: the one before the first of them. The one that ends the file begins no line.

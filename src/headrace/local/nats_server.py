@@ -1,11 +1,11 @@
 """The instance's NATS server: the packaged binary, on one loopback port for the life of the instance.
 
-The supervisor keeps the port reserved by a socket that is bound and never listens. The server may still listen there
-(both set SO_REUSEADDR), but nobody else gets the port while it is restarted: neither another program, nor one of our
-own reconnecting clients, whose outgoing connection the kernel could otherwise give the very port that it calls.
+The supervisor reserves the port with a socket that is bound and never listens. The server can still listen there (both
+set SO_REUSEADDR), but no other program gets the port during a restart, and the kernel does not use it as the source
+port of a reconnecting client, which would then connect to itself.
 
-Passwords are made anew at each start. A namespace is admitted by writing the configuration and SIGHUP: connections of
-others stay.
+Passwords are generated at each start. A namespace is admitted by a new configuration file and SIGHUP, which keeps the
+present connections.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headrace.process import Process, spawn
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 10.0
-"""It takes 5 ms; a store that was cut by a crash takes longer to read."""
+"""It takes 5 ms; reading the store after a crash takes longer."""
 PASSWORD_BYTES = 24
 
 
@@ -38,7 +38,7 @@ class NatsServer:
         self._program = find_nats_server()
         self._config = home.nats / "nats.conf"
         self._errors = home.logs / "nats.err"
-        """What it says before it has read where to log."""
+        """Its output until it has read where to log."""
         self._reserved = _reserve_port()
         self._server = Server(
             name=f"headrace-{home.name}",
@@ -51,7 +51,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect; no credentials in it."""
+        """The URL for clients, without credentials."""
         return f"nats://{LOOPBACK}:{self._server.port}"
 
     @property
@@ -65,9 +65,9 @@ class NatsServer:
         return self._users.gateway
 
     def admit(self, namespace: str) -> Credentials:
-        """Return the login of the runtimes of a namespace; the server learns of a new one within milliseconds.
+        """Return the login of a namespace's runtimes. The server accepts a new one within milliseconds.
 
-        A client that is quicker is refused once and tries again.
+        A client that connects earlier is rejected once and retries.
         """
         if namespace not in self._users.runtimes:
             runtimes = {**self._users.runtimes, namespace: _new(runtime_user(namespace))}
@@ -78,7 +78,7 @@ class NatsServer:
         return self._users.runtimes[namespace]
 
     def close(self) -> None:
-        """Give the port back, once the server is stopped, and forget the passwords."""
+        """Release the port of the stopped server, and delete the file with the passwords."""
         self._reserved.close()
         self._config.unlink(missing_ok=True)
 
@@ -96,7 +96,7 @@ class NatsServer:
             process.signal(signal.SIGKILL)
             raise
         if self._users is not known:
-            process.signal(signal.SIGHUP)  # somebody was admitted while it started
+            process.signal(signal.SIGHUP)  # a namespace was admitted during the start
         return process
 
 

@@ -1,7 +1,7 @@
-"""What a user may do with the objects of an instance: see all of them, and change those that users make.
+"""The operations of users on the objects of an instance: read all of them, and change those that users may change.
 
-The cluster checks a resource by the schema of its kind. What an API server checks of every object, and of Secrets and
-ConfigMaps, is checked here, before anything of it reaches the cluster.
+The cluster validates a resource by the schema of its kind. The checks that an API server makes of every object, and of
+Secrets and ConfigMaps, are made here before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STRING_MAPS = ("labels", "annotations")
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What applying an object did."""
+    """The result of applying an object."""
 
     manifest: Manifest
     created: bool
@@ -41,7 +41,7 @@ class Applied:
 
 
 class Objects:
-    """The objects of one instance. `admit` is called before an object comes into a namespace."""
+    """The objects of one instance. `admit` is called before an object is added to a namespace."""
 
     def __init__(self, cluster: LocalCluster, admit: Callable[[str], None]) -> None:
         self._cluster = cluster
@@ -63,17 +63,17 @@ class Objects:
         return {obj["metadata"]["namespace"] for kind in user_kinds() for obj in self._cluster.index.list(kind)}
 
     def watch(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
-        """Yield what is there (as ADDED), then every change."""
+        """Yield the present objects (as ADDED), then every change."""
         return self._cluster.index.watch(kind.kind, namespace)
 
     def logs(
         self, namespace: str, pod: str, *, follow: bool, tail_lines: int | None, previous: bool
     ) -> AsyncIterator[bytes]:
-        """Yield what a pod printed. Raises NotFound for a pod that there is not."""
+        """Yield the log of a pod. Raises NotFound if the pod does not exist."""
         return self._cluster.logs(namespace, pod, follow=follow, tail_lines=tail_lines, previous=previous)
 
     def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Applied:
-        """Make an object of the user be as described. Raises InvalidResource, with every fault, or ReadOnly."""
+        """Apply an object of the user. Raises InvalidResource, with every violation, or ReadOnly."""
         kind = _user_kind(manifest.get("kind"))
         faults = [*_metadata_faults(manifest), *_CHECKS.get(kind.kind, _no_faults)(manifest)]
         if faults:
@@ -85,7 +85,7 @@ class Objects:
         return Applied(now, created=before is None, changed=now != before)
 
     def scale(self, kind: Kind, namespace: str, name: str, replicas: int) -> Manifest:
-        """Set spec.replicas of a resource; return it as it is then."""
+        """Set spec.replicas of a resource; return the changed resource."""
         resource = RESOURCE_KINDS.get(kind.kind)
         if resource is None:
             raise ReadOnly(f"{kind.plural} are scaled by headrace", hint="Scale the resource that owns them")
@@ -95,7 +95,7 @@ class Objects:
         return self.apply({**found, "spec": {**found["spec"], "replicas": replicas}}).manifest
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
-        """Forget an object of the user, and what it owns. Raises NotFound or ReadOnly."""
+        """Delete an object of the user and its children. Raises NotFound or ReadOnly."""
         _user_kind(kind.kind)
         found = self.get(kind, namespace, name)
         if fault := next(_reserved_faults(found), None):
@@ -108,7 +108,7 @@ def _user_kind(word: object) -> Kind:
     if kind is None or kind.kind not in user_kinds():
         what = kind.plural if kind is not None else f"objects of kind {word!r}"
         known = ", ".join(sorted(user_kinds()))
-        raise ReadOnly(f"{what} are not made by users here", hint=f"Apply one of {known}")
+        raise ReadOnly(f"{what} cannot be changed by users in local mode", hint=f"Apply one of {known}")
     return kind
 
 
@@ -130,7 +130,7 @@ def _metadata_faults(manifest: Manifest) -> Iterator[FieldError]:
 
 def _reserved_faults(manifest: Manifest) -> Iterator[FieldError]:
     if manifest["kind"] == "Secret" and manifest["metadata"].get("name") == NATS_SECRET:
-        yield FieldError("metadata.name", "this Secret is headrace's own")
+        yield FieldError("metadata.name", "this Secret is managed by headrace")
 
 
 def _secret_faults(manifest: Manifest) -> Iterator[FieldError]:
@@ -157,7 +157,7 @@ def _config_map_faults(manifest: Manifest) -> Iterator[FieldError]:
 
 
 def _no_faults(manifest: Manifest) -> Iterator[FieldError]:
-    """A resource is checked by the cluster, against the one that is there."""
+    """A resource is validated by the cluster, against the present one."""
     del manifest
     return iter(())
 
@@ -195,7 +195,7 @@ def _decoded(value: str) -> str | None:
 
 
 def _with_string_data(manifest: Manifest) -> Manifest:
-    """Return a Secret as it is stored: what was given as text is encoded into `data`."""
+    """Return a Secret as it is stored: `stringData` is encoded into `data`."""
     if "stringData" not in manifest:
         return manifest
     text = {key: base64.b64encode(value.encode()).decode() for key, value in (manifest["stringData"] or {}).items()}

@@ -1,8 +1,8 @@
-"""A pod as a process: what a kubelet does with it, on this machine.
+"""Runs a pod as a process of this machine, as a kubelet does.
 
-One pod is one container is one process, with an address of its own in 127.0.0.0/8, so that ports of the same number
-never collide. It is started, probed, restarted with a growing delay and ended with grace as a kubelet would, and its
-status is written in the shapes of Kubernetes, since the rules above read nothing else.
+A pod is one container, which is one process, with its own address in 127.0.0.0/8, so that pods can use the same port.
+It is started, probed, restarted with back-off and terminated with a grace period as by a kubelet. Its status has the
+shape of Kubernetes, which the reconcile rules read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_L
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
+from headrace.local.volumes import make_volumes
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest
@@ -30,26 +32,26 @@ from headrace.termination import MAX_BYTES
 
 DEFAULT_GRACE_SECONDS = 30.0
 ON_FAILURE = "OnFailure"
-"""The restart policy of a Job's pods; a Deployment's have Always."""
+"""The restart policy of a Job's pods; those of Deployments and DaemonSets have Always."""
 MAX_LOG_BYTES = 32 * 1024 * 1024
-"""Of one container's log; a longer one begins anew."""
+"""Of one container's log; a longer one is truncated."""
 TRIM_SECONDS = 10.0
 _NOT_CONFIGURED = "CreateContainerConfigError"
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The delay before a container is started again: none the first time, then doubling with each failure in a row.
+    """The delay before a container is restarted: none the first time, then doubling with each consecutive failure.
 
-    A kubelet's, but for what it does not know: whether a container served between two failures.
+    As a kubelet's, which however ignores whether a container was ready between two failures.
     """
 
     first_seconds: float = 10.0
     longest_seconds: float = 300.0
     reset_seconds: float = 600.0
-    """A container that ran for so long is forgiven its past."""
+    """A container that ran for so long resets the back-off."""
     ready_seconds: float = 10.0
-    """So is one that was ready for so long. Less would restart one without a pause that the first request crashes."""
+    """So does one that was ready for so long: not less, or one that crashes at each first request would never wait."""
 
     def after(self, previous: float | None, *, ran_seconds: float, ready_seconds: float = 0.0) -> float:
         """Return the next delay; `previous` is the last one, None before the first restart."""
@@ -69,18 +71,18 @@ class _Container:
     """Whether the startup probe, if there is one, has succeeded."""
     ready: bool = False
     ready_since: float | None = None
-    """When its readiness probe first succeeded in this life, on the monotonic clock."""
+    """When its readiness probe first succeeded since the last start, on the monotonic clock."""
 
     @property
     def ready_seconds(self) -> float:
-        """For how long it has been ready; without a readiness probe nobody knows, and it counts as not at all."""
+        """How long it has been ready; 0 without a readiness probe."""
         return 0.0 if self.ready_since is None else time.monotonic() - self.ready_since
 
 
 class LocalPod:
-    """One pod. Made by its workload's controller, which hears of its changes through the index."""
+    """One pod. Its workload's controller creates it and receives its changes through the index."""
 
-    def __init__(self, manifest: Manifest, index: ObjectIndex, logs: Path, address: str, backoff: Backoff) -> None:
+    def __init__(self, manifest: Manifest, index: ObjectIndex, directory: Path, address: str, backoff: Backoff) -> None:
         self.key = ObjectKey.of(manifest)
         owner = manifest["metadata"]["ownerReferences"][0]
         self.owner = ObjectKey(owner["kind"], self.key.namespace, owner["name"])
@@ -89,9 +91,10 @@ class LocalPod:
         self._address = address
         self._backoff = backoff
         stem = f"{self.key.namespace}.{self.key.name}"
-        self.log = logs / f"{stem}.log"
-        self.previous_log = logs / f"{stem}.previous.log"
-        self._last_words = logs / f"{stem}.termination"
+        self.log = directory / f"{stem}.log"
+        self.previous_log = directory / f"{stem}.previous.log"
+        self._termination_message = directory / f"{stem}.termination"
+        self._volumes = directory / f"{stem}.volumes"
         self._container = _Container()
         self._phase = "Pending"
         self._started = timestamp(time.time())
@@ -99,25 +102,25 @@ class LocalPod:
         """The readiness gate; None until it is set for the first time."""
         self._conditions: dict[str, Manifest] = {}
         self._terminating = asyncio.Event()
-        self._stirred = asyncio.Event()
-        """Something happened that a running container, or the wait for its next start, may have to end for."""
+        self._interrupted = asyncio.Event()
+        """Set when the running container, or the wait for its next start, may have to end."""
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the container now: a wake waits for nothing else."""
+        """Start the container before returning, so that a wake is fast."""
         started = self._launch()
         self._write()
-        self._task = asyncio.create_task(self._live(started=started))
+        self._task = asyncio.create_task(self._run(started=started))
 
     @property
     def terminating(self) -> bool:
-        """Whether it was told to go."""
+        """Whether `terminate` was called."""
         return self._terminating.is_set()
 
     @property
     def spec(self) -> Manifest:
-        """What it was made of."""
+        """The pod's spec."""
         spec: Manifest = self._manifest["spec"]
         return spec
 
@@ -128,12 +131,12 @@ class LocalPod:
 
     @property
     def restarts(self) -> int:
-        """How often its container was started again."""
+        """How often its container was restarted."""
         return self._container.restarts
 
     @property
     def ready(self) -> bool:
-        """Whether its container is, and every gate."""
+        """Whether its container is ready and every readiness gate is True."""
         return self._container.ready and all(self._gates().values())
 
     def set_gate(self, routable: bool) -> None:  # noqa: FBT001 - it is the value of the gate
@@ -143,32 +146,32 @@ class LocalPod:
             self._write()
 
     def terminate(self) -> None:
-        """Tell it to go; it is out of the index when it is gone."""
+        """Terminate it with its grace period; it is removed from the index when its process has ended."""
         if not self._terminating.is_set():
             grace = self._grace()
             deletion = {"deletionTimestamp": timestamp(time.time()), "deletionGracePeriodSeconds": int(grace)}
             self._manifest["metadata"] = {**self._manifest["metadata"], **deletion}
             self._terminating.set()
-            self._stirred.set()
+            self._interrupted.set()
             self._write()
 
-    def look_again(self) -> None:
-        """A ConfigMap or Secret came or changed; start now, if the container waits for one."""
+    def on_config_change(self) -> None:
+        """Start the container now if it waits for a ConfigMap or Secret: one has changed."""
         if self._container.state.get("waiting", {}).get("reason") == _NOT_CONFIGURED:
-            self._stirred.set()
+            self._interrupted.set()
 
     async def gone(self) -> None:
-        """Return when nothing of it is left."""
+        """Return when its process has ended and its files are removed."""
         if self._task is not None:
             await asyncio.wait((self._task,))
 
     def kill(self) -> None:
-        """End its process at once."""
+        """Kill its process."""
         if self._process is not None:
             self._process.signal(signal.SIGKILL)
 
-    async def _live(self, *, started: bool) -> None:
-        """Run the container, again and again as the restart policy says, until told to go."""
+    async def _run(self, *, started: bool) -> None:
+        """Run the container, and restart it by its restart policy, until the pod is terminated."""
         delay: float | None = None
         while True:
             began = time.monotonic()
@@ -190,14 +193,19 @@ class LocalPod:
             self._container.restarts += started
             started = self._launch()
             self._write()
-        self._clean_up()
+        await self._clean_up()
 
     def _launch(self) -> bool:
-        """Start the process; return whether there is one now."""
-        self._stirred.clear()
+        """Start the process; return whether it runs."""
+        self._interrupted.clear()
         container = self.spec["containers"][0]
         try:
-            launch = launch_of(self._described(), self._lookup)
+            mounts = make_volumes(self.spec, self._volumes)
+        except OSError as error:
+            self._waiting("CreateContainerError", f"cannot make the emptyDir volumes: {error.strerror}")
+            return False
+        try:
+            launch = launch_of(self._described(), self._lookup, mounts)
             self._process = self._spawn(launch)
         except ConfigError as error:
             self._waiting(_NOT_CONFIGURED, str(error))
@@ -216,16 +224,16 @@ class LocalPod:
     def _spawn(self, launch: Launch) -> Process:
         if self.log.exists():
             self.log.replace(self.previous_log)
-        self._last_words.write_bytes(b"")
-        variables = {**launch.variables, environment.TERMINATION_MESSAGE_PATH: str(self._last_words)}
+        self._termination_message.write_bytes(b"")
+        variables = {**launch.variables, environment.TERMINATION_MESSAGE_PATH: str(self._termination_message)}
         return spawn(launch.command, variables, self.log)
 
     async def _watch(self) -> int:
-        """Probe the process until it has ended; end it with grace when it is told to go or its liveness fails."""
+        """Probe the process until it exits; end it with its grace period on termination or a failed liveness probe."""
         assert self._process is not None
         process, began = self._process, self._container.state["running"]["startedAt"]
         probing = asyncio.create_task(self._probe())
-        ended, stirred = asyncio.create_task(process.wait()), asyncio.create_task(self._stirred.wait())
+        ended, stirred = asyncio.create_task(process.wait()), asyncio.create_task(self._interrupted.wait())
         await asyncio.wait((ended, stirred), return_when=asyncio.FIRST_COMPLETED)
         for task in (probing, stirred):
             task.cancel()
@@ -238,14 +246,14 @@ class LocalPod:
         return code
 
     async def _probe(self) -> None:
-        """Carry out the probes, the others once the startup probe has succeeded, and bound the log."""
+        """Run the probes, the others once the startup probe has succeeded, and bound the log."""
         container = self.spec["containers"][0]
         probes = {name: Probe.of(container[name], container.get("ports", [])) for name in PROBES if name in container}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._trim_log())
             if STARTUP in probes:
                 started = asyncio.Event()
-                starting = tasks.create_task(probes[STARTUP].watch(self._address, self._or_end(started.set)))
+                starting = tasks.create_task(probes[STARTUP].watch(self._address, self._or_restart(started.set)))
                 await started.wait()
                 starting.cancel()
                 self._container.started = True
@@ -253,7 +261,7 @@ class LocalPod:
             if READINESS in probes:
                 tasks.create_task(probes[READINESS].watch(self._address, self._on_readiness))
             if LIVENESS in probes:
-                tasks.create_task(probes[LIVENESS].watch(self._address, self._or_end(lambda: None)))
+                tasks.create_task(probes[LIVENESS].watch(self._address, self._or_restart(lambda: None)))
 
     def _on_readiness(self, answer: bool) -> None:  # noqa: FBT001 - a probe's answer
         self._container.ready = answer
@@ -261,20 +269,20 @@ class LocalPod:
             self._container.ready_since = time.monotonic()
         self._write()
 
-    def _or_end(self, good: Callable[[], None]) -> Callable[[bool], None]:
-        """Return what to do at a probe's answer: the good thing, or end the container."""
-        return lambda answer: good() if answer else self._stirred.set()
+    def _or_restart(self, good: Callable[[], None]) -> Callable[[bool], None]:
+        """Return a handler of a probe's results: it calls `good`, or ends the container, which is then restarted."""
+        return lambda answer: good() if answer else self._interrupted.set()
 
     async def _trim_log(self) -> None:
-        """Bound the log. The process appends, so it goes on at the beginning of the emptied file."""
+        """Truncate a log that is too long. The process appends, so it continues at the beginning of the file."""
         while True:
             await asyncio.sleep(TRIM_SECONDS)
-            with contextlib.suppress(OSError):  # somebody removed it
+            with contextlib.suppress(OSError):  # it was removed
                 if self.log.stat().st_size > MAX_LOG_BYTES:
                     os.truncate(self.log, 0)
 
     def _finished(self, code: int) -> bool:
-        """Whether the restart policy leaves it at this end."""
+        """Whether the container has succeeded and is not restarted by its policy."""
         if code != 0 or self.spec.get("restartPolicy") != ON_FAILURE:
             return False
         self._phase = "Succeeded"
@@ -282,16 +290,16 @@ class LocalPod:
         return True
 
     async def _pause(self, delay: float, *, crashed: bool) -> None:
-        """Wait before the next start, or until something happens."""
+        """Wait before the next start, at most until the pod is terminated or its configuration changes."""
         if crashed:
             self._container.last_state = self._container.state
-            self._stirred.clear()  # what ended the container is past
+            self._interrupted.clear()  # the reason for which the container ended
         if delay > 0:
             if crashed:
                 self._waiting("CrashLoopBackOff", f"back-off {delay:.0f}s restarting the container")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
-                    await self._stirred.wait()
+                    await self._interrupted.wait()
 
     def _waiting(self, reason: str, message: str) -> None:
         self._container.ready = False
@@ -307,7 +315,7 @@ class LocalPod:
         }
         if code < 0:
             terminated["signal"] = -code
-        with contextlib.suppress(OSError), self._last_words.open("rb") as file:
+        with contextlib.suppress(OSError), self._termination_message.open("rb") as file:
             message = file.read(MAX_BYTES).decode(errors="replace").strip()
             if message or (code != 0 and quotes_log(self.spec) and (message := _end_of_log(self.log))):
                 terminated["message"] = message
@@ -317,7 +325,7 @@ class LocalPod:
         return float(self.spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS))
 
     def _gates(self) -> dict[str, bool]:
-        """Return the readiness gates; one that nobody here sets stays closed."""
+        """Return the readiness gates; one that headrace does not set stays False."""
         gates = (gate["conditionType"] for gate in self.spec.get("readinessGates", []))
         return {gate: bool(self._gate) and gate == ROUTABLE_GATE for gate in gates}
 
@@ -364,14 +372,16 @@ class LocalPod:
             }
         return self._conditions[type_]
 
-    def _clean_up(self) -> None:
-        for path in (self.log, self.previous_log, self._last_words):
+    async def _clean_up(self) -> None:
+        if self._volumes.exists():
+            await asyncio.to_thread(shutil.rmtree, self._volumes, ignore_errors=True)
+        for path in (self.log, self.previous_log, self._termination_message):
             path.unlink(missing_ok=True)
         self._index.remove(self.key)
 
 
 def _end_of_log(log: Path) -> str:
-    """Return the last lines of a log, as many as a kubelet takes."""
+    """Return the last lines of a log, as many as a kubelet quotes."""
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - FALLBACK_BYTES))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-FALLBACK_LINES:]).strip()

@@ -1,4 +1,4 @@
-"""Probes of a container, as a kubelet makes them: an HTTP GET, or a connection, each so many seconds."""
+"""Probes of a container, as a kubelet runs them: a periodic HTTP GET or TCP connection."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.reconcile.world import Manifest
 
 STARTUP, READINESS, LIVENESS = "startupProbe", "readinessProbe", "livenessProbe"
 PROBES = (STARTUP, READINESS, LIVENESS)
-"""Their fields in a container."""
+"""The fields of a container that have them."""
 _TIMES = frozenset({"initialDelaySeconds", "periodSeconds", "timeoutSeconds", "successThreshold", "failureThreshold"})
 _TARGETS = {"httpGet": frozenset({"path", "port"}), "tcpSocket": frozenset({"port"})}
 _LARGEST_STATUS_LINE = 1024
@@ -23,7 +23,7 @@ class Probe:
     """One probe with Kubernetes' defaults."""
 
     path: str | None
-    """None: a connection is enough."""
+    """None: a TCP connection is sufficient."""
     port: int
     initial_delay: float
     period: float
@@ -33,19 +33,21 @@ class Probe:
 
     @classmethod
     def of(cls, manifest: Manifest, ports: list[Manifest]) -> Probe:
-        """Return the probe of a container with these ports. Raises UnsupportedKind for one that is not made here."""
+        """Return the probe of a container with these ports. Raises ChildRefused for an unsupported probe."""
         kind = "httpGet" if "httpGet" in manifest else "tcpSocket"
         target = manifest.get(kind, {})
         unknown = (manifest.keys() - _TIMES - {kind}) | (target.keys() - _TARGETS[kind])
         if unknown or not target:
-            raise UnsupportedKind(
-                f"a probe with {', '.join(sorted(unknown)) or 'no handler'} cannot be made on this machine",
+            raise ChildRefused(
+                f"local mode does not support a probe with {', '.join(sorted(unknown)) or 'no handler'}",
                 hint="Use httpGet with path and port, or tcpSocket with port",
             )
         named = {port.get("name"): port["containerPort"] for port in ports}
         port = named.get(target["port"], target["port"])
         if not isinstance(port, int):
-            raise UnsupportedKind(f"the container of a probe has no port named {port}", hint="Name one of its ports")
+            raise ChildRefused(
+                f"a probe refers to the port {port}, which the container does not have", hint="Add it to ports"
+            )
         return cls(
             path=target.get("path", "/") if kind == "httpGet" else None,
             port=port,
@@ -57,7 +59,7 @@ class Probe:
         )
 
     async def watch(self, host: str, changed: Callable[[bool], None]) -> None:
-        """Probe until cancelled; call `changed` when the threshold for the other answer is reached."""
+        """Probe until cancelled; call `changed` with each new result that has reached its threshold."""
         await asyncio.sleep(self.initial_delay)
         state: bool | None = None
         run, last = 0, None
@@ -71,7 +73,7 @@ class Probe:
             await asyncio.sleep(self.period)
 
     async def once(self, host: str) -> bool:
-        """Return whether the container answers well."""
+        """Return whether one probe succeeds."""
         try:
             async with asyncio.timeout(self.timeout):
                 reader, writer = await asyncio.open_connection(host, self.port, limit=_LARGEST_STATUS_LINE)

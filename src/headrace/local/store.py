@@ -1,8 +1,8 @@
-"""What survives `down` and a crash: the user's objects and their events, in one SQLite file.
+"""Stores the user's objects and their events in one SQLite file, across `headrace down` and crashes.
 
-Children are not in it: they are made again from the resources. Nothing written is lost when the process is killed.
-What a user applied or deleted survives a power cut too (synchronous=FULL); a status or an event may lose its last
-moment then (NORMAL), since the event loop must not wait for the disk each time that a condition changes.
+Children are not stored: they are made again from the resources. Nothing is lost when the process is killed. What a user
+applied or deleted also survives a power failure (synchronous=FULL). The newest statuses and events may be lost then
+(NORMAL), because the event loop must not wait for the disk at each change of a condition.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from headrace.local.index import ObjectKey
 from headrace.reconcile.world import Manifest
 
 MAX_EVENTS = 1000
-"""Kept; Kubernetes keeps an hour's, a laptop's user comes back the next day."""
+"""Events that are kept. Kubernetes keeps those of one hour, too few for a user who returns the next day."""
 FULL_BYTES = 64 * 1024
-"""A disk with less is full: SQLite needs 32 KiB for the index of its log alone."""
+"""A disk with less free space is full: SQLite needs 32 KiB for the index of its log."""
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS objects (
         kind TEXT, namespace TEXT, name TEXT, manifest TEXT NOT NULL, PRIMARY KEY (kind, namespace, name))""",
@@ -34,7 +34,7 @@ _WRITES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 
 
 class Store:
-    """The file. Used from one thread. Every method raises SystemFault when the disk refuses."""
+    """The file, for use by one thread. Every method raises SystemFault on an error of the disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,24 +54,24 @@ class Store:
         return [json.loads(row[0]) for row in self._execute("SELECT manifest FROM events ORDER BY last")]
 
     def put(self, manifest: Manifest) -> None:
-        """Keep an object; it is on the disk on return."""
+        """Store an object; it is on the disk on return."""
         self._flush_to_disk(always=True)
         self._put(manifest)
 
     def put_status(self, manifest: Manifest) -> None:
-        """Keep an object of which only the status changed."""
+        """Store an object of which only the status has changed."""
         self._flush_to_disk(always=False)
         self._put(manifest)
 
     def remove(self, key: ObjectKey) -> None:
-        """Forget an object; it is forgotten on the disk on return."""
+        """Remove an object, from the disk on return."""
         self._flush_to_disk(always=True)
         self._execute(
             "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key.kind, key.namespace, key.name
         )
 
     def put_event(self, event: Manifest) -> list[ObjectKey]:
-        """Keep an event; return the keys of those that are too old to be kept beside it."""
+        """Store an event; return the keys of the oldest events, which were removed for it."""
         self._flush_to_disk(always=False)
         key = ObjectKey.of(event)
         row = (key.namespace, key.name, event["lastTimestamp"], json.dumps(event))
@@ -103,11 +103,11 @@ class Store:
 
 
 def _fault(error: sqlite3.Error, path: Path) -> HeadraceError:
-    """Return what an error of SQLite means. On a full disk it may also call it an I/O error or one of opening."""
+    """Return the explanation of an SQLite error. A full disk may also appear as an error of reading or opening."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says in which call
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return CannotStart(
-            f"{path} is damaged: {error}", hint="Move it away: the instance starts anew, without its resources"
+            f"{path} is damaged: {error}", hint="Move it away: the instance then starts without its resources"
         )
     if code == sqlite3.SQLITE_FULL or (code in _WRITES and shutil.disk_usage(path.parent).free < FULL_BYTES):
         number = errno.ENOSPC

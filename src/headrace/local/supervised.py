@@ -1,6 +1,7 @@
-"""Keeping the platform's own processes (NATS, the gateway) running: whatever ends one, it is started again at once.
+"""Restarts the platform's own processes (NATS, the gateway) whenever they exit.
 
-Only a process that keeps ending is made to wait: from the third exit within ten seconds on, a second longer each time.
+The restart is immediate, except for a process that exits repeatedly: from the third exit within ten seconds on, the
+delay grows by one second each time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LONGEST_BACKOFF_SECONDS = 5.0
 
 
 class Supervised:
-    """One program that should always run. `start` starts it, and returns when it can be used."""
+    """A program that should always run. `start` starts it and returns when it is ready."""
 
     def __init__(self, name: str, start: Callable[[], Awaitable[Process]]) -> None:
         self.name = name
@@ -33,20 +34,20 @@ class Supervised:
         self._process: Process | None = None
         self._stopping = asyncio.Event()
         self.ended = asyncio.Event()
-        """Set when it has ended for the first time: while an instance starts, that is a fault and not an accident."""
+        """Set at the first exit, which is an error while an instance starts."""
         self._exits: collections.deque[float] = collections.deque(maxlen=CRASHES + int(LONGEST_BACKOFF_SECONDS))
 
     @property
     def pid(self) -> int | None:
-        """The id of the present process; None between two."""
+        """The id of the running process; None during a restart."""
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Start it for the first time; raises what `start` raises, since a fault now is one of the machine."""
+        """Start it for the first time. Raises what `start` raises: a failure now is not retried."""
         self._process = await self._start()
 
     async def run(self) -> None:
-        """Start it again whenever it ends, until `stop`."""
+        """Restart it whenever it exits, until `stop`."""
         while self._process is not None:
             code = await self._process.wait()
             self._process = None
@@ -54,25 +55,25 @@ class Supervised:
             if self._stopping.is_set():
                 return
             self._exits.append(time.monotonic())
-            log.warning("%s ended with code %s; starting it again", self.name, code)
+            log.warning("%s exited with code %s; restarting it", self.name, code)
             while self._process is None and not await self._stopped_during(self.backoff_seconds(time.monotonic())):
                 await self._start_again()
             if self._stopping.is_set():
-                self.signal(signal.SIGKILL)  # `stop` came while it was being started, and found nothing to end
+                self.signal(signal.SIGKILL)  # `stop` was called during the start
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the present process, if there is one."""
+        """Send a signal to the process, if it runs."""
         if self._process is not None:
             self._process.signal(number)
 
     async def stop(self, grace_seconds: float) -> None:
-        """End it for good: SIGTERM, and SIGKILL after the grace. `run` returns then."""
+        """Stop it: SIGTERM, and SIGKILL after the grace period. Then `run` returns."""
         self._stopping.set()
         if self._process is not None:
             await self._process.stop(grace_seconds)
 
     def backoff_seconds(self, now: float) -> float:
-        """Return how long to wait before the next start: nothing, unless it ends again and again."""
+        """Return the delay before the next start: 0 unless it exits repeatedly."""
         recent = sum(at > now - CRASH_WINDOW_SECONDS for at in self._exits)
         return min(max(0, recent - CRASHES + 1) * BACKOFF_STEP_SECONDS, LONGEST_BACKOFF_SECONDS)
 

@@ -1,7 +1,7 @@
-"""From a pod's container to a command line and an environment, by Kubernetes' rules.
+"""The command and the environment of a pod's container, by Kubernetes' rules.
 
-What has no meaning on one machine (images, resources, node selection, security contexts) is skipped by an explicit
-list; what would have a meaning and is not carried out is refused by name.
+Fields without a meaning on one machine (images, resources, node selection, security contexts) are ignored, by an
+explicit list. Every other field that local mode does not support is refused by name.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
+from headrace.local.fields import check_fields
 from headrace.local.probes import PROBES, Probe
+from headrace.local.volumes import check_volumes, replace_mount_paths
 from headrace.reconcile.world import Manifest
 
 Lookup = Callable[[str, str], Manifest | None]
 """Returns the ConfigMap or Secret (kind, name) of the pod's namespace."""
 
-_POD_FIELDS = frozenset({"containers", "restartPolicy", "readinessGates", "terminationGracePeriodSeconds"})
+_POD_FIELDS = frozenset({"containers", "restartPolicy", "readinessGates", "terminationGracePeriodSeconds", "volumes"})
 _POD_SKIPPED = frozenset(
     {
         *("automountServiceAccountToken", "enableServiceLinks", "serviceAccountName", "securityContext"),
@@ -30,10 +32,10 @@ _POD_SKIPPED = frozenset(
         *("imagePullSecrets", "schedulerName", "runtimeClassName", "dnsPolicy", "hostname", "subdomain"),
     }
 )
-"""Where and under which guard a pod runs: on one machine, as its user."""
+"""Where and with which rights a pod runs: on this machine, as the user of the instance."""
 _CONTAINER_FIELDS = frozenset(
     {
-        *("name", "command", "args", "env", "envFrom", "ports", "terminationMessagePolicy"),
+        *("name", "command", "args", "env", "envFrom", "ports", "terminationMessagePolicy", "volumeMounts"),
         *PROBES,
     }
 )
@@ -42,45 +44,49 @@ _INHERITED = re.compile(
     r"HOME|USER|LANG|LC_.*|TZ|TMPDIR|PIP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy)"
     r"|OMP_.*|MKL_.*|OPENBLAS_.*|NVPL_.*|CUDA_.*|LD_LIBRARY_PATH|HEADRACE_LIFE|XDG_.*"
 )
-"""What a child gets of our own environment: what describes the machine, and nothing else of the user's."""
+"""The variables that a pod inherits from the instance: those that describe the machine."""
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 class ConfigError(Exception):
-    """A container that cannot be made: it refers to something that does not exist (yet)."""
+    """A container that cannot be created: it refers to an object that does not exist (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to execute."""
+    """The command of a process and its environment."""
 
     command: list[str]
     variables: dict[str, str]
 
 
 def check_pod_spec(spec: Manifest) -> None:
-    """Raise UnsupportedKind for a pod that a process on this machine could not be."""
+    """Raise ChildRefused for a pod that local mode does not support."""
     check_fields(spec, _POD_FIELDS | _POD_SKIPPED, "spec.template.spec")
     containers = spec.get("containers", [])
     if len(containers) != 1:
-        raise UnsupportedKind(f"a pod of {len(containers)} containers cannot run here", hint="Local pods have one")
+        raise ChildRefused(
+            f"a pod has {len(containers)} containers", hint="Local mode supports pods with one container"
+        )
     check_fields(containers[0], _CONTAINER_FIELDS | _CONTAINER_SKIPPED, "spec.template.spec.containers[0]")
     if not containers[0].get("command"):
-        raise UnsupportedKind("a container without a command cannot run here", hint="Images are not used locally")
+        raise ChildRefused("a container without a command", hint="Set command: local mode does not run images")
+    check_volumes(spec)
     for name in PROBES:
         if name in containers[0]:
             Probe.of(containers[0][name], containers[0].get("ports", []))
 
 
-def check_fields(part: Manifest, known: frozenset[str], path: str) -> None:
-    """Raise UnsupportedKind for a field that is not known: it would not be obeyed."""
-    for field in part:
-        if field not in known:
-            raise UnsupportedKind(f"{path}.{field} cannot be carried out on this machine", hint="Use a cluster for it")
+def launch_of(pod: Manifest, lookup: Lookup, mounts: Mapping[str, Path]) -> Launch:
+    """Return the command and environment of the pod's container.
 
+    Raises ConfigError when it refers to an object that does not exist.
 
-def launch_of(pod: Manifest, lookup: Lookup) -> Launch:
-    """Return what to execute for the pod. Raises ConfigError when it refers to what does not exist."""
+    Args:
+        pod: the pod with its `status.podIP`.
+        lookup: finds ConfigMaps and Secrets.
+        mounts: the directory of each mounted volume, by mount path.
+    """
     container = pod["spec"]["containers"][0]
     variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
     own = str(Path(sys.executable).parent)
@@ -90,11 +96,12 @@ def launch_of(pod: Manifest, lookup: Lookup) -> Launch:
         defined.update(_all_of(source, lookup))
     for variable in container.get("env", []):
         if "valueFrom" not in variable:
-            defined[variable["name"]] = expanded(variable.get("value", ""), defined)
+            defined[variable["name"]] = expanded(replace_mount_paths(variable.get("value", ""), mounts), defined)
         elif (value := _value_from(variable["valueFrom"], pod, lookup)) is not None:
             defined[variable["name"]] = value
-    words = [expanded(word, defined) for word in (*container["command"], *container.get("args", []))]
-    return Launch(words, {**variables, **defined})
+    words = (*container["command"], *container.get("args", []))
+    command = [expanded(replace_mount_paths(word, mounts), defined) for word in words]
+    return Launch(command, {**variables, **defined})
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:
@@ -119,7 +126,7 @@ def _value_from(source: Manifest, pod: Manifest, lookup: Lookup) -> str | None:
             if found is None and not wanted.get("optional"):
                 raise ConfigError(f"couldn't find key {wanted['key']} in {kind} {wanted['name']}")
             return found
-    raise ConfigError(f"a variable from {', '.join(source)} cannot be had on this machine")
+    raise ConfigError(f"local mode does not support a variable from {', '.join(source)}")
 
 
 def _all_of(source: Manifest, lookup: Lookup) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Addresses of Unix sockets, however long their paths are."""
+"""Addresses of Unix sockets with paths of any length."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ MAX_ADDRESS_BYTES = 107
 
 @contextlib.contextmanager
 def address_of(path: Path) -> Iterator[str]:
-    """Yield what to bind or connect to: the path, or where that is too long, the same file through its directory.
+    """Yield the address to bind or connect to: the path or, if that is too long, the same file through its directory.
 
-    The kernel resolves /proc/self/fd/N like any directory, so that only the file's name counts. Raises OSError.
+    The kernel resolves /proc/self/fd/N like any directory, so only the length of the file's name matters.
+    Raises OSError.
     """
     if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
         yield str(path)

@@ -1,6 +1,6 @@
-"""Deployments and Jobs: the controllers that make pods and count them.
+"""The controllers of Deployments, DaemonSets and Jobs: they start pods and count them.
 
-Each looks at what is there and does what is missing, whatever it was that happened.
+Each compares the pods that exist with the pods that are wanted, whatever has changed.
 """
 
 from __future__ import annotations
@@ -9,30 +9,35 @@ import asyncio
 import secrets
 from pathlib import Path
 
-from headrace.errors import UnsupportedKind
+from headrace.control.world import ChildRefused
 from headrace.local.addresses import Addresses
+from headrace.local.fields import check_fields
 from headrace.local.index import ObjectIndex, ObjectKey
+from headrace.local.node import node_name
 from headrace.local.pods import ON_FAILURE, Backoff, LocalPod
-from headrace.local.template import check_fields, check_pod_spec
+from headrace.local.template import check_pod_spec
 from headrace.reconcile.world import Manifest
 
 DEFAULT_BACKOFF_LIMIT = 6
-"""Kubernetes' own: restarts after which a Job has failed."""
+"""Restarts after which a Job has failed, as in Kubernetes."""
 _FIELDS = {
     "Deployment": frozenset(
         {"replicas", "selector", "template", "strategy", "revisionHistoryLimit", "progressDeadlineSeconds"}
     ),
+    "DaemonSet": frozenset({"selector", "template", "updateStrategy", "revisionHistoryLimit"}),
     "Job": frozenset({"template", "backoffLimit", "ttlSecondsAfterFinished"}),
 }
-_RESTART_POLICY = {"Deployment": "Always", "Job": ON_FAILURE}
+_RESTART_POLICY = {"Deployment": "Always", "DaemonSet": "Always", "Job": ON_FAILURE}
+WORKLOADS = _FIELDS.keys()
+"""The kinds that have pods."""
 
 
 class PodSet:
     """Every pod of the cluster; `make` starts one for an owner."""
 
-    def __init__(self, index: ObjectIndex, logs: Path, backoff: Backoff) -> None:
+    def __init__(self, index: ObjectIndex, directory: Path, backoff: Backoff) -> None:
         self._index = index
-        self._logs = logs
+        self._directory = directory
         self._backoff = backoff
         self._addresses = Addresses(secrets.randbelow(1 << 22))
         self._pods: dict[ObjectKey, LocalPod] = {}
@@ -60,20 +65,20 @@ class PodSet:
                     }
                 ],
             },
-            "spec": template["spec"],
+            "spec": _pod_spec(owner),
         }
         ports = [port["containerPort"] for port in template["spec"]["containers"][0].get("ports", [])]
-        pod = LocalPod(manifest, self._index, self._logs, self._addresses.take(ports), self._backoff)
+        pod = LocalPod(manifest, self._index, self._directory, self._addresses.take(ports), self._backoff)
         self._pods[pod.key] = pod
         pod.start()
         return pod
 
     def of(self, owner: ObjectKey) -> list[LocalPod]:
-        """Return the owner's pods, oldest first, going ones too."""
+        """Return the owner's pods, oldest first, including terminating ones."""
         return [pod for pod in self._pods.values() if pod.owner == owner]
 
     def all(self) -> list[LocalPod]:
-        """Return every pod, going ones too."""
+        """Return every pod, including terminating ones."""
         return list(self._pods.values())
 
     def get(self, key: ObjectKey) -> LocalPod | None:
@@ -81,55 +86,87 @@ class PodSet:
         return self._pods.get(key)
 
     def forget(self, key: ObjectKey) -> None:
-        """Note that a pod is gone."""
+        """Remove a pod that has ended."""
         self._pods.pop(key, None)
 
 
 def check_workload(manifest: Manifest) -> None:
-    """Raise UnsupportedKind for a workload that would not be carried out here as it is meant."""
+    """Raise ChildRefused for a Deployment, DaemonSet or Job with a field or value that local mode does not support."""
     kind, spec = manifest["kind"], manifest["spec"]
     check_fields(spec, _FIELDS[kind], "spec")
     pod = spec["template"]["spec"]
     check_pod_spec(pod)
     if pod.get("restartPolicy", "Always") != _RESTART_POLICY[kind]:
-        raise UnsupportedKind(
-            f"the pods of a {kind} have the restartPolicy {_RESTART_POLICY[kind]} on this machine", hint="Set it"
+        raise ChildRefused(
+            f"the pods of a {kind} have the restartPolicy {_RESTART_POLICY[kind]} in local mode",
+            hint="Set spec.template.spec.restartPolicy",
         )
     if kind == "Deployment" and spec.get("strategy", {}).get("type") != "Recreate":
-        raise UnsupportedKind("a Deployment's strategy on this machine is Recreate", hint="Set spec.strategy.type")
+        raise ChildRefused("a Deployment has the strategy Recreate in local mode", hint="Set spec.strategy.type")
+    if kind == "DaemonSet" and spec.get("updateStrategy", {"type": "RollingUpdate"}) != {"type": "RollingUpdate"}:
+        raise ChildRefused(
+            "a DaemonSet has the update strategy RollingUpdate without maxSurge in local mode",
+            hint="Leave spec.updateStrategy out",
+        )
 
 
-def reconcile_deployment(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
-    """Make as many pods as are wanted, and write the status. A pod that is not ready goes first, then the newest.
+def reconcile_workload(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
+    """Start and end pods until the workload has those that it wants, and write its status."""
+    if key.kind == "Job":
+        _reconcile_job(key, pods, index)
+    else:
+        _reconcile_replicas(key, pods, index)
 
-    Pods of another template go before new ones come, as the strategy Recreate says.
+
+def on_pod_change(key: ObjectKey, pods: PodSet, index: ObjectIndex, *, removed: bool) -> None:
+    """Count the pods of a workload of which one has changed, and replace it if it was removed.
+
+    Nothing else: pods change while `reconcile_workload` starts and ends them.
     """
-    deployment = index.get(key)
-    if deployment is None:
+    if removed or key.kind == "Job":
+        reconcile_workload(key, pods, index)
+    else:
+        _write_status(key, pods, index)
+
+
+def _reconcile_replicas(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
+    """Have as many pods as are wanted. A pod that is not ready is ended first, then the newest.
+
+    All pods of another template end before new ones start: the strategy Recreate, and a DaemonSet's RollingUpdate
+    on one node.
+    """
+    workload = index.get(key)
+    if workload is None:
         return
-    template = deployment["spec"]["template"]["spec"]
-    wanted = int(deployment["spec"].get("replicas", 1))
+    spec, wanted = _pod_spec(workload), _replicas(workload)
     every = pods.of(key)
-    present = [pod for pod in every if pod.spec == template and not pod.terminating]
-    old = [pod for pod in every if pod.spec != template]
+    present = [pod for pod in every if pod.spec == spec and not pod.terminating]
+    old = [pod for pod in every if pod.spec != spec]
     present.reverse()  # the newest first, and sorting keeps that order among equals
     surplus = sorted(present, key=lambda pod: pod.ready)[: max(len(present) - wanted, 0)]
     for pod in (*old, *surplus):
         pod.terminate()
     if not old:
         for _ in range(wanted - len(present)):
-            pods.make(deployment)
-    write_deployment_status(key, pods, index)
+            pods.make(workload)
+    _write_status(key, pods, index)
 
 
-def write_deployment_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
-    """Count the pods; that alone is called for in the midst of making or ending them."""
-    deployment = index.get(key)
-    if deployment is None:
+def _write_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
+    workload = index.get(key)
+    if workload is None:
         return
     present = [pod for pod in pods.of(key) if not pod.terminating]
-    ready = sum(pod.ready for pod in present)
-    wanted = int(deployment["spec"].get("replicas", 1))
+    ready, wanted = sum(pod.ready for pod in present), _replicas(workload)
+    counts = _daemon_set_counts if key.kind == "DaemonSet" else _deployment_counts
+    status = {
+        "observedGeneration": workload["metadata"]["generation"],
+        **counts(present=len(present), ready=ready, wanted=wanted),
+    }
+    index.put({**workload, "status": status})
+
+
+def _deployment_counts(*, present: int, ready: int, wanted: int) -> Manifest:
     enough = ready >= wanted
     available = {
         "type": "Available",
@@ -137,20 +174,40 @@ def write_deployment_status(key: ObjectKey, pods: PodSet, index: ObjectIndex) ->
         "reason": "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
         "message": f"{ready} of {wanted} replicas are ready",
     }
-    status = {
-        "observedGeneration": deployment["metadata"]["generation"],
-        "replicas": len(present),
-        "updatedReplicas": len(present),
+    return {
+        "replicas": present,
+        "updatedReplicas": present,
         "readyReplicas": ready,
         "availableReplicas": ready,
         "unavailableReplicas": max(wanted - ready, 0),
         "conditions": [available],
     }
-    index.put({**deployment, "status": status})
 
 
-def reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
-    """Make the job's one pod, and write the status; a job that has ended stays for its ttlSecondsAfterFinished."""
+def _daemon_set_counts(*, present: int, ready: int, wanted: int) -> Manifest:
+    return {
+        "desiredNumberScheduled": wanted,
+        "currentNumberScheduled": present,
+        "updatedNumberScheduled": present,
+        "numberMisscheduled": 0,
+        "numberReady": ready,
+        "numberAvailable": ready,
+        "numberUnavailable": max(wanted - ready, 0),
+    }
+
+
+def _replicas(workload: Manifest) -> int:
+    """Return how many pods a Deployment or a DaemonSet wants: there is one node."""
+    return 1 if workload["kind"] == "DaemonSet" else int(workload["spec"].get("replicas", 1))
+
+
+def _pod_spec(workload: Manifest) -> Manifest:
+    """Return the spec of the workload's pods, which are all on the one node."""
+    return {**workload["spec"]["template"]["spec"], "nodeName": node_name()}
+
+
+def _reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
+    """Start the Job's one pod, and write the status; a finished Job is kept for its ttlSecondsAfterFinished."""
     job = index.get(key)
     if job is None or job.get("status", {}).get("conditions"):
         return
@@ -161,9 +218,9 @@ def reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
         done = {"type": "Complete", "status": "True", "reason": "CompletionsReached", "message": "its pod succeeded"}
         status = {"succeeded": 1, "conditions": [done]}
     elif any(pod.restarts >= max(limit, 1) for pod in present):
-        message = f"its container was started again {max(limit, 1)} times"
-        gave_up = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": message}
-        status = {"failed": 1, "conditions": [gave_up]}
+        message = f"its container was restarted {max(limit, 1)} times"
+        failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": message}
+        status = {"failed": 1, "conditions": [failed]}
     else:
         status = {"active": 1}
     index.put({**job, "status": status})
@@ -177,7 +234,7 @@ def reconcile_job(key: ObjectKey, pods: PodSet, index: ObjectIndex) -> None:
 
 
 def _remove_job(job: Manifest, pods: PodSet, index: ObjectIndex) -> None:
-    """Remove a job that ended some time ago, with its pod, unless another one has its name."""
+    """Remove a finished Job and its pod, unless another Job has its name now."""
     key = ObjectKey.of(job)
     found = index.get(key)
     if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"]:

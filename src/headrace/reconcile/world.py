@@ -45,7 +45,7 @@ class ResourceKey:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ChildKey:
-    """Names one child object."""
+    """Names one child object. The namespace of a cluster-scoped one is empty."""
 
     api_version: str
     kind: str
@@ -56,7 +56,7 @@ class ChildKey:
     def of(cls, manifest: Manifest) -> ChildKey:
         """Return the key of a manifest."""
         metadata = manifest["metadata"]
-        return cls(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+        return cls(manifest["apiVersion"], manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 class ApplyPhase(IntEnum):

@@ -1,0 +1,60 @@
+"""The emptyDir volumes of a pod, as directories of this machine.
+
+A local pod is a process on the machine's own file system, so nothing is mounted at a `mountPath`. Instead, each mount
+path that the command, the arguments or the variables of the container contain is replaced by the path of the volume's
+directory: with a volume mounted at `/cache`, `--cache=/cache/x` becomes `--cache=DIRECTORY/x`. A program that contains
+the path itself does not find the volume. The data of Secrets and ConfigMaps is not changed.
+
+A volume exists as long as its pod: restarts of the container keep it. `medium: Memory` is a directory as well, and
+`sizeLimit` is not enforced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from headrace.control.world import ChildRefused
+from headrace.local.fields import check_fields
+from headrace.reconcile.world import Manifest
+
+_VOLUME_FIELDS = frozenset({"name", "emptyDir"})
+_EMPTY_DIR_FIELDS = frozenset({"medium", "sizeLimit"})
+_MOUNT_FIELDS = frozenset({"name", "mountPath"})
+_BEFORE_PATH = r"(?:(?<![\w.~*/)}\]-])|(?<=://))"
+"""A path that continues another one, as in `$(HOME)/cache` or `https://example.com/cache`, is not a mount path."""
+_AFTER_PATH = r"(?![\w.-])"
+
+
+def check_volumes(spec: Manifest) -> None:
+    """Raise ChildRefused for a volume or a mount of a pod that local mode does not support."""
+    names = set()
+    for index, volume in enumerate(spec.get("volumes", [])):
+        path = f"spec.template.spec.volumes[{index}]"
+        check_fields(volume, _VOLUME_FIELDS, path)
+        check_fields(volume.get("emptyDir") or {}, _EMPTY_DIR_FIELDS, f"{path}.emptyDir")
+        names.add(volume["name"])
+    for index, mount in enumerate(spec["containers"][0].get("volumeMounts", [])):
+        path = f"spec.template.spec.containers[0].volumeMounts[{index}]"
+        check_fields(mount, _MOUNT_FIELDS, path)
+        if mount["name"] not in names:
+            raise ChildRefused(f"{path}.name: the pod has no volume {mount['name']}", hint="Add it to spec.volumes")
+        if not mount["mountPath"].startswith("/") or not mount["mountPath"].strip("/"):
+            raise ChildRefused(f"{path}.mountPath must be an absolute path below /", hint="Choose another path")
+
+
+def make_volumes(spec: Manifest, directory: Path) -> dict[str, Path]:
+    """Make the pod's volumes in a directory that is the pod's own; return each mounted one by its mount path."""
+    for volume in spec.get("volumes", []):
+        (directory / volume["name"]).mkdir(parents=True, exist_ok=True)
+    mounts = spec["containers"][0].get("volumeMounts", [])
+    return {"/" + mount["mountPath"].strip("/"): directory / mount["name"] for mount in mounts}
+
+
+def replace_mount_paths(text: str, mounts: Mapping[str, Path]) -> str:
+    """Replace each mount path in a word of the command, or in a variable, by the directory that is mounted there."""
+    if not mounts:
+        return text
+    paths = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
+    return re.sub(f"{_BEFORE_PATH}(?:{paths}){_AFTER_PATH}", lambda match: str(mounts[match[0]]), text)
