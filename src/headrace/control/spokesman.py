@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -32,9 +31,8 @@ from headrace.api import vocabulary as v
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.kinds.modeldeployment.deployments import deployments, is_announcing_container
 from headrace.kinds.modeldeployment.pods import STARTING
-from headrace.kinds.modeldeployment.spec import ContainerRuntime
+from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 log = logging.getLogger(__name__)
@@ -94,37 +92,34 @@ class _Voice:
 
 
 def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ...]:
-    """Return the running pods of a resource's brought containers."""
-    engine = _engine(resource)
-    brought = {revision: child for revision, child in deployments(observed).items() if _is_brought(child)}
+    """Return the running pods whose readiness path the loop requests."""
+    revisions = observed_revisions(observed, resource)
     found = []
     for pod in observed.pods:
         revision = pod["metadata"].get("labels", {}).get(v.REVISION_LABEL)
         status = pod.get("status", {})
         container: Manifest = next(iter(status.get("containerStatuses", [])), {})
         started = container.get("state", {}).get("running", {}).get("startedAt")
-        if revision not in brought or not status.get("podIP") or not started:
+        info = revisions.get(revision)
+        if info is None or not status.get("podIP") or not started:
             continue
-        template = brought[revision]["spec"]["template"]["spec"]["containers"][0]
+        if info.self_registers and not info.explains_unready:
+            continue
         found.append(
             BroughtPod(
                 name=pod["metadata"]["name"],
                 revision=revision,
                 host=status["podIP"],
-                port=template["ports"][0]["containerPort"],
-                path=template["readinessProbe"]["httpGet"]["path"],
-                capacity=int(engine.get("maxConcurrentRequests", _CAPACITY)),
+                port=info.port,
+                path=info.readiness_path,
+                capacity=info.capacity,
                 started=datetime.fromisoformat(started).timestamp(),
                 ready=bool(container.get("ready")),
                 leaving="deletionTimestamp" in pod["metadata"],
-                announces=is_announcing_container(brought[revision]),
+                announces=info.self_registers,
             )
         )
     return tuple(found)
-
-
-def _is_brought(deployment: Manifest) -> bool:
-    return v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {})
 
 
 class Spokesman:
@@ -233,17 +228,6 @@ class Spokesman:
     async def _on_solicit(self, msg: Msg) -> None:
         del msg
         await self._say_all()
-
-
-_CAPACITY = ContainerRuntime.model_fields["max_concurrent_requests"].default
-
-
-def _engine(resource: Manifest) -> dict[str, Any]:
-    """Return what the spec says of the engine, as far as it is sound."""
-    spec = resource.get("spec")
-    runtime = spec.get("runtime") if isinstance(spec, dict) else None
-    engine = runtime.get("container") if isinstance(runtime, dict) else None
-    return engine if isinstance(engine, dict) else {}
 
 
 def _hush(voice: _Voice) -> None:

@@ -12,8 +12,9 @@ from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.deployments import deployments, weights
 from headrace.kinds.modeldeployment.manifests.common import as_it_is
 from headrace.kinds.modeldeployment.pods import RuntimePod
+from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.kinds.modeldeployment.rollout import WHOLE
-from headrace.kinds.modeldeployment.route import created, engines, publication, refusal, with_operations
+from headrace.kinds.modeldeployment.route import created, described, engines, publication, refusal
 from headrace.kinds.modeldeployment.shared_source import verified_condition
 from headrace.kinds.modeldeployment.spec import Source
 from headrace.reconcile.conditions import Condition, events, rendered
@@ -87,13 +88,12 @@ def _conditions(accepted: Condition, serving: str | None, cached: Condition | No
 
 def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving: str | None) -> Route | None:
     metadata, before = manifest["metadata"], manifest.get("status", {})
-    public_name = metadata["name"]
+    revisions = observed_revisions(observed, manifest)
     unavailable = None
     if serving is not None:
-        annotations = deployments(observed)[serving]["metadata"].get("annotations", {})
-        public_name = annotations.get(v.PUBLIC_NAME_ANNOTATION, public_name)
+        public_name = revisions[serving].public_name
     else:
-        public_name = _asked_name(manifest) or public_name
+        public_name = _asked_name(manifest) or metadata["name"]
         unavailable = refusal(accepted.reason, accepted.message)
     if public_name in observed.names_taken or len(metadata["name"]) > _NAME_LENGTH:
         return None  # the name is somebody else's, and answered there
@@ -102,8 +102,8 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
         name=metadata["name"],
         public_name=public_name,
         created=created(manifest),
-        revisions=with_operations(_shares(before, observed, serving)),
-        engines=engines(observed),
+        revisions=described(_shares(before, observed, serving), revisions),
+        engines=engines(revisions),
         unavailable=unavailable,
     )
 
