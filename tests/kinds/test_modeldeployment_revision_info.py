@@ -46,7 +46,7 @@ def as_before(world: World) -> World:
     return world
 
 
-def annotations(world: World) -> Manifest:
+def annotations_of(world: World) -> Manifest:
     found: Manifest = child(world, "Deployment")["metadata"]["annotations"]
     return found
 
@@ -57,7 +57,7 @@ def test_revision_when_it_is_a_custom_container_then_its_spec_is_in_the_record()
 
 def test_revision_when_it_is_of_an_own_runtime_then_its_profile_is_in_the_record() -> None:
     world = serving_world(runtime={"type": "LLM", "llm": {"maxConcurrentRequests": 7}})
-    assert json.loads(annotations(world)[v.REVISION_INFO_ANNOTATION]) == {
+    assert json.loads(annotations_of(world)[v.REVISION_INFO_ANNOTATION]) == {
         "runtime": "LLM",
         "public_name": "smol",
         "port": 8000,
@@ -89,7 +89,7 @@ def test_deployment_when_it_is_of_the_build_before_then_it_is_read_as_if_it_had_
 @pytest.mark.parametrize("record", ["", "other-1", "{}", '{"runtime": 3}'])
 def test_record_when_somebody_made_it_unreadable_then_it_is_written_again(record: str) -> None:
     world = serving_world(**spec(**FIELDS))
-    annotations(world)[v.REVISION_INFO_ANNOTATION] = record
+    annotations_of(world)[v.REVISION_INFO_ANNOTATION] = record
     world.look()
     assert revisions(world) == [CUSTOM]
 
@@ -98,7 +98,7 @@ def test_operator_when_it_is_upgraded_then_the_record_is_written_and_no_pod_rest
     world = as_before(serving_world(**spec(**FIELDS)))
     template, pods = copy.deepcopy(child(world, "Deployment")["spec"]["template"]), list(world.pods)
     world.look()
-    assert annotations(world).keys() == {v.REVISION_INFO_ANNOTATION}
+    assert annotations_of(world).keys() == {v.REVISION_INFO_ANNOTATION}
     assert (child(world, "Deployment")["spec"]["template"], list(world.pods)) == (template, pods)
 
 
