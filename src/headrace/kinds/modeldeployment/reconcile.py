@@ -137,7 +137,7 @@ def _deployments(decision: Decision) -> Iterator[Child]:
         present = facts.deployments.get(revision)
         if revision == facts.revision:
             others = len(runtimes_of_others(revision, facts.observed)) if facts.refusals.quota_full else None
-            yield deployment(facts.resource, revision, replicas, facts.settings, present=present, nudge=others)
+            yield deployment(facts.resource, revision, replicas, facts.settings, present=present, quota_retry=others)
         else:
             yield rescaled(facts.deployments[revision], replicas)
 

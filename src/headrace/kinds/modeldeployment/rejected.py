@@ -1,7 +1,7 @@
-"""A spec that is not accepted: it changes nothing that runs, and it is said why.
+"""The outcome for a spec that is not accepted: nothing that runs changes, and the conditions say why.
 
-What earlier specs brought about stays exactly as it is, route included. Only where nothing runs do requests get the
-cause of the refusal as their answer.
+The children and the route of earlier specs stay exactly as they are. Only if nothing runs are requests answered with
+the cause.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headrace.routes import RevisionWeight, Route
 M = TypeVar("M")
 
 LOOK_AGAIN_SECONDS = 5.0
-"""A taken name is given back, a gateway dies: neither is an event of this resource."""
+"""A taken name may become free, a gateway may fail: neither is an event of this resource."""
 _NAME_LENGTH = 63
 """Longer names cannot be in the route table; their owner reads the condition."""
 
@@ -96,7 +96,7 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
         public_name = _asked_name(manifest) or metadata["name"]
         unavailable = refusal(accepted.reason, accepted.message)
     if public_name in observed.names_taken or len(metadata["name"]) > _NAME_LENGTH:
-        return None  # the name is somebody else's, and answered there
+        return None  # another model has the name, and its route
     return Route(
         namespace=metadata.get("namespace", "default"),
         name=metadata["name"],
@@ -109,7 +109,7 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
 
 
 def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[RevisionWeight, ...]:
-    """Return the shares as they were, where all who have one still run."""
+    """Return the shares as last written, if every revision with a share still has a Deployment."""
     if serving is None:
         return ()
     shares = {name: share for name, share in weights(before).items() if share and name in deployments(observed)}
@@ -119,12 +119,12 @@ def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[
 
 
 def _asked_name(manifest: Manifest) -> str | None:
-    """Return the public name that an unsound spec may hold."""
+    """Return the public name in an invalid spec; None if it has none."""
     name = _model(manifest).get("name")
     return name[:253] if isinstance(name, str) and name else None
 
 
 def _model(manifest: Manifest) -> Manifest:
-    """Return `spec.model` of an unsound spec; empty where there is none."""
+    """Return `spec.model` of an invalid spec; empty if it has none."""
     model = manifest["spec"].get("model") if isinstance(manifest.get("spec"), dict) else None
     return model if isinstance(model, dict) else {}

@@ -18,7 +18,7 @@ from headrace.routes import Engine, RevisionWeight, Route, Unavailable
 from headrace.runtimes.profile import READINESS_PATH
 
 FAILURE_RETRY_SECONDS = 10
-"""What a client is told after a failure: the first back-off of a crashed or failed child."""
+"""Retry-After of an answer after a failure: the first back-off of a crashed or failed child."""
 
 
 def route(decision: Decision) -> Route:
@@ -43,7 +43,7 @@ def route(decision: Decision) -> Route:
 
 
 def publication(manifest: Manifest, route: Route | None) -> Publication:
-    """Return the entry of a ModelDeployment in the route table; None: the gateways should not know the model."""
+    """Return the entry of a ModelDeployment in the route table; None removes it."""
     metadata = manifest["metadata"]
     return Publication(ROUTES_BUCKET, f"{metadata.get('namespace', 'default')}.{metadata['name']}", route)
 
@@ -76,12 +76,12 @@ def engines(revisions: Mapping[str, RevisionInfo]) -> tuple[Engine, ...]:
 
 
 def refusal(reason: str, message: str) -> Unavailable:
-    """Return the answer to requests while something fails: as in the conditions, without what a log says."""
+    """Return the answer to requests while something fails: the condition's message without quotes from a log."""
     return Unavailable(reason=reason, message=clipped(public(message)), retry_after_seconds=FAILURE_RETRY_SECONDS)
 
 
 def created(manifest: Manifest) -> int:
-    """Return the Unix time of the resource's creation, 0 when it is not known."""
+    """Return the Unix time of the resource's creation; 0 if it is unknown."""
     stamp = manifest["metadata"].get("creationTimestamp")
     return int(datetime.fromisoformat(stamp).timestamp()) if stamp else 0
 
@@ -94,7 +94,7 @@ def _public_name(decision: Decision, revisions: Mapping[str, RevisionInfo]) -> s
 
 
 def _unavailable(decision: Decision) -> Unavailable | None:
-    """Requests are held while an answer can be expected, and refused with the cause when it cannot."""
+    """Return why requests are refused; None: they are forwarded, or held because an answer can be expected."""
     facts = decision.facts
     if decision.wanted.off is not None:
         return decision.wanted.off

@@ -8,6 +8,7 @@ Strings and lists are bounded, because an API server must bound what its CEL rul
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -135,7 +136,7 @@ class Runtime(Part):
         default=None, description="The engine when type is Container; required then."
     )
 
-    @property
+    @cached_property
     def options(self) -> Mapping[str, Any]:
         """The options of the type, with their defaults."""
         name = PROFILES[self.type].options
@@ -144,7 +145,7 @@ class Runtime(Part):
         given: Part | None = getattr(self, name)
         return (given or _part_of(name)()).model_dump()
 
-    @property
+    @cached_property
     def profile(self) -> RuntimeProfile:
         """The profile of the type with these options."""
         return PROFILES[self.type].configured(self.options)

@@ -21,14 +21,14 @@ def deployment(
     settings: Settings,
     *,
     present: Manifest | None = None,
-    nudge: int | None = None,
+    quota_retry: int | None = None,
 ) -> Child:
-    """Return the Deployment of a revision with so many replicas.
+    """Return the Deployment of a revision with that number of replicas.
 
-    One that is `present` keeps its template: fields that newer releases of headrace add are for new revisions.
+    A Deployment that is `present` keeps its template: only new revisions get fields that newer releases add.
 
-    A `nudge` that changes lets Kubernetes try at once to make pods that a quota refused: by itself it waits each time
-    for twice as long, and does not see that those of another Deployment have gone.
+    A changed `quota_retry` makes Kubernetes retry at once to create pods that a quota refused. By itself it doubles its
+    wait after each refusal, and does not notice that the pods of another Deployment have been deleted.
     """
     pod = pod_spec(resource, revision, settings)
     if present is not None and not quotes_log(present["spec"]["template"]["spec"]):
@@ -44,12 +44,12 @@ def deployment(
         "kind": "Deployment",
         "metadata": {
             **metadata(resource, deployment_name(resource, revision), pod_labels),
-            "annotations": annotations | ({} if nudge is None else {v.NUDGE_ANNOTATION: str(nudge)}),
+            "annotations": annotations | ({} if quota_retry is None else {v.NUDGE_ANNOTATION: str(quota_retry)}),
         },
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": pod_labels},
-            # A revision's template never changes; the rollout between revisions is ours.
+            # A revision's template never changes; headrace rolls out from one revision to the next.
             "strategy": {"type": "Recreate"},
             "template": {"metadata": {"labels": pod_labels}, "spec": pod},
         },
@@ -58,7 +58,7 @@ def deployment(
 
 
 def rescaled(observed: Manifest, replicas: int) -> Child:
-    """Return an old revision's Deployment with another number of replicas, its template as it was applied."""
+    """Return the Deployment of an old revision with another number of replicas and its template unchanged."""
     return as_it_is({**observed, "spec": {**observed["spec"], "replicas": replicas}}, ApplyPhase.WORKLOAD)
 
 
@@ -83,6 +83,6 @@ def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Ma
 
 
 def without_later_fields(pod: Manifest) -> Manifest:
-    """Return a pod's spec as the first release made it: what came later is no part of what a revision is."""
+    """Return a pod's spec without the fields that were added later: they are not part of a revision's hash."""
     containers = [{name: value for name, value in each.items() if name not in _LATER} for each in pod["containers"]]
     return {**pod, "containers": containers}
