@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from kinds.test_modeldeployment_manifests import child, in_cluster, policy, ports
+from kinds.test_modeldeployment_manifests import child, in_cluster, pod_of, policy, ports
 
 from headrace.kinds.modeldeployment.spec import Runtime
 from headrace.runtimes.llm import LLM
@@ -43,3 +43,12 @@ def test_profile_when_it_has_several_ports_then_service_and_policy_have_them(mon
     assert [port["targetPort"] for port in child(world, "Service")["spec"]["ports"]] == ["http", "grpc"]
     (rule,) = policy(world, "runtime")["ingress"]
     assert ports(rule) == {("TCP", 8000), ("TCP", 8001)}
+
+
+def test_profile_when_it_has_resources_then_pods_get_them_unless_the_template_has_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROFILES, "LLM", replace(LLM, resources={"requests": {"cpu": "2"}}))
+    given = {"limits": {"memory": "8Gi"}}
+    assert pod_of(in_cluster())["containers"][0]["resources"] == {"requests": {"cpu": "2"}}
+    assert pod_of(in_cluster(template={"resources": given}))["containers"][0]["resources"] == given
