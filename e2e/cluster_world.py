@@ -90,6 +90,12 @@ class ClusterWorld:
     def get(self, name: str) -> Manifest:
         return self.site.kube.get("modeldeployments", self.namespace, name)
 
+    def find(self, kind: str, name: str) -> Manifest | None:
+        return self.site.kube.find(kind, self.namespace, name)
+
+    def remove(self, kind: str, name: str) -> None:
+        self.site.kube.kubectl("delete", f"{kind}/{name}", "-n", self.namespace)
+
     def describe(self, name: str) -> str:
         return self.site.kube.kubectl("describe", f"mdep/{name}", "-n", self.namespace)
 

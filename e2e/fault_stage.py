@@ -33,7 +33,7 @@ from headrace import environment
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.reconcile import reconcile
 from headrace.reconcile.world import Observed, Signals
-from headrace_operator.kinds import CHILDREN
+from headrace_operator.kinds import watched_children
 from headrace_operator.settings import POD_NAME, POD_NAMESPACE, Settings
 
 TENANT = "e2e-faults"
@@ -178,7 +178,7 @@ class Stage:
             wanted |= {(child.key.kind, child.key.name): child.manifest for child in outcome.children}
         there = {
             (watched.kind, each["metadata"]["name"]): {"apiVersion": watched.api_version, "kind": watched.kind, **each}
-            for watched in CHILDREN
+            for watched in watched_children()
             for each in self.kube.items(watched.plural, TENANT)
             if _is_owned(each)
         }

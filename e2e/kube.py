@@ -23,6 +23,7 @@ SECONDS = 120.0
 """In which anything ought to have happened: not a promise, a limit for waiting."""
 GROUPS = {
     "modeldeployments": "/apis/headrace.dev/v1alpha1",
+    "greetings": "/apis/headrace.dev/v1alpha1",
     "deployments": "/apis/apps/v1",
     "statefulsets": "/apis/apps/v1",
     "jobs": "/apis/batch/v1",

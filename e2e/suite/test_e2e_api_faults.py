@@ -22,7 +22,7 @@ from release import NAME, NAMESPACE
 
 from headrace.api import vocabulary as v
 from headrace.control.loop import LAST_BACKOFF_SECONDS
-from headrace_operator.kinds import ALL
+from headrace_operator.kinds import watched_kinds
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 
@@ -50,7 +50,7 @@ def away(stage: Stage) -> Iterator[None]:
         until(lambda: time.monotonic() - began > AWAY_SECONDS, "the minute is over", AWAY_SECONDS + 1)
         assert stage.proxy.counts["forwarded"] == 0
         assert stage.wrong(AFTER)
-    assert stage.proxy.counts["reset"] >= len(ALL), "every watch was open"
+    assert stage.proxy.counts["reset"] >= len(watched_kinds()), "every watch was open"
     assert stage.operator.exits == [LOST_LEASE]
     assert "Cannot connect to host 127.0.0.1" in stage.operator.said()
 
@@ -62,7 +62,7 @@ def silent(stage: Stage) -> Iterator[None]:
         yield
         until(lambda: stage.proxy.counts["swallowed"] >= 10, lambda: f"events are swallowed: {stage.proxy.counts}")
         assert stage.wrong(AFTER)
-    assert stage.proxy.counts["mute"] >= len(ALL) // 2
+    assert stage.proxy.counts["mute"] >= len(watched_kinds()) // 2
     assert stage.operator.exits == []
 
 
@@ -71,7 +71,7 @@ def gone(stage: Stage) -> Iterator[None]:
     """Every watch is told 410, again and again: nothing is learned but by lists."""
     with stage.proxy.fault(Fault.GONE):
         yield
-        told = 5 * len(ALL)
+        told = 5 * len(watched_kinds())
         until(lambda: stage.proxy.counts["gone"] >= told, lambda: f"watches are told 410: {stage.proxy.counts}")
         until(lambda: "is gone, and no watch had told of it" in stage.operator.said(), "an audit finds what vanished")
     assert stage.operator.exits == []

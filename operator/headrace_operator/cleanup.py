@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from headrace_operator.client import ApiError, ApiServer
 from headrace_operator.connection import Connection
-from headrace_operator.kinds import CHILDREN, CLAIM, SECRET, Watched
+from headrace_operator.kinds import CLAIM, SECRET, Watched, watched_children
 from headrace_operator.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ async def _clean_up(given: argparse.Namespace) -> None:
         await lease.acquire()
         api.guard = lease.check
         keeping = asyncio.create_task(lease.keep())
-        ours = [Watched("v1", "Secret", SECRET.plural), *CHILDREN]
+        ours = [Watched("v1", "Secret", SECRET.plural), *watched_children()]
         if given.delete_models:
             ours.append(Watched(CLAIM.api_version, CLAIM.kind, CLAIM.plural))
         for watched in ours:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.api.vocabulary import GROUP, MODEL_DEPLOYMENT
+from headrace.api.vocabulary import GROUP
+from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.ownership import controller_of, resource_controlling, resource_labelled
 from headrace.reconcile.world import Manifest, ResourceKey
 
@@ -35,8 +36,8 @@ _NOISE = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation as large as its object."""
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
-_UNWRITTEN = frozenset({"Pod", MODEL_DEPLOYMENT, "Secret"})
-"""Kinds that others make: nobody asks for a digest of them."""
+_MADE_BY_OTHERS = frozenset({"Pod", "Secret"})
+"""Like resources: nobody asks for a digest of them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -203,8 +204,8 @@ def _entry(manifest: Manifest) -> Entry:
         body=_json(kept),
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
-        digest="" if kind in _UNWRITTEN else digest_of(kept),
-        owner=resource_labelled(manifest) if kind == "Pod" else resource_controlling(manifest),
+        digest="" if kind in RESOURCE_KINDS or kind in _MADE_BY_OTHERS else digest_of(kept),
+        owner=resource_labelled(manifest, resource_labels()) if kind == "Pod" else resource_controlling(manifest),
     )
 
 

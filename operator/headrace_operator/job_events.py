@@ -3,7 +3,7 @@
 A Deployment whose pods the API server refuses (a quota, a policy, a webhook) has a condition for that; a Job has none.
 Events are not watched, because a cluster has very many. The events of a Job that has no pod after some seconds are
 read, and read again now and then while it has none; the newest refusal is put beside its conditions in the shape of
-a Deployment's condition (`headrace.kinds.modeldeployment.refusals`).
+a Deployment's condition (`headrace.reconcile.conditions.FAILED_CREATE`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.kinds.modeldeployment.refusals import FAILED_CREATE
+from headrace.reconcile.conditions import FAILED_CREATE
 from headrace.reconcile.world import Manifest
 from headrace_operator.client import ApiError, ApiServer
 from headrace_operator.kinds import EVENT

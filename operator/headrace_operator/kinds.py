@@ -43,13 +43,22 @@ class Watched:
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name is not None else "")
 
 
-RESOURCES = tuple(Watched.of(resource.kind, selector=None) for resource in RESOURCE_KINDS.values())
 POD = Watched.of(kinds.POD)
 SECRET = Watched.of(kinds.SECRET, API_KEY_LABEL)
-CHILDREN = tuple(Watched.of(kind) for kind in child_kinds())
-ALL: dict[str, Watched] = {each.kind: each for each in (*RESOURCES, POD, SECRET, *CHILDREN)}
-"""By kind: those that we look at are distinct without their groups."""
-MODEL_DEPLOYMENT = ALL[kinds.MODEL_DEPLOYMENT.kind]
-CHILD_KINDS = frozenset(each.kind for each in CHILDREN)
 EVENT = Watched.of(kinds.EVENT)
 CLAIM = Watched("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+
+
+def watched_resources() -> tuple[Watched, ...]:
+    """Return our own kinds, all of whose objects are watched."""
+    return tuple(Watched.of(resource.kind, selector=None) for resource in RESOURCE_KINDS.values())
+
+
+def watched_children() -> tuple[Watched, ...]:
+    """Return the kinds of children."""
+    return tuple(Watched.of(kind) for kind in child_kinds())
+
+
+def watched_kinds() -> dict[str, Watched]:
+    """Return every watched kind by its name: they are distinct without their groups."""
+    return {each.kind: each for each in (*watched_resources(), POD, SECRET, *watched_children())}

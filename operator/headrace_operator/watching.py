@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from typing_extensions import override
 from headrace.errors import CannotStart
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
 from headrace_operator.index import Index, ObjectKey
-from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, Watched
+from headrace_operator.kinds import Watched, watched_kinds, watched_resources
 from headrace_operator.metrics import OBJECTS, VANISHED
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,12 @@ class Watching:
         self._api = api
         self._index = index
         self._scopes = namespaces or (None,)
-        self._due = dict.fromkeys(ALL, float("inf"))
+        self._kinds = watched_kinds()
+        self._due = dict.fromkeys(self._kinds, float("inf"))
         """By kind: the monotonic time of its next audit. Of one that was never listed there is nothing to compare."""
-        self._unfilled = set(ALL)
+        self._unfilled = set(self._kinds)
         self._wake = asyncio.Event()
-        for kind in ALL:
+        for kind in self._kinds:
             OBJECTS.labels(kind=kind).set_function(partial(index.size, kind))
 
     async def watch(self, started: Callable[[], None]) -> None:
@@ -86,10 +87,10 @@ class Watching:
 
         kopf's tasks are run here and not by `kopf.operator`, which at its end cancels every task of the event loop.
         """
-        await self._find_the_kind()
+        await self._find_the_kinds()
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
-            settings=_settings(),
+            settings=_settings(self._kinds.values()),
             standalone=True,
             clusterwide=self._scopes == (None,),
             namespaces=[scope for scope in self._scopes if scope is not None],
@@ -108,7 +109,7 @@ class Watching:
         """Remove what vanished untold; runs until cancelled."""
         while True:
             for kind in [kind for kind, at in self._due.items() if at <= time.monotonic()]:
-                self._due[kind] = time.monotonic() + await self._audit_kind(ALL[kind])
+                self._due[kind] = time.monotonic() + await self._audit_kind(self._kinds[kind])
             self._wake.clear()
             try:
                 async with asyncio.timeout(min(self._due.values()) - time.monotonic()):
@@ -149,28 +150,37 @@ class Watching:
             missing += sum(self._index.entry(key) is None for key in uids)
         return missing
 
-    async def _find_the_kind(self) -> None:
-        """Wait for the API server. Raises CannotStart when it does not know our resource: kopf would just not watch."""
-        watched = MODEL_DEPLOYMENT
+    async def _find_the_kinds(self) -> None:
+        """Wait for the API server. Raises CannotStart when it lacks one of our kinds: kopf would just not watch it."""
         while True:
             try:
-                await self._api.listing(watched, self._scopes[0])
+                missing = [watched for watched in watched_resources() if not await self._is_known(watched)]
             except ApiError as error:
-                if error.status == NOT_FOUND:
-                    raise CannotStart(
-                        f"the API server does not know {watched.plural}.{watched.group}",
-                        hint="Apply the CustomResourceDefinition: `kubectl apply --server-side -f crds`",
-                    ) from error
                 log.warning("cannot read what there is: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
+                continue
+            if missing:
+                names = ", ".join(f"{watched.plural}.{watched.group}" for watched in missing)
+                raise CannotStart(
+                    f"the API server does not know {names}",
+                    hint="Apply the CustomResourceDefinition: `kubectl apply --server-side -f crds`",
+                )
+            return
+
+    async def _is_known(self, watched: Watched) -> bool:
+        try:
+            await self._api.listing(watched, self._scopes[0])
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return False
+        return True
 
     def _answered(self, request: ClientRequest) -> None:
         """Note an answer to kopf. After that to a list, what it does not name is gone, and nobody tells."""
         if "watch" not in request.url.query and request.method == "GET":
-            kind = _KINDS.get(request.url.path.rpartition("/")[2])
-            if kind is not None:
+            plural = request.url.path.rpartition("/")[2]
+            for kind in [watched.kind for watched in self._kinds.values() if watched.plural == plural]:
                 self._audit_soon(kind)
 
     def _audit_soon(self, kind: str) -> None:
@@ -186,7 +196,7 @@ class Watching:
             connection = self._api.connection
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=connection.session(self._answered))
 
-        for watched in ALL.values():
+        for watched in self._kinds.values():
             listen = kopf.on.event(watched.group, watched.version, watched.plural, id=watched.plural, registry=registry)
             listen(self._handler(watched))
         return registry
@@ -201,9 +211,6 @@ class Watching:
                 self._index.put(manifest)
 
         return seen
-
-
-_KINDS = {watched.plural: watched.kind for watched in ALL.values()}
 
 
 class NoDiffs(kopf.DiffBaseStorage):
@@ -224,7 +231,7 @@ class NoDiffs(kopf.DiffBaseStorage):
         """Keep nothing."""
 
 
-def _settings() -> kopf.OperatorSettings:
+def _settings(kinds: Iterable[Watched]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.posting.enabled = False
@@ -241,7 +248,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.queueing.exit_timeout = 0.5
     settings.persistence.diffbase_storage = NoDiffs()
     settings.process.ultimate_exiting_timeout = None
-    for watched in ALL.values():
+    for watched in kinds:
         if watched.selector is not None:
             settings.watching.label_selectors[watched.group, watched.version, watched.plural] = watched.selector
     return settings

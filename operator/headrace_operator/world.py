@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from headrace.api import vocabulary as v
-from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
-from headrace.control.naming import Names
+from headrace.control.relations import Relations
 from headrace.control.world import Changed, ChildRefused, not_ours
 from headrace.errors import HeadraceError
-from headrace.kinds.registry import RESOURCE_KINDS
+from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.ownership import controls, is_child, is_of_another, is_pod_of, resource_controlling
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
@@ -43,7 +42,7 @@ from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, ObjectKey, digest, digest_of, workload_of
 from headrace_operator.job_events import JobEvents
 from headrace_operator.key_warnings import KeyWarnings
-from headrace_operator.kinds import ALL, CHILD_KINDS, MODEL_DEPLOYMENT, POD
+from headrace_operator.kinds import POD, watched_children, watched_kinds
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
 
@@ -54,7 +53,6 @@ PATIENCE_SECONDS = 2.5
 REFUSED_SECONDS = 5.0
 """What was refused is not asked for again before that, and each time after twice as long."""
 LONGEST_REFUSED_SECONDS = 60.0
-_NEED_NAMESPACES = RESOURCE_KINDS.keys() | {POD.kind}
 
 
 class NotOurs(HeadraceError):
@@ -84,8 +82,11 @@ class KubernetesWorld:
         self._recorder = Recorder(api, pod_name)
         self._job_events = JobEvents(api, clock)
         self.key_warnings = KeyWarnings(self.index, self._recorder)
-        self._names = Names()
-        self._fetchers = Fetchers()
+        self._relations = Relations()
+        self._watched = watched_kinds()
+        self._child_kinds = frozenset(each.kind for each in watched_children())
+        self._kinds_with_pods = frozenset(name for name, resource in RESOURCE_KINDS.items() if resource.has_pods)
+        self._need_namespaces = self._kinds_with_pods | {POD.kind}
         self._namespaces: Namespaces | None = None
         self._changed: list[Changed] = [self.key_warnings.changed]
         self._applied: dict[ObjectKey, tuple[str, str]] = {}
@@ -120,14 +121,12 @@ class KubernetesWorld:
         children: dict[ChildKey, Manifest] = {}
         resource = self.resource(key)
         for object_key, entry in self.index.owned(key):
-            if object_key.kind in CHILD_KINDS:
+            if object_key.kind in self._child_kinds:
                 manifest = entry.manifest
                 if is_child(manifest, key, resource) and not _deleting(manifest):
                     children[ChildKey.of(manifest)] = self._job_events.explained(manifest)
         pods = tuple(pod for _, pod in self._pods_of(key))
-        other = self._fetchers.other(key)
-        fetcher = None if other is None else self.resource(other)
-        return Observed(children, pods, self._names.taken(key), fetcher=fetcher)
+        return self._relations.observed(key, children, pods, self.resource)
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
@@ -187,7 +186,7 @@ class KubernetesWorld:
         key = ObjectKey(child.kind, child.namespace, child.name)
         entry, resource = self.index.entry(key), self.resource(owner)
         if entry is not None and resource is not None and controls(resource, entry.manifest):
-            await self._api.delete(ALL[key.kind].path(key.namespace, key.name), uid=entry.uid)
+            await self._api.delete(self._watched[key.kind].path(key.namespace, key.name), uid=entry.uid)
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate of the resource's runtime pods."""
@@ -198,13 +197,13 @@ class KubernetesWorld:
                 await self._set_gate(key, pod["metadata"]["uid"], wanted=wanted)
 
     def _pods_of(self, key: ResourceKey) -> Iterator[tuple[ObjectKey, Manifest]]:
-        workload = cache(self.index.get)  # decoded once, however many pods it has
+        workload, labels = cache(self.index.get), resource_labels()  # decoded once, however many pods it has
         for pod_key, entry in self.index.owned(key):
             if pod_key.kind != POD.kind:
                 continue
             pod = entry.manifest
             made_by = workload_of(pod)
-            if made_by is not None and is_pod_of(pod, key, workload(made_by)):
+            if made_by is not None and is_pod_of(pod, key, workload(made_by), labels):
                 yield pod_key, pod
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
@@ -215,7 +214,7 @@ class KubernetesWorld:
         wanted = digest(status)
         if self._status.get(key) == (wanted, digest(resource.get("status"))):
             return  # the schema of an older CRD drops a field: writing it again would change nothing, for ever
-        path = ALL[key.kind].path(key.namespace, key.name)
+        path = self._watched[key.kind].path(key.namespace, key.name)
         try:
             answer = await self._api.replace_status(path, resource["metadata"]["uid"], status)
         except ApiError as error:
@@ -241,8 +240,9 @@ class KubernetesWorld:
         if before is not None and is_of_another(before, owner):
             raise NotOurs(not_ours(child.key, owner))
         ours = before is not None and resource_controlling(before) == owner
-        path, manifest = ALL[child.key.kind].path(child.key.namespace, child.key.name), child.manifest
-        await self._namespaces.provide(owner.namespace)
+        path, manifest = self._watched[child.key.kind].path(child.key.namespace, child.key.name), child.manifest
+        if owner.kind in self._kinds_with_pods:
+            await self._namespaces.provide(owner.namespace)
         try:
             return await self._api.apply(path, manifest, force=ours)
         except ApiError as error:
@@ -289,15 +289,13 @@ class KubernetesWorld:
                 self._job_events.forget(before.uid)
             for owner in {entry.owner for entry in (before, now) if entry is not None and entry.owner is not None}:
                 self._tell(owner)
-        if (before is None or now is None) and key.kind in _NEED_NAMESPACES:
+        if (before is None or now is None) and key.kind in self._need_namespaces:
             self._tell_namespaces()
 
     def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
         self._tell(key)
-        if key.kind == MODEL_DEPLOYMENT.kind:
-            manifest = None if now is None else now.manifest
-            for other in sorted(self._names.update(key, manifest) | self._fetchers.update(key, manifest)):
-                self._tell(other)
+        for other in self._relations.update(key, None if now is None else now.manifest):
+            self._tell(other)
         if before is None or now is None or before.uid != now.uid:
             for known in (self._status, self._refused, self._failing):
                 known.pop(key, None)
@@ -306,7 +304,7 @@ class KubernetesWorld:
         """A namespace is needed while it has a resource, and until the last pod of one has gone in good order."""
         if self._namespaces is not None:
             self._namespaces.want(
-                frozenset(key.namespace for kind in _NEED_NAMESPACES for key in self.index.keys(kind))
+                frozenset(key.namespace for kind in self._need_namespaces for key in self.index.keys(kind))
             )
 
     def _tell(self, key: ResourceKey | None) -> None:

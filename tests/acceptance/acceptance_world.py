@@ -52,6 +52,12 @@ class LocalWorld:
         found: Manifest = self.instance.get("mdep", name)
         return found
 
+    def find(self, kind: str, name: str) -> Manifest | None:
+        return next((each for each in self.instance.get(kind) if each["metadata"]["name"] == name), None)
+
+    def remove(self, kind: str, name: str) -> None:
+        self.instance.headrace("delete", f"{kind}/{name}")
+
     def describe(self, name: str) -> str:
         return self.instance.headrace("describe", f"mdep/{name}")
 

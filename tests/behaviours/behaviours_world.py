@@ -62,6 +62,12 @@ class World(Protocol):
     def get(self, name: str) -> Manifest:
         """Return a ModelDeployment."""
 
+    def find(self, kind: str, name: str) -> Manifest | None:
+        """Return an object of any kind (by plural), or None."""
+
+    def remove(self, kind: str, name: str) -> None:
+        """Delete an object of any kind (by plural)."""
+
     def describe(self, name: str) -> str:
         """Return what a person is shown who asks for a ModelDeployment's description."""
 

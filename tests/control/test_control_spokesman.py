@@ -15,13 +15,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from settle import settle
 
-from headrace.api import vocabulary as v
-from headrace.control.spokesman import BroughtPod, Spokesman, brought_pods
+from headrace.control.spokesman import Spokesman
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.kinds.modeldeployment.revision_info import RevisionInfo
-from headrace.reconcile.world import ChildKey, Manifest, Observed
+from headrace.kinds.controller import ProbedPod
 
 STARTED = "2026-01-01T00:00:10Z"
 
@@ -110,8 +108,8 @@ async def spokesman(broker: Broker) -> AsyncIterator[Spokesman]:
         yield made
 
 
-def pod(engine: Engine, **changes: Any) -> BroughtPod:
-    made = BroughtPod(
+def pod(engine: Engine, **changes: Any) -> ProbedPod:
+    made = ProbedPod(
         name="p-1",
         revision="r1",
         host="127.0.0.1",
@@ -240,74 +238,3 @@ async def test_reports_when_another_loop_takes_over_then_they_are_newer(
 
 async def _true(value: bool) -> bool:  # noqa: FBT001 - the argument is the answer
     return value
-
-
-# -- what there is to speak for --------------------------------------------------------------------------------
-
-
-INFO = RevisionInfo(
-    runtime="Container",
-    public_name="m",
-    port=9000,
-    readiness_path="/ready",
-    self_registers=False,
-    explains_unready=True,
-    capacity=5,
-    operations=("chat",),
-    capabilities=(),
-)
-
-
-def resource(spec: Any = None) -> Manifest:
-    return {"metadata": {"name": "m"}, "spec": spec}
-
-
-def observed(*pods: Manifest, **info: Any) -> Observed:
-    record = INFO.model_copy(update=info).encode().decode()
-    deployment = {
-        "metadata": {"labels": {v.REVISION_LABEL: "r1"}, "annotations": {v.REVISION_INFO_ANNOTATION: record}},
-    }
-    return Observed(children={ChildKey("apps/v1", "Deployment", "default", "m-r1"): deployment}, pods=pods)
-
-
-def seen(*, ready: bool = False, running: bool = True, ip: str | None = "10.1.0.7", **metadata: Any) -> Manifest:
-    state = {"running": {"startedAt": STARTED}} if running else {"waiting": {"reason": "CrashLoopBackOff"}}
-    return {
-        "metadata": {"name": "p-1", "labels": {v.REVISION_LABEL: "r1"}, **metadata},
-        "status": {"containerStatuses": [{"ready": ready, "state": state}], **({"podIP": ip} if ip else {})},
-    }
-
-
-def test_pods_when_they_run_then_status_and_revision_info_describe_them() -> None:
-    (found,) = brought_pods(resource(), observed(seen(ready=True)))
-    assert found == BroughtPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, leaving=False)
-
-
-def test_pod_when_it_registers_itself_then_nothing_is_reported_for_it() -> None:
-    (found,) = brought_pods(resource(), observed(seen(), self_registers=True))
-    assert found.announces
-
-
-def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
-    (found,) = brought_pods(resource(), observed(seen(deletionTimestamp=STARTED)))
-    assert found.leaving
-
-
-@pytest.mark.parametrize(
-    "there",
-    [
-        observed(seen(running=False)),
-        observed(seen(ip=None)),
-        observed(seen(), self_registers=True, explains_unready=False),
-        observed(),
-    ],
-    ids=["crashed", "no address", "own runtime", "none"],
-)
-def test_pods_when_there_is_nothing_to_report_then_none(there: Observed) -> None:
-    assert brought_pods(resource(), there) == ()
-
-
-@pytest.mark.parametrize("spec", [None, {}, {"runtime": 3}, {"runtime": {"container": []}}])
-def test_pods_when_the_spec_is_invalid_now_then_they_are_still_reported_for(spec: Any) -> None:
-    (found,) = brought_pods(resource(spec), observed(seen()))
-    assert found.capacity == 5

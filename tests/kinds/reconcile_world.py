@@ -14,6 +14,7 @@ from typing import Any
 from headrace.api import vocabulary as v
 from headrace.events.messages import Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.kinds.modeldeployment.facts import Memory
+from headrace.kinds.modeldeployment.peers import Peers
 from headrace.kinds.modeldeployment.reconcile import reconcile
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
@@ -94,7 +95,8 @@ class World:
             for key, child in self.children.items()
             if any(owner["uid"] == uid for owner in child["metadata"]["ownerReferences"])
         }
-        return Observed(owned, tuple(self.pods.values()), self.names_taken, self.refused_last, self.fetcher)
+        peers = Peers(self.names_taken, self.fetcher)
+        return Observed(owned, tuple(self.pods.values()), self.refused_last, peers=peers)
 
     def signals(self) -> Signals:
         return Signals(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kinds.greeting import GREETING, registered
 from pydantic import Field
 
 from headrace.api import kinds
@@ -17,6 +19,7 @@ from headrace.api.schema import Schema
 from headrace.api.vocabulary import API_VERSION, READY
 from headrace.cli.output import columns_of, table
 from headrace.cli.targets import target_of
+from headrace.control.buckets import BUCKETS
 from headrace.errors import InvalidResource
 from headrace.kinds import registry
 from headrace.kinds.columns import AGE, AGE_PRINTED, NAME, Column, PrinterColumn
@@ -50,21 +53,23 @@ SPILL = Rule(
     check=lambda self, _: bool(self["spillGibibytes"] <= self["gibibytes"]),
     message="must not be greater than gibibytes",
 )
-CACHE = ResourceKind(
+CACHE = replace(
+    GREETING,
     kind=KIND,
     schema=lambda: Schema(KIND, "A cache.", CacheSpec, CacheStatus, (SPILL,)),
-    conditions=(READY,),
     children=(kinds.JOB, kinds.CONFIG_MAP),
+    label="headrace.dev/cache",
+    suffix="cache",
     printer_columns=(PrinterColumn("GiB", "integer", ".spec.gibibytes"), AGE_PRINTED),
     columns=(NAME, Column("GIB", lambda o: str(o["spec"]["gibibytes"])), AGE),
 )
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def _registered() -> Iterator[None]:
     """Register the kind, as its line in the registry would."""
-    monkeypatch.setitem(registry.RESOURCE_KINDS, KIND.kind, CACHE)
-    monkeypatch.setitem(registry.KINDS, KIND.kind, KIND)
+    with registered(CACHE):
+        yield
 
 
 @pytest.fixture
@@ -133,10 +138,21 @@ def test_children_when_kinds_share_some_then_each_is_watched_once() -> None:
     assert {kinds.JOB, kinds.CONFIG_MAP} <= set(watched)
 
 
+@pytest.mark.parametrize("field", ["kind", "label", "suffix"])
+def test_register_when_another_kind_has_the_name_label_or_suffix_then_it_is_an_error(field: str) -> None:
+    with pytest.raises(ValueError, match="of Cache"):
+        registry.register(replace(GREETING, **{field: getattr(CACHE, field)}))
+    assert GREETING.kind.kind not in registry.KINDS
+
+
 @pytest.mark.parametrize("resource", registry.RESOURCE_KINDS.values(), ids=lambda resource: resource.kind.kind)
 def test_kind_when_registered_then_its_record_agrees_with_its_schema(resource: ResourceKind) -> None:
     schema = resource.schema()
     assert schema.kind is resource.kind
+    assert READY in resource.conditions
+    assert set(resource.recorded_status) <= {field.alias for field in schema.status.model_fields.values()}
+    assert set(resource.buckets) <= BUCKETS.keys()
+    assert resource.controller().reconcile
     assert "conditions" in schema.status.model_fields
     if resource.scalable:
         assert "replicas" in schema.spec.model_fields

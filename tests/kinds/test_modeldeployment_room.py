@@ -151,7 +151,7 @@ def test_replacement_when_the_next_passes_fail_then_it_goes_on() -> None:
     world, old, new = changed(3, room=3)
     world.pass_time(PATIENCE_SECONDS + 1)
     assert world.manifest["status"]["replacingForCapacity"] is True
-    world.manifest["status"] = unfinished(world.manifest, "the API server is unavailable", world.wall)
+    world.manifest["status"] = unfinished(world.manifest, "the API server is unavailable", world.wall, v.CONDITIONS)
     assert world.says(v.PROGRESSING) == ("Unknown", v.RECONCILE_FAILED)
     world.restart_loop()
     world.pass_time(2)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
-from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, PATH, resource, service, world
+from kinds.greeting import GREETING, greeting, registered
+from kubernetes_operator.operator_api import RecordingApi
+from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, PATH, Provided, resource, service, world
 
 from headrace.api import vocabulary as v
 from headrace.control.world import ChildRefused
+from headrace.errors import CannotStart
 from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey
-from headrace_operator.index import ObjectKey, workload_of
+from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
+from headrace_operator.index import Index, ObjectKey, workload_of
+from headrace_operator.kinds import Watched, watched_kinds
+from headrace_operator.namespaces import Namespaces
+from headrace_operator.watching import Watching
 from headrace_operator.world import KubernetesWorld
 
-OTHER = ResourceKey("Other", OWNER.namespace, OWNER.name)
-OTHER_LABEL = "headrace.dev/other"
+OTHER = ResourceKey(GREETING.kind.kind, OWNER.namespace, OWNER.name)
+OTHER_LABEL = GREETING.label
 OTHERS = {**CONTROLLED, "kind": OTHER.kind, "uid": "o1"}
 HASH = "5d4f8c7b9"
 
 
 @pytest.fixture(autouse=True)
-def _second_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(v.RESOURCE_LABELS, OTHER.kind, OTHER_LABEL)
+def _second_kind() -> Iterator[None]:
+    with registered():
+        yield
 
 
 def two_kinds() -> KubernetesWorld:
@@ -88,7 +97,7 @@ async def test_apply_when_the_name_is_another_kinds_child_then_it_is_refused_and
     await made.apply(OWNER, service())
     labels, others = {v.MANAGED_BY: "headrace", OTHER_LABEL: OTHER.name}, service(81).manifest
     others["metadata"].update(ownerReferences=[OTHERS], labels=labels)
-    with pytest.raises(ChildRefused, match="give the Other smollm2 another name"):
+    with pytest.raises(ChildRefused, match="give the Greeting smollm2 another name"):
         await made.apply(OTHER, Child(ChildKey.of(others), others))
     assert api.writes == [("apply", PATH)]
 
@@ -122,3 +131,65 @@ def test_workload_when_a_replica_set_has_a_name_that_only_begins_alike_then_it_i
     assert workload_of(made) == ObjectKey("Deployment", "default", "smollm2-1")
     made["metadata"]["ownerReferences"][0]["name"] = "smollm2-1-elsewhere"
     assert workload_of(made) is None
+
+
+class Lacking(RecordingApi):
+    """An API server without some CustomResourceDefinitions."""
+
+    def __init__(self, *plurals: str) -> None:
+        super().__init__()
+        self._plurals = plurals
+
+    async def listing(self, watched: Watched, namespace: str | None) -> None:
+        if watched.plural in self._plurals:
+            raise ApiError(NOT_FOUND, "not found")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        (["greetings"], "does not know greetings.headrace.dev"),
+        (["modeldeployments", "greetings"], "does not know modeldeployments.headrace.dev, greetings.headrace.dev"),
+    ],
+)
+async def test_watch_when_definitions_are_missing_then_the_error_names_each(lacking: list[str], named: str) -> None:
+    watching = Watching(cast("ApiServer", Lacking(*lacking)), Index(lambda *_: None), ())
+    with pytest.raises(CannotStart, match=named):
+        await watching.watch(lambda: None)
+
+
+def test_watched_kinds_when_a_kind_is_registered_are_also_it_and_its_children() -> None:
+    watched = watched_kinds()
+    assert watched["Greeting"].path("a", "b") == "/apis/headrace.dev/v1alpha1/namespaces/a/greetings/b"
+    assert watched["Greeting"].selector is None
+    assert watched["ConfigMap"].selector == "app.kubernetes.io/managed-by=headrace"
+
+
+def stored_greeting(version: int, namespace: str = OWNER.namespace) -> Manifest:
+    made = greeting(OWNER.name, OWNER.name)
+    metadata = {**made["metadata"], "namespace": namespace, "uid": "g1", "resourceVersion": str(version)}
+    return {**made, "metadata": metadata}
+
+
+def test_change_when_a_greeting_refers_to_the_model_then_both_are_told_and_it_sees_the_model() -> None:
+    made, _ = world()
+    made.index.put(stored_greeting(2))
+    told: list[ResourceKey | None] = []
+    made.subscribe(told.append)
+    made.index.put({**resource(3), "status": {"replicas": 1}})
+    assert told == [OWNER, OTHER]
+    assert made.observe(OTHER).references[OWNER]["status"] == {"replicas": 1}
+    made.index.put(resource(4, deletionTimestamp="2026-01-01T00:00:01Z"))
+    assert made.observe(OTHER).references == {}
+
+
+async def test_namespace_when_its_resources_have_no_pods_then_it_needs_nothing() -> None:
+    made, _ = world()
+    namespaces = Provided()
+    namespaces.error = ApiError(NOT_FOUND, "it was provided")
+    made.lead(cast("Namespaces", namespaces))
+    made.index.put(stored_greeting(2, "greeted"))
+    assert namespaces.wanted == {OWNER.namespace}
+    child = service().manifest
+    child["metadata"] = {**child["metadata"], "name": "other", "namespace": "greeted", "ownerReferences": [OTHERS]}
+    await made.apply(ResourceKey(OTHER.kind, "greeted", OTHER.name), Child(ChildKey.of(child), child))

@@ -11,11 +11,12 @@ import pytest
 from kubernetes_operator.operator_api import RecordingApi
 from nats.aio.client import Client
 
+from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.broker.passwords import runtime_password
 from headrace.errors import CannotStart
 from headrace_operator.client import ApiError, ApiServer, Change
 from headrace_operator.health import SILENCE_SECONDS, STUCK_SECONDS, Health
-from headrace_operator.kinds import ALL, MODEL_DEPLOYMENT, POD
+from headrace_operator.kinds import POD, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.settings import ModelsClaim, Settings
 
@@ -90,8 +91,12 @@ def test_settings_when_the_storage_class_is_empty_then_it_is_not_the_default(
 
 def test_paths_are_those_of_the_api_server() -> None:
     assert POD.path(None) == "/api/v1/pods"
-    assert MODEL_DEPLOYMENT.path("a", "b") == "/apis/headrace.dev/v1alpha1/namespaces/a/modeldeployments/b"
-    assert (ALL["Deployment"].group, ALL["Deployment"].version) == ("apps", "v1")
+    assert (
+        watched_kinds()[MODEL_DEPLOYMENT].path("a", "b")
+        == "/apis/headrace.dev/v1alpha1/namespaces/a/modeldeployments/b"
+    )
+    deployment = watched_kinds()["Deployment"]
+    assert (deployment.group, deployment.version) == ("apps", "v1")
     assert (POD.group, POD.version) == ("", "v1")
 
 

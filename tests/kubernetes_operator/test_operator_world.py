@@ -12,6 +12,7 @@ from kubernetes_operator.operator_api import RecordingApi
 
 from headrace.api import vocabulary as v
 from headrace.control.world import ChildRefused
+from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
 from headrace_operator import world as world_module
 from headrace_operator.client import (
@@ -192,15 +193,15 @@ def test_fetcher_when_it_is_being_deleted_then_the_next_one_is_chosen_and_all_ar
     made.index.put({**resource(2), **source})
     for key in (second, third):
         made.index.put({**resource(3, name=key.name, uid=key.name), **source})
-    fetcher = made.observe(third).fetcher
+    fetcher = peers_of(made.observe(third)).fetcher
     assert fetcher is not None
     assert fetcher["metadata"]["name"] == OWNER.name
     told: list[ResourceKey | None] = []
     made.subscribe(told.append)
     made.index.put({**resource(4, deletionTimestamp="2026-01-01T00:00:01Z"), **source})
     assert {second, third} <= set(told)
-    assert made.observe(second).fetcher is None
-    fetcher = made.observe(third).fetcher
+    assert peers_of(made.observe(second)).fetcher is None
+    fetcher = peers_of(made.observe(third)).fetcher
     assert fetcher is not None
     assert fetcher["metadata"]["name"] == second.name
 

@@ -27,6 +27,7 @@ from local.local_cluster import (
 
 from headrace.api import vocabulary as v
 from headrace.errors import InvalidResource, NotFound, UnsupportedKind
+from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.local.cluster import LocalCluster
 from headrace.local.index import ObjectKey
 from headrace.local.store import MAX_EVENTS
@@ -243,15 +244,15 @@ async def test_names_when_an_older_resource_holds_one_are_taken_from_the_younger
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a", model=_called("smollm")))
         cluster.apply_object(model("b", model=_called("smollm")))
-        assert cluster.observe(key("a")).names_taken == {}
-        assert cluster.observe(key("b")).names_taken == {"smollm": "a"}
+        assert peers_of(cluster.observe(key("a"))).names_taken == {}
+        assert peers_of(cluster.observe(key("b"))).names_taken == {"smollm": "a"}
 
 
 async def test_names_when_a_resource_has_none_are_its_own_name(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster:
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b", model=_called("a")))
-        assert cluster.observe(key("b")).names_taken == {"a": "a"}
+        assert peers_of(cluster.observe(key("b"))).names_taken == {"a": "a"}
 
 
 @pytest.mark.parametrize(("reason", "taken"), [(v.SOURCE_NOT_ALLOWED, dict[str, str]()), (v.NAME_TAKEN, {"a": "a"})])
@@ -262,7 +263,7 @@ async def test_name_when_its_holder_is_refused_is_free_unless_it_waits_for_that_
         cluster.apply_object(model("a"))
         cluster.apply_object(model("b", model=_called("a")))
         await cluster.write_status(key("a"), accepted("False", reason))
-        assert cluster.observe(key("b")).names_taken == taken
+        assert peers_of(cluster.observe(key("b"))).names_taken == taken
 
 
 async def test_name_when_given_back_asks_for_a_look_at_those_that_may_want_it(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kinds.greeting import GREETING, registered
 from local.local_cluster import (
     MODEL,
     SLEEPER,
@@ -17,19 +19,22 @@ from local.local_cluster import (
     until,
 )
 
-from headrace.api.vocabulary import RESOURCE_LABELS
 from headrace.control.world import ChildRefused
 from headrace.local.index import ObjectKey
 from headrace.reconcile.world import Child, Event, Manifest, ResourceKey
 
-OTHER = ResourceKey("Other", MODEL.namespace, MODEL.name)
-OTHER_RESOURCE: Manifest = {"kind": "Other", "metadata": {"name": OTHER.name, "namespace": OTHER.namespace, "uid": "o"}}
-OTHER_LABEL = "headrace.dev/other"
+OTHER = ResourceKey(GREETING.kind.kind, MODEL.namespace, MODEL.name)
+OTHER_RESOURCE: Manifest = {
+    "kind": OTHER.kind,
+    "metadata": {"name": OTHER.name, "namespace": OTHER.namespace, "uid": "o"},
+}
+OTHER_LABEL = GREETING.label
 
 
 @pytest.fixture(autouse=True)
-def _second_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RESOURCE_LABELS, OTHER.kind, OTHER_LABEL)
+def _second_kind() -> Iterator[None]:
+    with registered():
+        yield
 
 
 def others_child(name: str = "smol-1-other") -> Child:
@@ -70,11 +75,11 @@ async def test_event_when_another_kind_shares_the_name_is_counted_for_each(tmp_p
     async with running(tmp_path) as cluster:
         cluster.apply_object(model())
         cluster.index.put(OTHER_RESOURCE)
-        assert cluster.keys() == [MODEL, OTHER]
+        assert cluster.keys() == [OTHER, MODEL]
         for key in (MODEL, OTHER):
             await cluster.record(key, Event("Normal", "Scaled", "0 to 1"))
         found = [(event["involvedObject"]["kind"], event["count"]) for event in cluster.index.list("Event")]
-        assert sorted(found) == [("ModelDeployment", 1), ("Other", 1)]
+        assert sorted(found) == [("Greeting", 1), ("ModelDeployment", 1)]
 
 
 async def test_delete_when_another_kind_shares_the_name_leaves_its_children(tmp_path: Path) -> None:

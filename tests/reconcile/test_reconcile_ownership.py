@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL, RESOURCE_LABELS
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, MODEL_LABEL
+from headrace.kinds.registry import resource_labels
 from headrace.reconcile.ownership import is_child, is_of_another, is_pod_of
 from headrace.reconcile.world import Manifest, ResourceKey
 
@@ -67,8 +68,4 @@ def test_pod_when_its_label_and_its_workloads_owner_are(
 ) -> None:
     """A pod whose workload was orphaned or is gone is still the resource's, so that adoption keeps it running."""
     found = None if workload is None else an_object(workload)
-    assert is_pod_of(an_object([], {label: KEY.name}), KEY, found) is expected
-
-
-def test_labels_of_kinds_are_distinct() -> None:
-    assert len(set(RESOURCE_LABELS.values())) == len(RESOURCE_LABELS)
+    assert is_pod_of(an_object([], {label: KEY.name}), KEY, found, resource_labels()) is expected

@@ -18,9 +18,6 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 """On every child, value `headrace`."""
 MODEL_LABEL = "headrace.dev/model-deployment"
 """On every child of a ModelDeployment and its pods: the ModelDeployment's name."""
-RESOURCE_LABELS = {MODEL_DEPLOYMENT: MODEL_LABEL}
-"""By kind of resource: the label that names it on its children and their pods. Each kind has its own, so that the
-selectors of one kind never match the pods of another."""
 REVISION_LABEL = "headrace.dev/revision"
 """On a revision's Deployment and pods: the revision hash."""
 COMPONENT_LABEL = "headrace.dev/component"

@@ -13,21 +13,20 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 
-from headrace.api.vocabulary import COMPONENT_LABEL, COMPONENT_RUNTIME
 from headrace.control.buckets import BucketWriter
 from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOURCES
 from headrace.control.signals import SignalHub
-from headrace.control.spokesman import Spokesman, brought_pods
+from headrace.control.spokesman import Spokesman
 from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation
-from headrace.kinds.modeldeployment.facts import Memory
-from headrace.kinds.modeldeployment.reconcile import reconcile
+from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.unfinished import unfinished
 from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, Publication, ResourceKey, Settings
@@ -45,15 +44,13 @@ TOLD_FAILURES = 3
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
 
-PUBLISHED_BUCKETS = (subjects.ROUTES_BUCKET,)
-"""The buckets that outcomes publish into; the loop removes what no resource publishes."""
-
 
 @dataclass(slots=True)
 class _Known:
     """What the loop carries from one look at a resource to the next."""
 
-    memory: Memory | None = None
+    memory: object = None
+    """Of the kind's rule, which alone knows its type."""
     failures: int = 0
     refused: dict[ChildKey, str] = field(default_factory=dict)
     """Why the world did not take a child when it was last applied."""
@@ -78,7 +75,10 @@ class ControlLoop:
         self._settings = settings
         self._signals = SignalHub(client, self.enqueue)
         self._spokesman = Spokesman(client, self.enqueue)
-        self._published = {bucket: BucketWriter(client, bucket) for bucket in PUBLISHED_BUCKETS}
+        self._controllers = {name: resource.controller() for name, resource in RESOURCE_KINDS.items()}
+        buckets = {bucket for resource in RESOURCE_KINDS.values() for bucket in resource.buckets}
+        self._published = {bucket: BucketWriter(client, bucket) for bucket in sorted(buckets)}
+        """What no resource publishes is removed from these."""
         self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
         self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
         """Made and audited here, filled by the gateways: never `complete`, so that their entries are left alone."""
@@ -223,7 +223,9 @@ class ControlLoop:
             return
         why = str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
         try:
-            await self._world.write_status(key, unfinished(resource, why, time.time()))
+            await self._world.write_status(
+                key, unfinished(resource, why, time.time(), RESOURCE_KINDS[key.kind].conditions)
+            )
         except Exception as untold:  # noqa: BLE001 - as above, and the next pass tries again
             log.warning("%s: its status cannot be written: %s", key, untold)
 
@@ -243,19 +245,22 @@ class ControlLoop:
             await self._forget(key, known)
             return None
         observed = replace(self._world.observe(key), refused=known.refused)
-        self._signals.forget_pods(key, _runtime_pods(observed))
-        if not any(child.kind == "Job" for child in observed.children):
+        controller = self._controllers[key.kind]
+        reporters = controller.reporters(resource, observed)
+        self._signals.forget_pods(key, reporters.pods)
+        if not reporters.fetches:
             self._signals.forget_fetch(key)
-        await self._spokesman.tell(key, brought_pods(resource, observed))
+        await self._spokesman.tell(key, reporters.probed)
         signals = replace(self._signals.signals(key), unanswered=self._spokesman.faults(key))
-        outcome = reconcile(resource, observed, signals, self._settings, known.memory)
+        outcome = controller.reconcile(resource, observed, signals, self._settings, known.memory)
         refusals = await self._apply(key, outcome)
         refused = {refusal.child.key: str(refusal.error) for refusal in refusals}
         if refused != known.refused:
             for child, why in refused.items():
                 log.warning("%s: the %s %s is refused: %s", key, child.kind, child.name, why)
             known.refused = refused
-            outcome = reconcile(resource, replace(observed, refused=refused), signals, self._settings, known.memory)
+            observed = replace(observed, refused=refused)
+            outcome = controller.reconcile(resource, observed, signals, self._settings, known.memory)
         self._publish(outcome.publications)
         known.published = outcome.publications
         await self._carry_out(key, observed, outcome, [refusal.child for refusal in refusals])
@@ -264,7 +269,7 @@ class ControlLoop:
         waits = [outcome.requeue_seconds, *(refusal.error.retry_seconds for refusal in refusals)]
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
-    async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> list[_Refusal]:
+    async def _apply(self, key: ResourceKey, outcome: Outcome[Any]) -> list[_Refusal]:
         """Apply the children (a wake waits for nothing else), and return the refusals."""
         refusals: list[_Refusal] = []
         refused: list[Child] = []
@@ -277,7 +282,7 @@ class ControlLoop:
         return refusals
 
     async def _carry_out(
-        self, key: ResourceKey, observed: Observed, outcome: Outcome[Memory], refused: list[Child]
+        self, key: ResourceKey, observed: Observed, outcome: Outcome[Any], refused: list[Child]
     ) -> None:
         """Carry out the rest. Memory is kept only when all of it succeeded."""
         await self._world.set_routable(key, outcome.routable_pods)
@@ -306,11 +311,3 @@ class ControlLoop:
 def _backoff_seconds(failures: int) -> float:
     """Return the wait after so many failures in a row. The exponent is bounded: no float holds two to the 1024."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, MAX_DOUBLINGS), LAST_BACKOFF_SECONDS)
-
-
-def _runtime_pods(observed: Observed) -> frozenset[str]:
-    return frozenset(
-        pod["metadata"]["name"]
-        for pod in observed.pods
-        if pod["metadata"].get("labels", {}).get(COMPONENT_LABEL) == COMPONENT_RUNTIME
-    )

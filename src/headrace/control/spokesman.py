@@ -22,18 +22,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.api import vocabulary as v
 from headrace.events import subjects
 from headrace.events.connection import heed_cancellation, publish_quietly
 from headrace.events.messages import ReplicaReport, ReplicaState
-from headrace.kinds.modeldeployment.pods import STARTING
-from headrace.kinds.modeldeployment.revision_info import observed_revisions
-from headrace.reconcile.world import Manifest, Observed, ResourceKey
+from headrace.kinds.controller import STARTING, ProbedPod
+from headrace.reconcile.world import ResourceKey
 
 log = logging.getLogger(__name__)
 
@@ -49,31 +46,12 @@ MAX_HEAD_BYTES = 4096
 """Of an answer to a probe: the first line is all that counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class BroughtPod:
-    """What is seen of a brought container, and where it would be."""
-
-    name: str
-    revision: str
-    host: str
-    port: int
-    path: str
-    capacity: int
-    started: float
-    """Unix time of the process's start."""
-    ready: bool
-    """By the kubelet's probe."""
-    leaving: bool
-    announces: bool = False
-    """Whether it registers itself: then the loop does not report for it."""
-
-
 @dataclass(slots=True)
 class _Voice:
     """One pod that is spoken for."""
 
     key: ResourceKey
-    pod: BroughtPod
+    pod: ProbedPod
     answered: bool = False
     """It answered our probe, or the kubelet's, in this life."""
     was_ready: bool = False
@@ -89,37 +67,6 @@ class _Voice:
         if self.pod.leaving or (self.was_ready and not self.pod.ready):
             return ReplicaState.DRAINING
         return ReplicaState.READY if self.answered else ReplicaState.LOADING
-
-
-def brought_pods(resource: Manifest, observed: Observed) -> tuple[BroughtPod, ...]:
-    """Return the running pods whose readiness path the loop requests."""
-    revisions = observed_revisions(observed, resource)
-    found = []
-    for pod in observed.pods:
-        revision = pod["metadata"].get("labels", {}).get(v.REVISION_LABEL)
-        status = pod.get("status", {})
-        container: Manifest = next(iter(status.get("containerStatuses", [])), {})
-        started = container.get("state", {}).get("running", {}).get("startedAt")
-        info = revisions.get(revision)
-        if info is None or not status.get("podIP") or not started:
-            continue
-        if info.self_registers and not info.explains_unready:
-            continue
-        found.append(
-            BroughtPod(
-                name=pod["metadata"]["name"],
-                revision=revision,
-                host=status["podIP"],
-                port=info.port,
-                path=info.readiness_path,
-                capacity=info.capacity,
-                started=datetime.fromisoformat(started).timestamp(),
-                ready=bool(container.get("ready")),
-                leaving="deletionTimestamp" in pod["metadata"],
-                announces=info.self_registers,
-            )
-        )
-    return tuple(found)
 
 
 class Spokesman:
@@ -155,7 +102,7 @@ class Spokesman:
                 with contextlib.suppress(Exception):  # the connection may be closed by now
                     await solicited.unsubscribe()
 
-    async def tell(self, key: ResourceKey, pods: Iterable[BroughtPod]) -> None:
+    async def tell(self, key: ResourceKey, pods: Iterable[ProbedPod]) -> None:
         """Take in what there is of a resource now; pods that are gone are forgotten, with a last word."""
         present = {(key, pod.name): pod for pod in pods}
         for known in [name for name in self._voices if name[0] == key and name not in present]:
@@ -236,7 +183,7 @@ def _hush(voice: _Voice) -> None:
         voice.probe = None
 
 
-async def _fault(pod: BroughtPod) -> str:
+async def _fault(pod: ProbedPod) -> str:
     """Return what keeps the readiness path from answering with 200; empty when it does."""
     host = f"[{pod.host}]" if ":" in pod.host else pod.host
     request = f"GET {pod.path} HTTP/1.1\r\nhost: {host}:{pod.port}\r\nuser-agent: headrace\r\nconnection: close\r\n\r\n"

@@ -1,4 +1,8 @@
-"""Every kind that headrace has or handles. A new kind of resource is one line in `RESOURCE_KINDS`."""
+"""Every kind that headrace has or handles. A new kind of resource is one `register` line.
+
+Readers look the kinds up when they need them, and compute nothing from them at import: a test registers a kind of its
+own before it starts an instance or an operator.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,37 @@ from headrace.api.kinds import Kind
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.resource_kind import ResourceKind
 
-RESOURCE_KINDS: dict[str, ResourceKind] = {resource.kind.kind: resource for resource in (MODEL_DEPLOYMENT,)}
+RESOURCE_KINDS: dict[str, ResourceKind] = {}
 """Our own kinds, by name."""
-
-KINDS: dict[str, Kind] = {name: resource.kind for name, resource in RESOURCE_KINDS.items()} | {
-    kind.kind: kind
-    for kind in (
-        kinds.DEPLOYMENT,
-        kinds.JOB,
-        kinds.POD,
-        kinds.SERVICE,
-        kinds.CONFIG_MAP,
-        kinds.SECRET,
-        kinds.EVENT,
-    )
-}
+KINDS: dict[str, Kind] = {}
 """The kinds that the local API and the command line know, by name."""
+
+
+def register(resource: ResourceKind) -> None:
+    """Add a kind of resource. Raises ValueError when another one has its name, label or suffix."""
+    for other in RESOURCE_KINDS.values():
+        if other.kind.kind == resource.kind.kind or {other.label, other.suffix} & {resource.label, resource.suffix}:
+            raise ValueError(f"{resource.kind.kind} has the name, label or suffix of {other.kind.kind}")
+    RESOURCE_KINDS[resource.kind.kind] = resource
+    KINDS[resource.kind.kind] = resource.kind
+
+
+register(MODEL_DEPLOYMENT)
+
+KINDS.update(
+    {
+        kind.kind: kind
+        for kind in (
+            kinds.DEPLOYMENT,
+            kinds.JOB,
+            kinds.POD,
+            kinds.SERVICE,
+            kinds.CONFIG_MAP,
+            kinds.SECRET,
+            kinds.EVENT,
+        )
+    }
+)
 
 
 def user_kinds() -> dict[str, Kind]:
@@ -33,3 +52,8 @@ def user_kinds() -> dict[str, Kind]:
 def child_kinds() -> tuple[Kind, ...]:
     """Return the kinds of the children of all resources, each once."""
     return tuple(dict.fromkeys(child for resource in RESOURCE_KINDS.values() for child in resource.children))
+
+
+def resource_labels() -> dict[str, str]:
+    """Return, by kind of resource, the label that names it on its children and their pods."""
+    return {name: resource.label for name, resource in RESOURCE_KINDS.items()}

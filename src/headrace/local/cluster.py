@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from headrace.api import vocabulary as v
-from headrace.control.fetchers import Fetchers
 from headrace.control.keys import api_keys
-from headrace.control.naming import Names
+from headrace.control.relations import Relations
 from headrace.control.world import Changed, ChildRefused, not_ours
 from headrace.errors import NotFound, SystemFault, UnsupportedKind
-from headrace.kinds.registry import RESOURCE_KINDS
+from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
@@ -54,8 +53,6 @@ SKIPPED = frozenset({"PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"})
 """Policy has no meaning where every pod is a process of one user."""
 REFUSED_SECONDS = 5.0
 """After so long a child is applied again whose name another object had."""
-_KEPT_OF_STATUS = ("publicName", "source", "revisions", "specReplicas", "lastColdStart", "startFailure")
-"""Of a stored status: what was recorded, not what was observed."""
 
 
 class LocalCluster:
@@ -70,8 +67,7 @@ class LocalCluster:
         self._logs = logs
         self._store: Store | None = None
         self._pods = PodSet(self.index, logs, backoff or Backoff())
-        self._names = Names()
-        self._fetchers = Fetchers()
+        self._relations = Relations()
         self._changed: list[Changed] = []
         self._stopping = False
         self.index.listen(self._on_change)
@@ -165,7 +161,7 @@ class LocalCluster:
 
     def keys(self) -> list[ResourceKey]:
         """Return every resource there is."""
-        return [ResourceKey.of(each) for kind in sorted(v.RESOURCE_LABELS) for each in self.index.list(kind)]
+        return [ResourceKey.of(each) for kind in sorted(RESOURCE_KINDS) for each in self.index.list(kind)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource."""
@@ -180,10 +176,7 @@ class LocalCluster:
             for manifest in self.index.list(kind, key.namespace)
             if is_child(manifest, key, resource)
         }
-        pods = tuple(self._pods_of(key))
-        other = self._fetchers.other(key)
-        fetcher = None if other is None else self.resource(other)
-        return Observed(children, pods, self._names.taken(key), fetcher=fetcher)
+        return self._relations.observed(key, children, tuple(self._pods_of(key)), self.resource)
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
         """Return what each API key opens."""
@@ -235,8 +228,9 @@ class LocalCluster:
                 pod.set_gate(manifest["metadata"]["name"] in pods)
 
     def _pods_of(self, key: ResourceKey) -> Iterator[Manifest]:
+        labels = resource_labels()
         for pod in self.index.list("Pod", key.namespace):
-            if is_pod_of(pod, key, self._workload_of(pod)):
+            if is_pod_of(pod, key, self._workload_of(pod), labels):
                 yield pod
 
     def _workload_of(self, pod: Manifest) -> Manifest | None:
@@ -291,7 +285,7 @@ class LocalCluster:
 
     def _on_change(self, change: Change) -> None:
         kind, metadata = change.object["kind"], change.object["metadata"]
-        if kind in v.RESOURCE_LABELS:
+        if kind in RESOURCE_KINDS:
             self._on_resource_change(change)
             return
         if kind == "Pod":
@@ -302,17 +296,18 @@ class LocalCluster:
                     pod.look_again()
         if kind == "Secret" and _is_api_key(change):
             self._tell(None)
-        owner = resource_labelled(change.object) if kind == "Pod" else resource_controlling(change.object)
+        if kind == "Pod":
+            owner = resource_labelled(change.object, resource_labels())
+        else:
+            owner = resource_controlling(change.object)
         if owner is not None:
             self._tell(owner)
 
     def _on_resource_change(self, change: Change) -> None:
         key = ResourceKey.of(change.object)
         self._tell(key)
-        if key.kind == v.MODEL_DEPLOYMENT:
-            now = None if change.type == "DELETED" else change.object
-            for other in sorted(self._names.update(key, now) | self._fetchers.update(key, now)):
-                self._tell(other)
+        for other in self._relations.update(key, None if change.type == "DELETED" else change.object):
+            self._tell(other)
 
     def _on_pod_change(self, change: Change) -> None:
         reference = change.object["metadata"]["ownerReferences"][0]
@@ -368,9 +363,10 @@ def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
 
 def _unobserved(resource: Manifest) -> Manifest:
     """Return a stored resource as nobody has looked at it yet: what was recorded stays, conditions are Unknown."""
-    kept = {name: resource["status"][name] for name in _KEPT_OF_STATUS if name in resource.get("status", {})}
-    types = RESOURCE_KINDS[resource["kind"]].conditions
-    unknown = [Condition(type_, "Unknown", v.PENDING, "not observed since headrace was started") for type_ in types]
+    kind, before = RESOURCE_KINDS[resource["kind"]], resource.get("status", {})
+    kept = {name: before[name] for name in kind.recorded_status if name in before}
+    message = "not observed since headrace was started"
+    unknown = [Condition(type_, "Unknown", v.PENDING, message) for type_ in kind.conditions]
     generation = resource["metadata"]["generation"]
     return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}
 

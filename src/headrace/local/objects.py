@@ -88,7 +88,7 @@ class Objects:
         """Set spec.replicas of a resource; return it as it is then."""
         resource = RESOURCE_KINDS.get(kind.kind)
         if resource is None:
-            raise ReadOnly(f"{kind.plural} are scaled by headrace", hint="Scale their ModelDeployment")
+            raise ReadOnly(f"{kind.plural} are scaled by headrace", hint="Scale the resource that owns them")
         if not resource.scalable:
             raise ReadOnly(f"{kind.plural} cannot be scaled: they have no spec.replicas")
         found = self.get(kind, namespace, name)

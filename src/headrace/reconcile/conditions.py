@@ -1,4 +1,4 @@
-"""The conditions of a ModelDeployment: always all of them, each with its generation and a message."""
+"""The conditions of a resource: always all that its kind has, each with its generation and a message."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from headrace.api import vocabulary as v
 from headrace.reconcile.world import Event, Manifest
 
 Status = Literal["True", "False", "Unknown"]
+FAILED_CREATE = ("ReplicaFailure", "True", "FailedCreate")
+"""Type, status and reason of the condition by which a Deployment reports that its pods are refused."""
 MAX_MESSAGE = 1024
 MESSAGE_SECONDS = 1.0
 """At least so long a message stays as it is while its reason does."""

@@ -5,12 +5,14 @@ different kinds may share a name. A resource that is deleted and applied again i
 former one left is no child of it until a child of that name is wanted, which is then applied and so adopted.
 
 A pod is owned by its workload, and through that by a resource. A workload that is gone before its pods cannot be asked,
-so a pod also names its resource in the label of that resource's kind (`RESOURCE_LABELS`).
+so a pod also names its resource in the label of that resource's kind. `labels` are these labels by kind.
 """
 
 from __future__ import annotations
 
-from headrace.api.vocabulary import GROUP, RESOURCE_LABELS
+from collections.abc import Mapping
+
+from headrace.api.vocabulary import GROUP
 from headrace.reconcile.world import Manifest, ResourceKey
 
 
@@ -45,14 +47,14 @@ def is_of_another(manifest: Manifest, key: ResourceKey) -> bool:
     return controller_of(manifest) is not None and resource_controlling(manifest) != key
 
 
-def resource_labelled(manifest: Manifest) -> ResourceKey | None:
+def resource_labelled(manifest: Manifest, labels: Mapping[str, str]) -> ResourceKey | None:
     """Return the resource that an object's labels name."""
     metadata = manifest["metadata"]
-    labels = metadata.get("labels") or {}
-    named = ((kind, labels[label]) for kind, label in RESOURCE_LABELS.items() if label in labels)
+    given = metadata.get("labels") or {}
+    named = ((kind, given[label]) for kind, label in labels.items() if label in given)
     return next((ResourceKey(kind, metadata["namespace"], name) for kind, name in named), None)
 
 
-def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None) -> bool:
+def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None, labels: Mapping[str, str]) -> bool:
     """Whether a pod is a resource's: its label names the resource, and its workload (None: gone) has no other owner."""
-    return resource_labelled(pod) == key and (workload is None or not is_of_another(workload, key))
+    return resource_labelled(pod, labels) == key and (workload is None or not is_of_another(workload, key))

@@ -118,16 +118,16 @@ class Observed:
     `pods` are the pods of all children (runtime and fetch), recognised by their labels; a pod that is being deleted has
     `metadata.deletionTimestamp`.
     `refused` says of children why the world did not take them when they were last applied.
-    `names_taken` says of public model names which other of the namespace has them before it
-    (`headrace.control.naming`).
-    `fetcher` is the other ModelDeployment of the namespace that fetches the same source (`headrace.control.fetchers`).
+    `references` are the resources that it refers to, as far as they exist (`ResourceKind.references`).
+    `peers` is what the observer of its kind returned about the other resources of that kind; only the kind's own rule
+    knows its type.
     """
 
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()
-    names_taken: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
-    fetcher: Manifest | None = None
+    references: Mapping[ResourceKey, Manifest] = field(default_factory=dict)
+    peers: object = None
 
 
 @dataclass(frozen=True, slots=True)

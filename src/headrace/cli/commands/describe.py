@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from headrace.api.vocabulary import MODEL_LABEL
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import Target, add_namespace, add_target, client_of, for_each, targets_of
 from headrace.kinds.columns import Column, Object, age
-from headrace.kinds.registry import KINDS
+from headrace.kinds.registry import KINDS, RESOURCE_KINDS
 
 LAST_EVENTS = 20
 
@@ -49,8 +48,9 @@ def _describe(client: ApiClient, target: Target, obj: Object) -> None:
     if status.get("conditions"):
         print("\nConditions:")
         print(_indented("\n".join(output.table(_CONDITION_COLUMNS, status["conditions"]))))
-    if target.kind.kind == "ModelDeployment":
-        _describe_pods(client, metadata["namespace"], metadata["name"])
+    resource = RESOURCE_KINDS.get(target.kind.kind)
+    if resource is not None and resource.has_pods:
+        _describe_pods(client, metadata["namespace"], resource.label, metadata["name"])
     _describe_events(client, metadata["namespace"], obj)
 
 
@@ -63,11 +63,11 @@ _CONDITION_COLUMNS = [
 ]
 
 
-def _describe_pods(client: ApiClient, namespace: str, model: str) -> None:
+def _describe_pods(client: ApiClient, namespace: str, label: str, name: str) -> None:
     pods = [
         pod
         for pod in client.get(KINDS["Pod"], namespace)["items"]
-        if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == model
+        if pod["metadata"].get("labels", {}).get(label) == name
     ]
     print("\nPods:")
     columns = output.columns_of(KINDS["Pod"], wide=True, all_namespaces=False)

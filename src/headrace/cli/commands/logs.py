@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LABEL
+from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_LABEL, COMPONENT_RUNTIME
 from headrace.cli.client import ApiClient
-from headrace.cli.targets import UnknownKind, add_namespace, client_of, count, target_of
+from headrace.cli.targets import Target, UnknownKind, add_namespace, client_of, count, target_of
 from headrace.errors import NotFound
-from headrace.kinds.registry import KINDS
+from headrace.kinds.registry import KINDS, RESOURCE_KINDS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     assert target.name is not None
     if target.kind.kind == "Pod":
         pod = target.name
-    elif target.kind.kind != "ModelDeployment":
-        raise UnknownKind(f"{target.kind.plural} have no log", hint="Give mdep/NAME or pod/NAME")
     else:
-        component = COMPONENT_FETCH if arguments.fetch else COMPONENT_RUNTIME
-        pod = newest_pod(client, arguments.namespace, target.name, component)
+        pod = newest_pod(client, arguments.namespace, target, fetches=arguments.fetch)
     chunks = client.logs(
         arguments.namespace, pod, follow=arguments.follow, tail=arguments.tail, previous=arguments.previous
     )
@@ -44,19 +41,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def newest_pod(client: ApiClient, namespace: str, model: str, component: str) -> str:
-    """Return the name of the model's newest pod of that component, and print which it is where there are several."""
+def newest_pod(client: ApiClient, namespace: str, target: Target, *, fetches: bool) -> str:
+    """Return the name of the newest pod that fetches for the resource, or of the others, and print which it is."""
+    resource, name = RESOURCE_KINDS.get(target.kind.kind), str(target.name)
+    if resource is None or not resource.has_pods:
+        raise UnknownKind(f"{target.kind.plural} have no log", hint="Give mdep/NAME or pod/NAME")
     pods = [
         pod
         for pod in client.get(KINDS["Pod"], namespace)["items"]
-        if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == model
-        and pod["metadata"]["labels"].get(COMPONENT_LABEL) == component
+        if pod["metadata"].get("labels", {}).get(resource.label) == name
+        and (pod["metadata"]["labels"].get(COMPONENT_LABEL) == COMPONENT_FETCH) == fetches
     ]
     if not pods:
-        client.get(KINDS["ModelDeployment"], namespace, model)  # which is not there, where its name was mistyped
+        client.get(target.kind, namespace, name)  # which is not there, where its name was mistyped
+        named = f"{(*target.kind.short_names, target.kind.singular)[0]}/{name}"
         raise NotFound(
-            f"{model} has no {component} pod now",
-            hint=f"A model at zero has none: `headrace describe mdep/{model}` tells what happened",
+            f"{name} has no {COMPONENT_FETCH if fetches else COMPONENT_RUNTIME} pod now",
+            hint=f"There is none at zero: `headrace describe {named}` tells what happened",
         )
     pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
     newest, *others = [str(pod["metadata"]["name"]) for pod in pods]

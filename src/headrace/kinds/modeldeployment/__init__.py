@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headrace.api import kinds
-from headrace.api.vocabulary import CONDITIONS, READY
+from headrace.api.vocabulary import CONDITIONS, MODEL_LABEL, READY
+from headrace.events.subjects import ROUTES_BUCKET
 from headrace.kinds.columns import AGE, AGE_PRINTED, NAME, Column, PrinterColumn, condition, replicas
 from headrace.kinds.resource_kind import ResourceKind
 
 if TYPE_CHECKING:
     from headrace.api.schema import Schema
+    from headrace.kinds.controller import Controller
 
 _READY_PATH = f'.status.conditions[?(@.type=="{READY}")]'
 
@@ -21,9 +23,16 @@ def _schema() -> Schema:
     return SCHEMA
 
 
+def _controller() -> Controller:
+    from headrace.kinds.modeldeployment.controller import CONTROLLER  # noqa: PLC0415 - as above
+
+    return CONTROLLER
+
+
 MODEL_DEPLOYMENT = ResourceKind(
     kind=kinds.MODEL_DEPLOYMENT,
     schema=_schema,
+    controller=_controller,
     conditions=CONDITIONS,
     children=(
         kinds.DEPLOYMENT,
@@ -33,6 +42,8 @@ MODEL_DEPLOYMENT = ResourceKind(
         kinds.POD_DISRUPTION_BUDGET,
         kinds.NETWORK_POLICY,
     ),
+    label=MODEL_LABEL,
+    suffix="",
     printer_columns=(
         PrinterColumn("Ready", "string", f"{_READY_PATH}.status"),
         PrinterColumn("Reason", "string", f"{_READY_PATH}.reason"),
@@ -53,5 +64,8 @@ MODEL_DEPLOYMENT = ResourceKind(
         Column("MODEL", lambda o: str(o.get("status", {}).get("publicName", "")), wide=True),
         Column("MESSAGE", lambda o: str(condition(o, READY).get("message", "")), wide=True),
     ),
+    recorded_status=("publicName", "source", "revisions", "specReplicas", "lastColdStart", "startFailure"),
+    buckets=(ROUTES_BUCKET,),
+    has_pods=True,
     scalable=True,
 )

@@ -10,6 +10,7 @@ from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.deployments import deployments, weights
 from headrace.kinds.modeldeployment.manifests.common import deployment_name
 from headrace.kinds.modeldeployment.manifests.fetch_job import fetch_job
+from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import RuntimePod, leaving_revisions
 from headrace.kinds.modeldeployment.refusals import Refusals, refusals_of
 from headrace.kinds.modeldeployment.resource import ModelDeployment
@@ -153,8 +154,9 @@ def _source(
     if not {fetch.key, again.key} & observed.children.keys():
         if (known := known_source(source, before)) is not None:
             return known, None
-        if observed.fetcher is not None and not was_verified(source, before):
-            shared = fetched_by(observed.fetcher, source, before)
+        fetcher = peers_of(observed).fetcher
+        if fetcher is not None and not was_verified(source, before):
+            shared = fetched_by(fetcher, source, before)
             if shared is not None:
                 return shared, None
     if again.key in observed.children:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaReport, ReplicaState
+from headrace.kinds.controller import STARTING
 from headrace.kinds.modeldeployment.deployments import deployments
 from headrace.kinds.modeldeployment.last_words import end_of, out_of_memory, quotes_log
 from headrace.reconcile.world import Manifest, Observed, Signals
@@ -15,8 +16,6 @@ from headrace.reconcile.world import Manifest, Observed, Signals
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})
 _ENDED = frozenset({v.CRASH_LOOP, v.OOM_KILLED})
-STARTING = "starting"
-"""The stage of a replica that says no more of its start."""
 _SILENT = "its readiness probe succeeds, but it does not register itself on NATS"
 
 

@@ -19,6 +19,7 @@ from headrace.kinds.modeldeployment.manifests.disruption_budget import disruptio
 from headrace.kinds.modeldeployment.manifests.network_policy import network_policies
 from headrace.kinds.modeldeployment.manifests.service import service
 from headrace.kinds.modeldeployment.manifests.service_account import service_account
+from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import runtime_pods, runtimes_of_others
 from headrace.kinds.modeldeployment.rejected import rejected
 from headrace.kinds.modeldeployment.resource import ModelDeployment
@@ -78,7 +79,7 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
     if not runtime.profile.command and not settings.runs_images:
         message = f"spec.runtime.{runtime.profile.options}.command: is required here, where its image is not run"
         raise _Refused(v.INVALID_SPEC, message)
-    holder = observed.names_taken.get(resource.public_name)
+    holder = peers_of(observed).names_taken.get(resource.public_name)
     if holder is not None:
         message = (
             f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}, or requested it first"

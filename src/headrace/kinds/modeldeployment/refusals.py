@@ -9,12 +9,11 @@ from datetime import datetime
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.deployments import deployments
 from headrace.kinds.modeldeployment.pods import Failure
+from headrace.reconcile.conditions import FAILED_CREATE
 from headrace.reconcile.world import Manifest, Observed
 
 PASSING_SECONDS = 10.0
 """For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
-FAILED_CREATE = ("ReplicaFailure", "True", "FailedCreate")
-"""Type, status and reason of the condition by which a Deployment says that its pods are refused."""
 _EXCEEDED_QUOTA = "exceeded quota"
 """What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
 _AMOUNTS = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")

@@ -11,6 +11,7 @@ from typing import TypeVar
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.deployments import deployments, weights
 from headrace.kinds.modeldeployment.manifests.common import as_it_is
+from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import RuntimePod
 from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.kinds.modeldeployment.rollout import WHOLE
@@ -95,7 +96,7 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
     else:
         public_name = _asked_name(manifest) or metadata["name"]
         unavailable = refusal(accepted.reason, accepted.message)
-    if public_name in observed.names_taken or len(metadata["name"]) > _NAME_LENGTH:
+    if public_name in peers_of(observed).names_taken or len(metadata["name"]) > _NAME_LENGTH:
         return None  # another model has the name, and its route
     return Route(
         namespace=metadata.get("namespace", "default"),

@@ -12,13 +12,12 @@ from headrace.api.vocabulary import (
     COMPONENT_RUNTIME,
     GROUP,
     MANAGED_BY,
-    MODEL_DEPLOYMENT,
     MODEL_LABEL,
 )
 from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.spec import Source
-from headrace.reconcile.names import child_name
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 from headrace.sources.location import claim_of, location
 
@@ -53,7 +52,7 @@ def metadata(resource: ModelDeployment, name: str, labels: dict[str, str]) -> Ma
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,
-                "kind": MODEL_DEPLOYMENT,
+                "kind": MODEL_DEPLOYMENT.kind.kind,
                 "name": resource.name,
                 "uid": resource.uid,
                 "controller": True,
@@ -131,7 +130,7 @@ def _template_as_it_is(observed: Manifest) -> Manifest:
 
 def guarded_name(resource: ModelDeployment, component: str) -> str:
     """Return the name of what guards a component's pods. With a suffix: a namespace may have a `default` of its own."""
-    return child_name(MODEL_DEPLOYMENT, resource.name, component)
+    return MODEL_DEPLOYMENT.child_name(resource.name, component)
 
 
 def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifest, *, writes: bool) -> Manifest:
@@ -188,4 +187,4 @@ def _from_secret(name: str, key: str) -> Manifest:
 
 def deployment_name(resource: ModelDeployment, revision: str) -> str:
     """Return the name of a revision's Deployment."""
-    return child_name(MODEL_DEPLOYMENT, resource.name, revision)
+    return MODEL_DEPLOYMENT.child_name(resource.name, revision)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from headrace import environment
-from headrace.api.vocabulary import COMPONENT_FETCH, MODEL_DEPLOYMENT
+from headrace.api.vocabulary import COMPONENT_FETCH
+from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.modeldeployment.manifests.common import (
     RESTRICTED,
     environment_of,
@@ -15,7 +16,6 @@ from headrace.kinds.modeldeployment.manifests.common import (
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.spec import Source
 from headrace.reconcile.images import FETCH
-from headrace.reconcile.names import child_name
 from headrace.reconcile.world import Child, ChildKey, Manifest, Settings
 from headrace.sources.location import claim_of
 
@@ -65,7 +65,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
     if settings.ca_bundle_configmap is not None:
         _trust(settings.ca_bundle_configmap, pod, container)
     pod["restartPolicy"] = "OnFailure"
-    name = child_name(MODEL_DEPLOYMENT, resource.name, COMPONENT_FETCH, short_hash(pod))
+    name = MODEL_DEPLOYMENT.child_name(resource.name, COMPONENT_FETCH, short_hash(pod))
     manifest: Manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -6,10 +6,10 @@ thousand cluster IPs nor as many rules on every node.
 
 from __future__ import annotations
 
-from headrace.api.vocabulary import COMPONENT_RUNTIME, MODEL_DEPLOYMENT
+from headrace.api.vocabulary import COMPONENT_RUNTIME
+from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.modeldeployment.manifests.common import labels, metadata
 from headrace.kinds.modeldeployment.resource import ModelDeployment
-from headrace.reconcile.names import child_name
 from headrace.reconcile.world import Child, ChildKey, Manifest
 
 
@@ -20,7 +20,7 @@ def service(resource: ModelDeployment) -> Child:
     manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(resource, child_name(MODEL_DEPLOYMENT, resource.name), selector),
+        "metadata": metadata(resource, MODEL_DEPLOYMENT.child_name(resource.name), selector),
         "spec": {
             "clusterIP": "None",
             "selector": selector,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.api import vocabulary as v
-from headrace.control.naming import Names
+from headrace.kinds.modeldeployment.public_names import Names
 from headrace.reconcile.world import Manifest, ResourceKey
 
 

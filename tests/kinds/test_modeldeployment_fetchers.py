@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.api import vocabulary as v
-from headrace.control.fetchers import Fetchers
+from headrace.kinds.modeldeployment.fetchers import Fetchers
 from headrace.reconcile.world import Manifest, ResourceKey
 
 URI = "https://example.org/model.gguf"

@@ -1,0 +1,42 @@
+"""What a ModelDeployment's rule needs to know of the other ModelDeployments of its namespace. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from headrace.kinds.modeldeployment.fetchers import Fetchers
+from headrace.kinds.modeldeployment.public_names import Names
+from headrace.reconcile.world import Manifest, Observed, ResourceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The others, as far as they concern one resource."""
+
+    names_taken: Mapping[str, str] = field(default_factory=dict)
+    """By public model name: which other resource has it first (`public_names`)."""
+    fetcher: Manifest | None = None
+    """The other resource that fetches the same source (`fetchers`)."""
+
+
+def peers_of(observed: Observed) -> Peers:
+    """Return the peers that were observed; none where no observer was asked."""
+    return observed.peers if isinstance(observed.peers, Peers) else Peers()
+
+
+class PeerObserver:
+    """Compares all ModelDeployments of a world (`headrace.kinds.controller.Observer`)."""
+
+    def __init__(self) -> None:
+        self._names = Names()
+        self._fetchers = Fetchers()
+
+    def update(self, key: ResourceKey, manifest: Manifest | None) -> set[ResourceKey]:
+        """Take in a resource as it is now; return those that wait for its name, or for what it fetches."""
+        return self._names.update(key, manifest) | self._fetchers.update(key, manifest)
+
+    def peers(self, key: ResourceKey, resource: Callable[[ResourceKey], Manifest | None]) -> Peers:
+        """Return the peers of a resource."""
+        other = self._fetchers.other(key)
+        return Peers(self._names.taken(key), None if other is None else resource(other))

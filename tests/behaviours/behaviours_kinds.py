@@ -1,0 +1,88 @@
+"""Resources of two kinds with one name: each has its children, and one refers to the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from behaviours.behaviours_world import SCALING, Manifest, World, model, until, wait
+from kinds.greeting import greeting
+
+NAME = "hello"
+CHILD = "hello-greeting"
+ENGINE = {"type": "Container", "container": {"image": "an-engine:1", "command": ["serve"]}}
+"""It is never started: the model stays at zero, where it is ready without a replica."""
+
+
+class SecondKindBehaviour:
+    """Fixture `greetings`: a world with the kind of `kinds.greeting`."""
+
+    def test_greeting_when_its_model_changes_reports_whether_that_is_ready(self, greetings: World) -> None:
+        greetings.apply(greeting(NAME, model=NAME))
+        ready(greetings, "False", "ModelNotFound")
+        greetings.apply(a_model())
+        wait(greetings, NAME, "Idle")
+        ready(greetings, "True", "ModelReady")
+        greetings.apply(a_model(suspend=True))
+        assert "Suspended" in ready(greetings, "False", "ModelNotReady")["message"]
+        greetings.delete(NAME)
+        ready(greetings, "False", "ModelNotFound")
+
+    def test_greeting_when_its_text_changes_then_its_child_does(self, greetings: World) -> None:
+        greetings.apply(greeting(NAME, model=NAME))
+        for text in ("good evening", "good night"):
+            greetings.apply(greeting(NAME, model=NAME, text=text))
+            until(lambda t=text: text_of(greetings) == t, lambda t=text: f"the child has {t}", greetings.patience)  # type: ignore[misc]
+
+    def test_kinds_when_they_share_a_name_never_touch_each_others_children(self, greetings: World) -> None:
+        """Also when one of them is deleted, whose own children go."""
+        for first, second in ((a_model(), greeting(NAME, model=NAME)), (greeting(NAME, model=NAME), a_model())):
+            greetings.apply(first)
+            greetings.apply(second)
+            wait(greetings, NAME, "Idle")
+            ready(greetings, "True", "ModelReady")
+            service, child = uid(greetings, "services", NAME), uid(greetings, "configmaps", CHILD)
+            if second["kind"] == "Greeting":
+                greetings.remove("greetings", NAME)
+                until(lambda: uid(greetings, "configmaps", CHILD) is None, "the ConfigMap is gone", greetings.patience)
+                wait(greetings, NAME, "Idle")
+                assert uid(greetings, "services", NAME) == service
+                greetings.delete(NAME)
+            else:
+                greetings.delete(NAME)
+                until(lambda: uid(greetings, "services", NAME) is None, "the Service is gone", greetings.patience)
+                ready(greetings, "False", "ModelNotFound")
+                assert uid(greetings, "configmaps", CHILD) == child
+
+    def test_greeting_when_it_is_invalid_then_the_field_is_named(self, greetings: World) -> None:
+        with pytest.raises((AssertionError, RuntimeError), match=r"spec\.text"):
+            greetings.apply(greeting("bad", model=NAME, text=""))
+
+
+def a_model(**spec: Any) -> Manifest:
+    return model(None, NAME, runtime=ENGINE, scaling=SCALING, **spec)
+
+
+def ready(world: World, status: str, reason: str) -> Manifest:
+    """Return the Greeting's condition, once it has the status and the reason."""
+
+    def conditions() -> list[Manifest]:
+        found = world.find("greetings", NAME)
+        assert found is not None
+        return [dict(each) for each in found.get("status", {}).get("conditions", [])]
+
+    return until(
+        lambda: next((each for each in conditions() if (each["status"], each["reason"]) == (status, reason)), None),
+        lambda: f"the Greeting is {status} {reason}; it is {conditions()}",
+        world.patience,
+    )
+
+
+def text_of(world: World) -> str | None:
+    found = world.find("configmaps", CHILD)
+    return None if found is None else str(found["data"]["text"])
+
+
+def uid(world: World, kind: str, name: str) -> str | None:
+    found = world.find(kind, name)
+    return None if found is None else str(found["metadata"]["uid"])
