@@ -30,7 +30,7 @@ def greetings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
 
 
 class TestSecondKind(SecondKindBehaviour):
-    def test_greeting_when_listed_and_described_then_its_record_says_how(self, greetings: LocalWorld) -> None:
+    def test_commands_follow_the_record_of_the_kind(self, greetings: LocalWorld) -> None:
         instance = greetings.instance
         greetings.apply(greeting.greeting(NAME, model=NAME))
         greetings.apply(a_model())
@@ -45,7 +45,7 @@ class TestSecondKind(SecondKindBehaviour):
         assert "greetings cannot be scaled" in instance.run("scale", "hi/hello", "--replicas", "2").stderr
         instance.headrace("delete", "hi/hello", "mdep/hello")
 
-    def test_greeting_when_the_instance_restarts_then_it_is_observed_anew(self, greetings: LocalWorld) -> None:
+    def test_restart_observes_the_greeting_anew(self, greetings: LocalWorld) -> None:
         instance = greetings.instance
         greetings.apply(greeting.greeting(NAME, model=NAME))
         greetings.apply(a_model())

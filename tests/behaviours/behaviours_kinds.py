@@ -17,7 +17,7 @@ ENGINE = {"type": "Container", "container": {"image": "an-engine:1", "command": 
 class SecondKindBehaviour:
     """Fixture `greetings`: a world with the kind of `kinds.greeting`."""
 
-    def test_greeting_when_its_model_changes_reports_whether_that_is_ready(self, greetings: World) -> None:
+    def test_referenced_model_when_changed_changes_the_status(self, greetings: World) -> None:
         greetings.apply(greeting(NAME, model=NAME))
         ready(greetings, "False", "ModelNotFound")
         greetings.apply(a_model())
@@ -34,7 +34,7 @@ class SecondKindBehaviour:
             greetings.apply(greeting(NAME, model=NAME, text=text))
             until(lambda t=text: text_of(greetings) == t, lambda t=text: f"the child has {t}", greetings.patience)  # type: ignore[misc]
 
-    def test_kinds_when_they_share_a_name_never_touch_each_others_children(self, greetings: World) -> None:
+    def test_kinds_of_one_name_keep_their_own_children(self, greetings: World) -> None:
         """Also when one of them is deleted, whose own children go."""
         for first, second in ((a_model(), greeting(NAME, model=NAME)), (greeting(NAME, model=NAME), a_model())):
             greetings.apply(first)

@@ -35,7 +35,7 @@ def a_model(**status: str) -> Manifest:
 
 
 @given(st.lists(st.tuples(KEYS, st.sets(KEYS))))
-def test_references_when_changed_are_the_same_in_both_directions(
+def test_references_agree_in_both_directions(
     changes: list[tuple[ResourceKey, set[ResourceKey]]],
 ) -> None:
     """Whatever the order of changes, the reverse index is what the last ones say, and holds nothing else."""
@@ -52,7 +52,7 @@ def test_references_when_changed_are_the_same_in_both_directions(
     assert not references._of
 
 
-def test_change_when_others_refer_to_it_then_it_concerns_them_until_they_do_not() -> None:
+def test_change_concerns_those_that_refer_to_it() -> None:
     relations = Relations()
     for key in GREETINGS:
         assert relations.update(key, a_greeting(key)) == []
@@ -64,14 +64,14 @@ def test_change_when_others_refer_to_it_then_it_concerns_them_until_they_do_not(
     assert relations.update(MODEL, None) == []
 
 
-def test_change_when_it_is_of_another_namespace_or_kind_then_it_concerns_nobody() -> None:
+def test_change_of_another_namespace_or_kind_concerns_nobody() -> None:
     relations = Relations()
     relations.update(GREETINGS[0], a_greeting(GREETINGS[0]))
     assert relations.update(ResourceKey(MODEL.kind, "m", MODEL.name), a_model()) == []
     assert relations.update(GREETINGS[1], a_greeting(GREETINGS[1], GREETINGS[1].name)) == []
 
 
-def test_observed_when_the_referenced_does_not_exist_then_it_is_absent() -> None:
+def test_reference_that_does_not_exist_is_absent() -> None:
     relations, there = Relations(), dict[ResourceKey, Manifest]()
     relations.update(GREETINGS[0], a_greeting(GREETINGS[0]))
     assert relations.observed(GREETINGS[0], {}, (), there.get).references == {}

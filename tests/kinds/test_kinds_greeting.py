@@ -50,7 +50,7 @@ def test_greeting_when_its_model_is_then_it_is(
 
 
 @pytest.mark.parametrize(("generation", "status"), [(2, "Unknown"), (1, "False")])
-def test_unfinished_when_the_kind_has_no_progressing_then_ready_reports_it(generation: int, status: str) -> None:
+def test_unfinished_without_progressing_is_in_ready(generation: int, status: str) -> None:
     assert PROGRESSING not in GREETING.conditions
     failed = unfinished(resource(conditions=[ready_at(generation)]), "no route", 5.0, GREETING.conditions)
     assert [(each["type"], each["status"], each["reason"]) for each in failed["conditions"]] == [

@@ -139,7 +139,7 @@ def test_children_when_kinds_share_some_then_each_is_watched_once() -> None:
 
 
 @pytest.mark.parametrize("field", ["kind", "label", "suffix"])
-def test_register_when_another_kind_has_the_name_label_or_suffix_then_it_is_an_error(field: str) -> None:
+def test_register_refuses_a_taken_name_label_or_suffix(field: str) -> None:
     with pytest.raises(ValueError, match="of Cache"):
         registry.register(replace(GREETING, **{field: getattr(CACHE, field)}))
     assert GREETING.kind.kind not in registry.KINDS

@@ -90,7 +90,7 @@ def test_pods_when_the_spec_is_invalid_now_then_they_are_still_reported_for(spec
 @pytest.mark.parametrize(
     ("component", "reports"), [(v.COMPONENT_RUNTIME, frozenset({"p-1"})), (v.COMPONENT_FETCH, frozenset[str]())]
 )
-def test_reporters_when_pods_run_are_those_of_the_runtime(component: str, reports: frozenset[str]) -> None:
+def test_reporters_are_the_runtime_pods(component: str, reports: frozenset[str]) -> None:
     pod = {"metadata": {"name": "p-1", "labels": {v.COMPONENT_LABEL: component}}}
     found = reporters(resource(), Observed(pods=(pod,)))
     assert (found.pods, found.fetches) == (reports, False)

@@ -152,13 +152,13 @@ class Lacking(RecordingApi):
         (["modeldeployments", "greetings"], "does not know modeldeployments.headrace.dev, greetings.headrace.dev"),
     ],
 )
-async def test_watch_when_definitions_are_missing_then_the_error_names_each(lacking: list[str], named: str) -> None:
+async def test_missing_definitions_are_each_named(lacking: list[str], named: str) -> None:
     watching = Watching(cast("ApiServer", Lacking(*lacking)), Index(lambda *_: None), ())
     with pytest.raises(CannotStart, match=named):
         await watching.watch(lambda: None)
 
 
-def test_watched_kinds_when_a_kind_is_registered_are_also_it_and_its_children() -> None:
+def test_watched_kinds_include_a_registered_kind() -> None:
     watched = watched_kinds()
     assert watched["Greeting"].path("a", "b") == "/apis/headrace.dev/v1alpha1/namespaces/a/greetings/b"
     assert watched["Greeting"].selector is None
@@ -171,7 +171,7 @@ def stored_greeting(version: int, namespace: str = OWNER.namespace) -> Manifest:
     return {**made, "metadata": metadata}
 
 
-def test_change_when_a_greeting_refers_to_the_model_then_both_are_told_and_it_sees_the_model() -> None:
+def test_change_of_a_referenced_model_enqueues_both() -> None:
     made, _ = world()
     made.index.put(stored_greeting(2))
     told: list[ResourceKey | None] = []
@@ -183,7 +183,7 @@ def test_change_when_a_greeting_refers_to_the_model_then_both_are_told_and_it_se
     assert made.observe(OTHER).references == {}
 
 
-async def test_namespace_when_its_resources_have_no_pods_then_it_needs_nothing() -> None:
+async def test_namespace_without_pods_needs_nothing() -> None:
     made, _ = world()
     namespaces = Provided()
     namespaces.error = ApiError(NOT_FOUND, "it was provided")
