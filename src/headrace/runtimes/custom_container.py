@@ -1,8 +1,7 @@
 """A custom container: any image that serves OpenAI's API over HTTP. Its profile is made from its spec.
 
-Most custom containers do not know the runtime protocol. Such a container gets its model and its address, and no login
-to NATS: the control loop reports for it (`headrace.control.spokesman`). A self-registering one gets the variables of a
-runtime of headrace's own.
+Most custom containers do not implement the runtime protocol. Such a container gets its model and its address, but no
+login to NATS: the control loop reports for it. A self-registering one gets the same variables as headrace's runtimes.
 
 The root file system is writable, because most engines write caches into it. There is no liveness probe: only the user
 knows how long the engine may be too busy to answer. A replica that fails its readiness probe gets no requests.

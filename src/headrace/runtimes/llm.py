@@ -1,4 +1,4 @@
-"""headrace's own engine for text models (`runtimes/llm`)."""
+"""headrace's engine for text models (`runtimes/llm`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _configure(profile: RuntimeProfile, options: Options) -> RuntimeProfile:
 
 LLM = RuntimeProfile(
     type="LLM",
-    description="headrace's own engine for text models",
+    description="headrace's engine for text models",
     options="llm",
     configure=_configure,
     image=PlatformImage("runtime", "headrace-runtime-llm", gpu_key="runtimeCuda"),

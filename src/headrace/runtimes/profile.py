@@ -101,7 +101,7 @@ class RuntimeProfile:
 
     # -- how it is used ------------------------------------------------------------------------------------------
     ports: tuple[Port, ...] = (Port("http", 8000),)
-    """The first one serves HTTP."""
+    """The first one is named `http`: gateways and probes use it."""
     readiness: Probe = Probe(READINESS_PATH)
     liveness: Probe | None = Probe("/health/live", period_seconds=10, timeout_seconds=5, initial_delay_seconds=10)
     operations: tuple[str, ...]
@@ -109,8 +109,7 @@ class RuntimeProfile:
     capabilities: tuple[str, ...]
     """Of the runtime protocol (`headrace.api.vocabulary`, for status.capabilities)."""
     self_registers: bool = True
-    """Whether replicas report their state on NATS; else they get no login, and the control loop reports for them
-    (`headrace.control.spokesman`)."""
+    """Whether replicas report their state on NATS; else they get no login, and the control loop reports for them."""
     explains_unready: bool = False
     """Whether a condition says why the readiness path of a self-registering replica does not answer. Only the user
     knows what a custom container does there; headrace's own runtimes report their stage instead."""
