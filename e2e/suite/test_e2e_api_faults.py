@@ -90,7 +90,7 @@ def conflicts(stage: Stage) -> Iterator[None]:
             other = f"other-{writes}"
             labels = {v.COMPONENT_LABEL: other, v.MANAGED_BY: ("headrace", "somebody")[writes % 2]}
             stage.patch("services", "kept", {"metadata": {"labels": labels}, "spec": {"selector": {"app": other}}})
-            stage.patch("deployments", deployment, {"metadata": {"annotations": {v.PUBLIC_NAME_ANNOTATION: other}}})
+            stage.patch("deployments", deployment, {"metadata": {"annotations": {v.REVISION_INFO_ANNOTATION: other}}})
             stage.patch("networkpolicies", "tampered-runtime", {"spec": {"egress": []}})
             status = {"replicas": writes, "publicName": other, "observedGeneration": 0, "conditions": []}
             for name in ("kept", "changed"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from headrace import environment
 from headrace.errors import CannotStart
 from headrace.http.bodies import MAX_BODY_BYTES
-from headrace.reconcile.images import DEFAULT_IMAGES
+from headrace.reconcile.images import default_images
 from headrace.reconcile.world import Settings as Rules
 
 POD_NAME = "POD_NAME"
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_variable,
         metavar="KEY=REFERENCE",
-        help=f"image of pods that the operator makes; may be repeated; {' and '.join(DEFAULT_IMAGES)} are needed",
+        help=f"image of pods that the operator makes; may be repeated; {' and '.join(default_images())} are needed",
     )
     add("--image-pull-secret", action="append", default=[], help="name of a pull Secret; may be repeated")
     add("--watch-namespace", action="append", default=[], help="watch this namespace alone; may be repeated")
@@ -157,7 +157,7 @@ def _needed(variables: Mapping[str, str], name: str) -> str:
 
 def _images(given: Sequence[tuple[str, str]]) -> Mapping[str, str]:
     images = dict(given)
-    for key in DEFAULT_IMAGES.keys() - images.keys():
+    for key in default_images().keys() - images.keys():
         raise CannotStart(f"the argument --image {key}=REFERENCE is missing", hint="The chart sets it")
     return images
 

@@ -160,7 +160,7 @@ def test_defaults_when_written_then_they_are_stable_and_valid() -> None:
 def test_container_when_it_brings_its_model_then_no_source_is_needed() -> None:
     manifest = changed("spec.runtime", {"type": "Container", "container": {"image": "x"}})
     manifest["spec"]["model"] = {"name": "brought"}
-    assert ModelDeployment.parse(manifest).spec.runtime.max_concurrent_requests == 16
+    assert ModelDeployment.parse(manifest).spec.runtime.profile.capacity == 16
 
 
 def test_public_name_when_none_is_given_then_it_is_the_resource_s() -> None:

@@ -12,7 +12,7 @@ from kinds.reconcile_world import SETTINGS, World, resource, serving_world
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision import revision_of
-from headrace.reconcile.images import DEFAULT_IMAGES
+from headrace.reconcile.images import default_images
 from headrace.reconcile.world import Manifest
 from headrace.sources.location import location
 
@@ -179,7 +179,7 @@ CLUSTER = replace(
     platform_namespace="platform",
     image_pull_secrets=("registry",),
     pod_security=True,
-    images={**DEFAULT_IMAGES, "runtimeCuda": "headrace-runtime-llm-cuda"},
+    images={**default_images(), "runtimeCuda": "headrace-runtime-llm-cuda"},
     fetch_env=(("HTTPS_PROXY", "http://proxy.example:3128"), ("NO_PROXY", "10.0.0.0/8")),
     ca_bundle_configmap="company-ca",
 )
@@ -315,7 +315,7 @@ def test_fetch_when_the_platform_says_how_then_it_has_its_variables_and_trusts_i
 def test_image_when_the_resources_name_a_gpu_then_it_is_the_one_for_cuda(resources: Manifest, image: str) -> None:
     world = in_cluster(template={"resources": resources})
     assert pod_of(world)["containers"][0]["image"] == image
-    world.settings = replace(CLUSTER, images=DEFAULT_IMAGES)
+    world.settings = replace(CLUSTER, images=default_images())
     world.calm()
     assert pod_of(world)["containers"][0]["image"] == "headrace-runtime-llm"
 

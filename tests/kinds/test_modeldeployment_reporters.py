@@ -9,6 +9,7 @@ import pytest
 from headrace.api import vocabulary as v
 from headrace.kinds.controller import ProbedPod
 from headrace.kinds.modeldeployment.reporters import reporters
+from headrace.kinds.modeldeployment.revision_info import RevisionInfo
 from headrace.reconcile.world import ChildKey, Manifest, Observed
 
 STARTED = "2026-01-01T00:00:10Z"
@@ -18,19 +19,27 @@ def probed(resource: Manifest, observed: Observed) -> tuple[ProbedPod, ...]:
     return reporters(resource, observed).probed
 
 
-def resource(**engine: Any) -> Manifest:
-    return {"spec": {"model": {}, "runtime": {"type": "Container", "container": {"image": "x", **engine}}}}
+INFO = RevisionInfo(
+    runtime="Container",
+    public_name="m",
+    port=9000,
+    readiness_path="/ready",
+    self_registers=False,
+    explains_unready=True,
+    capacity=5,
+    operations=("chat",),
+    capabilities=(),
+)
 
 
-def observed(*pods: Manifest, brought: bool = True, labels: dict[str, str] | None = None) -> Observed:
-    annotations = {v.ENGINE_MODEL_ANNOTATION: ""} if brought else {}
-    container = {
-        "ports": [{"name": "http", "containerPort": 9000}],
-        "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}},
-    }
+def resource(spec: Any = None) -> Manifest:
+    return {"metadata": {"name": "m"}, "spec": spec}
+
+
+def observed(*pods: Manifest, **info: Any) -> Observed:
+    record = INFO.model_copy(update=info).encode().decode()
     deployment = {
-        "metadata": {"labels": {v.REVISION_LABEL: "r1", **(labels or {})}, "annotations": annotations},
-        "spec": {"template": {"spec": {"containers": [container]}}},
+        "metadata": {"labels": {v.REVISION_LABEL: "r1"}, "annotations": {v.REVISION_INFO_ANNOTATION: record}},
     }
     return Observed(children={ChildKey("apps/v1", "Deployment", "default", "m-r1"): deployment}, pods=pods)
 
@@ -43,13 +52,13 @@ def seen(*, ready: bool = False, running: bool = True, ip: str | None = "10.1.0.
     }
 
 
-def test_pods_when_they_run_then_what_is_known_of_them_is_known_from_status_and_template() -> None:
-    (found,) = probed(resource(maxConcurrentRequests=5), observed(seen(ready=True)))
+def test_pods_when_they_run_then_status_and_revision_info_describe_them() -> None:
+    (found,) = probed(resource(), observed(seen(ready=True)))
     assert found == ProbedPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, leaving=False)
 
 
-def test_pod_when_it_announces_itself_then_nothing_is_said_for_it() -> None:
-    (found,) = probed(resource(), observed(seen(), labels={v.ANNOUNCES_LABEL: "true"}))
+def test_pod_when_it_registers_itself_then_nothing_is_reported_for_it() -> None:
+    (found,) = probed(resource(), observed(seen(), self_registers=True))
     assert found.announces
 
 
@@ -63,19 +72,19 @@ def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
     [
         observed(seen(running=False)),
         observed(seen(ip=None)),
-        observed(seen(), brought=False),
+        observed(seen(), self_registers=True, explains_unready=False),
         observed(),
     ],
-    ids=["crashed", "no address", "one of ours", "none"],
+    ids=["crashed", "no address", "own runtime", "none"],
 )
-def test_pods_when_there_is_nobody_to_speak_for_then_none(there: Observed) -> None:
+def test_pods_when_there_is_nothing_to_report_then_none(there: Observed) -> None:
     assert probed(resource(), there) == ()
 
 
 @pytest.mark.parametrize("spec", [None, {}, {"runtime": 3}, {"runtime": {"container": []}}])
-def test_pods_when_the_spec_has_become_unsound_then_they_are_still_spoken_for(spec: Any) -> None:
-    (found,) = probed({"spec": spec}, observed(seen()))
-    assert found.capacity == 16
+def test_pods_when_the_spec_is_invalid_now_then_they_are_still_reported_for(spec: Any) -> None:
+    (found,) = probed(resource(spec), observed(seen()))
+    assert found.capacity == 5
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from headrace.errors import InvalidModel
+from headrace.runtimes.llm import LLM
 
 MODEL = "smollm2-135m-instruct"
 MODEL_LEN = 512
@@ -156,6 +157,13 @@ def test_completion_when_it_has_several_prompts_then_each_gets_the_answer_that_i
     assert streamed == dict(enumerate(texts))
     assert whole.usage is not None
     assert whole.usage.total_tokens == sum(each.usage.total_tokens for each in alone if each.usage is not None)
+
+
+def test_metrics_then_they_are_those_of_the_profile(server: LLMServer) -> None:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=5) as answer:
+        typed = [line.split()[2] for line in answer.read().decode().splitlines() if line.startswith("# TYPE ")]
+    names = {name.removesuffix("_total") for name in typed if not name.endswith("_created")}
+    assert {name for name in names if not name.startswith("process_")} == set(LLM.metrics)
 
 
 def test_models_then_the_served_one_is_listed(client: openai.OpenAI) -> None:

@@ -44,10 +44,12 @@ class Up:
 
     home: InstanceHome
     arguments: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("-m", "headrace.cli.main")
+    """What Python runs: `headrace`, or a program that calls it."""
     process: subprocess.Popen[str] = field(init=False)
 
     def start(self) -> Up:
-        command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", self.home.name, *self.arguments]
+        command = [sys.executable, *self.program, "up", "--instance", self.home.name, *self.arguments]
         variables = {**os.environ, "HEADRACE_HOME": str(self.home.root)}
         self.process = subprocess.Popen(
             command,

@@ -11,7 +11,7 @@ import build
 import pytest
 import yaml
 
-from headrace.reconcile import images
+from headrace.reconcile.images import platform_images
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -89,7 +89,7 @@ def test_chart_when_it_names_images_then_they_are_those_that_are_built() -> None
 
 
 def test_chart_when_it_names_images_of_pods_then_they_are_those_that_reconcile_uses() -> None:
-    keys = {value for name, value in vars(images).items() if name.isupper() and isinstance(value, str)}
+    keys = {key for image in platform_images() for key in (image.key, image.gpu_key) if key}
     assert set(chart_images()) - {"operator", "gateway", "nats"} == keys
 
 

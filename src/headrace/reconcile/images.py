@@ -1,4 +1,4 @@
-"""Keys of the images that the pods of models use.
+"""Keys of the images that the pods of models use: those of the runtime types, and that of the fetch.
 
 The chart has a value `images.KEY` for each, and passes it to the operator as `--image KEY=REFERENCE`.
 """
@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-RUNTIME = "runtime"
-"""The LLM runtime."""
-RUNTIME_CUDA = "runtimeCuda"
-"""The LLM runtime for pods whose resources name `nvidia.com/gpu`. Without it, they get RUNTIME."""
-FETCH = "fetch"
+from headrace.runtimes.profile import PlatformImage
+from headrace.runtimes.registry import PROFILES
+
+FETCH = PlatformImage("fetch", "headrace-fetch")
 """The process that fetches a model's file."""
 
-DEFAULT_IMAGES: Mapping[str, str] = {RUNTIME: "headrace-runtime-llm", FETCH: "headrace-fetch"}
-"""The images that must be known; the references are those of local mode, which does not use them."""
+
+def platform_images() -> tuple[PlatformImage, ...]:
+    """Return every image of headrace that pods of models use."""
+    of_runtimes = (profile.image for profile in PROFILES.values() if isinstance(profile.image, PlatformImage))
+    return (*of_runtimes, FETCH)
+
+
+def default_images() -> Mapping[str, str]:
+    """Return the images that must be known; the references are those of local mode, which does not use them."""
+    return {image.key: image.name for image in platform_images()}

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from headrace.events.messages import Demand, FetchProgress, Message, ReplicaReport
 from headrace.http.bodies import MAX_BODY_BYTES
-from headrace.reconcile.images import DEFAULT_IMAGES
+from headrace.reconcile.images import default_images
 
 M = TypeVar("M")
 
@@ -90,8 +90,8 @@ class Settings:
     """Where fetch and runtime children find models: in a cluster where the claim is mounted, else a directory."""
     models_claim: str | None = None
     """The PersistentVolumeClaim to mount there; None where there is nothing to mount."""
-    images: Mapping[str, str] = field(default_factory=lambda: DEFAULT_IMAGES)
-    """References by the keys of `headrace.reconcile.images`."""
+    images: Mapping[str, str] = field(default_factory=default_images)
+    """References by the keys of `headrace.reconcile.images.platform_images`."""
     image_pull_secrets: tuple[str, ...] = ()
     platform_namespace: str | None = None
     """Where the gateways, the operator and NATS are. None where there is no such place: then nothing is guarded by
@@ -101,7 +101,7 @@ class Settings:
     ca_bundle_configmap: str | None = None
     """A ConfigMap (key `ca.crt`) of the model's namespace whose certificates fetch pods trust, and no others."""
     runs_images: bool = True
-    """Whether pods are made of images; where they are not, a brought container needs a command."""
+    """Whether pods are made of images; where they are not, a custom container needs a command."""
     max_body_bytes: int = MAX_BODY_BYTES
     """The largest request body that gateways take, and so that runtimes read. A change is a new revision of each model,
     because a runtime reads it when it starts."""
@@ -145,7 +145,7 @@ class Signals:
     ignored: Mapping[str, str] = field(default_factory=dict)
     """By pod name: what was wrong with its newest report, which is ignored."""
     unanswered: Mapping[str, str] = field(default_factory=dict)
-    """By pod name, of brought containers: what keeps its readiness path from answering."""
+    """By pod name, of custom containers: what keeps its readiness path from answering."""
     admissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By pod name: ids of the gateways that route to it (their newest admission says Ready)."""
     gateways: frozenset[str] = frozenset()

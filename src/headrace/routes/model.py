@@ -20,6 +20,9 @@ class RevisionWeight(Message):
     """What it serves (`headrace.routes.operations`). Empty: every operation, as in routes written by releases that name
     none."""
 
+    capabilities: tuple[str, ...] = ()
+    """Parts of the runtime protocol that it has (`headrace.api.vocabulary`)."""
+
     def serves(self, operation: str) -> bool:
         """Whether it serves an operation."""
         return not self.operations or operation in self.operations

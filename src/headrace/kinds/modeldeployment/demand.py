@@ -102,7 +102,7 @@ def _policy(spec: Spec, scaling: Scaling) -> ScalePolicy:
         metric=metric.type,
         target=target,
         idle_timeout_seconds=float(scaling.idle_timeout_seconds),
-        replica_capacity=spec.runtime.max_concurrent_requests,
+        replica_capacity=spec.runtime.profile.capacity,
     )
 
 

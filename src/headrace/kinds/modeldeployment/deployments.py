@@ -15,8 +15,8 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
     }
 
 
-def is_announcing_container(deployment_or_pod: Manifest) -> bool:
-    """Return whether it is of a custom container that registers itself."""
+def is_self_registering_container(deployment_or_pod: Manifest) -> bool:
+    """Whether it is of a custom container that registers itself; its pods outlive its Deployment, so it has a label."""
     return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from headrace.api import vocabulary as v
 from headrace.errors import InvalidResource
 from headrace.kinds.modeldeployment.decision import Decision, decide
-from headrace.kinds.modeldeployment.deployments import existing_replicas, is_announcing_container
+from headrace.kinds.modeldeployment.deployments import existing_replicas, is_self_registering_container
 from headrace.kinds.modeldeployment.facts import Facts, Memory, read
 from headrace.kinds.modeldeployment.manifests.deployment import deployment, rescaled
 from headrace.kinds.modeldeployment.manifests.disruption_budget import disruption_budget
@@ -70,14 +70,14 @@ def _parsed(manifest: Manifest, memory: Memory) -> ModelDeployment:
 
 
 def _check(resource: ModelDeployment, observed: Observed, settings: Settings) -> None:
-    source, engine = resource.spec.model.source, resource.spec.runtime.container
+    source, runtime = resource.spec.model.source, resource.spec.runtime
     scheme = scheme_of(source.uri) if source is not None else None
     if scheme is not None and scheme not in settings.allowed_schemes:
         allowed = ", ".join(sorted(settings.allowed_schemes))
         message = f"spec.model.source.uri: the scheme {scheme}:// is not allowed here; allowed: {allowed}"
         raise _Refused(v.SOURCE_NOT_ALLOWED, message)
-    if engine is not None and not engine.command and not settings.runs_images:
-        message = "spec.runtime.container.command: is required here, where its image is not run"
+    if not runtime.profile.command and not settings.runs_images:
+        message = f"spec.runtime.{runtime.profile.options}.command: is required here, where its image is not run"
         raise _Refused(v.INVALID_SPEC, message)
     holder = peers_of(observed).names_taken.get(resource.public_name)
     if holder is not None:
@@ -138,7 +138,7 @@ def _deployments(decision: Decision) -> Iterator[Child]:
         present = facts.deployments.get(revision)
         if revision == facts.revision:
             others = len(runtimes_of_others(revision, facts.observed)) if facts.refusals.quota_full else None
-            yield deployment(facts.resource, revision, replicas, facts.settings, present=present, nudge=others)
+            yield deployment(facts.resource, revision, replicas, facts.settings, present=present, quota_retry=others)
         else:
             yield rescaled(facts.deployments[revision], replicas)
 
@@ -153,7 +153,9 @@ def _guards(facts: Facts) -> Iterator[Child]:
             resource,
             settings.platform_namespace,
             settings,
-            announced=any(map(is_announcing_container, (*facts.observed.children.values(), *facts.observed.pods))),
+            registering=any(
+                map(is_self_registering_container, (*facts.observed.children.values(), *facts.observed.pods))
+            ),
         )
 
 

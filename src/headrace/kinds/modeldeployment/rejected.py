@@ -1,7 +1,7 @@
-"""A spec that is not accepted: it changes nothing that runs, and it is said why.
+"""The outcome for a spec that is not accepted: nothing that runs changes, and the conditions say why.
 
-What earlier specs brought about stays exactly as it is, route included. Only where nothing runs do requests get the
-cause of the refusal as their answer.
+The children and the route of earlier specs stay exactly as they are. Only if nothing runs are requests answered with
+the cause.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from headrace.kinds.modeldeployment.deployments import deployments, weights
 from headrace.kinds.modeldeployment.manifests.common import as_it_is
 from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import RuntimePod
+from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.kinds.modeldeployment.rollout import WHOLE
-from headrace.kinds.modeldeployment.route import created, engines, publication, refusal, with_operations
+from headrace.kinds.modeldeployment.route import created, described, engines, publication, refusal
 from headrace.kinds.modeldeployment.shared_source import verified_condition
 from headrace.kinds.modeldeployment.spec import Source
 from headrace.reconcile.conditions import Condition, events, rendered
@@ -24,7 +25,7 @@ from headrace.routes import RevisionWeight, Route
 M = TypeVar("M")
 
 LOOK_AGAIN_SECONDS = 5.0
-"""A taken name is given back, a gateway dies: neither is an event of this resource."""
+"""A taken name may become free, a gateway may fail: neither is an event of this resource."""
 _NAME_LENGTH = 63
 """Longer names cannot be in the route table; their owner reads the condition."""
 
@@ -88,29 +89,28 @@ def _conditions(accepted: Condition, serving: str | None, cached: Condition | No
 
 def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving: str | None) -> Route | None:
     metadata, before = manifest["metadata"], manifest.get("status", {})
-    public_name = metadata["name"]
+    revisions = observed_revisions(observed, manifest)
     unavailable = None
     if serving is not None:
-        annotations = deployments(observed)[serving]["metadata"].get("annotations", {})
-        public_name = annotations.get(v.PUBLIC_NAME_ANNOTATION, public_name)
+        public_name = revisions[serving].public_name
     else:
-        public_name = _asked_name(manifest) or public_name
+        public_name = _asked_name(manifest) or metadata["name"]
         unavailable = refusal(accepted.reason, accepted.message)
     if public_name in peers_of(observed).names_taken or len(metadata["name"]) > _NAME_LENGTH:
-        return None  # the name is somebody else's, and answered there
+        return None  # another model has the name, and its route
     return Route(
         namespace=metadata.get("namespace", "default"),
         name=metadata["name"],
         public_name=public_name,
         created=created(manifest),
-        revisions=with_operations(_shares(before, observed, serving)),
-        engines=engines(observed),
+        revisions=described(_shares(before, observed, serving), revisions),
+        engines=engines(revisions),
         unavailable=unavailable,
     )
 
 
 def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[RevisionWeight, ...]:
-    """Return the shares as they were, where all who have one still run."""
+    """Return the shares as last written, if every revision with a share still has a Deployment."""
     if serving is None:
         return ()
     shares = {name: share for name, share in weights(before).items() if share and name in deployments(observed)}
@@ -120,12 +120,12 @@ def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[
 
 
 def _asked_name(manifest: Manifest) -> str | None:
-    """Return the public name that an unsound spec may hold."""
+    """Return the public name in an invalid spec; None if it has none."""
     name = _model(manifest).get("name")
     return name[:253] if isinstance(name, str) and name else None
 
 
 def _model(manifest: Manifest) -> Manifest:
-    """Return `spec.model` of an unsound spec; empty where there is none."""
+    """Return `spec.model` of an invalid spec; empty if it has none."""
     model = manifest["spec"].get("model") if isinstance(manifest.get("spec"), dict) else None
     return model if isinstance(model, dict) else {}

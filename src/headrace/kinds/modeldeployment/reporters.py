@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from headrace.api import vocabulary as v
 from headrace.kinds.controller import ProbedPod, Reporters
-from headrace.kinds.modeldeployment.deployments import deployments, is_announcing_container
 from headrace.kinds.modeldeployment.pods import component_of
-from headrace.kinds.modeldeployment.spec import ContainerRuntime
+from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.reconcile.world import Manifest, Observed
-
-_CAPACITY = ContainerRuntime.model_fields["max_concurrent_requests"].default
 
 
 def reporters(resource: Manifest, observed: Observed) -> Reporters:
@@ -27,38 +23,26 @@ def reporters(resource: Manifest, observed: Observed) -> Reporters:
 
 
 def _probed(resource: Manifest, observed: Observed) -> Iterator[ProbedPod]:
-    """Yield the running pods of custom containers."""
-    engine = _engine(resource)
-    brought = {revision: child for revision, child in deployments(observed).items() if _is_brought(child)}
+    """Yield the running pods whose readiness path the loop requests."""
+    revisions = observed_revisions(observed, resource)
     for pod in observed.pods:
-        revision = pod["metadata"].get("labels", {}).get(v.REVISION_LABEL)
+        info = revisions.get(pod["metadata"].get("labels", {}).get(v.REVISION_LABEL))
+        if info is None or (info.self_registers and not info.explains_unready):
+            continue
         status = pod.get("status", {})
         container: Manifest = next(iter(status.get("containerStatuses", [])), {})
         started = container.get("state", {}).get("running", {}).get("startedAt")
-        if revision not in brought or not status.get("podIP") or not started:
+        if not status.get("podIP") or not started:
             continue
-        template = brought[revision]["spec"]["template"]["spec"]["containers"][0]
         yield ProbedPod(
             name=pod["metadata"]["name"],
-            revision=revision,
+            revision=pod["metadata"]["labels"][v.REVISION_LABEL],
             host=status["podIP"],
-            port=template["ports"][0]["containerPort"],
-            path=template["readinessProbe"]["httpGet"]["path"],
-            capacity=int(engine.get("maxConcurrentRequests", _CAPACITY)),
+            port=info.port,
+            path=info.readiness_path,
+            capacity=info.capacity,
             started=datetime.fromisoformat(started).timestamp(),
             ready=bool(container.get("ready")),
             leaving="deletionTimestamp" in pod["metadata"],
-            announces=is_announcing_container(brought[revision]),
+            announces=info.self_registers,
         )
-
-
-def _is_brought(deployment: Manifest) -> bool:
-    return v.ENGINE_MODEL_ANNOTATION in deployment["metadata"].get("annotations", {})
-
-
-def _engine(resource: Manifest) -> dict[str, Any]:
-    """Return what the spec says of the engine, as far as it is sound."""
-    spec = resource.get("spec")
-    runtime = spec.get("runtime") if isinstance(spec, dict) else None
-    engine = runtime.get("container") if isinstance(runtime, dict) else None
-    return engine if isinstance(engine, dict) else {}

@@ -1,41 +1,40 @@
-"""What the gateways are told: where requests go, or that they are held, or why they are refused."""
+"""The route of a ModelDeployment: where gateways send requests, or that they hold them, or why they refuse them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.events.subjects import ROUTES_BUCKET
 from headrace.kinds.modeldeployment.decision import Decision
-from headrace.kinds.modeldeployment.deployments import deployments, is_announcing_container
 from headrace.kinds.modeldeployment.last_words import public
+from headrace.kinds.modeldeployment.revision_info import RevisionInfo, observed_revisions, revision_info
 from headrace.kinds.modeldeployment.rollout import only_fails
 from headrace.kinds.modeldeployment.spec import ColdStart
 from headrace.reconcile.conditions import clipped
-from headrace.reconcile.world import Manifest, Observed, Publication
+from headrace.reconcile.world import Manifest, Publication
 from headrace.routes import Engine, RevisionWeight, Route, Unavailable
-from headrace.routes.operations import CHAT, COMPLETIONS
+from headrace.runtimes.profile import READINESS_PATH
 
-OPERATIONS = (CHAT, COMPLETIONS)
-"""What runtimes serve."""
 FAILURE_RETRY_SECONDS = 10
-"""What a client is told after a failure: the first back-off of a crashed or failed child."""
+"""Retry-After of an answer after a failure: the first back-off of a crashed or failed child."""
 
 
 def route(decision: Decision) -> Route:
     """Return the route of an accepted resource."""
     facts = decision.facts
     resource = facts.resource
+    revisions = {**observed_revisions(facts.observed, facts.manifest), facts.revision: revision_info(resource)}
     scaling = resource.spec.scaling
     cold_start = scaling.cold_start if scaling is not None else ColdStart()
     return Route(
         namespace=resource.namespace,
         name=resource.name,
-        public_name=_public_name(decision),
+        public_name=_public_name(decision, revisions),
         created=created(facts.manifest),
-        revisions=with_operations(decision.rollout.weights),
-        engines=engines(facts.observed),
+        revisions=described(decision.rollout.weights, revisions),
+        engines=engines(revisions),
         unavailable=_unavailable(decision),
         stage=_stage(decision),
         max_queued_requests=cold_start.max_queued_requests,
@@ -44,50 +43,58 @@ def route(decision: Decision) -> Route:
 
 
 def publication(manifest: Manifest, route: Route | None) -> Publication:
-    """Return the entry of a ModelDeployment in the route table; None: the gateways should not know the model."""
+    """Return the entry of a ModelDeployment in the route table; None removes it."""
     metadata = manifest["metadata"]
     return Publication(ROUTES_BUCKET, f"{metadata.get('namespace', 'default')}.{metadata['name']}", route)
 
 
-def with_operations(weights: Iterable[RevisionWeight]) -> tuple[RevisionWeight, ...]:
-    """Return the weights with what each revision serves; it is the same for every runtime type."""
-    return tuple(each.model_copy(update={"operations": OPERATIONS}) for each in weights)
+def described(weights: Iterable[RevisionWeight], revisions: Mapping[str, RevisionInfo]) -> tuple[RevisionWeight, ...]:
+    """Return the weights with what each revision serves and is capable of."""
+    return tuple(
+        each.model_copy(
+            update={
+                "operations": revisions[each.revision].operations,
+                "capabilities": revisions[each.revision].capabilities,
+            }
+        )
+        for each in weights
+    )
 
 
-def engines(observed: Observed) -> tuple[Engine, ...]:
-    """Return what gateways must know of brought containers, read off their Deployments: old ones are in no spec."""
+def engines(revisions: Mapping[str, RevisionInfo]) -> tuple[Engine, ...]:
+    """Return what gateways must know of revisions that are not as gateways expect of one without an entry."""
     return tuple(
         Engine(
-            revision=revision,
-            readiness_path=manifest["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"],
-            model_name=manifest["metadata"]["annotations"][v.ENGINE_MODEL_ANNOTATION] or None,
-            announces=is_announcing_container(manifest),
+            revision=name,
+            readiness_path=info.readiness_path,
+            model_name=info.model_name,
+            announces=info.self_registers,
         )
-        for revision, manifest in deployments(observed).items()
-        if v.ENGINE_MODEL_ANNOTATION in manifest["metadata"].get("annotations", {})
+        for name, info in revisions.items()
+        if not info.self_registers or info.model_name is not None or info.readiness_path != READINESS_PATH
     )
 
 
 def refusal(reason: str, message: str) -> Unavailable:
-    """Return the answer to requests while something fails: as in the conditions, without what a log says."""
+    """Return the answer to requests while something fails: the condition's message without quotes from a log."""
     return Unavailable(reason=reason, message=clipped(public(message)), retry_after_seconds=FAILURE_RETRY_SECONDS)
 
 
 def created(manifest: Manifest) -> int:
-    """Return the Unix time of the resource's creation, 0 when it is not known."""
+    """Return the Unix time of the resource's creation; 0 if it is unknown."""
     stamp = manifest["metadata"].get("creationTimestamp")
     return int(datetime.fromisoformat(stamp).timestamp()) if stamp else 0
 
 
-def _public_name(decision: Decision) -> str:
-    """A changed name is known to the gateways from when the pods that serve it take the requests."""
-    serving = decision.facts.deployments.get(decision.rollout.serving) if decision.taking_over else None
-    annotations = serving["metadata"].get("annotations", {}) if serving is not None else {}
-    return str(annotations.get(v.PUBLIC_NAME_ANNOTATION, decision.facts.resource.public_name))
+def _public_name(decision: Decision, revisions: Mapping[str, RevisionInfo]) -> str:
+    """Return the name that gateways serve: a changed one from when the pods that serve it take the requests."""
+    if decision.taking_over and decision.rollout.serving in revisions:
+        return revisions[decision.rollout.serving].public_name
+    return decision.facts.resource.public_name
 
 
 def _unavailable(decision: Decision) -> Unavailable | None:
-    """Requests are held while an answer can be expected, and refused with the cause when it cannot."""
+    """Return why requests are refused; None: they are forwarded, or held because an answer can be expected."""
     facts = decision.facts
     if decision.wanted.off is not None:
         return decision.wanted.off

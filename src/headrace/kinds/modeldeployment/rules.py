@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pydantic.alias_generators import to_camel
+
 from headrace import environment
 from headrace.api.rules import Rule, matches
+from headrace.runtimes.profile import RuntimeProfile
+from headrace.runtimes.registry import PROFILES
 from headrace.sources.location import FILE_URI, HTTPS_URI, PACKAGE_URI, PVC_URI
 
 NAME_LENGTH = 40
@@ -12,6 +16,27 @@ _URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
 """What headrace sets in pods. An API server answers to a list of variables with two of one name with an error 500."""
+WITHOUT_SOURCE = tuple(profile.type for profile in PROFILES.values() if not profile.source_required)
+
+
+def _options(profile: RuntimeProfile) -> Rule:
+    """Return the rule that the options of a runtime type are those of that type alone."""
+    name, type_ = to_camel(profile.options), profile.type
+    if profile.options_required:
+        return Rule(
+            "spec.runtime",
+            name,
+            f"has(self.{name}) == (self.type == '{type_}')",
+            lambda self, _: (name in self) == (self["type"] == type_),
+            f"must be set when type is {type_}, and only then",
+        )
+    return Rule(
+        "spec.runtime",
+        name,
+        f"!has(self.{name}) || self.type == '{type_}'",
+        lambda self, _: name not in self or self["type"] == type_,
+        f"may only be set when type is {type_}",
+    )
 
 
 RULES: tuple[Rule, ...] = (
@@ -39,24 +64,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec",
         "model.source",
-        "has(self.model.source) || self.runtime.type == 'Container'",
-        lambda self, _: "source" in self["model"] or self["runtime"]["type"] == "Container",
-        "is required unless runtime.type is Container",
+        " || ".join(("has(self.model.source)", *(f"self.runtime.type == '{each}'" for each in WITHOUT_SOURCE))),
+        lambda self, _: "source" in self["model"] or self["runtime"]["type"] in WITHOUT_SOURCE,
+        f"is required unless runtime.type is {' or '.join(WITHOUT_SOURCE)}",
     ),
-    Rule(
-        "spec.runtime",
-        "llm",
-        "!has(self.llm) || self.type == 'LLM'",
-        lambda self, _: "llm" not in self or self["type"] == "LLM",
-        "may only be set when type is LLM",
-    ),
-    Rule(
-        "spec.runtime",
-        "container",
-        "has(self.container) == (self.type == 'Container')",
-        lambda self, _: ("container" in self) == (self["type"] == "Container"),
-        "must be set when type is Container, and only then",
-    ),
+    *(_options(profile) for profile in PROFILES.values() if profile.options),
     Rule(
         "spec.runtime",
         "type",

@@ -7,15 +7,24 @@ Strings and lists are bounded, because an API server must bound what its CEL rul
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from headrace.api.parts import Part
 from headrace.api.quantity import Quantity
+from headrace.runtimes.llm import LLM
+from headrace.runtimes.profile import RuntimeProfile
+from headrace.runtimes.registry import PROFILES
 
 Word = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=253)]
+if TYPE_CHECKING:
+    RuntimeType = str
+else:
+    RuntimeType = Literal[tuple(PROFILES)]
 
 
 class Source(Part):
@@ -118,24 +127,34 @@ class ContainerRuntime(Part):
 class Runtime(Part):
     """Which engine serves the model: a type and the member of that name."""
 
-    type: Literal["LLM", "Container"] = Field(
-        default="LLM",
-        description="LLM: our own engine for text models. Container: an engine that you bring. Immutable.",
+    type: RuntimeType = Field(
+        default=LLM.type,
+        description=" ".join(f"{each.type}: {each.description}." for each in PROFILES.values()) + " Immutable.",
     )
     llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
     container: ContainerRuntime | None = Field(
         default=None, description="The engine when type is Container; required then."
     )
 
-    @property
-    def announces(self) -> bool:
-        """Whether its replicas speak the runtime contract; else the control loop speaks for them."""
-        return self.container is None or self.container.announces
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the type, with their defaults."""
+        name = PROFILES[self.type].options
+        if not name:
+            return {}
+        given: Part | None = getattr(self, name)
+        return (given or _part_of(name)()).model_dump()
 
-    @property
-    def max_concurrent_requests(self) -> int:
-        """How many requests one replica takes at the same time."""
-        return (self.container or self.llm or LLMRuntime()).max_concurrent_requests
+    @cached_property
+    def profile(self) -> RuntimeProfile:
+        """The profile of the type with these options."""
+        return PROFILES[self.type].configured(self.options)
+
+
+def _part_of(options: str) -> type[Part]:
+    """Return the model of a field of Runtime."""
+    part: type[Part] = get_args(Runtime.model_fields[options].annotation)[0]
+    return part
 
 
 class ConcurrencyMetric(Part):

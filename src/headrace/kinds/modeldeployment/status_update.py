@@ -38,7 +38,7 @@ def status(decision: Decision, now: list[Condition], wake: Wake | None) -> Manif
         "replicas": len(facts.pods),
         "readyReplicas": sum(pod.routable for pod in facts.pods),
         "specReplicas": facts.resource.spec.replicas,
-        "capabilities": list(v.CONTRACT_CAPABILITIES if facts.resource.spec.runtime.announces else ()),
+        "capabilities": list(facts.resource.spec.runtime.profile.capabilities),
         "selector": f"{v.MODEL_LABEL}={facts.resource.name},{v.COMPONENT_LABEL}={v.COMPONENT_RUNTIME}",
         "revisions": [
             {

@@ -50,7 +50,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
         arguments += ["--allow-loopback"]
     container: Manifest = {
         "name": "fetch",
-        "image": settings.images[FETCH],
+        "image": settings.images[FETCH.key],
         "command": ["headrace-fetch"],
         "args": arguments,
         "env": [

@@ -1,9 +1,9 @@
-"""The NetworkPolicies of a model's pods: whom they may talk to, and who may talk to them.
+"""The NetworkPolicies of a model's pods: what they may connect to, and what may connect to them.
 
-A runtime answers the platform's gateways and operator alone, because they know whose key opens it; its neighbours in
-the namespace do not reach it past them. It asks nobody but DNS and NATS: what it computes leaves it by the gateway. A
-fetch reaches what serves models, and never the link's own addresses, where clouds keep their credentials. So does a
-brought container that has to get its model itself; one that does not announce itself does not reach NATS.
+A runtime accepts connections from the platform's gateways and operator alone, because only they check API keys; other
+pods of the namespace cannot reach it. It connects to DNS and NATS only: its answers leave through the gateway. One that
+does not register itself cannot reach NATS. A fetch reaches the ports of model sources, but not link-local
+addresses, where clouds serve credentials; so does a custom container without a source, which gets its model itself.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME
 from headrace.kinds.modeldeployment.manifests.common import guarded_name, labels, metadata
-from headrace.kinds.modeldeployment.manifests.deployment import port_of
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 
 PLATFORM_COMPONENT_LABEL = "app.kubernetes.io/component"
-"""On the platform's pods, made by its chart: `gateway`, `operator` or `nats`."""
+"""On the pods of the platform, set by its chart: `gateway`, `operator` or `nats`."""
 _DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 """Anywhere: a resolver may be a pod of any namespace, or the node's own cache, at an address of its link."""
 _ANYWHERE = [
@@ -29,22 +28,24 @@ _NATS_PORT = 4222
 
 
 def network_policies(
-    resource: ModelDeployment, platform: str, settings: Settings, *, announced: bool
+    resource: ModelDeployment, platform: str, settings: Settings, *, registering: bool
 ) -> tuple[Child, ...]:
     """Return the policy of the runtime pods and that of the fetch pods.
 
-    `announced`: whether there are pods that announce themselves, of whatever revision: they do so until they are gone.
+    `registering`: whether pods of any revision register themselves: they need NATS until they are gone.
     """
     nats = {"to": [_platform_pods(platform, "nats")], "ports": [_tcp(_port_of(settings.nats_url) or _NATS_PORT)]}
     web = {"to": _ANYWHERE, "ports": [_tcp(each) for each in sorted(_source_ports(resource, settings))]}
-    asked_by = {"from": [_platform_pods(platform, "gateway", "operator")], "ports": [_tcp(port_of(resource))]}
-    asks = [_DNS]
-    if announced or resource.spec.runtime.announces:
-        asks.append(nats)
+    profile = resource.spec.runtime.profile
+    ports = [_tcp(port.number) for port in profile.ports]
+    ingress = {"from": [_platform_pods(platform, "gateway", "operator")], "ports": ports}
+    egress = [_DNS]
+    if registering or profile.self_registers:
+        egress.append(nats)
     if resource.spec.model.source is None:
-        asks.append(web)
+        egress.append(web)
     return (
-        _policy(resource, COMPONENT_RUNTIME, {"ingress": [asked_by], "egress": asks}),
+        _policy(resource, COMPONENT_RUNTIME, {"ingress": [ingress], "egress": egress}),
         _policy(resource, COMPONENT_FETCH, {"egress": [_DNS, nats, web]}),
     )
 

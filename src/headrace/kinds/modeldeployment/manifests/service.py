@@ -9,14 +9,14 @@ from __future__ import annotations
 from headrace.api.vocabulary import COMPONENT_RUNTIME
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.modeldeployment.manifests.common import labels, metadata
-from headrace.kinds.modeldeployment.manifests.deployment import port_of
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import Child, ChildKey, Manifest
 
 
 def service(resource: ModelDeployment) -> Child:
     """Return the Service."""
-    selector, port = labels(resource, COMPONENT_RUNTIME), port_of(resource)
+    selector = labels(resource, COMPONENT_RUNTIME)
+    ports = resource.spec.runtime.profile.ports
     manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -24,7 +24,7 @@ def service(resource: ModelDeployment) -> Child:
         "spec": {
             "clusterIP": "None",
             "selector": selector,
-            "ports": [{"name": "http", "port": port, "targetPort": "http"}],
+            "ports": [{"name": port.name, "port": port.number, "targetPort": port.name} for port in ports],
         },
     }
     return Child(ChildKey.of(manifest), manifest)

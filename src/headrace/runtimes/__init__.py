@@ -1,0 +1,1 @@
+"""The runtime types: one `RuntimeProfile` for each value of `spec.runtime.type`."""

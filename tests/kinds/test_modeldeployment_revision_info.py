@@ -1,0 +1,130 @@
+"""What a revision is stands in one annotation of its Deployment; Deployments of the builds before it are still read."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from kinds.reconcile_world import SETTINGS, World, resource, route_of, serving_world
+from kinds.test_modeldeployment_brought import spec
+from kinds.test_modeldeployment_manifests import child
+
+from headrace.api import vocabulary as v
+from headrace.kinds.modeldeployment.revision_info import RevisionInfo, observed_revisions
+from headrace.reconcile.world import Manifest
+from headrace.routes import Engine
+
+CUSTOM = RevisionInfo(
+    runtime="Container",
+    public_name="smol",
+    model_name="inside",
+    port=9000,
+    readiness_path="/health",
+    self_registers=False,
+    explains_unready=True,
+    capacity=3,
+    operations=("chat", "completions"),
+    capabilities=(),
+)
+FIELDS: dict[str, Any] = {"modelName": "inside", "readinessPath": "/health", "maxConcurrentRequests": 3}
+
+
+def revisions(world: World) -> list[RevisionInfo]:
+    return list(observed_revisions(world.observed(), world.manifest).values())
+
+
+def as_before(world: World) -> World:
+    """Replace the record by what the builds before it wrote."""
+    for key, deployment in world.children.items():
+        if key.kind == "Deployment":
+            info = RevisionInfo.decode(deployment["metadata"]["annotations"][v.REVISION_INFO_ANNOTATION].encode())
+            custom = {v.ENGINE_MODEL_ANNOTATION: info.model_name or ""} if info.runtime == "Container" else {}
+            deployment["metadata"]["annotations"] = {v.PUBLIC_NAME_ANNOTATION: info.public_name, **custom}
+    world.restart_loop()
+    return world
+
+
+def annotations_of(world: World) -> Manifest:
+    found: Manifest = child(world, "Deployment")["metadata"]["annotations"]
+    return found
+
+
+def test_revision_when_it_is_a_custom_container_then_its_spec_is_in_the_record() -> None:
+    assert revisions(serving_world(**spec(**FIELDS))) == [CUSTOM]
+
+
+def test_revision_when_it_is_of_an_own_runtime_then_its_profile_is_in_the_record() -> None:
+    world = serving_world(runtime={"type": "LLM", "llm": {"maxConcurrentRequests": 7}})
+    assert json.loads(annotations_of(world)[v.REVISION_INFO_ANNOTATION]) == {
+        "runtime": "LLM",
+        "public_name": "smol",
+        "port": 8000,
+        "readiness_path": "/health/ready",
+        "self_registers": True,
+        "explains_unready": False,
+        "capacity": 7,
+        "operations": ["chat", "completions"],
+        "capabilities": ["Drain", "LoadReports", "Progress"],
+    }
+
+
+def test_route_when_it_names_a_revision_then_with_its_operations_and_capabilities() -> None:
+    (own,) = route_of(serving_world(replicas=1).outcome).revisions
+    (custom,) = route_of(serving_world(**spec()).outcome).revisions
+    assert (own.operations, own.capabilities) == (("chat", "completions"), ("Drain", "LoadReports", "Progress"))
+    assert (custom.operations, custom.capabilities) == (("chat", "completions"), ())
+
+
+@pytest.mark.parametrize("fields", [spec(**FIELDS), spec(announces=True), {"replicas": 1}])
+def test_deployment_when_it_is_of_the_build_before_then_it_is_read_as_if_it_had_the_record(
+    fields: dict[str, Any],
+) -> None:
+    world = serving_world(**fields)
+    recorded = revisions(world)
+    assert revisions(as_before(world)) == recorded
+
+
+@pytest.mark.parametrize("record", ["", "other-1", "{}", '{"runtime": 3}'])
+def test_record_when_somebody_made_it_unreadable_then_it_is_written_again(record: str) -> None:
+    world = serving_world(**spec(**FIELDS))
+    annotations_of(world)[v.REVISION_INFO_ANNOTATION] = record
+    world.look()
+    assert revisions(world) == [CUSTOM]
+
+
+def test_operator_when_it_is_upgraded_then_the_record_is_written_and_no_pod_restarts() -> None:
+    world = as_before(serving_world(**spec(**FIELDS)))
+    template, pods = copy.deepcopy(child(world, "Deployment")["spec"]["template"]), list(world.pods)
+    world.look()
+    assert annotations_of(world).keys() == {v.REVISION_INFO_ANNOTATION}
+    assert (child(world, "Deployment")["spec"]["template"], list(world.pods)) == (template, pods)
+
+
+def test_operator_when_it_is_upgraded_in_a_rollout_then_the_old_revision_is_served_as_before() -> None:
+    world = serving_world(**spec(**FIELDS))
+    world.apply(**spec(**FIELDS, image="next"), model={**world.manifest["spec"]["model"], "name": "renamed"})
+    world.look()
+    before = route_of(as_before(world).look())
+    (old,) = [each.revision for each in before.revisions]
+    assert before.public_name == "smol"
+    assert Engine(revision=old, readiness_path="/health", model_name="inside", announces=False) in before.engines
+    world.apply(replicas=-1)
+    assert route_of(world.look()).public_name == "smol"
+
+
+def test_capacity_when_the_spec_is_invalid_and_there_is_no_record_then_it_is_the_default() -> None:
+    world = as_before(serving_world(**spec(**FIELDS)))
+    world.manifest["spec"]["runtime"] = {"container": []}
+    assert [each.capacity for each in revisions(world)] == [16]
+
+
+def test_capacity_when_it_changes_then_the_record_does_and_nothing_restarts() -> None:
+    world = World(manifest=resource(**spec()), settings=SETTINGS)
+    world.calm()
+    pods = list(world.pods)
+    world.apply(**spec(maxConcurrentRequests=2))
+    world.look()
+    assert [each.capacity for each in revisions(world)] == [2]
+    assert list(world.pods) == pods

@@ -1,0 +1,54 @@
+"""Each profile agrees with what is derived from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kinds.test_modeldeployment_manifests import child, in_cluster, pod_of, policy, ports
+
+from headrace.kinds.modeldeployment.spec import Runtime
+from headrace.runtimes.llm import LLM
+from headrace.runtimes.profile import PlatformImage, Port, RuntimeProfile
+from headrace.runtimes.registry import PROFILES, register
+
+
+def test_options_when_listed_then_each_field_of_the_spec_is_of_one_type() -> None:
+    named = sorted(profile.options for profile in PROFILES.values() if profile.options)
+    assert named == sorted(Runtime.model_fields.keys() - {"type"})
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_profile_when_its_image_is_of_headrace_then_it_runs_in_local_mode_too(profile: RuntimeProfile) -> None:
+    assert not isinstance(profile.image, PlatformImage) or profile.command
+
+
+@pytest.mark.parametrize(
+    ("options", "capacity"), [({}, 16), ({"llm": {"maxModelLen": 16}}, 16), ({"llm": {"maxConcurrentRequests": 2}}, 2)]
+)
+def test_profile_when_options_are_given_then_it_has_them(options: dict[str, Any], capacity: int) -> None:
+    assert Runtime.model_validate({"type": "LLM", **options}).profile.capacity == capacity
+
+
+def test_type_when_it_is_registered_already_then_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="the runtime type LLM is registered already"):
+        register(LLM)
+
+
+def test_profile_when_it_has_several_ports_then_service_and_policy_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = (Port("http", 8000), Port("grpc", 8001))
+    monkeypatch.setitem(PROFILES, "LLM", replace(LLM, ports=numbers))
+    world = in_cluster()
+    assert [port["targetPort"] for port in child(world, "Service")["spec"]["ports"]] == ["http", "grpc"]
+    (rule,) = policy(world, "runtime")["ingress"]
+    assert ports(rule) == {("TCP", 8000), ("TCP", 8001)}
+
+
+def test_profile_when_it_has_resources_then_pods_get_them_unless_the_template_has_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROFILES, "LLM", replace(LLM, resources={"requests": {"cpu": "2"}}))
+    given = {"limits": {"memory": "8Gi"}}
+    assert pod_of(in_cluster())["containers"][0]["resources"] == {"requests": {"cpu": "2"}}
+    assert pod_of(in_cluster(template={"resources": given}))["containers"][0]["resources"] == given
