@@ -161,6 +161,15 @@ class Exchange:
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": [*fields, (_ID, self.id)]})
 
+    async def answer(self, status: int, fields: Headers, body: bytes) -> None:
+        """Send a complete answer."""
+        if (taken := self._client.blocked()) is not None:
+            await self._wait_for_client(taken)
+        self.status = status
+        self.sent_bytes += len(body)
+        head = [*fields, (_ID, self.id)]
+        await self._send({"type": "http.response.start", "status": status, "headers": head, "body": body})
+
     async def start_stream(self) -> None:
         """Start an answer of server-sent events before there is a replica to give one."""
         self.events = True
@@ -199,8 +208,7 @@ class Exchange:
                 await self.finish(b"data: " + body + b"\n\n" + DONE)
             return
         fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self.start(error.http_status, fields + error_fields(error))
-        await self.finish(body)
+        await self.answer(error.http_status, fields + error_fields(error), body)
 
     async def _wait_for_client(self, taken: asyncio.Future[None]) -> None:
         """The client has too much to take already. This waits here, and not in the server, for `abort` must end it."""

@@ -61,8 +61,7 @@ async def relay(exchange: Exchange, connection: Connection, head: Head, decision
     if length is not None and length <= MAX_COLLECTED_BYTES and not events:
         body = await _collect(exchange, connection, length)
         exchange.note_first_byte()
-        await exchange.start(head.status, fields)
-        await exchange.finish(body)
+        await exchange.answer(head.status, fields, body)
         return
     while not connection.complete and not connection.has_body:
         await exchange.wait(connection.changed())  # lost before the first byte of the body: asked for elsewhere

@@ -33,7 +33,7 @@ from uvicorn.server import ServerState
 from headrace.http import heads
 from headrace.http.answers import Refusal
 from headrace.http.closing import ClosingProtocol
-from headrace.http.cycles import ExpectingCycle, UnchunkedCycle
+from headrace.http.cycles import Cycle, ExpectingCycle, UnchunkedCycle
 from headrace.http.errors import HeadTooSlow, MalformedRequest, RequestError
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class HttpProtocol(ClosingProtocol):
             if objection is not None:
                 app = cast("ASGI3Application", Refusal(objection))
         self._last = version == heads.HTTP_1_0 or not parser.should_keep_alive()
-        kind: type[RequestResponseCycle] = RequestResponseCycle
+        kind: type[Cycle] = Cycle
         if version == heads.HTTP_1_0:
             kind = UnchunkedCycle
         elif head.expects_continue:
@@ -337,13 +337,11 @@ class HttpProtocol(ClosingProtocol):
             self._end()
             return
         scope = cast("HTTPScope", {"type": "http", "method": "GET", "http_version": heads.HTTP_1_1, "headers": []})
-        self.cycle = self._cycle(RequestResponseCycle, scope, keep_alive=False)
+        self.cycle = self._cycle(Cycle, scope, keep_alive=False)
         self.cycle.more_body = False
         self._queue(cast("ASGI3Application", Refusal(error)), at_once=at_once)
 
-    def _cycle(
-        self, kind: type[RequestResponseCycle], scope: HTTPScope, *, keep_alive: bool, expect: bool = False
-    ) -> RequestResponseCycle:
+    def _cycle(self, kind: type[Cycle], scope: HTTPScope, *, keep_alive: bool, expect: bool = False) -> Cycle:
         return kind(
             scope=scope,
             transport=self._wire,

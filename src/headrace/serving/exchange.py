@@ -149,13 +149,12 @@ class Exchange:
         content_type: bytes = b"application/json",
     ) -> None:
         fields = ((b"content-type", content_type), (b"content-length", str(len(body)).encode()), *extra)
-        await self._start(status, fields)
-        await self.finish(body)
+        await self._start(status, fields, body=body)
 
-    async def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+    async def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]], **whole: bytes) -> None:
         self.status = status
         request_id = (headers.REQUEST_ID.encode(), self.id.encode())
-        await self._send({"type": "http.response.start", "status": status, "headers": [*fields, request_id]})
+        await self._send({"type": "http.response.start", "status": status, "headers": [*fields, request_id], **whole})
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
