@@ -9,7 +9,7 @@ waiting beside a free replica.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.routes import RevisionWeight
 from headrace_gateway.operations import RequestInfo
@@ -21,8 +21,7 @@ LAST_RESORT = "last-resort"
 """Every free replica is silent; this one is tried all the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A replica, and why it is this one (the word in `x-headrace-decision`)."""
 
     replica: Replica

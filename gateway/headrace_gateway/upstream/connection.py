@@ -13,8 +13,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 from typing_extensions import override
@@ -60,8 +59,7 @@ class ReplicaSilent(ConnectionLost):
     """The replica was given up: it neither reports, nor answers probes, nor sends anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Status and headers of an answer; names are in lower case."""
 
     status: int
@@ -83,6 +81,7 @@ class Connection(asyncio.Protocol):
         self.complete = True
         """Whether the answer has wholly arrived; what is not taken yet can still be taken."""
         self.idle_since = 0.0
+        """On the loop's clock: when the last answer was complete."""
         self.stirred = False
         """Whether anything came since it was last looked whether something does."""
         self.last = False
@@ -204,7 +203,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the answer is not HTTP/1.1")
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and self._is_head_too_large():
             self._fail(f"the head of the answer is larger than {MAX_HEAD_BYTES >> 10} KiB")
             return
         if self._waiting_bytes > PAUSE_BYTES and not self._paused and not self.complete:
@@ -246,7 +245,6 @@ class Connection(asyncio.Protocol):
         if status < 200 or self.complete:  # noqa: PLR2004 - HTTP's classes
             return
         head = Head(status, tuple(self._headers))
-        self._head_bytes = sum(len(name) + len(value) for name, value in head.headers)  # and not what followed it
         self._keep_alive = self._parser.should_keep_alive()
         framed = head.get(b"content-length") is not None or head.get(b"transfer-encoding") is not None
         self._until_close = not framed and status not in _NO_BODY
@@ -265,8 +263,15 @@ class Connection(asyncio.Protocol):
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _is_head_too_large(self) -> bool:
+        """Return whether a head is larger than it may be; of what has come with its end, the body does not count."""
+        if self.head is not None:
+            self._head_bytes = sum(len(name) + len(value) for name, value in self.head.headers)
+        return self._head_bytes > MAX_HEAD_BYTES
+
     def _completed(self) -> None:
         self.complete = True
+        self.idle_since = self._loop.time()
         if self._on_complete is not None:
             self._on_complete()
             self._on_complete = None

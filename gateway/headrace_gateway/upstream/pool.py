@@ -66,7 +66,6 @@ class Pool:
         """Keep the connection for the next request if it can carry one, else close it at once."""
         self._busy.discard(connection)
         if connection.reusable:
-            connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
             self._drop(connection)
