@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 from headrace import headers
 from headrace.errors import HeadraceError
 from headrace.http.answers import DONE, STREAM_HEADERS, error_body, error_fields
-from headrace.http.bodies import BODY_SECONDS, MAX_DISCARDED_BYTES, check_encoding, too_large, without_bom
-from headrace.http.errors import BodyTooSlow, ClientGone
+from headrace.http.errors import ClientGone
+from headrace.http.incoming import IncomingBody
 from headrace.http.protocol import CLIENT, HttpProtocol, judge_again
 from headrace_gateway.errors import InvalidApiKey
 
@@ -42,7 +42,6 @@ class Exchange:
         self.status = 0
         """Of the answer; 0 until its head is sent."""
         self.reason = ""
-        self.received_bytes = 0
         self.sent_bytes = 0
         self.first_byte_at: float | None = None
         self.events = False
@@ -51,10 +50,10 @@ class Exchange:
         """Called when the client has not taken what came, and so something is about to wait for it."""
         self.forwarded: list[tuple[bytes, bytes]] = []
         self._scope = scope
-        self._receive = receive
+        self._body = IncomingBody(scope, receive)
         self._send = send
         self._authorization: list[bytes] = []
-        self._encoding: bytes | None = None
+        self._encoding = b""
         self.declared_bytes: int | None = None
         """Of the body; None when it comes in chunks."""
         self._gone: Exception | None = None
@@ -72,9 +71,14 @@ class Exchange:
                 self.declared_bytes = int(value)  # the server's parser has checked it
             elif name == b"content-encoding":
                 self._encoding = value
-        self.id = request_id if _REQUEST_ID.fullmatch(request_id) else _new_id()
+        self.id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else _new_id()
 
     # -- what the client sends ---------------------------------------------------------------------------------------
+
+    @property
+    def received_bytes(self) -> int:
+        """Of the body."""
+        return self._body.received_bytes
 
     def authorization(self) -> bytes | None:
         """Return the Authorization header. Raises InvalidApiKey."""
@@ -87,39 +91,8 @@ class Exchange:
         judge_again(self._scope)
 
     async def body(self, limit: int) -> bytes:
-        """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone.
-
-        One that is too large is read on for a while and thrown away: a client that is still sending when its
-        connection is closed sees a reset instead of the answer that explains it.
-        """
-        if self._encoding is not None:
-            check_encoding(self._encoding)
-        if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
-            raise too_large(limit)
-        pieces: list[bytes] = []
-        if self._client.body_arrived:
-            await self._receive_body(pieces, limit)
-        else:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    await self._receive_body(pieces, limit)
-            except TimeoutError:
-                raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-        if self.received_bytes > limit:
-            raise too_large(limit)
-        return without_bom(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    async def _receive_body(self, pieces: list[bytes], limit: int) -> None:
-        more = True
-        while more and self.received_bytes <= max(limit, MAX_DISCARDED_BYTES):
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            piece: bytes = message["body"]
-            self.received_bytes += len(piece)
-            if self.received_bytes <= limit:
-                pieces.append(piece)
-            more = message["more_body"]
+        """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
+        return await self._body.read(limit, encoding=self._encoding, declared_bytes=self.declared_bytes)
 
     # -- whether the client is still there -----------------------------------------------------------------------------
 
