@@ -87,7 +87,7 @@ class Exchange:
         return self._authorization[0] if self._authorization else None
 
     def judge_again(self) -> None:
-        """Raise what the server has against the request by now."""
+        """Raise the server's refusal of the request, if there is one by now."""
         judge_again(self._scope)
 
     async def body(self, limit: int) -> bytes:
@@ -184,7 +184,7 @@ class Exchange:
         await self.answer(error.http_status, fields + error_fields(error), body)
 
     async def _wait_for_client(self, taken: asyncio.Future[None]) -> None:
-        """The client has too much to take already. This waits here, and not in the server, for `abort` must end it."""
+        """Wait until the client has taken what was written; here and not in the server, so that `abort` ends it."""
         if self.on_blocked is not None:
             self.on_blocked()
         await self.wait(taken)

@@ -1,10 +1,10 @@
-"""The path of a request: who asks, for which model, at which replica, and its bytes there and back.
+"""The path of a request: API key, model, replica, and its bytes there and back.
 
     authenticate ─▶ read the body ─▶ find the model ─▶ take a place, or wait for one ─▶ send ─▶ pass the answer on
                                                           ▲                            │
                                                           └────── turned away, lost ◀──┘
 
-What is read of a request, its operation says (`headrace_gateway.operations`). The body is forwarded byte for byte,
+The operation defines what is read of a request (`headrace_gateway.operations`). The body is forwarded byte for byte,
 unless an engine knows the model by another name.
 """
 

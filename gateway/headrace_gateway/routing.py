@@ -1,9 +1,9 @@
 """Which replica takes a request: the revision by weight, then the least loaded of it. Pure.
 
-Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight, the richest pays the sum and
-goes. 90:10 gives one request in ten to the canary, evenly spread and without chance. A revision whose replicas are all
-busy or gone, or that does not serve the operation, has no turn: its share goes to the others, rather than a request
-waiting beside a free replica.
+Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight as credit, and the one with
+the most credit is chosen and pays the sum of the weights. 90:10 gives one request in ten to the canary, evenly spread
+and without chance. A revision whose replicas are all busy or gone, or that does not serve the operation, has no turn:
+its share goes to the others, rather than a request waiting beside a free replica.
 """
 
 from __future__ import annotations
