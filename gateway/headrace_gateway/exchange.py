@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 from headrace import headers
 from headrace.errors import HeadraceError
 from headrace.http.answers import DONE, STREAM_HEADERS, error_body, error_fields
-from headrace.http.bodies import BODY_SECONDS, MAX_DISCARDED_BYTES, check_encoding, too_large, without_bom
-from headrace.http.errors import BodyTooSlow, ClientGone
+from headrace.http.errors import ClientGone
+from headrace.http.incoming import IncomingBody
 from headrace.http.protocol import CLIENT, HttpProtocol, judge_again
 from headrace_gateway.errors import InvalidApiKey
 
@@ -42,7 +42,6 @@ class Exchange:
         self.status = 0
         """Of the answer; 0 until its head is sent."""
         self.reason = ""
-        self.received_bytes = 0
         self.sent_bytes = 0
         self.first_byte_at: float | None = None
         self.events = False
@@ -51,10 +50,10 @@ class Exchange:
         """Called when the client has not taken what came, and so something is about to wait for it."""
         self.forwarded: list[tuple[bytes, bytes]] = []
         self._scope = scope
-        self._receive = receive
+        self._body = IncomingBody(scope, receive)
         self._send = send
         self._authorization: list[bytes] = []
-        self._encoding: bytes | None = None
+        self._encoding = b""
         self.declared_bytes: int | None = None
         """Of the body; None when it comes in chunks."""
         self._gone: Exception | None = None
@@ -72,9 +71,14 @@ class Exchange:
                 self.declared_bytes = int(value)  # the server's parser has checked it
             elif name == b"content-encoding":
                 self._encoding = value
-        self.id = request_id if _REQUEST_ID.fullmatch(request_id) else _new_id()
+        self.id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else _new_id()
 
     # -- what the client sends ---------------------------------------------------------------------------------------
+
+    @property
+    def received_bytes(self) -> int:
+        """Of the body."""
+        return self._body.received_bytes
 
     def authorization(self) -> bytes | None:
         """Return the Authorization header. Raises InvalidApiKey."""
@@ -83,43 +87,12 @@ class Exchange:
         return self._authorization[0] if self._authorization else None
 
     def judge_again(self) -> None:
-        """Raise what the server has against the request by now."""
+        """Raise the server's refusal of the request, if there is one by now."""
         judge_again(self._scope)
 
     async def body(self, limit: int) -> bytes:
-        """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone.
-
-        One that is too large is read on for a while and thrown away: a client that is still sending when its
-        connection is closed sees a reset instead of the answer that explains it.
-        """
-        if self._encoding is not None:
-            check_encoding(self._encoding)
-        if self.declared_bytes is not None and self.declared_bytes > max(limit, MAX_DISCARDED_BYTES):
-            raise too_large(limit)
-        pieces: list[bytes] = []
-        if self._client.body_arrived:
-            await self._receive_body(pieces, limit)
-        else:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    await self._receive_body(pieces, limit)
-            except TimeoutError:
-                raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-        if self.received_bytes > limit:
-            raise too_large(limit)
-        return without_bom(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    async def _receive_body(self, pieces: list[bytes], limit: int) -> None:
-        more = True
-        while more and self.received_bytes <= max(limit, MAX_DISCARDED_BYTES):
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            piece: bytes = message["body"]
-            self.received_bytes += len(piece)
-            if self.received_bytes <= limit:
-                pieces.append(piece)
-            more = message["more_body"]
+        """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
+        return await self._body.read(limit, encoding=self._encoding, declared_bytes=self.declared_bytes)
 
     # -- whether the client is still there -----------------------------------------------------------------------------
 
@@ -161,6 +134,15 @@ class Exchange:
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": [*fields, (_ID, self.id)]})
 
+    async def answer(self, status: int, fields: Headers, body: bytes) -> None:
+        """Send a complete answer."""
+        if (taken := self._client.blocked()) is not None:
+            await self._wait_for_client(taken)
+        self.status = status
+        self.sent_bytes += len(body)
+        head = [*fields, (_ID, self.id)]
+        await self._send({"type": "http.response.start", "status": status, "headers": head, "body": body})
+
     async def start_stream(self) -> None:
         """Start an answer of server-sent events before there is a replica to give one."""
         self.events = True
@@ -199,11 +181,10 @@ class Exchange:
                 await self.finish(b"data: " + body + b"\n\n" + DONE)
             return
         fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self.start(error.http_status, fields + error_fields(error))
-        await self.finish(body)
+        await self.answer(error.http_status, fields + error_fields(error), body)
 
     async def _wait_for_client(self, taken: asyncio.Future[None]) -> None:
-        """The client has too much to take already. This waits here, and not in the server, for `abort` must end it."""
+        """Wait until the client has taken what was written; here and not in the server, so that `abort` ends it."""
         if self.on_blocked is not None:
             self.on_blocked()
         await self.wait(taken)

@@ -1,10 +1,10 @@
-"""The path of a request: who asks, for which model, at which replica, and its bytes there and back.
+"""The path of a request: API key, model, replica, and its bytes there and back.
 
     authenticate ─▶ read the body ─▶ find the model ─▶ take a place, or wait for one ─▶ send ─▶ pass the answer on
                                                           ▲                            │
                                                           └────── turned away, lost ◀──┘
 
-What is read of a request, its operation says (`headrace_gateway.operations`). The body is forwarded byte for byte,
+The operation defines what is read of a request (`headrace_gateway.operations`). The body is forwarded byte for byte,
 unless an engine knows the model by another name.
 """
 
@@ -183,7 +183,7 @@ class Inference:
         self._reserve(state, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
         state.body = await exchange.body(limit)
         self._reserve(state, len(state.body))
-        request = state.match.read(exchange.id, grant.namespace, state.body)
+        request = state.match.read(exchange.id, state.body)
         model = state.model = table.find(grant, request.public_name)
         if (objection := model.objection(request)) is not None:
             raise objection

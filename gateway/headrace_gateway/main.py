@@ -13,14 +13,13 @@ from collections.abc import Sequence
 import uvloop
 
 from headrace.errors import CannotStart, HeadraceError
+from headrace.http.server import listen
 from headrace_gateway.access import AccessLog, LogHandler
 from headrace_gateway.gateway import run
 from headrace_gateway.operations import OPERATIONS, OperationTable
 from headrace_gateway.settings import Settings
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 1024
 
 
 def main(arguments: Sequence[str] | None = None, operations: OperationTable = OPERATIONS) -> int:
@@ -32,10 +31,11 @@ def main(arguments: Sequence[str] | None = None, operations: OperationTable = OP
     )
     _allow_many_connections()
     try:
-        listener = _inherit(settings.fd) if settings.fd is not None else _listen(settings.host, settings.port)
+        listener = _inherit(settings.fd) if settings.fd is not None else listen(settings.host, settings.port)
         scraped = None
         if settings.metrics_port is not None:
-            scraped = _listen(settings.metrics_host or listener.getsockname()[0], settings.metrics_port, "metrics-")
+            host = settings.metrics_host or listener.getsockname()[0]
+            scraped = listen(host, settings.metrics_port, option_prefix="metrics-")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, listener, scraped, access, operations))
     except HeadraceError as error:
@@ -51,17 +51,6 @@ def _inherit(fd: int) -> socket.socket:
         return socket.socket(fileno=fd)
     except OSError as error:
         raise CannotStart(f"cannot listen on fd {fd}: {os.strerror(error.errno or 0)}") from error
-
-
-def _listen(host: str, port: int, option: str = "") -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise CannotStart(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
-            hint=f"Choose another --{option}port or --{option}host",
-        ) from error
 
 
 def _allow_many_connections() -> None:

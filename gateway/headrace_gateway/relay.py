@@ -1,6 +1,6 @@
 """A replica's answer on its way to the client: the head cleaned, the body as it is.
 
-A short answer with a known length is collected first, so that one that breaks off can still be asked for elsewhere.
+A short answer with a known length is collected first, so that one that breaks off can still be retried elsewhere.
 Everything else is passed on piece by piece, and nothing is parsed. Only the *ends* of events are looked for in a
 stream of them: the start of an event is kept back until its end is there, so that an error after a lost replica is an
 event of its own, and never the tail of a torn one.
@@ -61,11 +61,10 @@ async def relay(exchange: Exchange, connection: Connection, head: Head, decision
     if length is not None and length <= MAX_COLLECTED_BYTES and not events:
         body = await _collect(exchange, connection, length)
         exchange.note_first_byte()
-        await exchange.start(head.status, fields)
-        await exchange.finish(body)
+        await exchange.answer(head.status, fields, body)
         return
     while not connection.complete and not connection.has_body:
-        await exchange.wait(connection.changed())  # lost before the first byte of the body: asked for elsewhere
+        await exchange.wait(connection.changed())  # lost before the first byte of the body: retried elsewhere
     exchange.events = events
     await exchange.start(head.status, fields)
     await (_pass_events if events else _pass_bytes)(exchange, connection)

@@ -1,15 +1,15 @@
 """Which replica takes a request: the revision by weight, then the least loaded of it. Pure.
 
-Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight, the richest pays the sum and
-goes. 90:10 gives one request in ten to the canary, evenly spread and without chance. A revision whose replicas are all
-busy or gone, or that does not serve the operation, has no turn: its share goes to the others, rather than a request
-waiting beside a free replica.
+Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight as credit, and the one with
+the most credit is chosen and pays the sum of the weights. 90:10 gives one request in ten to the canary, evenly spread
+and without chance. A revision whose replicas are all busy or gone, or that does not serve the operation, has no turn:
+its share goes to the others, rather than a request waiting beside a free replica.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.routes import RevisionWeight
 from headrace_gateway.operations import RequestInfo
@@ -21,8 +21,7 @@ LAST_RESORT = "last-resort"
 """Every free replica is silent; this one is tried all the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A replica, and why it is this one (the word in `x-headrace-decision`)."""
 
     replica: Replica

@@ -13,6 +13,7 @@ import pytest
 from headrace import headers
 from headrace.api import vocabulary as v
 from headrace.errors import HeadraceError
+from headrace.http import incoming
 from headrace.http.answers import error_body
 from headrace.serving import exchange
 from headrace.serving.errors import Draining
@@ -54,7 +55,7 @@ async def test_body_in_pieces_then_it_is_whole() -> None:
 
 
 async def test_body_when_it_stops_coming_then_the_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.02)
+    monkeypatch.setattr(incoming, "BODY_SECONDS", 0.02)
 
     start, answer = await asked(read_it, piece(b"ab", more=True))
 

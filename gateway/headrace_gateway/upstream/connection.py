@@ -1,10 +1,10 @@
 """One keep-alive connection to a replica; it carries one exchange at a time.
 
-The body is never looked at: its pieces are handed on as the socket brings them, joined when several wait. A reader
-that is slower than the replica stops the socket at `PAUSE_BYTES`, so a stream costs bounded memory however long it is.
+The body is not parsed: its pieces are passed on as they are received, joined when several are waiting. When the client
+is slower than the replica, reading stops at `PAUSE_BYTES`, so a stream of any length takes bounded memory.
 
-Everything that can be waited for is waited for in one way: look (`head`, `take()`, `complete`), and when there is
-nothing yet, await `changed()` and look again.
+To wait for something, check `head`, `take()` or `complete`; when there is nothing yet, await `changed()` and check
+again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 from typing_extensions import override
@@ -22,10 +21,10 @@ from typing_extensions import override
 PAUSE_BYTES = 256 * 1024
 """Received and not yet taken: reading stops here and goes on at a quarter of it."""
 MAX_HEAD_BYTES = 64 * 1024
-"""Status line and headers, interim responses (1xx) included. More is not a replica's answer."""
+"""Status line and headers, interim responses (1xx) included. A larger head ends the exchange with an error."""
 
 _RESET = struct.pack("ii", 1, 0)
-"""Of SO_LINGER: closing waits for nothing, and tells the peer so."""
+"""Value of SO_LINGER: closing resets the connection."""
 _NO_BODY = frozenset({204, 304})
 
 
@@ -60,8 +59,7 @@ class ReplicaSilent(ConnectionLost):
     """The replica was given up: it neither reports, nor answers probes, nor sends anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Status and headers of an answer; names are in lower case."""
 
     status: int
@@ -83,8 +81,9 @@ class Connection(asyncio.Protocol):
         self.complete = True
         """Whether the answer has wholly arrived; what is not taken yet can still be taken."""
         self.idle_since = 0.0
+        """On the loop's clock: when the last answer was complete."""
         self.stirred = False
-        """Whether anything came since it was last looked whether something does."""
+        """Whether anything was received since `Pool.stirs` was last called."""
         self.last = False
         """Whether it is closed after the present exchange."""
         self.vanished = False
@@ -158,12 +157,12 @@ class Connection(asyncio.Protocol):
         self._waiter = self._loop.create_future()
         return self._waiter
 
-    def when_complete(self, tell: Callable[[], None]) -> None:
+    def when_complete(self, callback: Callable[[], None]) -> None:
         """Call it as soon as the answer has wholly arrived, taken or not."""
         if self.complete:
-            tell()
+            callback()
         else:
-            self._on_complete = tell
+            self._on_complete = callback
 
     def lose(self, error: ConnectionLost) -> None:
         """End the exchange with an error, and close at once."""
@@ -173,9 +172,9 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def abort(self) -> None:
-        """Close at once: whatever the replica still does for this exchange is for nobody.
+        """Close at once, so that the replica stops working on this exchange.
 
-        By a reset: one that is asked no more may take a mere end for a client that still waits for its answer.
+        The connection is reset: a mere end of input may mean a client that half-closed and waits for its answer.
         """
         self._aborted = True
         if self._transport is not None:
@@ -194,7 +193,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.stirred = True
         if self.complete:
-            self.abort()  # nobody asked: what follows could be taken for the answer to the next request
+            self.abort()  # not requested: it could be taken for the answer to the next request
             return
         self._answered = True
         if self.head is None:
@@ -204,7 +203,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the answer is not HTTP/1.1")
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and self._is_head_too_large():
             self._fail(f"the head of the answer is larger than {MAX_HEAD_BYTES >> 10} KiB")
             return
         if self._waiting_bytes > PAUSE_BYTES and not self._paused and not self.complete:
@@ -236,7 +235,7 @@ class Connection(asyncio.Protocol):
         self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line, or a trailer, which nobody asked for."""
+        """One header line, or a trailer, which is ignored."""
         if self.head is None:
             self._headers.append((name.lower(), value))
 
@@ -246,7 +245,6 @@ class Connection(asyncio.Protocol):
         if status < 200 or self.complete:  # noqa: PLR2004 - HTTP's classes
             return
         head = Head(status, tuple(self._headers))
-        self._head_bytes = sum(len(name) + len(value) for name, value in head.headers)  # and not what followed it
         self._keep_alive = self._parser.should_keep_alive()
         framed = head.get(b"content-length") is not None or head.get(b"transfer-encoding") is not None
         self._until_close = not framed and status not in _NO_BODY
@@ -265,8 +263,15 @@ class Connection(asyncio.Protocol):
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _is_head_too_large(self) -> bool:
+        """Return whether a head is larger than it may be; of what has come with its end, the body does not count."""
+        if self.head is not None:
+            self._head_bytes = sum(len(name) + len(value) for name, value in self.head.headers)
+        return self._head_bytes > MAX_HEAD_BYTES
+
     def _completed(self) -> None:
         self.complete = True
+        self.idle_since = self._loop.time()
         if self._on_complete is not None:
             self._on_complete()
             self._on_complete = None

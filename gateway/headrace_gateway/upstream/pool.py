@@ -11,14 +11,14 @@ import socket
 from headrace_gateway.upstream.connection import ConnectFailed, Connection, ReplicaSilent, Unreachable
 
 CONNECT_SECONDS = 2.0
-"""A replica is in the same cluster or on the same machine; who does not answer by then has lost its machine."""
+"""A replica is in the same cluster or on the same machine; one that does not answer by then is unreachable."""
 IDLE_SECONDS = 50.0
 """An idle connection is given up before the replica does so (75 s with ours, 60 s with most others)."""
 KEEP_ALIVE_IDLE_SECONDS = 10
 KEEP_ALIVE_INTERVAL_SECONDS = 5
 KEEP_ALIVE_PROBES = 3
 USER_TIMEOUT_MILLISECONDS = 25_000
-"""A generation may say nothing for minutes, so there is no time limit for the first byte. A machine that vanished is
+"""A generation may send nothing for minutes, so there is no time limit for the first byte. A machine that vanished is
 found by the kernel instead: by its probes (10 s + 3 x 5 s), or, since there are none while what was sent is not
 acknowledged, by the user timeout. A process that hangs is found by `headrace_gateway.silence`."""
 
@@ -66,7 +66,6 @@ class Pool:
         """Keep the connection for the next request if it can carry one, else close it at once."""
         self._busy.discard(connection)
         if connection.reusable:
-            connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
             self._drop(connection)

@@ -62,5 +62,5 @@ class Refusal:
         body = json.dumps(error_body(self._error)).encode()
         fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         status = self._error.http_status
-        await send({"type": "http.response.start", "status": status, "headers": fields + error_fields(self._error)})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        fields += error_fields(self._error)
+        await send({"type": "http.response.start", "status": status, "headers": fields, "body": body})

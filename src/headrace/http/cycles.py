@@ -1,15 +1,97 @@
-"""uvicorn's exchange of one request and its answer, for two kinds of client that it does not know."""
+"""uvicorn's exchange of one request and its answer, with fewer writes, and for two kinds of client that it ignores."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from typing_extensions import override
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
+"""Not allowed in a header field (RFC 9110 §5.5): the client would read another head."""
+_WITHOUT_BODY = frozenset({204, 304})
 
 
-class ExpectingCycle(RequestResponseCycle):
+class Cycle(RequestResponseCycle):
+    """One request and its answer.
+
+    The start message of a complete answer may have the key `body`: head and body are written at once, and no further
+    message follows. Each write is a system call, and wakes the client. Names of header fields are in lower case, as in
+    all of ASGI.
+    """
+
+    @override
+    async def send(self, message: ASGISendEvent) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if self.response_complete:
+            raise RuntimeError("the answer was complete before this message")
+        content = cast("Mapping[str, Any]", message)
+        head = b""
+        if not self.response_started:
+            self.response_started, self.waiting_for_100_continue = True, False
+            head = self._head(content["status"], content.get("headers", []))
+            if "body" not in content:
+                self.transport.write(head)
+                return
+        body, more = content.get("body", b""), content.get("more_body", False)
+        if piece := head + self._framed(body, more=more):
+            self.transport.write(piece)
+        if not more:
+            self._complete()
+
+    def _head(self, status: int, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+        pieces = [STATUS_LINE[status]]
+        closes = False
+        for name, value in fields:
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length, self.chunked_encoding = int(value), False
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                self.expected_content_length, self.chunked_encoding = 0, True
+            elif name == b"connection":
+                closes |= b"close" in [token.strip() for token in value.lower().split(b",")]
+            pieces += (name, b": ", value, b"\r\n")
+        text = b"".join(pieces)
+        line_ends = len(text) - len(text.translate(None, _CONTROLS))
+        if line_ends != len(b"\r\n") * (len(fields) + 1):
+            raise RuntimeError("a header field of the answer has control characters")
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            text += b"connection: close\r\n"
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+            self.chunked_encoding = True
+            text += b"transfer-encoding: chunked\r\n"
+        return text + b"\r\n"
+
+    def _framed(self, body: bytes, *, more: bool) -> bytes:
+        """Return a piece of the body as it is written."""
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+            return b""
+        if self.chunked_encoding:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            return chunk if more else chunk + b"0\r\n\r\n"
+        self.expected_content_length -= len(body)
+        if self.expected_content_length < 0:
+            raise RuntimeError("the body of the answer is longer than its head says")
+        return body
+
+    def _complete(self) -> None:
+        if self.expected_content_length:
+            raise RuntimeError("the body of the answer is shorter than its head says")
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+class ExpectingCycle(Cycle):
     """The client waits for `100 Continue` before it sends the body.
 
     One that gets another answer instead may send the body or not: what follows on the connection can be read in two
@@ -28,12 +110,11 @@ class ExpectingCycle(RequestResponseCycle):
         return await super().receive()
 
 
-class UnchunkedCycle(RequestResponseCycle):
+class UnchunkedCycle(Cycle):
     """The client speaks HTTP/1.0, which knows no chunks: an answer without a length ends with the connection."""
 
     @override
     async def send(self, message: ASGISendEvent) -> None:
         self.chunked_encoding = False
-        if message["type"] == "http.response.body":
-            self.expected_content_length = len(message.get("body", b""))
+        self.expected_content_length = len(cast("Mapping[str, Any]", message).get("body", b""))
         await super().send(message)

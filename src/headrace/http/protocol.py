@@ -33,7 +33,7 @@ from uvicorn.server import ServerState
 from headrace.http import heads
 from headrace.http.answers import Refusal
 from headrace.http.closing import ClosingProtocol
-from headrace.http.cycles import ExpectingCycle, UnchunkedCycle
+from headrace.http.cycles import Cycle, ExpectingCycle, UnchunkedCycle
 from headrace.http.errors import HeadTooSlow, MalformedRequest, RequestError
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class HttpProtocol(ClosingProtocol):
             if objection is not None:
                 app = cast("ASGI3Application", Refusal(objection))
         self._last = version == heads.HTTP_1_0 or not parser.should_keep_alive()
-        kind: type[RequestResponseCycle] = RequestResponseCycle
+        kind: type[Cycle] = Cycle
         if version == heads.HTTP_1_0:
             kind = UnchunkedCycle
         elif head.expects_continue:
@@ -337,13 +337,11 @@ class HttpProtocol(ClosingProtocol):
             self._end()
             return
         scope = cast("HTTPScope", {"type": "http", "method": "GET", "http_version": heads.HTTP_1_1, "headers": []})
-        self.cycle = self._cycle(RequestResponseCycle, scope, keep_alive=False)
+        self.cycle = self._cycle(Cycle, scope, keep_alive=False)
         self.cycle.more_body = False
         self._queue(cast("ASGI3Application", Refusal(error)), at_once=at_once)
 
-    def _cycle(
-        self, kind: type[RequestResponseCycle], scope: HTTPScope, *, keep_alive: bool, expect: bool = False
-    ) -> RequestResponseCycle:
+    def _cycle(self, kind: type[Cycle], scope: HTTPScope, *, keep_alive: bool, expect: bool = False) -> Cycle:
         return kind(
             scope=scope,
             transport=self._wire,
@@ -378,10 +376,18 @@ class HttpProtocol(ClosingProtocol):
 
     # -- what a request may ask ------------------------------------------------------------------------------------
 
-    @property
-    def body_arrived(self) -> bool:
-        """Whether the newest request on the connection, and so every one before it, is here wholly."""
-        return not self.cycle.more_body
+    def arrived_body(self) -> bytes | None:
+        """Return the body of the request that is served now; None when it must be received, for it is not all here.
+
+        ASGI's own way costs two coroutines, which nearly every request can do without.
+        """
+        served = self._served
+        if served is None or served.more_body or served.disconnected or served.waiting_for_100_continue:
+            return None
+        self.flow.resume_reading()
+        served.message_event.clear()
+        body, served.body = bytes(served.body), bytearray()
+        return body
 
     def watch(self, on_client_gone: Callable[[], None] | None) -> None:
         """Call it when the client goes away, from now on; None: call nothing."""

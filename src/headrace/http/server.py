@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,10 +13,15 @@ import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
 
+from headrace.errors import CannotStart
 from headrace.http.protocol import Guard, HttpProtocol
 
 KEEP_ALIVE_SECONDS = 75
 """Idle connections; SDKs, proxies and gateways give theirs up at 60 s and below, so that it is they who close."""
+
+
+BACKLOG = 1024
+"""Connections that wait to be accepted (the kernel caps it at net.core.somaxconn)."""
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -59,3 +66,19 @@ def http_server(
             timeout_graceful_shutdown=None if grace_seconds is None else int(grace_seconds) + 1,
         )
     )
+
+
+def listen(host: str, port: int, *, option_prefix: str = "") -> socket.socket:
+    """Return a socket that listens on a TCP port. Raises CannotStart.
+
+    `option_prefix` begins the names of the two options that the hint refers to: `--metrics-port`, `--metrics-host`.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        option = "port" if error.errno == errno.EADDRINUSE else "host"
+        cause = (error.strerror or str(error)).partition(" (while")[0]  # the standard library repeats the address
+        raise CannotStart(
+            f"cannot listen on {host}:{port}: {cause}", hint=f"Choose another --{option_prefix}{option}"
+        ) from error

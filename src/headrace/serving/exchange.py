@@ -22,15 +22,9 @@ from starlette.types import Receive, Scope, Send
 from headrace import headers
 from headrace.errors import HeadraceError
 from headrace.http.answers import CLIENT_CLOSED_REQUEST, DONE, STREAM_HEADERS, error_body, error_fields
-from headrace.http.bodies import (
-    BODY_SECONDS,
-    MAX_BODY_BYTES,
-    MAX_DISCARDED_BYTES,
-    check_encoding,
-    too_large,
-    without_bom,
-)
-from headrace.http.errors import BodyTooSlow, ClientGone, MethodNotAllowed, NoSuchPath
+from headrace.http.bodies import MAX_BODY_BYTES
+from headrace.http.errors import ClientGone, MethodNotAllowed, NoSuchPath
+from headrace.http.incoming import IncomingBody
 from headrace.serving.replica import Work
 
 log = logging.getLogger(__name__)
@@ -62,24 +56,12 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
-        check_encoding(self.headers.get(b"content-encoding", b""))
-        limit = self._max_body_bytes
-        body, received, more = bytearray(), 0, True
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while more and received <= max(limit, MAX_DISCARDED_BYTES):
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    received += len(message["body"])
-                    if received <= limit:
-                        body += message["body"]
-                    more = message["more_body"]
-        except TimeoutError:
-            raise BodyTooSlow(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-        if received > limit:
-            raise too_large(limit)
-        return without_bom(bytes(body))
+        declared = self.headers.get(b"content-length")
+        return await IncomingBody(self._scope, self._receive).read(
+            self._max_body_bytes,
+            encoding=self.headers.get(b"content-encoding", b""),
+            declared_bytes=None if declared is None else int(declared),  # the server's parser has checked it
+        )
 
     @asynccontextmanager
     async def watching(self, work: Work[Any]) -> AsyncIterator[None]:

@@ -11,7 +11,6 @@ connection. The same path serves scale-down, rollout, eviction and Ctrl-C.
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
 import os
@@ -31,7 +30,7 @@ from headrace.errors import CannotStart, HeadraceError
 from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.http.local import LocalOnly, is_loopback, listed
 from headrace.http.protocol import Guard
-from headrace.http.server import http_server
+from headrace.http.server import http_server, listen
 from headrace.serving.engine import Progress
 from headrace.serving.errors import Draining, EngineDied
 from headrace.serving.exchange import Endpoints, Handler
@@ -48,7 +47,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 
-BACKLOG = 1024
 DEFAULT_GRACE_SECONDS = 30.0
 """Kubernetes' default."""
 ACKNOWLEDGE_SECONDS = 5.0
@@ -164,7 +162,7 @@ class RuntimeProcess(Generic[AnyEngine]):
 
     async def live(self) -> None:
         """Return after the last answer. Raises what made the engine fail, or CannotStart when the address is taken."""
-        listener = _listen(self._serving.host, self._serving.port)
+        listener = listen(self._serving.host, self._serving.port)
         self._handle_signals()
         metrics = RuntimeMetrics(self._replica, self._runtime.model)
         identity = self._serving.identity
@@ -287,13 +285,3 @@ class RuntimeProcess(Generic[AnyEngine]):
 
         loop.add_signal_handler(signal.SIGTERM, self._told_to_stop.set)
         loop.add_signal_handler(signal.SIGINT, interrupted)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        hint = "Choose another --port" if error.errno == errno.EADDRINUSE else "Choose another --host"
-        cause = (error.strerror or str(error)).partition(" (while")[0]  # the standard library repeats the address
-        raise CannotStart(f"cannot listen on {host}:{port}: {cause}", hint=hint) from error
