@@ -84,7 +84,7 @@ class Table:
         if entry is None:
             raise InvalidApiKey(
                 f"this is no API key: its form is {FORM}",
-                hint='`headrace keys create NAME` makes one; on Kubernetes, see "API keys" in docs/kubernetes.md',
+                hint='`headrace keys create NAME` makes one; on Kubernetes, see "API keys" in docs/operations/keys.md',
             )
         grant = self._grants.get(entry)
         if grant is None:
