@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -37,6 +38,52 @@ async def asked(handler: exchange.Handler, *incoming: Message) -> list[Message]:
     scope = {"type": "http", "method": "POST", "path": "/x", "headers": []}
     await Endpoints({("POST", "/x"): handler})(scope, receive, send)
     return sent
+
+
+INFER = "/v2/models/{name}/infer"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer"),
+    [
+        ("POST", "/v2/models/m/infer", 200, b'{"name":"m"}'),
+        ("POST", "/v2/models/org%2Fm/infer", 200, b'{"name":"org/m"}'),
+        ("GET", "/v2/models/m/infer", 405, b"POST"),
+        ("DELETE", "/v2/models/m", 405, b"GET, HEAD, POST"),
+        ("HEAD", "/v2/models/m", 200, b'{"name":"m"}'),
+        ("POST", "/v2/models/org/m/infer", 404, None),
+        ("POST", "/v2/models/../infer", 404, None),
+    ],
+)
+async def test_path_when_it_matches_a_pattern_then_its_handler_runs(
+    method: str, path: str, status: int, answer: bytes | None
+) -> None:
+    """The handler gets the path's parameters; a path without the method is 405 with its methods."""
+
+    async def name_it(exchange: Exchange) -> None:
+        await exchange.respond(exchange.parameters)
+
+    sent = list[Message]()
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    served = Endpoints(
+        {("POST", INFER): name_it, ("GET", "/v2/models/{name}"): name_it, ("POST", "/v2/models/{name}"): name_it}
+    )
+    await served(
+        {"type": "http", "method": method, "path": unquote(path), "raw_path": path.encode(), "headers": []},
+        receive,
+        send,
+    )
+
+    start, body = sent
+    assert start["status"] == status
+    if answer is not None:
+        assert answer == (dict(start["headers"])[b"allow"] if status == 405 else body["body"])
 
 
 async def read_it(exchange: Exchange) -> None:

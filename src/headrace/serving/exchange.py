@@ -31,6 +31,7 @@ from headrace.http.bodies import (
     without_bom,
 )
 from headrace.http.errors import BodyTooSlow, ClientGone, MethodNotAllowed, NoSuchPath
+from headrace.http.paths import PathTable
 from headrace.serving.replica import Work
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class Exchange:
         self._began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
+        self.parameters: Mapping[str, str] = {}
+        """Of the path's pattern, percent-decoded."""
         self.id = self._identify()
         self.status = 0
         """Of the answer; 0 until it starts."""
@@ -159,6 +162,8 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
+Handlers = Mapping[tuple[str, str], Handler]
+"""By method and path pattern: `("POST", "/v2/models/{name}/infer")`."""
 
 
 class Endpoints:
@@ -169,13 +174,12 @@ class Endpoints:
 
     def __init__(
         self,
-        handlers: Mapping[tuple[str, str], Handler],
+        handlers: Handlers,
         *,
         quiet: frozenset[str] = frozenset(),
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        self._handlers = handlers
-        self._paths = frozenset(path for _, path in handlers)
+        self._handlers = PathTable(handlers)
         self._quiet = quiet
         self._max_body_bytes = max_body_bytes
 
@@ -185,7 +189,7 @@ class Endpoints:
             return
         exchange = Exchange(scope, receive, send, self._max_body_bytes)
         try:
-            await self._handler(scope["method"], exchange.path)(exchange)
+            await self._serve(scope, exchange)
         except ClientGone:
             exchange.status = CLIENT_CLOSED_REQUEST
         except HeadraceError as error:
@@ -197,12 +201,13 @@ class Endpoints:
             if exchange.path not in self._quiet:
                 exchange.log_access()
 
-    def _handler(self, method: str, path: str) -> Handler:
-        handler = self._handlers.get(("GET" if method == "HEAD" else method, path))
-        if handler is not None:
-            return handler
-        if path in self._paths:
-            taken = sorted(each for each, its_path in self._handlers if its_path == path)
-            allow = ", ".join([*taken, "HEAD"] if "GET" in taken else taken)
-            raise MethodNotAllowed(f"{path} does not take {method}", allow=allow)
-        raise NoSuchPath(f"there is no {path[:200]} here", hint="GET /v1/models says what is served")
+    async def _serve(self, scope: Scope, exchange: Exchange) -> None:
+        found = self._handlers.match(scope)
+        if found is not None:
+            exchange.parameters = found.parameters
+            await found.endpoint(exchange)
+            return
+        allow = self._handlers.allowed(scope)
+        if allow is not None:
+            raise MethodNotAllowed(f"{exchange.path} does not take {scope['method']}", allow=allow)
+        raise NoSuchPath(f"there is no {exchange.path[:200]} here", hint="GET /v1/models says what is served")

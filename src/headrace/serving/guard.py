@@ -7,16 +7,15 @@ enforces one; the token does everywhere.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 
 from headrace import headers
 from headrace.serving.errors import NotFromGateway
-from headrace.serving.exchange import Exchange, Handler
+from headrace.serving.exchange import Exchange, Handler, Handlers
 
 _TOKEN = headers.REPLICA_TOKEN.encode()
 
 
-def from_gateways_only(handlers: Mapping[tuple[str, str], Handler], token: str) -> Mapping[tuple[str, str], Handler]:
+def from_gateways_only(handlers: Handlers, token: str) -> Handlers:
     """Return the handlers, each of which refuses requests without the token before it reads anything of them."""
     return {route: _guarded(handler, token.encode()) for route, handler in handlers.items()}
 

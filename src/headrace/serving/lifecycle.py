@@ -34,7 +34,7 @@ from headrace.http.protocol import Guard
 from headrace.http.server import http_server
 from headrace.serving.engine import Progress
 from headrace.serving.errors import Draining, EngineDied
-from headrace.serving.exchange import Endpoints, Handler
+from headrace.serving.exchange import Endpoints, Handlers
 from headrace.serving.guard import from_gateways_only
 from headrace.serving.identity import Identity
 from headrace.serving.metrics import RuntimeMetrics
@@ -75,7 +75,7 @@ class Runtime(Generic[AnyEngine]):
     """The public name."""
     load: Callable[[Progress], AnyEngine]
     """Loads the engine; called in a thread of its own. A HeadraceError it raises is the cause that people read."""
-    handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Mapping[tuple[str, str], Handler]]
+    handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Handlers]
     on_ready: Callable[[], None]
 
 

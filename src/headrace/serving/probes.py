@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from headrace import headers
-from headrace.serving.exchange import Exchange, Handler
+from headrace.serving.exchange import Exchange, Handlers
 from headrace.serving.identity import Identity
 from headrace.serving.metrics import CONTENT_TYPE, RuntimeMetrics
 from headrace.serving.replica import Replica
@@ -29,7 +28,7 @@ class Probes:
         self._metrics = metrics
         self._identity = identity
 
-    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+    def handlers(self) -> Handlers:
         """Return method and path to handler."""
         return {
             ("GET", LIVE): self._live,

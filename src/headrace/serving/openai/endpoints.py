@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import aclosing
 
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
-from headrace.serving.exchange import Exchange, Handler
+from headrace.serving.exchange import Exchange, Handlers
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
 from headrace.serving.openai.requests import (
@@ -32,7 +31,7 @@ class OpenAIEndpoints:
         self._model = model
         self._metrics = metrics
 
-    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+    def handlers(self) -> Handlers:
         """Return method and path to handler."""
         return {
             ("GET", "/v1/models"): self._models,
