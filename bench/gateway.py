@@ -54,7 +54,10 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 READY = "HTTP/1.1 200 OK\r\n%s: %s\r\ncontent-length: 0\r\n\r\n"
 POD = "bench-1"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
+EVENT = (
+    b": headrace cursor=12\n\n"
+    b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
+)
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
 

@@ -140,3 +140,43 @@ def test_answer_when_only_special_tokens_come_then_nothing_is_held_for_ever() ->
     for _ in range(1000):
         answer.add(TURN, room=10_000)
     assert answer._held == ""
+
+
+PIECES = ["a", "b", "ab b", "é", "🙂", "漢字", "<|im_start|>", "<|im_end|>"]
+CUT = ["🙂", "漢", "é"]
+"""Characters of several tokens, of which the first alone may come."""
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from([*PIECES, *(f"{each}cut" for each in CUT)]), min_size=1, max_size=20),
+    stops=st.lists(st.text(alphabet="ab🙂é漢<|im_start|>", min_size=1, max_size=6), max_size=3),
+)
+def test_cursor_then_the_text_so_far_is_that_of_its_tokens(pieces: list[str], stops: list[str]) -> None:
+    """Joined up to a cursor, the deltas are what the tokens decode to; a stop string cuts the last one only.
+
+    Without stop strings nothing but an incomplete character is held back.
+    """
+    ids = [
+        token
+        for piece in pieces
+        for token in (LOADED[0].encode(piece[0])[:1] if piece.endswith("cut") else LOADED[0].encode(piece))
+    ]
+    told, before = "", 0
+    deltas = answered(ids, Sampling(max_tokens=len(ids), stop=tuple(stops), ignore_eos=True))
+    for count, delta in enumerate(deltas, start=1):
+        told += delta.text
+        assert delta.cursor is not None
+        assert before <= delta.cursor <= count
+        before, text = delta.cursor, LOADED[0].decode(ids[: delta.cursor])
+        assert told == text or (delta.finish_reason is FinishReason.STOP and text.startswith(told))
+        if not stops and not LOADED[0].decode(ids[:count]).endswith("\ufffd"):
+            assert delta.cursor == count
+    assert before == len(deltas)
+
+
+def test_delta_when_a_stop_may_begin_within_a_token_then_the_whole_token_waits() -> None:
+    hello, world = LOADED[0].encode(" hello"), LOADED[0].encode(" world")
+    assert (len(hello), len(world)) == (1, 1)
+    deltas = answered([*hello, *world], Sampling(max_tokens=2, stop=("lot",)))
+    assert [(delta.text, delta.cursor) for delta in deltas] == [("", 0), (" hello world", 2)]

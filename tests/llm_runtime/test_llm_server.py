@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import openai
@@ -156,6 +158,26 @@ def test_completion_when_it_has_several_prompts_then_each_gets_the_answer_that_i
     assert streamed == dict(enumerate(texts))
     assert whole.usage is not None
     assert whole.usage.total_tokens == sum(each.usage.total_tokens for each in alone if each.usage is not None)
+
+
+def test_stream_then_its_cursors_count_the_tokens(client: openai.OpenAI) -> None:
+    stream = client.completions.with_streaming_response.create(
+        model=MODEL,
+        prompt=["One, two, three,", "The capital of France is"],
+        max_tokens=8,
+        temperature=0,
+        stop=" five",
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    with stream as response:
+        lines = list(response.iter_lines())
+
+    prefix = ": headrace cursor="
+    cursors = [[*map(int, line.removeprefix(prefix).split(","))] for line in lines if line.startswith(prefix)]
+    usage = json.loads(lines[-4].removeprefix("data: "))["usage"]
+    assert all(before <= after for pair in pairwise(cursors) for before, after in zip(*pair, strict=True))
+    assert sum(cursors[-1]) == usage["completion_tokens"]
 
 
 def test_models_then_the_served_one_is_listed(client: openai.OpenAI) -> None:

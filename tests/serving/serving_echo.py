@@ -65,7 +65,7 @@ class EchoEngine:
                 await asyncio.sleep(self._step_seconds)
                 self.counters.steps += 1
                 self.counters.generated_tokens += 1
-                yield Delta(chr(token), (token,), last if number == sampling.max_tokens else None)
+                yield Delta(chr(token), (token,), last if number == sampling.max_tokens else None, cursor=number)
             self.counters.finished += 1
         except (GeneratorExit, asyncio.CancelledError):
             self.counters.cancelled += 1

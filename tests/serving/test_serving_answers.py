@@ -4,7 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from headrace.http.answers import CURSOR
 from headrace.serving.engine import Delta, FinishReason
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
 from headrace.serving.openai.requests import Prompt, StreamOptions
@@ -102,3 +105,43 @@ def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape
     assert whole["choices"] == [{"index": 0, **choice, "logprobs": None, "finish_reason": FinishReason.STOP}]
     assert whole["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
     assert (whole["object"], whole["model"]) == (shape.whole, "the model")
+
+
+def cursors(raw: bytes, choices: int) -> list[tuple[list[int], list[str]]]:
+    """Return each cursor of a stream, with the texts of the choices up to and including the event that it counts."""
+    read, texts = list[tuple[list[int], list[str]]](), [""] * choices
+    pending: list[int] | None = None
+    for event in raw.decode().split("\n\n")[:-2]:
+        if event.startswith(CURSOR.decode()):
+            pending = [int(each) for each in event.removeprefix(CURSOR.decode()).split(",")]
+            continue
+        for choice in json.loads(event.removeprefix("data: "))["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+        if pending is not None:
+            read.append((pending, list(texts)))
+            pending = None
+    return read
+
+
+@given(data=st.data(), answers=st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_cursor_then_each_choice_has_the_text_of_its_tokens(data: st.DataObject, answers: list[list[str]]) -> None:
+    """An answer is given as what each token adds; one that adds nothing is counted with the next event."""
+    answer = Answer(CHAT, "m", [PROMPT] * len(answers), None)
+    order = data.draw(st.permutations([index for index, texts in enumerate(answers) for _ in texts]))
+    raw, done = answer.open(), [0] * len(answers)
+    for index in order:
+        text = answers[index][done[index]]
+        done[index] += 1
+        end = FinishReason.LENGTH if done[index] == len(answers[index]) else None
+        raw += answer.chunk(Step(index, Delta(text, (0,), end, cursor=done[index])))
+    read = cursors(raw + answer.close(), len(answers))
+
+    for counts, texts in read:
+        assert texts == ["".join(answers[index][:count]) for index, count in enumerate(counts)]
+    assert read[-1][0] == [len(texts) for texts in answers]
+    assert sum(read[-1][0]) == answer.completion_tokens
+
+
+def test_cursor_when_the_engine_cannot_resume_then_there_is_none() -> None:
+    answer = Answer(CHAT, "m", [PROMPT], None)
+    assert CURSOR not in answer.open() + b"".join(answer.chunk(Step(0, delta)) for delta in DELTAS) + answer.close()

@@ -42,6 +42,9 @@ class Delta:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
+    cursor: int | None = None
+    """Tokens whose text is exactly that of the deltas up to this one; in the last delta, all tokens of the answer.
+    None: the engine cannot resume an answer."""
 
 
 @dataclass(slots=True)
