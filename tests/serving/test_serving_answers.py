@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.http.answers import CURSOR
-from headrace.serving.engine import Delta, FinishReason
+from headrace.serving.engine import Delta, FinishReason, GenerationRequest, Sampling, StopConditions
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
-from headrace.serving.openai.requests import Prompt, StreamOptions
+from headrace.serving.openai.requests import StreamOptions
 from headrace.serving.openai.streams import Step
 
-PROMPT = Prompt([0] * 7, "messages")
+REQUEST = GenerationRequest((0,) * 7, Sampling(), StopConditions(max_tokens=9))
 NASTY = 'a"b\\c\n\t\x00é漢🦀</script>\u2028'
 DELTAS = (Delta("Hel", (1,)), Delta("", (2,)), Delta(NASTY, (3, 4), FinishReason.STOP))
 
 
 def streamed(shape: Shape, options: StreamOptions | None = None, prompts: int = 1) -> list[Any]:
-    answer = Answer(shape, "the model", [PROMPT] * prompts, options)
+    answer = Answer(shape, "the model", [REQUEST] * prompts, options)
     steps = [Step(index, delta) for delta in DELTAS for index in reversed(range(prompts))]
     raw = answer.open() + b"".join(answer.chunk(step) for step in steps) + answer.close()
     *events, end, rest = raw.decode().split("\n\n")
@@ -77,7 +77,7 @@ def test_stream_of_several_answers_then_each_has_its_index_and_its_reason() -> N
 
 
 def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() -> None:
-    answer = Answer(TEXT, "the model", [PROMPT] * 3, None)
+    answer = Answer(TEXT, "the model", [REQUEST] * 3, None)
     for index in (2, 0, 1):
         assert not answer.complete
         answer.add(Step(index, Delta(f"answer {index}", (1,), FinishReason.LENGTH)))
@@ -96,7 +96,7 @@ def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() 
     ],
 )
 def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape, choice: dict[str, Any]) -> None:
-    answer = Answer(shape, "the model", [PROMPT], None)
+    answer = Answer(shape, "the model", [REQUEST], None)
     for delta in DELTAS:
         answer.add(Step(0, delta))
 
@@ -126,7 +126,7 @@ def cursors(raw: bytes, choices: int) -> list[tuple[list[int], list[str]]]:
 @given(data=st.data(), answers=st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=6), min_size=1, max_size=4))
 def test_cursor_then_each_choice_has_the_text_of_its_tokens(data: st.DataObject, answers: list[list[str]]) -> None:
     """An answer is given as what each token adds; one that adds nothing is counted with the next event."""
-    answer = Answer(CHAT, "m", [PROMPT] * len(answers), None)
+    answer = Answer(CHAT, "m", [REQUEST] * len(answers), None)
     order = data.draw(st.permutations([index for index, texts in enumerate(answers) for _ in texts]))
     raw, done = answer.open(), [0] * len(answers)
     for index in order:
@@ -143,5 +143,5 @@ def test_cursor_then_each_choice_has_the_text_of_its_tokens(data: st.DataObject,
 
 
 def test_cursor_when_the_engine_cannot_resume_then_there_is_none() -> None:
-    answer = Answer(CHAT, "m", [PROMPT], None)
+    answer = Answer(CHAT, "m", [REQUEST], None)
     assert CURSOR not in answer.open() + b"".join(answer.chunk(Step(0, delta)) for delta in DELTAS) + answer.close()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.completion_create_params import CompletionCreateParamsBase
-from serving.serving_bodies import ENGINE, USER, chat, completion, refusal, sampled
+from serving.serving_bodies import ENGINE, USER, chat, completion, refusal, requested
 from serving.serving_echo import MODEL_LEN
 
-from headrace.serving.engine import Sampling
+from headrace.serving.engine import Sampling, StopConditions
 from headrace.serving.errors import RequestError
 from headrace.serving.openai.fields import HARMLESS, HARMLESS_IN_MESSAGES, HARMLESS_IN_PARTS, OFF, OFF_IN_MESSAGES
 from headrace.serving.openai.requests import ChatBody, CompletionBody, GenerationBody, TokenizeBody
@@ -105,7 +105,7 @@ CLIENTS: dict[str, tuple[type[GenerationBody], dict[str, Any]]] = {
 def test_client_when_it_sends_its_defaults_then_it_is_served(client: str) -> None:
     endpoint, body = CLIENTS[client]
 
-    assert sampled(endpoint.read(json.dumps({"model": "m", **body}).encode()))
+    assert requested(endpoint.read(json.dumps({"model": "m", **body}).encode()))
 
 
 @pytest.mark.parametrize("name", sorted({*HARMLESS, *OFF}))
@@ -113,10 +113,10 @@ def test_field_when_it_changes_nothing_then_it_passes(name: str) -> None:
     values = (None, {"any": "thing"}) if name in HARMLESS else (None, *OFF[name])
 
     for value in values:
-        (plain,) = sampled(chat(**{name: value}))
-        (text,) = sampled(completion(**{name: value}))
-        assert plain == Sampling(max_tokens=MODEL_LEN - len("user:hi"))
-        assert text == Sampling(max_tokens=16)
+        (plain,) = requested(chat(**{name: value}))
+        (text,) = requested(completion(**{name: value}))
+        assert (plain.sampling, plain.stop) == (Sampling(), StopConditions(max_tokens=MODEL_LEN - len("user:hi")))
+        assert (text.sampling, text.stop) == (Sampling(), StopConditions(max_tokens=16))
 
 
 @pytest.mark.parametrize("name", sorted({*HARMLESS_IN_MESSAGES, *OFF_IN_MESSAGES}))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
-from headrace.serving.engine import Delta, FinishReason, Sampling
+from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace_llm.tokenizer import ModelTokenizer
 
 
@@ -30,11 +30,11 @@ class _Boundary:
 class Answer:
     """Turns a request's sampled tokens into deltas. Text that may be the beginning of a stop string is held back."""
 
-    def __init__(self, tokenizer: ModelTokenizer, sampling: Sampling) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, stop: StopConditions) -> None:
         self._stream = tokenizer.stream()
-        self._sampling = sampling
+        self._conditions = stop
         self._special = tokenizer.special
-        self._ends = sampling.stop_token_ids | (frozenset() if sampling.ignore_eos else tokenizer.ends)
+        self._ends = stop.token_ids | (frozenset() if stop.ignore_eos else tokenizer.ends)
         self._held = ""
         """Text that is not released yet, special tokens spelled out."""
         self._shown: list[bool] = []
@@ -57,7 +57,7 @@ class Answer:
         end = self._stop()
         if end is not None:
             return self._last(end, (token,), FinishReason.STOP)
-        if self._count >= self._sampling.max_tokens or room <= 0:
+        if self._count >= self._conditions.max_tokens or room <= 0:
             return self._last(len(self._held), (token,), FinishReason.LENGTH, rest=self._stream.finish())
         return Delta(self._release_tokens(), (token,), cursor=self._cursor)
 
@@ -100,7 +100,10 @@ class Answer:
     def _stop(self) -> int | None:
         """Return where in the held text the first stop string begins."""
         found = [
-            places[at] for text, places in self._views() for stop in self._sampling.stop if (at := text.find(stop)) >= 0
+            places[at]
+            for text, places in self._views()
+            for stop in self._conditions.strings
+            if (at := text.find(stop)) >= 0
         ]
         return min(found, default=None)
 
@@ -118,7 +121,7 @@ class Answer:
     def _risky(self, text: str) -> int:
         """Return the length of the longest end of the text that begins a stop string."""
         longest = 0
-        for stop in self._sampling.stop:
+        for stop in self._conditions.strings:
             for length in range(min(len(stop) - 1, len(text)), longest, -1):
                 if stop.startswith(text[-length:]):
                     longest = length

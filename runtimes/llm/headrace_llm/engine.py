@@ -23,7 +23,7 @@ import torch
 
 from headrace.errors import HeadraceError
 from headrace.events.messages import Load
-from headrace.serving.engine import ChatMessage, Delta, EngineCounters, Sampling
+from headrace.serving.engine import ChatMessage, Delta, EngineCounters, GenerationRequest, Progress, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
 from headrace_llm.answer import Answer
 from headrace_llm.model import LlamaModel, Segment
@@ -41,13 +41,13 @@ QUEUE_PER_SLOT = 4
 RATE_SMOOTHING = 0.2
 """Weight of the newest step in the reported step time and rate."""
 
-Progress = Callable[[str, int | None], None]
-"""Called with a stage and a percentage while loading."""
-
 
 @dataclass(slots=True, eq=False)
 class _Request:
+    """A request that the engine has admitted."""
+
     tokens: list[int]
+    """Of prompt and answer."""
     sampling: Sampling
     sequence: Sequence
     answer: Answer
@@ -131,16 +131,16 @@ class LLMEngine:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
         Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied.
         """
-        request = self._admit(prompt, sampling)
+        admitted = self._admit(request)
         finished = False
         try:
             while not finished:
-                delta = await request.outbox.get()
+                delta = await admitted.outbox.get()
                 if isinstance(delta, HeadraceError):
                     finished = True
                     raise delta
@@ -150,7 +150,7 @@ class LLMEngine:
             self._admitted -= 1
             if not finished:
                 with self._wake:
-                    self._cancelled.append(request)
+                    self._cancelled.append(admitted)
                     self._wake.notify()
 
     def load(self) -> Load:
@@ -173,7 +173,8 @@ class LLMEngine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    def _admit(self, prompt: list[int], sampling: Sampling) -> _Request:
+    def _admit(self, request: GenerationRequest) -> _Request:
+        prompt = request.prompt_tokens
         if not self.healthy:
             raise _dead()
         if not prompt:
@@ -188,12 +189,12 @@ class LLMEngine:
             )
         if self._admitted >= self.capacity:
             raise Saturated(f"{self._admitted} requests are running or waiting, the most that this replica takes")
-        request = _Request(
+        admitted = _Request(
             tokens=list(prompt),
-            sampling=sampling,
+            sampling=request.sampling,
             sequence=Sequence(length=len(prompt)),
-            answer=Answer(self._tokenizer, sampling),
-            generator=generator_of(sampling),
+            answer=Answer(self._tokenizer, request.stop),
+            generator=generator_of(request.sampling),
             outbox=asyncio.Queue(),  # bounded by the answer's length
         )
         if self._loop is None:
@@ -202,10 +203,10 @@ class LLMEngine:
         with self._wake:
             if not self.healthy:  # asked again under the lock: from here on nobody would look into the inbox
                 raise _dead()
-            self._inbox.append(request)
+            self._inbox.append(admitted)
             self._wake.notify()
         self._admitted += 1
-        return request
+        return admitted
 
     def _run(self) -> None:
         """The engine thread."""

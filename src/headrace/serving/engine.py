@@ -24,15 +24,31 @@ class FinishReason(StrEnum):
 class Sampling:
     """How to choose tokens. temperature 0 is greedy; `seed` makes a sampled run repeatable."""
 
-    max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
     seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """When an answer ends, besides where the model ends it."""
+
+    max_tokens: int
+    strings: tuple[str, ...] = ()
+    token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
+    """Whether the model cannot end the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt, and how to answer it. What else an endpoint passes to an engine becomes a field here."""
+
+    prompt_tokens: tuple[int, ...]
+    sampling: Sampling
+    stop: StopConditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ class TextEngine(Engine, Protocol):
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
 
-    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason. Closing the iterator cancels within one step.
 
         Raises `headrace.errors.HeadraceError` subclasses: saturated (429), a prompt too long (400); these before it

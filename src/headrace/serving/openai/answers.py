@@ -15,8 +15,8 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from headrace.http.answers import CURSOR, DONE
-from headrace.serving.engine import FinishReason
-from headrace.serving.openai.requests import Prompt, StreamOptions
+from headrace.serving.engine import FinishReason, GenerationRequest
+from headrace.serving.openai.requests import StreamOptions
 from headrace.serving.openai.streams import Step
 
 
@@ -77,12 +77,14 @@ class Choice:
 class Answer:
     """The answer to one request in the making: counts its tokens and writes it, whole or in chunks."""
 
-    def __init__(self, shape: Shape, model: str, prompts: Sequence[Prompt], options: StreamOptions | None) -> None:
-        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self.choices = [Choice(index) for index in range(len(prompts))]
+    def __init__(
+        self, shape: Shape, model: str, requests: Sequence[GenerationRequest], options: StreamOptions | None
+    ) -> None:
+        self.prompt_tokens = sum(len(request.prompt_tokens) for request in requests)
+        self.choices = [Choice(index) for index in range(len(requests))]
         self.complete = False
         """Whether each choice has its finish reason."""
-        self._unfinished = len(prompts)
+        self._unfinished = len(requests)
         self._shape = shape
         self._head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._usage_at_end = options is not None and bool(options.include_usage)

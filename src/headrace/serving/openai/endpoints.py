@@ -73,12 +73,9 @@ class OpenAIEndpoints:
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            prompts = await asyncio.to_thread(body.prompts, work.engine)
-            samplings = [body.sampling(prompt, work.engine) for prompt in prompts]
-            answer = Answer(shape, self._model, prompts, body.stream_options)
-            answers = [
-                work.engine.generate(prompt.tokens, each) for prompt, each in zip(prompts, samplings, strict=True)
-            ]
+            requests = await asyncio.to_thread(body.requests, work.engine)
+            answer = Answer(shape, self._model, requests, body.stream_options)
+            answers = [work.engine.generate(request) for request in requests]
             try:
                 async with aclosing(merged(answers)) as steps:
                     # Until the first step nothing is sent: what the engine cannot take is an error with a status,
