@@ -145,3 +145,18 @@ async def test_load_when_a_request_runs_then_it_is_counted_with_its_cache(engine
     assert (load.running, load.queued) == (1, 0)
     assert 3 <= load.kv_tokens_used <= load.kv_tokens_total == MODEL_LEN
     await running.aclose()
+
+
+async def test_load_when_a_prompt_waits_then_its_tokens_are_reported(engine: LLMEngine) -> None:
+    """The only slot is taken, so the second prompt is not computed until the first answer ends."""
+    running = generate(engine, [1], LONG)
+    await anext(running)
+    waiting = asyncio.create_task(answer(engine, [1] * 9, SHORT))
+    await asyncio.sleep(0)
+    (metric,) = engine.metrics("m")
+    assert 9 <= engine.load().extra["uncomputed_tokens"] <= 10
+    assert 9 <= metric.samples[0].value <= 10
+    assert (metric.samples[0].name, metric.samples[0].labels) == ("headrace_llm_uncomputed_tokens", {"model_name": "m"})
+    await running.aclose()
+    await waiting
+    assert engine.load().extra == {"uncomputed_tokens": 0}

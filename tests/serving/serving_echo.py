@@ -10,10 +10,12 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+
+from prometheus_client.core import Metric
 
 from headrace.errors import InvalidModel
 from headrace.events.messages import Load
@@ -28,6 +30,7 @@ from headrace.serving.engine import (
 )
 from headrace.serving.errors import EngineDied, Saturated
 from headrace.serving.lifecycle import Runtime, run
+from headrace.serving.metrics import gauge
 from headrace.serving.openai.endpoints import OpenAIEndpoints
 
 MODEL = "echo"
@@ -83,7 +86,10 @@ class EchoEngine:
             self._running -= 1
 
     def load(self) -> Load:
-        return Load(running=self._running)
+        return Load(running=self._running).with_extra({"echoes": self.counters.generated_tokens})
+
+    def metrics(self, model: str) -> Iterable[Metric]:
+        yield gauge(model, "echo_echoes", "Tokens that were said again.", self.counters.generated_tokens)
 
     async def close(self) -> None:
         self.healthy = False

@@ -255,6 +255,7 @@ async def test_metrics_then_they_have_vllms_names_and_count_what_was_done(server
     assert grown("vllm:time_to_first_token_seconds_count") == 1
     assert grown("vllm:e2e_request_latency_seconds_count") == 1
     assert grown("vllm:request_success_total") == 1
+    assert grown("echo_echoes") == 4  # the engine's own
     assert {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"} <= after.keys()
 
 

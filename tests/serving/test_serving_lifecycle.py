@@ -86,6 +86,7 @@ async def test_server_when_loaded_then_reports_ready_with_its_capacity(
     report = await gateway.hears(ReplicaState.READY)
 
     assert report.capacity == 8
+    assert report.load.extra == {"echoes": 0}
     assert await server.get("/health/ready") == 200
     assert [report.sequence for report in gateway.reports] == sorted({report.sequence for report in gateway.reports})
 

@@ -15,16 +15,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from prometheus_client.core import Metric
 
 from headrace.errors import HeadraceError
 from headrace.events.messages import Load
 from headrace.serving.engine import ChatMessage, Delta, EngineCounters, GenerationRequest, Progress, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
+from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
 from headrace_llm.model import LlamaModel, Segment
 from headrace_llm.model_file import ModelFile
@@ -38,6 +40,8 @@ TOKEN_BUDGET = 256
 """Tokens per step. Prefill on two cores is as fast from 128 on; more would only make running answers wait longer."""
 QUEUE_PER_SLOT = 4
 """Requests that may wait inside per running one: enough to never run dry, the rest waits in the gateway."""
+UNCOMPUTED_TOKENS = "uncomputed_tokens"
+"""In load reports and, after `headrace_llm_`, in metrics."""
 RATE_SMOOTHING = 0.2
 """Weight of the newest step in the reported step time and rate."""
 
@@ -163,6 +167,15 @@ class LLMEngine:
             kv_tokens_total=self._slots * self.model_len,
             tokens_per_second=self._rate if running else 0.0,
             step_milliseconds=self._step_seconds * 1000,
+        ).with_extra({UNCOMPUTED_TOKENS: self._uncomputed_tokens()})
+
+    def metrics(self, model: str) -> Iterable[Metric]:
+        """Return the engine's own metrics."""
+        yield gauge(
+            model,
+            f"headrace_llm_{UNCOMPUTED_TOKENS}",
+            "Tokens of admitted requests that are not computed yet: a new prompt is computed after them.",
+            self._uncomputed_tokens(),
         )
 
     async def close(self) -> None:
@@ -172,6 +185,10 @@ class LLMEngine:
             self._wake.notify()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+
+    def _uncomputed_tokens(self) -> int:
+        sequences = [*self._scheduler.running, *self._scheduler.waiting, *(each.sequence for each in self._inbox)]
+        return sum(sequence.length - sequence.computed for sequence in sequences)
 
     def _admit(self, request: GenerationRequest) -> _Request:
         prompt = request.prompt_tokens

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from prometheus_client.core import Metric
 
 from headrace.events.messages import Load
 
@@ -94,7 +96,10 @@ class Engine(Protocol):
     """False when it can serve nothing any more and the process should be restarted."""
 
     def load(self) -> Load:
-        """Return how busy the engine is now."""
+        """Return how busy the engine is now; what it reports of its own is added by `Load.with_extra`."""
+
+    def metrics(self, model: str) -> Iterable[Metric]:
+        """Return the Prometheus metrics of the engine's own, labelled with the model (`headrace.serving.metrics`)."""
 
     async def close(self) -> None:
         """Stop the engine and free what it holds."""

@@ -75,26 +75,34 @@ class _ReplicaCollector(Collector):
             state.add_metric((self._model, each.value), float(each is replica.standing.state))
         yield state
         if replica.ready_seconds is not None:
-            yield self._gauge(names.READY_SECONDS, "From the server's first moment to Ready.", replica.ready_seconds)
-        yield self._gauge(names.REQUESTS_RUNNING, "Requests that get tokens.", load.running)
-        yield self._gauge(names.REQUESTS_WAITING, "Requests that wait for a slot.", load.queued)
+            yield gauge(
+                self._model, names.READY_SECONDS, "From the server's first moment to Ready.", replica.ready_seconds
+            )
+        yield gauge(self._model, names.REQUESTS_RUNNING, "Requests that get tokens.", load.running)
+        yield gauge(self._model, names.REQUESTS_WAITING, "Requests that wait for a slot.", load.queued)
         usage = load.kv_tokens_used / max(load.kv_tokens_total, 1)
-        yield self._gauge(names.KV_CACHE_USAGE, "Share of the KV cache in use, 0 to 1.", usage)
-        yield self._gauge(names.STEP_SECONDS, "Smoothed time of one step.", load.step_milliseconds / 1000)
-        yield self._gauge(names.TOKENS_PER_SECOND, "Smoothed rate of generated tokens.", load.tokens_per_second)
+        yield gauge(self._model, names.KV_CACHE_USAGE, "Share of the KV cache in use, 0 to 1.", usage)
+        yield gauge(self._model, names.STEP_SECONDS, "Smoothed time of one step.", load.step_milliseconds / 1000)
+        yield gauge(self._model, names.TOKENS_PER_SECOND, "Smoothed rate of generated tokens.", load.tokens_per_second)
         counters = replica.engine.counters if replica.engine is not None else EngineCounters()
-        yield self._counter(names.PROMPT_TOKENS, "Tokens of prompts.", counters.prompt_tokens)
-        yield self._counter(names.GENERATION_TOKENS, "Tokens generated.", counters.generated_tokens)
-        yield self._counter(names.STEPS, "Steps of the engine.", counters.steps)
-        yield self._counter(names.STEP_TOKENS, "Tokens computed in steps.", counters.step_tokens)
-        yield self._counter(names.CANCELLED, "Requests that ended early.", counters.cancelled)
+        yield counter(self._model, names.PROMPT_TOKENS, "Tokens of prompts.", counters.prompt_tokens)
+        yield counter(self._model, names.GENERATION_TOKENS, "Tokens generated.", counters.generated_tokens)
+        yield counter(self._model, names.STEPS, "Steps of the engine.", counters.steps)
+        yield counter(self._model, names.STEP_TOKENS, "Tokens computed in steps.", counters.step_tokens)
+        yield counter(self._model, names.CANCELLED, "Requests that ended early.", counters.cancelled)
+        if replica.engine is not None:
+            yield from replica.engine.metrics(self._model)
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=(names.MODEL_LABEL,))
-        family.add_metric((self._model,), value)
-        return family
 
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=(names.MODEL_LABEL,))
-        family.add_metric((self._model,), value)
-        return family
+def gauge(model: str, name: str, text: str, value: float) -> Metric:
+    """Return a gauge of one model."""
+    family = GaugeMetricFamily(name, text, labels=(names.MODEL_LABEL,))
+    family.add_metric((model,), value)
+    return family
+
+
+def counter(model: str, name: str, text: str, value: float) -> Metric:
+    """Return a counter of one model."""
+    family = CounterMetricFamily(name, text, labels=(names.MODEL_LABEL,))
+    family.add_metric((model,), value)
+    return family
