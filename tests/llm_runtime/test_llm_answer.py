@@ -66,13 +66,13 @@ END, TURN, TEXT_END = 2, 1, 0
 
 
 @pytest.mark.parametrize("end", [END, TEXT_END])
-def test_answer_when_an_end_token_comes_then_what_was_held_back_is_told(end: int) -> None:
+def test_answer_when_an_end_token_comes_then_held_text_is_sent(end: int) -> None:
     deltas = answered([*LOADED[0].encode("one two"), end], StopConditions(max_tokens=100, strings=("two three",)))
     assert "".join(delta.text for delta in deltas) == "one two"
     assert deltas[-1].finish_reason is FinishReason.STOP
 
 
-def test_answer_when_end_tokens_are_ignored_then_it_goes_on_without_their_text() -> None:
+def test_end_token_when_ignored_then_the_answer_continues() -> None:
     ids = [END, TEXT_END, *LOADED[0].encode("more")]
     deltas = answered(ids, StopConditions(max_tokens=len(ids), ignore_eos=True))
     assert "".join(delta.text for delta in deltas) == "more"
@@ -80,7 +80,7 @@ def test_answer_when_end_tokens_are_ignored_then_it_goes_on_without_their_text()
 
 
 @pytest.mark.parametrize("ignore_eos", [False, True])
-def test_answer_when_a_stop_token_comes_then_it_ends_without_its_text(*, ignore_eos: bool) -> None:
+def test_answer_when_a_stop_token_comes_then_it_ends(*, ignore_eos: bool) -> None:
     hello, world, more = (LOADED[0].encode(text) for text in ("hello", " world", " more"))
     conditions = StopConditions(max_tokens=100, token_ids=frozenset(world), ignore_eos=ignore_eos)
     deltas = answered([*hello, TURN, *world, *more], conditions)
@@ -101,7 +101,7 @@ def test_answer_when_a_stop_token_comes_then_it_ends_without_its_text(*, ignore_
         ("<|im_start|>three", "one two three four"),
     ],
 )
-def test_answer_when_a_stop_spells_a_special_token_then_it_ends_there(stop: str, told: str) -> None:
+def test_stop_when_it_spells_a_special_token_then_it_matches(stop: str, told: str) -> None:
     one, three, four = (LOADED[0].encode(text) for text in ("one two", " three", " four"))
     ids = [*one, TURN, *three, END, *four]
     deltas = answered(ids, StopConditions(max_tokens=len(ids), strings=(stop,), ignore_eos=True))
@@ -118,9 +118,7 @@ def test_answer_when_a_stop_spells_a_special_token_then_it_ends_there(stop: str,
         max_size=3,
     ),
 )
-def test_text_when_it_has_special_tokens_then_stops_see_them_and_the_client_does_not(
-    pieces: list[str], stops: list[str]
-) -> None:
+def test_special_tokens_then_only_stop_strings_see_them(pieces: list[str], stops: list[str]) -> None:
     """The answer ends where the first stop begins, in the text with special tokens or without; none of it is told."""
     shown = [piece for piece in pieces if not piece.startswith("<")]
     ids = [token for piece in pieces for token in LOADED[0].encode(piece)]
@@ -135,7 +133,7 @@ def test_text_when_it_has_special_tokens_then_stops_see_them_and_the_client_does
         assert deltas[-1].finish_reason is FinishReason.STOP
 
 
-def test_answer_when_only_special_tokens_come_then_nothing_is_held_for_ever() -> None:
+def test_special_tokens_when_only_they_come_then_none_is_held() -> None:
     answer = Answer(LOADED[0], StopConditions(max_tokens=10_000, strings=("stop",), ignore_eos=True))
     for _ in range(1000):
         answer.add(TURN, room=10_000)
@@ -175,7 +173,7 @@ def test_cursor_then_the_text_so_far_is_that_of_its_tokens(pieces: list[str], st
     assert before == len(deltas)
 
 
-def test_delta_when_a_stop_may_begin_within_a_token_then_the_whole_token_waits() -> None:
+def test_stop_when_it_may_begin_in_a_token_then_it_is_held() -> None:
     hello, world = LOADED[0].encode(" hello"), LOADED[0].encode(" world")
     assert (len(hello), len(world)) == (1, 1)
     deltas = answered([*hello, *world], StopConditions(max_tokens=2, strings=("lot",)))

@@ -43,7 +43,7 @@ async def answer(engine: LLMEngine, prompt: list[int], stop: StopConditions) -> 
         ([1] * MODEL_LEN, ContextLengthExceeded),
     ],
 )
-async def test_prompt_when_it_cannot_be_served_then_it_is_refused_and_holds_nothing(
+async def test_prompt_when_invalid_then_refused_without_capacity(
     engine: LLMEngine, prompt: list[int], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -72,7 +72,7 @@ async def test_answer_when_the_model_is_full_then_it_ends_by_length(engine: LLME
         ({}, StopConditions(max_tokens=9, token_ids=frozenset({Y_END})), FinishReason.LENGTH, 9),
     ],
 )
-async def test_answer_when_the_model_ends_its_turn_then_so_does_the_answer(
+async def test_answer_when_the_model_ends_its_turn_then_it_ends(
     tmp_path: Path, metadata: dict[str, Any], stop: StopConditions, finish: FinishReason, length: int
 ) -> None:
     """The model says nothing but one special token, which is an end by the file, by the request, or not at all."""
@@ -85,7 +85,7 @@ async def test_answer_when_the_model_ends_its_turn_then_so_does_the_answer(
     await loaded.close()
 
 
-async def test_request_when_the_queue_is_full_then_it_is_refused_and_the_others_are_served(engine: LLMEngine) -> None:
+async def test_request_when_the_queue_is_full_then_only_it_is_refused(engine: LLMEngine) -> None:
     assert engine.capacity == 1 + QUEUE_PER_SLOT
     tasks = [asyncio.create_task(answer(engine, [1], LONG)) for _ in range(engine.capacity)]
     await asyncio.sleep(0)  # each task has been started once, and so has asked
@@ -96,7 +96,7 @@ async def test_request_when_the_queue_is_full_then_it_is_refused_and_the_others_
     assert len(await answer(engine, [1], SHORT)) == 2
 
 
-async def test_request_when_it_is_cancelled_while_it_waits_then_the_next_is_served(engine: LLMEngine) -> None:
+async def test_request_when_cancelled_in_the_queue_then_the_next_runs(engine: LLMEngine) -> None:
     running = generate(engine, [1], LONG)
     await anext(running)
     waiting = asyncio.create_task(answer(engine, [1], LONG))
@@ -110,7 +110,7 @@ async def test_request_when_it_is_cancelled_while_it_waits_then_the_next_is_serv
     assert (engine.load().running, engine.load().queued) == (0, 0)
 
 
-async def test_engine_when_a_step_fails_then_every_request_is_told_and_no_more_are_taken(
+async def test_engine_when_a_step_fails_then_all_requests_fail(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -130,7 +130,7 @@ async def test_engine_when_a_step_fails_then_every_request_is_told_and_no_more_a
         await answer(engine, [1], SHORT)
 
 
-async def test_engine_when_it_is_closed_then_running_requests_end_with_an_error(engine: LLMEngine) -> None:
+async def test_engine_when_closed_then_running_requests_fail(engine: LLMEngine) -> None:
     running = generate(engine, [1], LONG)
     await anext(running)
     await engine.close()
@@ -138,7 +138,7 @@ async def test_engine_when_it_is_closed_then_running_requests_end_with_an_error(
         [delta async for delta in running]
 
 
-async def test_load_when_a_request_runs_then_it_is_counted_with_its_cache(engine: LLMEngine) -> None:
+async def test_load_when_a_request_runs_then_it_has_its_cache(engine: LLMEngine) -> None:
     running = generate(engine, [1, 2, 3], LONG)
     await anext(running)
     load = engine.load()

@@ -51,9 +51,7 @@ async def tokens_of(
     return [token async for delta in generate(engine, prompt, stop, sampling) for token in delta.token_ids]
 
 
-async def test_greedy_tokens_when_fifty_prompts_share_the_batch_then_they_are_transformers(
-    engine: LLMEngine, reference: Any
-) -> None:
+async def test_greedy_tokens_in_one_batch_then_they_equal_transformers(engine: LLMEngine, reference: Any) -> None:
     """Each of our tokens is the reference's most likely one after everything before it: so its greedy run is ours."""
     assert len(PROMPTS) >= 50
     order = random.Random(0).sample(PROMPTS, len(PROMPTS))
@@ -72,7 +70,7 @@ async def test_greedy_tokens_when_fifty_prompts_share_the_batch_then_they_are_tr
     assert different == []
 
 
-async def test_greedy_tokens_when_a_prompt_is_cut_into_chunks_then_nothing_changes(
+async def test_greedy_tokens_when_prefill_is_chunked_then_the_same(
     smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load(smollm2_path)
@@ -87,9 +85,7 @@ async def test_greedy_tokens_when_a_prompt_is_cut_into_chunks_then_nothing_chang
         await chunked.close()
 
 
-def test_logits_when_computed_in_one_step_then_they_are_close_to_the_reference(
-    smollm2_path: Path, reference: Any
-) -> None:
+def test_logits_in_one_step_then_close_to_the_reference(smollm2_path: Path, reference: Any) -> None:
     file = GGUFFile(smollm2_path)
     model = LlamaModel(file, LlamaConfig.of(file), slots=1, model_len=64, threads=1, progress=lambda _: None)
     tokens = list(range(1000, 1040))
@@ -99,7 +95,7 @@ def test_logits_when_computed_in_one_step_then_they_are_close_to_the_reference(
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
 
 
-async def test_seeded_answer_when_the_batch_is_crowded_then_it_is_the_same(engine: LLMEngine) -> None:
+async def test_seeded_answer_when_the_batch_is_full_then_the_same(engine: LLMEngine) -> None:
     prompt = engine.encode("Once upon a time")
     seeded = Sampling(temperature=0.8, top_p=0.9, seed=7)
     alone = await tokens_of(engine, prompt, ALL, seeded)
@@ -108,7 +104,7 @@ async def test_seeded_answer_when_the_batch_is_crowded_then_it_is_the_same(engin
     assert alone == crowded
 
 
-async def test_stop_string_when_it_spans_tokens_then_nothing_of_it_is_told(engine: LLMEngine) -> None:
+async def test_stop_string_when_it_spans_tokens_then_none_is_sent(engine: LLMEngine) -> None:
     prompt = engine.encode("Count: one, two, three,")
     whole = "".join([d.text async for d in generate(engine, prompt, ALL)])
     stop = whole[5:11]
@@ -118,7 +114,7 @@ async def test_stop_string_when_it_spans_tokens_then_nothing_of_it_is_told(engin
     assert deltas[-1].finish_reason is FinishReason.STOP
 
 
-async def test_request_when_its_client_goes_then_its_slot_is_free_at_once(smollm2_path: Path) -> None:
+async def test_request_when_its_client_leaves_then_its_slot_is_free(smollm2_path: Path) -> None:
     engine = load(smollm2_path, slots=1)
     try:
         answer = generate(engine, engine.encode("Once"), StopConditions(max_tokens=400, ignore_eos=True))

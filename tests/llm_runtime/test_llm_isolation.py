@@ -90,7 +90,7 @@ async def test_engine_when_the_only_requests_fail_then_it_goes_on(engine: LLMEng
     assert (engine.load().running, engine.load().queued) == (0, 0)
 
 
-async def test_step_when_the_whole_batch_is_too_much_then_each_is_computed_alone(
+async def test_step_when_the_batch_fails_then_each_is_computed_alone(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that a batch needs and its parts do not: nobody is at fault, and nobody's answer ends."""

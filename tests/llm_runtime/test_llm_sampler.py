@@ -52,7 +52,7 @@ def test_draw_when_settings_are_extreme_then_a_token_still_comes(
     assert 0 <= token < len(LOGITS)
 
 
-def test_draws_when_the_seed_is_the_same_then_so_are_they_whoever_draws_between() -> None:
+def test_draws_when_the_seed_is_the_same_then_so_are_they() -> None:
     alone, crowded = Sampling(seed=7), Sampling(seed=8)
     first, again, other = generator_of(alone), generator_of(alone), generator_of(crowded)
     for _ in range(20):

@@ -52,7 +52,7 @@ def test_text_stream_then_it_has_the_text_and_a_reason() -> None:
     ]
 
 
-def test_stream_with_usage_then_only_the_last_chunk_has_it_and_no_choice() -> None:
+def test_stream_with_usage_then_only_the_last_chunk_has_it() -> None:
     *chunks, last = streamed(CHAT, StreamOptions(include_usage=True))
 
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -60,13 +60,13 @@ def test_stream_with_usage_then_only_the_last_chunk_has_it_and_no_choice() -> No
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
 
 
-def test_stream_with_continuous_usage_then_each_chunk_counts_its_tokens() -> None:
+def test_stream_with_continuous_usage_then_each_chunk_has_it() -> None:
     chunks = streamed(CHAT, StreamOptions(include_usage=True, continuous_usage_stats=True))
 
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 4, 4, 4]
 
 
-def test_stream_of_several_answers_then_each_has_its_index_and_its_reason() -> None:
+def test_stream_of_several_answers_then_each_has_its_index() -> None:
     *chunks, last = streamed(TEXT, StreamOptions(include_usage=True), prompts=2)
 
     for index in (0, 1):
@@ -76,7 +76,7 @@ def test_stream_of_several_answers_then_each_has_its_index_and_its_reason() -> N
     assert last["usage"] == {"prompt_tokens": 14, "completion_tokens": 8, "total_tokens": 22}
 
 
-def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() -> None:
+def test_whole_of_several_answers_then_in_order_of_the_prompts() -> None:
     answer = Answer(TEXT, "the model", [REQUEST] * 3, None)
     for index in (2, 0, 1):
         assert not answer.complete
@@ -95,7 +95,7 @@ def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() 
         (TEXT, {"text": "Hel" + NASTY}),
     ],
 )
-def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape, choice: dict[str, Any]) -> None:
+def test_whole_answer_then_it_has_text_reason_and_usage(shape: Shape, choice: dict[str, Any]) -> None:
     answer = Answer(shape, "the model", [REQUEST], None)
     for delta in DELTAS:
         answer.add(Step(0, delta))

@@ -110,7 +110,7 @@ async def test_body_when_it_stops_coming_then_the_request_is_given_up(monkeypatc
     assert json.loads(answer["body"])["error"]["code"] == "request_timeout"
 
 
-async def test_client_when_it_goes_away_within_its_body_then_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+async def test_client_when_it_leaves_within_its_body_then_no_response(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     sent = await asked(read_it, piece(b"ab", more=True), {"type": "http.disconnect"})
@@ -119,7 +119,7 @@ async def test_client_when_it_goes_away_within_its_body_then_nothing_is_sent(cap
     assert "POST /x 499" in caplog.text
 
 
-async def test_handler_when_it_fails_unexpectedly_then_the_client_sees_its_kind_only() -> None:
+async def test_handler_when_it_fails_then_the_client_sees_its_type() -> None:
     async def fail(_: Exchange) -> None:
         raise ValueError("the prompt was: secret")
 
@@ -131,7 +131,7 @@ async def test_handler_when_it_fails_unexpectedly_then_the_client_sees_its_kind_
     assert "secret" not in error["message"]
 
 
-async def test_handler_when_it_fails_in_a_stream_then_the_stream_ends_with_the_error() -> None:
+async def test_handler_when_it_fails_in_a_stream_then_an_error_event() -> None:
     async def fail(exchange: Exchange) -> None:
         await exchange.start_stream()
         await exchange.write(b"data: {}\n\n")
@@ -155,7 +155,7 @@ async def test_handler_when_it_fails_in_a_stream_then_the_stream_ends_with_the_e
         (headers.INVALID_API_KEY, "invalid_api_key"),
     ],
 )
-def test_error_when_it_has_a_reason_then_its_code_is_that_in_snake_case(reason: str, code: str) -> None:
+def test_error_then_its_code_is_the_reason_in_snake_case(reason: str, code: str) -> None:
     error = HeadraceError("it failed")
     error.reason = reason
 

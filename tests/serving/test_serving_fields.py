@@ -120,7 +120,7 @@ def test_field_when_it_changes_nothing_then_it_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*HARMLESS_IN_MESSAGES, *OFF_IN_MESSAGES}))
-def test_field_of_a_message_when_it_changes_nothing_then_it_passes(name: str) -> None:
+def test_field_of_a_message_when_harmless_then_it_passes(name: str) -> None:
     values = (None, [{"any": "thing"}]) if name in HARMLESS_IN_MESSAGES else (None, *OFF_IN_MESSAGES[name])
 
     for value in values:
@@ -156,7 +156,7 @@ SERVED |= {"max_tokens", "max_completion_tokens"}
     ),
 )
 @pytest.mark.parametrize("endpoint", [ChatBody, CompletionBody])
-def test_field_when_it_asks_for_something_then_it_is_refused_by_name(endpoint: type[GenerationBody], name: str) -> None:
+def test_field_when_its_value_has_an_effect_then_refused_by_name(endpoint: type[GenerationBody], name: str) -> None:
     prompt = {"messages": [USER]} if endpoint is ChatBody else {"prompt": "hi"}
     error = refusal(endpoint, {"model": "m", **prompt, name: {"ask": "for something"}})
 
@@ -183,9 +183,7 @@ def test_field_when_it_asks_for_something_then_it_is_refused_by_name(endpoint: t
         ({"add_special_tokens": True}, "add_special_tokens"),
     ],
 )
-def test_field_of_chat_when_its_value_is_not_served_then_it_is_refused_by_its_path(
-    fields: dict[str, Any], param: str
-) -> None:
+def test_field_of_chat_when_not_served_then_refused_by_its_path(fields: dict[str, Any], param: str) -> None:
     error = refusal(ChatBody, {"model": "m", "messages": [USER], **fields})
 
     assert (error.reason, error.param) == ("UnsupportedParameter", param)
@@ -229,7 +227,7 @@ def test_refusal_when_a_name_is_very_long_then_it_is_cut() -> None:
         ({"prompt": "hi", "return_token_strs": False}, True),
     ],
 )
-def test_tokenize_when_an_option_is_not_as_the_engine_does_then_it_is_refused(
+def test_tokenize_when_an_option_is_not_served_then_refused(
     body: dict[str, Any],
     served: bool,  # noqa: FBT001 - a column of the table
 ) -> None:

@@ -17,7 +17,7 @@ def prompt_of(size: int) -> Prompt:
     return Prompt([1] * size, "messages")
 
 
-def test_prompt_and_answer_when_they_do_not_fit_then_the_request_is_refused() -> None:
+def test_prompt_and_answer_when_too_long_then_refused() -> None:
     body = chat(max_tokens=100)
 
     body.request(prompt_of(MODEL_LEN - 100), ENGINE)
@@ -25,12 +25,12 @@ def test_prompt_and_answer_when_they_do_not_fit_then_the_request_is_refused() ->
         body.request(prompt_of(MODEL_LEN - 99), ENGINE)
 
 
-def test_prompt_when_it_fills_the_model_then_the_request_is_refused() -> None:
+def test_prompt_when_it_fills_the_context_then_refused() -> None:
     with pytest.raises(ContextLengthExceeded):
         chat().request(prompt_of(MODEL_LEN), ENGINE)
 
 
-def test_answer_when_no_length_is_asked_for_then_chat_fills_the_model_and_completions_take_16() -> None:
+def test_length_when_not_given_then_the_endpoints_default() -> None:
     assert chat().request(prompt_of(96), ENGINE).stop.max_tokens == 4000
     assert completion().request(prompt_of(96), ENGINE).stop.max_tokens == 16
 
@@ -54,7 +54,7 @@ def test_request_then_every_field_arrives() -> None:
     )
 
 
-def test_request_when_fields_are_null_or_empty_then_it_is_the_default() -> None:
+def test_request_when_fields_are_null_or_empty_then_defaults() -> None:
     nulls = dict.fromkeys(("temperature", "top_p", "top_k", "seed", "stream", "max_tokens", "stop_token_ids"))
     (default,) = requested(chat())
 
@@ -68,12 +68,12 @@ def test_top_p_when_it_is_0_then_it_is_greedy(temperature: float | None) -> None
     assert requested(chat(top_p=0, temperature=temperature)) == [greedy]
 
 
-def test_length_when_both_names_are_given_then_the_newer_one_wins() -> None:
+def test_length_when_both_names_are_given_then_the_newer_wins() -> None:
     for body in (chat(max_tokens=9, max_completion_tokens=5), completion(max_tokens=9, max_completion_tokens=5)):
         assert [each.stop.max_tokens for each in requested(body)] == [5]
 
 
-def test_messages_with_parts_and_a_developer_then_they_are_joined_as_vllm_does() -> None:
+def test_messages_with_parts_then_they_are_joined_as_in_vllm() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = chat(messages=[{"role": "developer", "content": "d"}, {"role": "user", "content": parts}])
 
@@ -112,7 +112,7 @@ def test_prompts_when_there_are_several_then_each_is_one(prompt: object) -> None
     assert requested(body) == [replace(single, prompt_tokens=tokens) for tokens in ((97, 98), (99,))]
 
 
-def test_tokens_when_one_is_not_the_models_then_it_is_refused_by_its_field() -> None:
+def test_tokens_when_one_is_unknown_then_refused_by_field() -> None:
     body = DetokenizeBody.read(b'{"tokens": [1, 300]}')
 
     with pytest.raises(RequestError, match=r"`tokens`.* from 0 to 255"):
@@ -120,9 +120,7 @@ def test_tokens_when_one_is_not_the_models_then_it_is_refused_by_its_field() -> 
 
 
 @pytest.mark.parametrize("field", ["prompt", "messages"])
-def test_prompt_when_no_number_of_tokens_can_hold_it_then_it_is_refused_unread(
-    monkeypatch: pytest.MonkeyPatch, field: str
-) -> None:
+def test_prompt_when_it_can_never_fit_then_refused_unread(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     engine = EchoEngine(step_seconds=0)
     for name in ("encode", "encode_chat"):
         monkeypatch.delattr(EchoEngine, name)
