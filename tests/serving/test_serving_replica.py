@@ -9,7 +9,7 @@ from serving.serving_processes import until
 from headrace.events.messages import ReplicaState
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ClientGone, Draining, EngineDied, NotLoaded
-from headrace.serving.replica import Replica, Standing
+from headrace.serving.replica import Replica, ReplicaStatus
 
 
 def loaded() -> Replica[TextEngine]:
@@ -20,8 +20,8 @@ def loaded() -> Replica[TextEngine]:
 
 async def test_life_then_each_change_is_told_once() -> None:
     replica: Replica[TextEngine] = Replica()
-    told: list[Standing] = []
-    replica.listen(lambda: told.append(replica.standing))
+    told: list[ReplicaStatus] = []
+    replica.listen(lambda: told.append(replica.status))
 
     replica.progress("loading-weights", 10)
     replica.progress("loading-weights", 10)
@@ -30,9 +30,9 @@ async def test_life_then_each_change_is_told_once() -> None:
     replica.drain()
 
     assert told == [
-        Standing(ReplicaState.LOADING, "loading-weights", 10),
-        Standing(ReplicaState.READY, ""),
-        Standing(ReplicaState.DRAINING, ""),
+        ReplicaStatus(ReplicaState.LOADING, "loading-weights", 10),
+        ReplicaStatus(ReplicaState.READY, ""),
+        ReplicaStatus(ReplicaState.DRAINING, ""),
     ]
 
 

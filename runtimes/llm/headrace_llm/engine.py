@@ -1,11 +1,11 @@
 """The asynchronous engine: a thread that steps the model, and queues between it and the event loop.
 
-Requests come in through an inbox, and what a step brought goes out in one wake-up of the event loop, however many
-requests it served. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
+Requests come in through an inbox, and the results of a step go out in one wake-up of the event loop, for any number of
+requests. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
 
-No request can end the engine. Sampling and decoding are each request's own: a fault there ends that request. A fault
-in the computation that all share is looked for by computing each request's part alone (`_forward_each`); only what
-fails without any request ends the engine.
+No request can stop the engine. Sampling and decoding run per request: an error there ends that request. After an error
+in the shared computation each request is computed alone (`_forward_each`) to find the one that fails; only an error
+without any request stops the engine.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from headrace_llm.tokenizer import ModelTokenizer
 log = logging.getLogger(__name__)
 
 TOKEN_BUDGET = 256
-"""Tokens per step. Prefill on two cores is as fast from 128 on; more would only make running answers wait longer."""
+"""Tokens per step. Prefill on two cores is equally fast from 128 on; more would only delay running answers."""
 QUEUE_PER_SLOT = 4
-"""Requests that may wait inside per running one: enough to never run dry, the rest waits in the gateway."""
+"""Queued requests per slot: enough to keep the slots full; further requests wait in the gateway."""
 UNCOMPUTED_TOKENS = "uncomputed_tokens"
 """In load reports and, after `headrace_llm_`, in metrics."""
 RATE_SMOOTHING = 0.2
@@ -60,7 +60,7 @@ class _Request:
 
 
 _Result = tuple[_Request, Delta | HeadraceError]
-"""What a step brought to a request: text, or the error that ends it."""
+"""The result of a step for a request: a delta, or the error that ends it."""
 
 
 class LLMEngine:
@@ -84,10 +84,10 @@ class LLMEngine:
         self._inbox: list[_Request] = []
         self._cancelled: list[_Request] = []
         self._wake = threading.Condition()
-        """Guards the inbox, the cancellations, `_stopping`, and that nothing is put in when `healthy` has ended."""
+        """Guards the inbox, the cancellations and `_stopping`; the inbox takes nothing once `healthy` is False."""
         self._stopping = False
         self._admitted = 0
-        """Requests that were taken and have not ended; changed on the event loop only."""
+        """Admitted requests that have not ended; changed on the event loop only."""
         self._step_seconds = 0.0
         self._rate = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,9 +97,9 @@ class LLMEngine:
     def load_model(
         cls, file: ModelFile, *, max_model_len: int, max_concurrent: int, threads: int | None, progress: Progress
     ) -> LLMEngine:
-        """Load the weights and return an engine; takes a second or so, so call it in a thread.
+        """Load the weights and return an engine. Blocks for about a second; call it in a thread.
 
-        Raises InvalidModel for tensors that do not fit the header, and CannotStart when memory does not suffice.
+        Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory.
         """
         threads = threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(threads)
@@ -205,7 +205,7 @@ class LLMEngine:
                 hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
             )
         if self._admitted >= self.capacity:
-            raise Saturated(f"{self._admitted} requests are running or waiting, the most that this replica takes")
+            raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
         admitted = _Request(
             tokens=list(prompt),
             sampling=request.sampling,
@@ -218,7 +218,7 @@ class LLMEngine:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
         with self._wake:
-            if not self.healthy:  # asked again under the lock: from here on nobody would look into the inbox
+            if not self.healthy:  # checked again under the lock: the thread no longer reads the inbox
                 raise _dead()
             self._inbox.append(admitted)
             self._wake.notify()
@@ -227,19 +227,19 @@ class LLMEngine:
 
     def _run(self) -> None:
         """The engine thread."""
-        torch.set_num_threads(self._threads)  # a setting of each thread that calls
+        torch.set_num_threads(self._threads)  # a setting per calling thread
         try:
             while self._take_in():
                 self._step()
         except Exception as error:
-            # Whatever it was, nobody else can answer the requests that wait; the process reports itself as dead.
+            # No other thread can answer the waiting requests; the process reports itself as not alive.
             log.exception("the engine died")
             self._die(EngineDied(f"the engine died: {type(error).__name__}: {error}"))
         else:
             self._die(EngineDied("the engine is stopping"))
 
     def _take_in(self) -> bool:
-        """Take new requests and cancellations; wait for work when there is none. False: stop."""
+        """Take new requests and cancellations; wait if there is no work. False: stop."""
         with self._wake:
             while not (self._inbox or self._cancelled or self._requests or self._stopping):
                 self._wake.wait()
@@ -264,12 +264,12 @@ class LLMEngine:
         try:
             logits = self._forward(chunks)
         except Exception:
-            log.exception("a step of %d requests failed; computing each alone", len(chunks))
+            log.exception("a step of %d requests failed; computing each request alone", len(chunks))
             logits, results = self._forward_each(chunks)
         for request, row in logits.items():
             try:
                 delta = self._advance(request, sample(row, request.sampling, request.generator))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
+            except Exception as error:  # noqa: BLE001 - any error here is this request's
                 results.append((request, self._failed(request, error)))
             else:
                 results.append((request, delta))
@@ -300,7 +300,7 @@ class LLMEngine:
         for chunk in chunks:
             try:
                 logits |= self._forward([chunk])
-            except Exception as error:  # noqa: BLE001 - kept, and told to the request below
+            except Exception as error:  # noqa: BLE001 - kept, and delivered to the request below
                 faults.append((chunk, error))
         if len(faults) == len(chunks):
             self._model.step([0], [Segment(_slot(chunks[0].sequence), 0, 1)], [0])  # a slot that is given back now
@@ -317,10 +317,10 @@ class LLMEngine:
         return delta
 
     def _failed(self, request: _Request, error: Exception) -> RequestFailed:
-        """End a request that the engine cannot compute; every other one goes on."""
-        log.error("a request failed in the engine and was ended; the others go on", exc_info=error)
+        """End a request that the engine cannot compute; other requests continue."""
+        log.error("a request failed in the engine and was ended; the others continue", exc_info=error)
         self._forget(request)
-        return RequestFailed(f"the engine failed on this request ({type(error).__name__}); its log says more")
+        return RequestFailed(f"the engine failed on this request ({type(error).__name__}); see its log")
 
     def _forget(self, request: _Request) -> None:
         del self._requests[request.sequence]
@@ -334,7 +334,7 @@ class LLMEngine:
         self._rate += RATE_SMOOTHING * (sampled / seconds - self._rate)
 
     def _deliver(self, results: list[_Result]) -> None:
-        """Hand a step's results to the event loop in one wake-up."""
+        """Deliver a step's results to the event loop in one wake-up."""
 
         def put() -> None:
             for request, result in results:
@@ -358,7 +358,7 @@ class LLMEngine:
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
-            log.debug("the event loop is closed; nobody waits for this step any more")
+            log.debug("the event loop is closed; the results of this step are dropped")
 
 
 def _dead() -> EngineDied:

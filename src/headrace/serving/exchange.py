@@ -1,8 +1,7 @@
-"""HTTP on the path of inference: one request, its bounded body, and an answer that may be a stream.
+"""HTTP on the inference path: one request, its bounded body, and an answer that may be a stream.
 
-Raw ASGI, because a stream's chunk passes here once per token and client: a framework's middleware would wrap each of
-them several times. Errors have OpenAI's shape wherever they happen: as an answer before the first byte, as an event
-inside a stream after it.
+Raw ASGI, because this code runs once per token and client: a framework's middleware would wrap each chunk several
+times. All errors have OpenAI's shape: the response before the first byte, an event in the stream after it.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Exchange:
         self.status = 0
         """Of the answer; 0 until it starts."""
         self.notes: dict[str, object] = {}
-        """What the access line says besides; never anything of the prompt."""
+        """Further fields of the access log line; never text of the prompt."""
 
     @property
     def seconds(self) -> float:
@@ -86,7 +85,7 @@ class Exchange:
 
     @asynccontextmanager
     async def watching(self, work: Work[Any]) -> AsyncIterator[None]:
-        """Stop the work as soon as the client goes away: nobody would read what it makes."""
+        """Stop the work as soon as the client disconnects."""
         watch = asyncio.create_task(self._watch(work))
         try:
             yield
@@ -106,7 +105,7 @@ class Exchange:
         content_type: bytes = b"text/plain; charset=utf-8",
         extra: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Answer with text, and with more headers."""
+        """Answer with text and further headers."""
         await self._respond(status, text, extra, content_type)
 
     async def start_stream(self) -> None:
@@ -167,9 +166,9 @@ Handlers = Mapping[tuple[str, str], Handler]
 
 
 class Endpoints:
-    """The ASGI application: paths to handlers, and what goes wrong in them to answers.
+    """The ASGI application: maps paths to handlers, and their errors to responses.
 
-    `quiet` are the paths whose successes are not worth a line in the log: probes and scrapes come every second.
+    Requests for `quiet` paths are not logged: probes and scrapes come every second.
     """
 
     def __init__(
@@ -196,7 +195,7 @@ class Endpoints:
             await exchange.fail(error)
         except Exception as error:
             log.exception("request %s failed", exchange.id)
-            await exchange.fail(HeadraceError(f"the server failed ({type(error).__name__}); its log says more"))
+            await exchange.fail(HeadraceError(f"the server failed ({type(error).__name__}); see its log"))
         finally:
             if exchange.path not in self._quiet:
                 exchange.log_access()
@@ -210,4 +209,4 @@ class Endpoints:
         allow = self._handlers.allowed(scope)
         if allow is not None:
             raise MethodNotAllowed(f"{exchange.path} does not take {scope['method']}", allow=allow)
-        raise NoSuchPath(f"there is no {exchange.path[:200]} here", hint="GET /v1/models says what is served")
+        raise NoSuchPath(f"there is no {exchange.path[:200]} here", hint="GET /v1/models lists what is served")

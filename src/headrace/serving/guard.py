@@ -1,7 +1,7 @@
-"""A runtime that reports to gateways serves their requests alone.
+"""A runtime that reports to gateways serves only their requests.
 
-Gateways know whose key opens a model. A NetworkPolicy keeps others away from the port where the cluster's network
-enforces one; the token does everywhere.
+Gateways check API keys. A NetworkPolicy blocks other clients where the cluster's network enforces it; the token does so
+everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TOKEN = headers.REPLICA_TOKEN.encode()
 
 
 def from_gateways_only(handlers: Handlers, token: str) -> Handlers:
-    """Return the handlers, each of which refuses requests without the token before it reads anything of them."""
+    """Return the handlers, each of which rejects requests without the token before it reads the body."""
     return {route: _guarded(handler, token.encode()) for route, handler in handlers.items()}
 
 

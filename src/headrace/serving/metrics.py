@@ -1,4 +1,4 @@
-"""What a runtime server exposes. The engine is read when somebody asks, so a step costs nothing for metrics."""
+"""Prometheus metrics of a runtime server. The engine is read during a scrape, so metrics cost a step nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 
 
 
 class RuntimeMetrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self, replica: Replica[Any], model: str) -> None:
         self._registry = CollectorRegistry()
@@ -48,17 +48,17 @@ class RuntimeMetrics:
         )
 
     def first_token(self, seconds: float) -> None:
-        """A request got its first token so long after its arrival."""
+        """Record the time from a request's arrival to its first token."""
         self._first_token.observe(seconds)
 
     def ended(self, seconds: float, reasons: Iterable[FinishReason]) -> None:
-        """A request ended, with one reason for each complete answer; without any it was cut short."""
+        """Record the end of a request, with a reason for each complete answer; without reasons it was interrupted."""
         self._latency.observe(seconds)
         for reason in reasons:
             self._success.labels(self._model, reason.value).inc()
 
     def exposition(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -72,7 +72,7 @@ class _ReplicaCollector(Collector):
         replica, load = self._replica, self._replica.load()
         state = GaugeMetricFamily(names.STATE, "1 for the present state.", labels=(names.MODEL_LABEL, "state"))
         for each in ReplicaState:
-            state.add_metric((self._model, each.value), float(each is replica.standing.state))
+            state.add_metric((self._model, each.value), float(each is replica.status.state))
         yield state
         if replica.ready_seconds is not None:
             yield gauge(
