@@ -12,6 +12,8 @@ CHALLENGE = "x-headrace-challenge"
 """On a gateway's probe of a self-registering replica: a random number, new for each probe."""
 PROOF = "x-headrace-proof"
 """On the answer to it: `headrace.events.secret.proof`, which only the process that made the report can compute."""
+CURSORS = "x-headrace-cursors"
+"""`true` on a request whose stream shall have resume cursors: only a client that removes or ignores them sends it."""
 REPLICA_TOKEN = "x-headrace-replica-token"  # noqa: S105 - the header's name
 """On every request that a gateway forwards to a self-registering replica: `headrace.events.secret.token`."""
 

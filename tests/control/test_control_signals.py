@@ -13,7 +13,7 @@ from nats.js.kv import KV_DEL, KV_OP
 from headrace.control.signals import REPLICA_TTL_SECONDS, SignalHub
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
-from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, ReplicaReport, ReplicaState
+from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, Load, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey
 
 NAMES = KEY.namespace, KEY.name
@@ -51,6 +51,7 @@ class Hearing:
             started=started,
             sequence=sequence,
             state=ReplicaState.READY,
+            load=Load(queued=1).with_extra({"hit_ratio": 0.25}),
         )
         await publish_quietly(self.client, subjects.replica(*NAMES, "p"), report)
 
@@ -117,6 +118,12 @@ async def test_signals_when_the_broker_is_away_and_back_then_nobody_has_aged(hea
     assert (set(back.demand), set(back.replicas), set(back.gateways)) == ({"g"}, {"p"}, {"g"})
     hearing.now += LONG
     assert hearing.hub.signals(KEY).replicas == {}
+
+
+async def test_load_when_an_engine_reports_its_own_fields_then_rules_see_them(hearing: Hearing) -> None:
+    await hearing.report(1.0)
+    load = hearing.hub.signals(KEY).replicas["p"].load
+    assert (load.queued, load.extra) == (1, {"hit_ratio": 0.25})
 
 
 async def test_admission_when_of_an_older_process_then_it_does_not_count(hearing: Hearing) -> None:

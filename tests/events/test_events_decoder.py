@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.events.decoder import Decoder
-from headrace.events.messages import ReplicaReport
+from headrace.events.messages import MAX_EXTRA_FIELDS, Load, ReplicaReport
 
 REPORT: dict[str, Any] = {
     "pod": "p-1",
@@ -55,3 +55,51 @@ def test_report_when_it_is_wrong_then_one_line_says_what(
 def test_message_when_it_is_no_json_then_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert Decoder().decode(ReplicaReport, Msg(cast(Client, None), subject=SUBJECT, data=b"\x00")) is None
     assert "no JSON object" in caplog.text
+
+
+def test_load_when_it_has_fields_of_the_engines_own_then_they_are_kept() -> None:
+    report = Decoder().decode(ReplicaReport, said(load={"queued": 2, "uncomputed_tokens": 512, "hit_ratio": 0.25}))
+    assert report is not None
+    assert (report.load.queued, report.load.extra) == (2, {"uncomputed_tokens": 512, "hit_ratio": 0.25})
+    assert ReplicaReport.decode(report.encode()) == report
+    assert Load(queued=2).with_extra({"hit_ratio": 0.25}).encode().endswith(b'"hit_ratio":0.25}')
+
+
+HOSTILE = {
+    "text": "x" * 1000,
+    "object": {"a": 1},
+    "truth": True,
+    "none": None,
+    "huge": 10**400,
+    "n" * 65: 1,
+    "a b": 1,
+    "Upper": 1,
+    "line\n": 1,
+    "": 1,
+    "__class__": 1,
+}
+
+
+def test_load_when_a_field_is_not_a_named_number_then_it_alone_is_ignored() -> None:
+    report = Decoder().decode(
+        ReplicaReport, said(load={**HOSTILE, "running": 3, "fine": 1, "extra": 4, "model_dump": 5})
+    )
+    assert report is not None
+    assert report.load.running == 3
+    assert report.load.extra == {"fine": 1, "extra": 4, "model_dump": 5}
+    assert ReplicaReport.decode(report.encode()) == report
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_load_when_a_number_is_not_finite_then_it_is_ignored(number: str) -> None:
+    raw = said(load={"odd": "here", "fine": 1}).data.replace(b'"here"', number.encode())
+    report = Decoder().decode(ReplicaReport, Msg(cast(Client, None), subject=SUBJECT, data=raw))
+    assert report is not None
+    assert report.load.extra == {"fine": 1}
+
+
+def test_load_when_it_has_too_many_fields_then_the_first_are_kept() -> None:
+    report = Decoder().decode(ReplicaReport, said(load={f"field_{number}": number for number in range(5000)}))
+    assert report is not None
+    assert report.load.extra == {f"field_{number}": number for number in range(MAX_EXTRA_FIELDS)}
+    assert len(report.encode()) < 2000

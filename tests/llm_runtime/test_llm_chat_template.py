@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from llm_runtime.llm_files import GGUFModel
+from llm_runtime.llm_requests import generate
 from transformers import PreTrainedTokenizerFast
 
-from headrace.serving.engine import ChatMessage, Sampling
+from headrace.serving.engine import ChatMessage, StopConditions
 from headrace.serving.errors import InvalidRequest
 from headrace_llm.engine import LLMEngine
 from headrace_llm.model_file import ModelFile
@@ -123,7 +124,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_template_when_it_fails_then_chat_is_refused_and_completions_go_on(name: str, tmp_path: Path) -> None:
+async def test_template_when_it_fails_then_only_chat_is_refused(name: str, tmp_path: Path) -> None:
     template, said = BROKEN[name]
     file = ModelFile.open(GGUFModel({"tokenizer.chat_template": template}).write(tmp_path / "model.gguf"))
     engine = LLMEngine.load_model(file, max_model_len=64, max_concurrent=1, threads=1, progress=lambda *_: None)
@@ -131,6 +132,6 @@ async def test_template_when_it_fails_then_chat_is_refused_and_completions_go_on
         with pytest.raises(InvalidRequest, match=said) as raised:
             engine.encode_chat([HI])
         assert (raised.value.param, raised.value.http_status) == ("messages", 400)
-    sampling = Sampling(max_tokens=3, temperature=0, ignore_eos=True)
-    assert len([delta async for delta in engine.generate(engine.encode("Hi"), sampling)]) == 3
+    stop = StopConditions(max_tokens=3, ignore_eos=True)
+    assert len([delta async for delta in generate(engine, engine.encode("Hi"), stop)]) == 3
     await engine.close()

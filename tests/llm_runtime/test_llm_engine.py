@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 from llm_runtime.llm_files import TOKENS, X_END, Y_END, GGUFModel, answering
+from llm_runtime.llm_requests import generate
 
-from headrace.serving.engine import Delta, FinishReason, Sampling
+from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.engine import QUEUE_PER_SLOT, LLMEngine
 from headrace_llm.model_file import ModelFile
 
 MODEL_LEN = 64
-LONG = Sampling(max_tokens=20, temperature=0, ignore_eos=True)
-SHORT = Sampling(max_tokens=2, temperature=0, ignore_eos=True)
+LONG = StopConditions(max_tokens=20, ignore_eos=True)
+SHORT = StopConditions(max_tokens=2, ignore_eos=True)
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ async def engine(smollm2_path: Path) -> AsyncIterator[LLMEngine]:
     await loaded.close()
 
 
-async def answer(engine: LLMEngine, prompt: list[int], sampling: Sampling) -> list[Delta]:
-    return [delta async for delta in engine.generate(prompt, sampling)]
+async def answer(engine: LLMEngine, prompt: list[int], stop: StopConditions) -> list[Delta]:
+    return [delta async for delta in generate(engine, prompt, stop)]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ async def answer(engine: LLMEngine, prompt: list[int], sampling: Sampling) -> li
         ([1] * MODEL_LEN, ContextLengthExceeded),
     ],
 )
-async def test_prompt_when_it_cannot_be_served_then_it_is_refused_and_holds_nothing(
+async def test_prompt_when_invalid_then_refused_without_capacity(
     engine: LLMEngine, prompt: list[int], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -52,39 +53,39 @@ async def test_prompt_when_it_cannot_be_served_then_it_is_refused_and_holds_noth
 
 
 async def test_answer_when_the_model_is_full_then_it_ends_by_length(engine: LLMEngine) -> None:
-    deltas = await answer(engine, [1] * (MODEL_LEN - 3), Sampling(max_tokens=MODEL_LEN, temperature=0, ignore_eos=True))
+    deltas = await answer(engine, [1] * (MODEL_LEN - 3), StopConditions(max_tokens=MODEL_LEN, ignore_eos=True))
     assert len(deltas) == 3
     assert deltas[-1].finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize(
-    ("metadata", "sampling", "finish", "length"),
+    ("metadata", "stop", "finish", "length"),
     [
-        ({"tokenizer.ggml.eot_token_id": X_END}, Sampling(max_tokens=9, temperature=0), FinishReason.STOP, 1),
-        ({"tokenizer.ggml.eom_token_id": X_END}, Sampling(max_tokens=9, temperature=0), FinishReason.STOP, 1),
-        ({"tokenizer.ggml.eos_token_id": X_END}, Sampling(max_tokens=9, temperature=0), FinishReason.STOP, 1),
-        ({"tokenizer.ggml.eos_token_id": None}, Sampling(max_tokens=9, temperature=0), FinishReason.LENGTH, 9),
-        ({}, Sampling(max_tokens=9, temperature=0), FinishReason.LENGTH, 9),
-        ({}, Sampling(max_tokens=9, temperature=0, stop=(TOKENS[X_END],)), FinishReason.STOP, 1),
-        ({}, Sampling(max_tokens=9, temperature=0, stop=(TOKENS[X_END] * 3,)), FinishReason.STOP, 3),
-        ({}, Sampling(max_tokens=9, temperature=0, stop_token_ids=frozenset({X_END})), FinishReason.STOP, 1),
-        ({}, Sampling(max_tokens=9, temperature=0, stop_token_ids=frozenset({Y_END})), FinishReason.LENGTH, 9),
+        ({"tokenizer.ggml.eot_token_id": X_END}, StopConditions(max_tokens=9), FinishReason.STOP, 1),
+        ({"tokenizer.ggml.eom_token_id": X_END}, StopConditions(max_tokens=9), FinishReason.STOP, 1),
+        ({"tokenizer.ggml.eos_token_id": X_END}, StopConditions(max_tokens=9), FinishReason.STOP, 1),
+        ({"tokenizer.ggml.eos_token_id": None}, StopConditions(max_tokens=9), FinishReason.LENGTH, 9),
+        ({}, StopConditions(max_tokens=9), FinishReason.LENGTH, 9),
+        ({}, StopConditions(max_tokens=9, strings=(TOKENS[X_END],)), FinishReason.STOP, 1),
+        ({}, StopConditions(max_tokens=9, strings=(TOKENS[X_END] * 3,)), FinishReason.STOP, 3),
+        ({}, StopConditions(max_tokens=9, token_ids=frozenset({X_END})), FinishReason.STOP, 1),
+        ({}, StopConditions(max_tokens=9, token_ids=frozenset({Y_END})), FinishReason.LENGTH, 9),
     ],
 )
-async def test_answer_when_the_model_ends_its_turn_then_so_does_the_answer(
-    tmp_path: Path, metadata: dict[str, Any], sampling: Sampling, finish: FinishReason, length: int
+async def test_answer_when_the_model_ends_its_turn_then_it_ends(
+    tmp_path: Path, metadata: dict[str, Any], stop: StopConditions, finish: FinishReason, length: int
 ) -> None:
     """The model says nothing but one special token, which is an end by the file, by the request, or not at all."""
     file = ModelFile.open(GGUFModel(metadata, answering(X_END)).write(tmp_path / "model.gguf"))
     loaded = LLMEngine.load_model(file, max_model_len=64, max_concurrent=1, threads=1, progress=lambda *_: None)
-    deltas = await answer(loaded, [1], sampling)
+    deltas = await answer(loaded, [1], stop)
     assert deltas[-1].finish_reason is finish
     assert [token for delta in deltas for token in delta.token_ids] == [X_END] * length
     assert "".join(delta.text for delta in deltas) == ""
     await loaded.close()
 
 
-async def test_request_when_the_queue_is_full_then_it_is_refused_and_the_others_are_served(engine: LLMEngine) -> None:
+async def test_request_when_the_queue_is_full_then_only_it_is_refused(engine: LLMEngine) -> None:
     assert engine.capacity == 1 + QUEUE_PER_SLOT
     tasks = [asyncio.create_task(answer(engine, [1], LONG)) for _ in range(engine.capacity)]
     await asyncio.sleep(0)  # each task has been started once, and so has asked
@@ -95,8 +96,8 @@ async def test_request_when_the_queue_is_full_then_it_is_refused_and_the_others_
     assert len(await answer(engine, [1], SHORT)) == 2
 
 
-async def test_request_when_it_is_cancelled_while_it_waits_then_the_next_is_served(engine: LLMEngine) -> None:
-    running = engine.generate([1], LONG)
+async def test_request_when_cancelled_in_the_queue_then_the_next_runs(engine: LLMEngine) -> None:
+    running = generate(engine, [1], LONG)
     await anext(running)
     waiting = asyncio.create_task(answer(engine, [1], LONG))
     await asyncio.sleep(0)
@@ -109,13 +110,13 @@ async def test_request_when_it_is_cancelled_while_it_waits_then_the_next_is_serv
     assert (engine.load().running, engine.load().queued) == (0, 0)
 
 
-async def test_engine_when_a_step_fails_then_every_request_is_told_and_no_more_are_taken(
+async def test_engine_when_a_step_fails_then_all_requests_fail(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise MemoryError("no memory left")
 
-    running = engine.generate([1], LONG)
+    running = generate(engine, [1], LONG)
     await anext(running)
     waiting = asyncio.create_task(answer(engine, [1], LONG))
     await asyncio.sleep(0)
@@ -129,18 +130,33 @@ async def test_engine_when_a_step_fails_then_every_request_is_told_and_no_more_a
         await answer(engine, [1], SHORT)
 
 
-async def test_engine_when_it_is_closed_then_running_requests_end_with_an_error(engine: LLMEngine) -> None:
-    running = engine.generate([1], LONG)
+async def test_engine_when_closed_then_running_requests_fail(engine: LLMEngine) -> None:
+    running = generate(engine, [1], LONG)
     await anext(running)
     await engine.close()
     with pytest.raises(EngineDied):
         [delta async for delta in running]
 
 
-async def test_load_when_a_request_runs_then_it_is_counted_with_its_cache(engine: LLMEngine) -> None:
-    running = engine.generate([1, 2, 3], LONG)
+async def test_load_when_a_request_runs_then_it_has_its_cache(engine: LLMEngine) -> None:
+    running = generate(engine, [1, 2, 3], LONG)
     await anext(running)
     load = engine.load()
     assert (load.running, load.queued) == (1, 0)
     assert 3 <= load.kv_tokens_used <= load.kv_tokens_total == MODEL_LEN
     await running.aclose()
+
+
+async def test_load_when_a_prompt_waits_then_its_tokens_are_reported(engine: LLMEngine) -> None:
+    """The only slot is taken, so the second prompt is not computed until the first answer ends."""
+    running = generate(engine, [1], LONG)
+    await anext(running)
+    waiting = asyncio.create_task(answer(engine, [1] * 9, SHORT))
+    await asyncio.sleep(0)
+    (metric,) = engine.metrics("m")
+    assert 9 <= engine.load().extra["uncomputed_tokens"] <= 10
+    assert 9 <= metric.samples[0].value <= 10
+    assert (metric.samples[0].name, metric.samples[0].labels) == ("headrace_llm_uncomputed_tokens", {"model_name": "m"})
+    await running.aclose()
+    await waiting
+    assert engine.load().extra == {"uncomputed_tokens": 0}

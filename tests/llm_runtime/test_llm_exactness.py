@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from llm_runtime.llm_reference import PROMPTS, reference_model
+from llm_runtime.llm_requests import GREEDY, generate
 
-from headrace.serving.engine import FinishReason, Sampling
+from headrace.serving.engine import FinishReason, Sampling, StopConditions
 from headrace_llm import engine as engine_module
 from headrace_llm.config import LlamaConfig
 from headrace_llm.engine import LLMEngine
@@ -21,7 +23,7 @@ from headrace_llm.model import LlamaModel, Segment
 from headrace_llm.model_file import ModelFile
 
 NEW_TOKENS = 24
-GREEDY = Sampling(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+ALL = StopConditions(max_tokens=NEW_TOKENS, ignore_eos=True)
 
 
 def load(path: Path, slots: int = 8, model_len: int = 512) -> LLMEngine:
@@ -43,13 +45,13 @@ def reference(smollm2_path: Path) -> Any:
     return reference_model(smollm2_path)
 
 
-async def tokens_of(engine: LLMEngine, prompt: list[int], sampling: Sampling = GREEDY) -> list[int]:
-    return [token async for delta in engine.generate(prompt, sampling) for token in delta.token_ids]
+async def tokens_of(
+    engine: LLMEngine, prompt: list[int], stop: StopConditions = ALL, sampling: Sampling = GREEDY
+) -> list[int]:
+    return [token async for delta in generate(engine, prompt, stop, sampling) for token in delta.token_ids]
 
 
-async def test_greedy_tokens_when_fifty_prompts_share_the_batch_then_they_are_transformers(
-    engine: LLMEngine, reference: Any
-) -> None:
+async def test_greedy_tokens_in_one_batch_then_they_equal_transformers(engine: LLMEngine, reference: Any) -> None:
     """Each of our tokens is the reference's most likely one after everything before it: so its greedy run is ours."""
     assert len(PROMPTS) >= 50
     order = random.Random(0).sample(PROMPTS, len(PROMPTS))
@@ -68,7 +70,7 @@ async def test_greedy_tokens_when_fifty_prompts_share_the_batch_then_they_are_tr
     assert different == []
 
 
-async def test_greedy_tokens_when_a_prompt_is_cut_into_chunks_then_nothing_changes(
+async def test_greedy_tokens_when_prefill_is_chunked_then_the_same(
     smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load(smollm2_path)
@@ -83,9 +85,7 @@ async def test_greedy_tokens_when_a_prompt_is_cut_into_chunks_then_nothing_chang
         await chunked.close()
 
 
-def test_logits_when_computed_in_one_step_then_they_are_close_to_the_reference(
-    smollm2_path: Path, reference: Any
-) -> None:
+def test_logits_in_one_step_then_close_to_the_reference(smollm2_path: Path, reference: Any) -> None:
     file = GGUFFile(smollm2_path)
     model = LlamaModel(file, LlamaConfig.of(file), slots=1, model_len=64, threads=1, progress=lambda _: None)
     tokens = list(range(1000, 1040))
@@ -95,29 +95,29 @@ def test_logits_when_computed_in_one_step_then_they_are_close_to_the_reference(
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
 
 
-async def test_seeded_answer_when_the_batch_is_crowded_then_it_is_the_same(engine: LLMEngine) -> None:
+async def test_seeded_answer_when_the_batch_is_full_then_the_same(engine: LLMEngine) -> None:
     prompt = engine.encode("Once upon a time")
-    sampling = Sampling(max_tokens=16, temperature=0.8, top_p=0.9, seed=7, ignore_eos=True)
-    alone = await tokens_of(engine, prompt, sampling)
-    crowd = [tokens_of(engine, engine.encode(text), Sampling(max_tokens=16)) for text in PROMPTS[:6]]
-    crowded, *_ = await asyncio.gather(tokens_of(engine, prompt, sampling), *crowd)
+    seeded = Sampling(temperature=0.8, top_p=0.9, seed=7)
+    alone = await tokens_of(engine, prompt, ALL, seeded)
+    crowd = [tokens_of(engine, engine.encode(text), StopConditions(16), Sampling()) for text in PROMPTS[:6]]
+    crowded, *_ = await asyncio.gather(tokens_of(engine, prompt, ALL, seeded), *crowd)
     assert alone == crowded
 
 
-async def test_stop_string_when_it_spans_tokens_then_nothing_of_it_is_told(engine: LLMEngine) -> None:
+async def test_stop_string_when_it_spans_tokens_then_none_is_sent(engine: LLMEngine) -> None:
     prompt = engine.encode("Count: one, two, three,")
-    whole = "".join([d.text async for d in engine.generate(prompt, GREEDY)])
+    whole = "".join([d.text async for d in generate(engine, prompt, ALL)])
     stop = whole[5:11]
-    sampling = Sampling(max_tokens=NEW_TOKENS, temperature=0, stop=(stop,), ignore_eos=True)
-    deltas = [delta async for delta in engine.generate(prompt, sampling)]
+    stopped = replace(ALL, strings=(stop,))
+    deltas = [delta async for delta in generate(engine, prompt, stopped)]
     assert "".join(delta.text for delta in deltas) == whole[: whole.find(stop)]
     assert deltas[-1].finish_reason is FinishReason.STOP
 
 
-async def test_request_when_its_client_goes_then_its_slot_is_free_at_once(smollm2_path: Path) -> None:
+async def test_request_when_its_client_leaves_then_its_slot_is_free(smollm2_path: Path) -> None:
     engine = load(smollm2_path, slots=1)
     try:
-        answer = engine.generate(engine.encode("Once"), Sampling(max_tokens=400, temperature=0, ignore_eos=True))
+        answer = generate(engine, engine.encode("Once"), StopConditions(max_tokens=400, ignore_eos=True))
         await anext(answer)
         await answer.aclose()
         after = await asyncio.wait_for(tokens_of(engine, engine.encode("Twice")), timeout=30)

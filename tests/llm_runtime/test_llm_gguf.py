@@ -80,9 +80,7 @@ def test_real_model_when_read_then_every_tensor_is_the_library_s(smollm2_path: P
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_file_when_bytes_are_broken_or_cut_then_it_is_read_or_invalid(
-    small: Path, tmp_path: Path, data: st.DataObject
-) -> None:
+def test_file_when_bytes_are_broken_then_read_or_invalid(small: Path, tmp_path: Path, data: st.DataObject) -> None:
     """No broken file does anything else than raise InvalidModel."""
     raw = bytearray(small.read_bytes())
     for _ in range(data.draw(st.integers(0, 4))):
@@ -107,7 +105,7 @@ def test_real_model_when_cut_then_the_error_says_so(tmp_path: Path, smollm2_path
         _ = GGUFFile(cut).tensors
 
 
-def test_file_when_it_is_no_gguf_then_the_error_points_at_the_source(tmp_path: Path) -> None:
+def test_file_when_not_gguf_then_the_error_names_the_source(tmp_path: Path) -> None:
     page = tmp_path / "page.gguf"
     page.write_text("<!DOCTYPE html>")
     with pytest.raises(InvalidModel, match=r"begin with GGUF\. A GGUF file is needed: check the path, or"):
@@ -127,7 +125,7 @@ def head(kind: int) -> bytes:
         (head(30), head(12), r"quantised as Q4_K, "),
     ],
 )
-def test_file_when_it_is_of_a_kind_that_is_not_read_then_the_hint_is_to_convert_it(
+def test_file_when_not_readable_then_a_hint_to_convert(
     small: Path, tmp_path: Path, old: bytes, new: bytes, said: str
 ) -> None:
     other = tmp_path / "other.gguf"
@@ -146,7 +144,7 @@ def test_file_when_a_name_stands_in_it_twice_then_it_is_invalid(
         GGUFFile(twice)
 
 
-def test_file_when_it_has_tensors_that_nothing_computes_with_then_it_is_refused_by_their_name(small: Path) -> None:
+def test_file_when_a_tensor_is_unused_then_refused_by_its_name(small: Path) -> None:
     loader = WeightLoader(GGUFFile(small))
     loader.add(Part("F32", (8, 64)))
     with pytest.raises(InvalidModel, match=r"5 tensors .*BF16"):

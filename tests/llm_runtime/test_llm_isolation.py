@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from llm_runtime.llm_files import GGUFModel
+from llm_runtime.llm_requests import GREEDY
 
-from headrace.serving.engine import Delta, FinishReason, Sampling
+from headrace.serving.engine import Delta, FinishReason, GenerationRequest, Sampling, StopConditions
 from headrace.serving.errors import EngineDied, RequestFailed
 from headrace_llm.engine import LLMEngine
 from headrace_llm.model import Segment
@@ -26,17 +28,17 @@ SLOTS = 4
 LENGTH = 600
 """Tokens of an answer: steps enough for many a request to come and fail meanwhile."""
 WELL = [
-    Sampling(max_tokens=LENGTH, temperature=0, ignore_eos=True),
-    Sampling(max_tokens=LENGTH, temperature=0.9, seed=3, ignore_eos=True),
-    Sampling(max_tokens=LENGTH, temperature=0, stop=("nothing like this",), ignore_eos=True),
+    GenerationRequest((1,), GREEDY, StopConditions(LENGTH, ignore_eos=True)),
+    GenerationRequest((1,), Sampling(temperature=0.9, seed=3), StopConditions(LENGTH, ignore_eos=True)),
+    GenerationRequest((1,), GREEDY, StopConditions(LENGTH, strings=("nothing like this",), ignore_eos=True)),
 ]
 PROMPTS = ["The capital of France is", "Once upon a time", "One, two, three,"]
 VALUE: Any = 2.5
-CULPRITS: dict[str, tuple[list[int], Sampling]] = {
-    "prompt": ([1, VALUE, 2], WELL[0]),
-    "sampler": ([1, 2], Sampling(max_tokens=4, top_k=-5)),
-    "temperature": ([1, 2], Sampling(max_tokens=4, temperature=math.nan)),
-    "stop": ([1, 2], Sampling(max_tokens=4, temperature=0, stop=(VALUE,))),
+CULPRITS = {
+    "prompt": replace(WELL[0], prompt_tokens=(1, VALUE, 2)),
+    "sampler": GenerationRequest((1, 2), Sampling(top_k=-5), StopConditions(4)),
+    "temperature": GenerationRequest((1, 2), Sampling(temperature=math.nan), StopConditions(4)),
+    "stop": GenerationRequest((1, 2), GREEDY, StopConditions(4, strings=(VALUE,))),
 }
 
 
@@ -48,25 +50,29 @@ async def engine(tmp_path: Path) -> AsyncIterator[LLMEngine]:
     await loaded.close()
 
 
-async def answer(engine: LLMEngine, prompt: list[int], sampling: Sampling) -> list[Delta]:
-    return [delta async for delta in engine.generate(prompt, sampling)]
+async def answer(engine: LLMEngine, request: GenerationRequest) -> list[Delta]:
+    return [delta async for delta in engine.generate(request)]
+
+
+def requests(engine: LLMEngine) -> list[GenerationRequest]:
+    pairs = zip(PROMPTS, WELL, strict=True)
+    return [replace(request, prompt_tokens=tuple(engine.encode(text))) for text, request in pairs]
 
 
 async def well(engine: LLMEngine) -> list[list[Delta]]:
     """Return the answers to three requests at once."""
-    pairs = zip(PROMPTS, WELL, strict=True)
-    return await asyncio.gather(*(answer(engine, engine.encode(text), sampling) for text, sampling in pairs))
+    return await asyncio.gather(*(answer(engine, request) for request in requests(engine)))
 
 
 @pytest.mark.parametrize("culprit", CULPRITS)
 async def test_request_when_its_part_fails_then_it_alone_ends(engine: LLMEngine, culprit: str) -> None:
-    alone = [await answer(engine, engine.encode(text), sampling) for text, sampling in zip(PROMPTS, WELL, strict=True)]
+    alone = [await answer(engine, request) for request in requests(engine)]
     streams = asyncio.create_task(well(engine))
     while engine.load().running < len(PROMPTS):
         await asyncio.sleep(0)
     for _ in range(3):
         with pytest.raises(RequestFailed, match="the engine failed on this request") as raised:
-            await answer(engine, *CULPRITS[culprit])
+            await answer(engine, CULPRITS[culprit])
         assert raised.value.http_status == 500
     assert not streams.done()
     assert await streams == alone
@@ -76,19 +82,19 @@ async def test_request_when_its_part_fails_then_it_alone_ends(engine: LLMEngine,
 
 @pytest.mark.parametrize("culprit", CULPRITS)
 async def test_engine_when_the_only_requests_fail_then_it_goes_on(engine: LLMEngine, culprit: str) -> None:
-    failing = (answer(engine, *CULPRITS[culprit]) for _ in range(SLOTS + 1))
+    failing = (answer(engine, CULPRITS[culprit]) for _ in range(SLOTS + 1))
     results = await asyncio.gather(*failing, return_exceptions=True)
     assert [type(result) for result in results] == [RequestFailed] * (SLOTS + 1)
-    deltas = await answer(engine, [1], WELL[0])
+    deltas = await answer(engine, WELL[0])
     assert deltas[-1].finish_reason is FinishReason.LENGTH
     assert (engine.load().running, engine.load().queued) == (0, 0)
 
 
-async def test_step_when_the_whole_batch_is_too_much_then_each_is_computed_alone(
+async def test_step_when_the_batch_fails_then_each_is_computed_alone(
     engine: LLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that a batch needs and its parts do not: nobody is at fault, and nobody's answer ends."""
-    alone = [await answer(engine, engine.encode(text), sampling) for text, sampling in zip(PROMPTS, WELL, strict=True)]
+    alone = [await answer(engine, request) for request in requests(engine)]
     step = engine._model.step
 
     def only_small(tokens: list[int], segments: list[Segment], wanted: list[int]) -> torch.Tensor:
@@ -107,8 +113,8 @@ async def test_engine_when_it_fails_without_any_request_then_it_ends(
         raise MemoryError("no memory left")
 
     monkeypatch.setattr(engine._model, "step", fail)
-    results = await asyncio.gather(*(answer(engine, [1], WELL[0]) for _ in range(2)), return_exceptions=True)
+    results = await asyncio.gather(*(answer(engine, WELL[0]) for _ in range(2)), return_exceptions=True)
     assert [str(result) for result in results] == ["the engine died: MemoryError: no memory left"] * 2
     assert not engine.healthy
     with pytest.raises(EngineDied):
-        await answer(engine, [1], WELL[0])
+        await answer(engine, WELL[0])

@@ -54,15 +54,13 @@ def _has(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "read_memory", lambda: memory)
 
 
-def test_cache_when_the_kernel_would_map_any_then_one_that_never_fits_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_when_it_can_never_fit_then_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _has(Memory(GIB, GIB), monkeypatch)
     with pytest.raises(CannotStart, match=r"the KV cache of .* for 1048576 requests of 64 tokens, does not fit into"):
         loaded(tmp_path, GGUFModel(), max_concurrent=1 << 20)
 
 
-async def test_cache_when_it_fits_in_all_but_not_now_then_it_is_a_warning(
+async def test_cache_when_it_does_not_fit_now_then_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _has(Memory(GIB, 1000), monkeypatch)
@@ -71,7 +69,7 @@ async def test_cache_when_it_fits_in_all_but_not_now_then_it_is_a_warning(
     assert "available now. Lower spec.runtime.llm.maxModelLen or maxConcurrentRequests" in caplog.text
 
 
-async def test_context_when_it_is_shorter_than_asked_then_it_is_a_warning(
+async def test_context_when_shorter_than_requested_then_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

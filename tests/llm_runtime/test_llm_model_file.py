@@ -56,7 +56,7 @@ IDS = ("bos", "eos", "eot", "eom", "padding", "unknown", "seperator", "cls", "ma
 
 @pytest.mark.parametrize("key", IDS)
 @pytest.mark.parametrize("value", [COUNT, 4294967295, -1, True, 1.0])
-def test_special_id_when_it_is_of_no_token_then_the_file_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+def test_special_id_when_of_no_token_then_the_file_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(InvalidModel, match=rf"tokenizer\.ggml\.{key}_token_id = {value}, and {COUNT} tokens"):
         loaded(tmp_path, GGUFModel({f"tokenizer.ggml.{key}_token_id": value}))
 
@@ -127,9 +127,7 @@ def test_file_when_it_contradicts_itself_then_it_is_refused(tmp_path: Path, mode
         (GGUFModel({"split.count": 3}), "one of 3 parts"),
     ],
 )
-def test_file_when_the_answers_would_differ_then_it_is_refused_by_name(
-    tmp_path: Path, model: GGUFModel, said: str
-) -> None:
+def test_file_when_an_entry_changes_answers_then_refused_by_name(tmp_path: Path, model: GGUFModel, said: str) -> None:
     with pytest.raises(InvalidModel, match=said):
         loaded(tmp_path, model)
 
@@ -146,9 +144,7 @@ def test_file_when_the_answers_would_differ_then_it_is_refused_by_name(
         {"general.type": "model", "split.count": 1, "somebody.else": 7},
     ],
 )
-async def test_file_when_its_other_entries_change_nothing_then_it_is_served(
-    tmp_path: Path, metadata: dict[str, Any]
-) -> None:
+async def test_file_when_other_entries_change_nothing_then_served(tmp_path: Path, metadata: dict[str, Any]) -> None:
     await loaded(tmp_path, GGUFModel(metadata)).close()
 
 
@@ -158,7 +154,7 @@ def test_encoding_when_it_is_not_supported_then_it_is_named(tmp_path: Path) -> N
         loaded(tmp_path, model)
 
 
-def test_every_encoding_of_the_library_when_not_supported_then_it_is_named(tmp_path: Path) -> None:
+def test_encoding_when_not_supported_then_it_is_named(tmp_path: Path) -> None:
     served = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"}
     others = [kind.name for kind in gguf.GGMLQuantizationType if kind.name not in served]
     with pytest.raises(InvalidModel) as raised:
@@ -166,19 +162,19 @@ def test_every_encoding_of_the_library_when_not_supported_then_it_is_named(tmp_p
     assert f"quantised as {', '.join(others)}, which" in str(raised.value)
 
 
-def test_architecture_when_it_is_another_then_it_is_named_before_the_encoding(tmp_path: Path) -> None:
+def test_architecture_when_unknown_then_named_before_encoding(tmp_path: Path) -> None:
     model = GGUFModel({"general.architecture": "qwen2"}, {**quantised("Q4_K"), "token_embd.weight": None})
     with pytest.raises(InvalidModel, match=r"architecture 'qwen2'\. This runtime serves: llama"):
         loaded(tmp_path, model)
 
 
-def test_encoding_when_shapes_are_wrong_too_then_the_encoding_is_named(tmp_path: Path) -> None:
+def test_encoding_when_shapes_are_wrong_too_then_it_is_named(tmp_path: Path) -> None:
     model = GGUFModel({"llama.block_count": 9, "llama.attention.head_count": 5}, quantised("Q4_K"))
     with pytest.raises(InvalidModel, match="quantised as Q4_K"):
         loaded(tmp_path, model)
 
 
-def test_cache_when_it_does_not_fit_then_its_size_and_both_fields_are_named(tmp_path: Path) -> None:
+def test_cache_when_it_does_not_fit_then_size_and_fields_named(tmp_path: Path) -> None:
     concurrent = 1 << 40
     with pytest.raises(CannotStart) as raised:
         loaded(tmp_path, GGUFModel(), max_concurrent=concurrent)
@@ -187,7 +183,7 @@ def test_cache_when_it_does_not_fit_then_its_size_and_both_fields_are_named(tmp_
     assert "spec.runtime.llm.maxModelLen or maxConcurrentRequests" in str(raised.value)
 
 
-def test_model_when_it_has_no_end_token_then_it_is_served_with_a_warning(
+def test_model_without_an_end_token_then_served_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -197,7 +193,7 @@ def test_model_when_it_has_no_end_token_then_it_is_served_with_a_warning(
 
 
 @pytest.mark.parametrize("text", sorted(END_TEXTS))
-def test_end_tokens_when_a_text_is_a_known_end_then_its_token_is_one_of_them(tmp_path: Path, text: str) -> None:
+def test_end_tokens_when_a_text_is_a_known_end_then_included(tmp_path: Path, text: str) -> None:
     tokens = [*TOKENS[:-1], text]
     types = [1] * COUNT  # as in files that forget to say that it is no text
     model = GGUFModel({"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types})

@@ -22,13 +22,13 @@ def drawn(sampling: Sampling, logits: torch.Tensor = LOGITS) -> set[int]:
 @pytest.mark.parametrize(
     ("sampling", "possible"),
     [
-        (Sampling(1, temperature=0), {0}),
-        (Sampling(1, seed=0), {0, 1, 2, 3}),
-        (Sampling(1, seed=0, top_k=2), {0, 1}),
-        (Sampling(1, seed=0, top_p=0.5), {0}),
-        (Sampling(1, seed=0, top_p=0.7), {0, 1}),
-        (Sampling(1, seed=0, top_k=3, top_p=0.95), {0, 1, 2}),
-        (Sampling(1, seed=0, temperature=1e-320), {0}),
+        (Sampling(temperature=0), {0}),
+        (Sampling(seed=0), {0, 1, 2, 3}),
+        (Sampling(seed=0, top_k=2), {0, 1}),
+        (Sampling(seed=0, top_p=0.5), {0}),
+        (Sampling(seed=0, top_p=0.7), {0, 1}),
+        (Sampling(seed=0, top_k=3, top_p=0.95), {0, 1, 2}),
+        (Sampling(seed=0, temperature=1e-320), {0}),
     ],
 )
 def test_draw_when_a_knob_is_set_then_only_what_it_keeps_comes(sampling: Sampling, possible: set[int]) -> None:
@@ -47,13 +47,13 @@ def test_draw_when_settings_are_extreme_then_a_token_still_comes(
     temperature: float, top_p: float, top_k: int, seed: int, scale: float
 ) -> None:
     """Whatever a request may ask for, a token is drawn."""
-    sampling = Sampling(1, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     token = sample(LOGITS * scale, sampling, generator_of(sampling))
     assert 0 <= token < len(LOGITS)
 
 
-def test_draws_when_the_seed_is_the_same_then_so_are_they_whoever_draws_between() -> None:
-    alone, crowded = Sampling(1, seed=7), Sampling(1, seed=8)
+def test_draws_when_the_seed_is_the_same_then_so_are_they() -> None:
+    alone, crowded = Sampling(seed=7), Sampling(seed=8)
     first, again, other = generator_of(alone), generator_of(alone), generator_of(crowded)
     for _ in range(20):
         token = sample(LOGITS, alone, first)

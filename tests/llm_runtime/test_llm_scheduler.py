@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headrace_llm.scheduler import Scheduler, Sequence
 
 
-def test_plan_when_a_long_prompt_comes_then_running_answers_go_first() -> None:
+def test_plan_when_a_long_prompt_comes_then_decodes_go_first() -> None:
     scheduler = Scheduler(slots=4, token_budget=8)
     running, long = Sequence(length=3), Sequence(length=100)
     scheduler.add(running)
@@ -20,7 +20,7 @@ def test_plan_when_a_long_prompt_comes_then_running_answers_go_first() -> None:
     assert (second.sequence, second.count, second.samples) == (long, 7, False)
 
 
-def test_plan_when_there_are_more_answers_than_budget_then_all_of_them_step() -> None:
+def test_plan_when_decodes_exceed_the_budget_then_all_step() -> None:
     scheduler = Scheduler(slots=6, token_budget=2)
     for _ in range(6):
         scheduler.add(Sequence(length=1))
@@ -41,9 +41,7 @@ def test_sequence_when_removed_then_its_slot_serves_the_next() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), slots=st.integers(1, 5), budget=st.integers(1, 20))
-def test_scheduler_when_anything_comes_and_goes_then_its_invariants_hold(
-    data: st.DataObject, slots: int, budget: int
-) -> None:
+def test_scheduler_when_requests_come_and_go_then_consistent(data: st.DataObject, slots: int, budget: int) -> None:
     """Slots are distinct, steps are within the budget or one token each, tokens are computed once and in order."""
     scheduler = Scheduler(slots=slots, token_budget=budget)
     arrived: list[Sequence] = []

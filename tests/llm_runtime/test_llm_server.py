@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import openai
@@ -19,6 +21,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from headrace.errors import InvalidModel
+from headrace.headers import CURSORS
 from headrace.runtimes.llm import LLM
 
 MODEL = "smollm2-135m-instruct"
@@ -142,7 +145,7 @@ def test_completion_when_top_p_is_0_then_it_is_greedy(client: openai.OpenAI) -> 
     assert nucleus.choices[0].text == greedy.choices[0].text
 
 
-def test_completion_when_it_has_several_prompts_then_each_gets_the_answer_that_it_gets_alone(
+def test_prompts_when_several_then_each_is_answered_as_if_alone(
     client: openai.OpenAI,
 ) -> None:
     prompts = [f"The capital of {country} is" for country in ("France", "Italy", "Japan", "Spain", "Peru", "Chad")]
@@ -166,33 +169,54 @@ def test_metrics_then_they_are_those_of_the_profile(server: LLMServer) -> None:
     assert {name for name in names if not name.startswith("process_")} == set(LLM.metrics)
 
 
+def test_stream_then_its_cursors_count_the_tokens(client: openai.OpenAI) -> None:
+    stream = client.completions.with_streaming_response.create(
+        model=MODEL,
+        prompt=["One, two, three,", "The capital of France is"],
+        max_tokens=8,
+        temperature=0,
+        stop=" five",
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers={CURSORS: "true"},
+    )
+    with stream as response:
+        lines = list(response.iter_lines())
+
+    prefix = ": headrace cursor="
+    cursors = [[*map(int, line.removeprefix(prefix).split(","))] for line in lines if line.startswith(prefix)]
+    usage = json.loads(lines[-4].removeprefix("data: "))["usage"]
+    assert all(before <= after for pair in pairwise(cursors) for before, after in zip(*pair, strict=True))
+    assert sum(cursors[-1]) == usage["completion_tokens"]
+
+
 def test_models_then_the_served_one_is_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "headrace"
 
 
-def test_error_when_the_model_is_another_then_the_sdk_raises_not_found(client: openai.OpenAI) -> None:
+def test_model_when_unknown_then_the_sdk_raises_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="gpt-9", messages=QUESTION)
 
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
 
 
-def test_error_when_an_option_is_not_supported_then_the_sdk_raises_bad_request(client: openai.OpenAI) -> None:
+def test_option_when_not_supported_then_sdk_raises_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model=MODEL, messages=QUESTION, n=2)
 
     assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "n")
 
 
-def test_error_when_the_prompt_is_too_long_then_it_says_by_how_much(client: openai.OpenAI) -> None:
+def test_prompt_when_too_long_then_the_error_has_the_length(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="takes 512 tokens") as raised:
         client.completions.create(model=MODEL, prompt="word " * MODEL_LEN, max_tokens=1)
 
     assert raised.value.code == "context_length_exceeded"
 
 
-def test_requests_when_there_are_many_then_each_gets_its_own_answer(server: LLMServer) -> None:
+def test_requests_when_concurrent_then_each_gets_its_own_answer(server: LLMServer) -> None:
     async def ask_all() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             answers = await asyncio.gather(
@@ -211,7 +235,7 @@ def test_requests_when_there_are_many_then_each_gets_its_own_answer(server: LLMS
     assert len(set(texts)) == 3
 
 
-def test_client_when_it_goes_away_then_its_slot_is_free_again(server: LLMServer, client: openai.OpenAI) -> None:
+def test_client_when_it_leaves_then_its_slot_is_free(server: LLMServer, client: openai.OpenAI) -> None:
     stream = client.completions.create(
         model=MODEL, prompt="Tell me", max_tokens=500, stream=True, extra_body={"ignore_eos": True}
     )
@@ -225,9 +249,7 @@ def test_client_when_it_goes_away_then_its_slot_is_free_again(server: LLMServer,
         assert time.monotonic() < deadline, "the engine still generates for nobody"
 
 
-def test_client_when_it_goes_away_then_the_slots_of_all_its_prompts_are_free_again(
-    server: LLMServer, client: openai.OpenAI
-) -> None:
+def test_client_when_it_leaves_then_all_its_slots_are_free(server: LLMServer, client: openai.OpenAI) -> None:
     prompts, forever = ["Tell me", "Tell him", "Tell her"], {"ignore_eos": True}
     stream = client.completions.create(model=MODEL, prompt=prompts, max_tokens=500, stream=True, extra_body=forever)
     next(iter(stream))
@@ -240,9 +262,7 @@ def test_client_when_it_goes_away_then_the_slots_of_all_its_prompts_are_free_aga
         assert time.monotonic() < deadline, "the engine still generates for nobody"
 
 
-def test_sigterm_when_a_stream_runs_then_it_ends_whole_and_the_server_exits_0(
-    smollm2_path: Path, tmp_path: Path
-) -> None:
+def test_sigterm_when_a_stream_runs_then_it_completes_and_exit_0(smollm2_path: Path, tmp_path: Path) -> None:
     server = LLMServer(smollm2_path, tmp_path / "log")
     try:
         server.ready()
@@ -263,7 +283,7 @@ def test_sigterm_when_a_stream_runs_then_it_ends_whole_and_the_server_exits_0(
         server.stop()
 
 
-def test_file_when_it_is_no_model_then_the_cause_is_said_and_the_exit_code_is_its_own(tmp_path: Path) -> None:
+def test_file_when_not_a_model_then_cause_and_exit_code(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"not a model")
     message = tmp_path / "termination"

@@ -36,9 +36,7 @@ def test_text_when_encoded_then_the_ids_are_transformers(
     assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
 
 
-def test_conversation_when_rendered_then_the_ids_are_transformers(
-    ours: ModelTokenizer, theirs: PreTrainedTokenizerBase
-) -> None:
+def test_conversation_then_its_ids_equal_transformers(ours: ModelTokenizer, theirs: PreTrainedTokenizerBase) -> None:
     turns = [
         {"role": "user", "content": "Hi!"},
         {"role": "assistant", "content": "Hello."},
@@ -50,7 +48,7 @@ def test_conversation_when_rendered_then_the_ids_are_transformers(
 
 @settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(0, 49151), max_size=40))
-def test_stream_when_its_pieces_are_joined_then_it_is_the_whole_text(ids: list[int]) -> None:
+def test_stream_when_pieces_are_joined_then_the_whole_text(ids: list[int]) -> None:
     """Whatever tokens come, the pieces are together what decoding all of them gives."""
     tokenizer = _tokenizer()
     stream = tokenizer.stream()
@@ -81,6 +79,6 @@ def test_long_text_when_encoded_then_other_threads_go_on(ours: ModelTokenizer) -
     assert longest < (last - began) / 2
 
 
-def test_text_when_encoded_then_no_token_stands_for_more_than_the_longest(ours: ModelTokenizer) -> None:
+def test_token_then_it_has_at_most_the_longest_tokens_bytes(ours: ModelTokenizer) -> None:
     for text in ("#" * 500, " " * 500, "🙂" * 100, *TEXTS):
         assert len(text.encode()) <= len(ours.encode(text)) * ours.longest_token

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from serving.serving_echo import EchoEngine
 
-from headrace.serving.engine import Sampling
+from headrace.serving.engine import GenerationRequest
 from headrace.serving.errors import RequestError
 from headrace.serving.openai.requests import ChatBody, CompletionBody, GenerationBody
 
@@ -24,13 +24,13 @@ def completion(prompt: object = "hi", **fields: Any) -> CompletionBody:
     return CompletionBody.read(json.dumps({"model": "m", "prompt": prompt, **fields}).encode())
 
 
-def sampled(body: GenerationBody) -> list[Sampling]:
-    return [body.sampling(prompt, ENGINE) for prompt in body.prompts(ENGINE)]
+def requested(body: GenerationBody) -> list[GenerationRequest]:
+    return body.requests(ENGINE)
 
 
 def refusal(endpoint: type[GenerationBody], body: object) -> RequestError:
     """Return the error that a body gets; bytes are sent as they are."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(RequestError) as raised:
-        sampled(endpoint.read(raw))
+        requested(endpoint.read(raw))
     return raised.value

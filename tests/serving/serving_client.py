@@ -43,6 +43,8 @@ class Incoming:
             buffer += piece
             *complete, buffer = buffer.split(b"\n\n")
             for event in complete:
+                if event.startswith(b":"):
+                    continue  # a comment
                 assert event.startswith(b"data: ")
                 yield event.removeprefix(b"data: ").decode()
         assert not buffer

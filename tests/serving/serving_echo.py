@@ -10,16 +10,27 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
+from prometheus_client.core import Metric
+
 from headrace.errors import InvalidModel
 from headrace.events.messages import Load
-from headrace.serving.engine import ChatMessage, Delta, EngineCounters, FinishReason, Progress, Sampling, TextEngine
+from headrace.serving.engine import (
+    ChatMessage,
+    Delta,
+    EngineCounters,
+    FinishReason,
+    GenerationRequest,
+    Progress,
+    TextEngine,
+)
 from headrace.serving.errors import EngineDied, Saturated
 from headrace.serving.lifecycle import Runtime, run
+from headrace.serving.metrics import gauge
 from headrace.serving.openai.endpoints import OpenAIEndpoints
 
 MODEL = "echo"
@@ -51,21 +62,22 @@ class EchoEngine:
     def decode(self, ids: list[int]) -> str:
         return bytes(ids).decode(errors="replace")
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        prompt, length = request.prompt_tokens, request.stop.max_tokens
         if self._running >= self.capacity:
             raise Saturated("the echo is full")
-        if self.decode(prompt).endswith(DIE):
+        if self.decode(list(prompt)).endswith(DIE):
             self.healthy = False
             raise EngineDied("the echo has died")
         self._running += 1
         self.counters.prompt_tokens += len(prompt)
         last = FinishReason.LENGTH
         try:
-            for number, token in enumerate(islice(cycle(prompt), sampling.max_tokens), start=1):
+            for number, token in enumerate(islice(cycle(prompt), length), start=1):
                 await asyncio.sleep(self._step_seconds)
                 self.counters.steps += 1
                 self.counters.generated_tokens += 1
-                yield Delta(chr(token), (token,), last if number == sampling.max_tokens else None)
+                yield Delta(chr(token), (token,), last if number == length else None, cursor=number)
             self.counters.finished += 1
         except (GeneratorExit, asyncio.CancelledError):
             self.counters.cancelled += 1
@@ -74,7 +86,10 @@ class EchoEngine:
             self._running -= 1
 
     def load(self) -> Load:
-        return Load(running=self._running)
+        return Load(running=self._running).with_extra({"echoes": self.counters.generated_tokens})
+
+    def metrics(self, model: str) -> Iterable[Metric]:
+        yield gauge(model, "echo_echoes", "Tokens that were said again.", self.counters.generated_tokens)
 
     async def close(self) -> None:
         self.healthy = False

@@ -4,19 +4,22 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headrace.serving.engine import Delta, FinishReason
+from headrace.http.answers import CURSOR
+from headrace.serving.engine import Delta, FinishReason, GenerationRequest, Sampling, StopConditions
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
-from headrace.serving.openai.requests import Prompt, StreamOptions
+from headrace.serving.openai.requests import StreamOptions
 from headrace.serving.openai.streams import Step
 
-PROMPT = Prompt([0] * 7, "messages")
+REQUEST = GenerationRequest((0,) * 7, Sampling(), StopConditions(max_tokens=9))
 NASTY = 'a"b\\c\n\t\x00é漢🦀</script>\u2028'
 DELTAS = (Delta("Hel", (1,)), Delta("", (2,)), Delta(NASTY, (3, 4), FinishReason.STOP))
 
 
 def streamed(shape: Shape, options: StreamOptions | None = None, prompts: int = 1) -> list[Any]:
-    answer = Answer(shape, "the model", [PROMPT] * prompts, options)
+    answer = Answer(shape, "the model", [REQUEST] * prompts, options)
     steps = [Step(index, delta) for delta in DELTAS for index in reversed(range(prompts))]
     raw = answer.open() + b"".join(answer.chunk(step) for step in steps) + answer.close()
     *events, end, rest = raw.decode().split("\n\n")
@@ -49,7 +52,7 @@ def test_text_stream_then_it_has_the_text_and_a_reason() -> None:
     ]
 
 
-def test_stream_with_usage_then_only_the_last_chunk_has_it_and_no_choice() -> None:
+def test_stream_with_usage_then_only_the_last_chunk_has_it() -> None:
     *chunks, last = streamed(CHAT, StreamOptions(include_usage=True))
 
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -57,13 +60,13 @@ def test_stream_with_usage_then_only_the_last_chunk_has_it_and_no_choice() -> No
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
 
 
-def test_stream_with_continuous_usage_then_each_chunk_counts_its_tokens() -> None:
+def test_stream_with_continuous_usage_then_each_chunk_has_it() -> None:
     chunks = streamed(CHAT, StreamOptions(include_usage=True, continuous_usage_stats=True))
 
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 4, 4, 4]
 
 
-def test_stream_of_several_answers_then_each_has_its_index_and_its_reason() -> None:
+def test_stream_of_several_answers_then_each_has_its_index() -> None:
     *chunks, last = streamed(TEXT, StreamOptions(include_usage=True), prompts=2)
 
     for index in (0, 1):
@@ -73,8 +76,8 @@ def test_stream_of_several_answers_then_each_has_its_index_and_its_reason() -> N
     assert last["usage"] == {"prompt_tokens": 14, "completion_tokens": 8, "total_tokens": 22}
 
 
-def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() -> None:
-    answer = Answer(TEXT, "the model", [PROMPT] * 3, None)
+def test_whole_of_several_answers_then_in_order_of_the_prompts() -> None:
+    answer = Answer(TEXT, "the model", [REQUEST] * 3, None)
     for index in (2, 0, 1):
         assert not answer.complete
         answer.add(Step(index, Delta(f"answer {index}", (1,), FinishReason.LENGTH)))
@@ -92,8 +95,8 @@ def test_whole_of_several_answers_then_they_stand_in_the_order_of_the_prompts() 
         (TEXT, {"text": "Hel" + NASTY}),
     ],
 )
-def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape, choice: dict[str, Any]) -> None:
-    answer = Answer(shape, "the model", [PROMPT], None)
+def test_whole_answer_then_it_has_text_reason_and_usage(shape: Shape, choice: dict[str, Any]) -> None:
+    answer = Answer(shape, "the model", [REQUEST], None)
     for delta in DELTAS:
         answer.add(Step(0, delta))
 
@@ -102,3 +105,48 @@ def test_whole_answer_then_it_has_the_text_the_reason_and_the_usage(shape: Shape
     assert whole["choices"] == [{"index": 0, **choice, "logprobs": None, "finish_reason": FinishReason.STOP}]
     assert whole["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
     assert (whole["object"], whole["model"]) == (shape.whole, "the model")
+
+
+def cursors(raw: bytes, choices: int) -> list[tuple[list[int], list[str]]]:
+    """Return each cursor of a stream, with the texts of the choices up to and including the event that it counts."""
+    read, texts = list[tuple[list[int], list[str]]](), [""] * choices
+    pending: list[int] | None = None
+    for event in raw.decode().split("\n\n")[:-2]:
+        if event.startswith(CURSOR.decode()):
+            pending = [int(each) for each in event.removeprefix(CURSOR.decode()).split(",")]
+            continue
+        for choice in json.loads(event.removeprefix("data: "))["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+        if pending is not None:
+            read.append((pending, list(texts)))
+            pending = None
+    return read
+
+
+@given(data=st.data(), answers=st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_cursor_then_each_choice_has_the_text_of_its_tokens(data: st.DataObject, answers: list[list[str]]) -> None:
+    """An answer is given as what each token adds; one that adds nothing is counted with the next event."""
+    answer = Answer(CHAT, "m", [REQUEST] * len(answers), None, cursors=True)
+    order = data.draw(st.permutations([index for index, texts in enumerate(answers) for _ in texts]))
+    raw, done = answer.open(), [0] * len(answers)
+    for index in order:
+        text = answers[index][done[index]]
+        done[index] += 1
+        end = FinishReason.LENGTH if done[index] == len(answers[index]) else None
+        raw += answer.chunk(Step(index, Delta(text, (0,), end, cursor=done[index])))
+    read = cursors(raw + answer.close(), len(answers))
+
+    for counts, texts in read:
+        assert texts == ["".join(answers[index][:count]) for index, count in enumerate(counts)]
+    assert read[-1][0] == [len(texts) for texts in answers]
+    assert sum(read[-1][0]) == answer.completion_tokens
+
+
+def test_cursor_when_the_engine_cannot_resume_then_there_is_none() -> None:
+    answer = Answer(CHAT, "m", [REQUEST], None, cursors=True)
+    assert CURSOR not in answer.open() + b"".join(answer.chunk(Step(0, delta)) for delta in DELTAS) + answer.close()
+
+
+def test_cursor_when_the_client_does_not_ask_then_there_is_none() -> None:
+    answer = Answer(CHAT, "m", [REQUEST], None)
+    assert CURSOR not in answer.chunk(Step(0, Delta("text", (0,), cursor=1)))

@@ -153,7 +153,7 @@ async def test_body_when_it_does_not_end_then_it_is_not_read_for_ever(server: Se
         writer.close()
 
 
-async def test_request_when_the_engine_is_full_then_it_is_told_when_to_come_back(server: Server) -> None:
+async def test_request_when_the_engine_is_full_then_429_retry_after(server: Server) -> None:
     long = json.dumps({"model": MODEL, "prompt": "x", "max_tokens": 4000, "stream": True}).encode()
     streams = [exchange(server.settings.port, "POST", COMPLETIONS, long) for _ in range(CAPACITY)]
     for stream in streams:
@@ -172,7 +172,7 @@ async def test_request_when_the_engine_is_full_then_it_is_told_when_to_come_back
     }
 
 
-async def test_prompts_when_there_are_several_then_each_is_a_choice_and_usage_is_their_sum(server: Server) -> None:
+async def test_prompts_when_several_then_each_is_a_choice(server: Server) -> None:
     answer = await post(server, COMPLETIONS, {"model": MODEL, "prompt": ["ab", "xyz", "q"], "max_tokens": 4})
 
     choices = [(each["index"], each["text"], each["finish_reason"]) for each in answer.json()["choices"]]
@@ -180,7 +180,7 @@ async def test_prompts_when_there_are_several_then_each_is_a_choice_and_usage_is
     assert answer.json()["usage"] == {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18}
 
 
-async def test_prompts_when_they_are_streamed_then_their_events_are_interleaved(server: Server) -> None:
+async def test_prompts_when_streamed_then_their_events_are_interleaved(server: Server) -> None:
     body = {"model": MODEL, "prompt": ["ab", "xy"], "max_tokens": 30, "stream": True}
     raw = json.dumps({**body, "stream_options": {"include_usage": True}}).encode()
     async with exchange(server.settings.port, "POST", COMPLETIONS, raw) as incoming:
@@ -197,7 +197,7 @@ async def test_prompts_when_they_are_streamed_then_their_events_are_interleaved(
     assert done == "[DONE]"
 
 
-async def test_prompts_when_the_engine_has_no_room_for_all_then_none_is_begun(server: Server) -> None:
+async def test_prompts_when_the_engine_lacks_room_then_none_is_started(server: Server) -> None:
     long = json.dumps({"model": MODEL, "prompt": ["x"] * (CAPACITY - 1), "max_tokens": 4000, "stream": True}).encode()
     async with exchange(server.settings.port, "POST", COMPLETIONS, long):
         refused = await post(server, COMPLETIONS, {"model": MODEL, "prompt": ["a", "b"], "stream": True})
@@ -207,7 +207,7 @@ async def test_prompts_when_the_engine_has_no_room_for_all_then_none_is_begun(se
     assert one.json()["choices"][0]["text"] == "aa"
 
 
-async def test_prompts_when_the_client_goes_away_then_all_are_cancelled(server: Server) -> None:
+async def test_prompts_when_the_client_leaves_then_all_are_cancelled(server: Server) -> None:
     before = metrics(await get(server, "/metrics"))
     long = json.dumps({"model": MODEL, "prompt": ["a", "b", "c"], "max_tokens": 4000, "stream": True}).encode()
     async with exchange(server.settings.port, "POST", COMPLETIONS, long):
@@ -242,7 +242,7 @@ async def test_tokenize_then_detokenize_gives_the_text_back(server: Server) -> N
     assert (tokens["count"], tokens["max_model_len"], text) == (5, 4096, {"prompt": "hello"})
 
 
-async def test_metrics_then_they_have_vllms_names_and_count_what_was_done(server: Server) -> None:
+async def test_metrics_then_they_have_vllms_names_and_count(server: Server) -> None:
     before = metrics(await get(server, "/metrics"))
     await post(server, CHAT, chat())
     after = metrics(await get(server, "/metrics"))
@@ -255,6 +255,7 @@ async def test_metrics_then_they_have_vllms_names_and_count_what_was_done(server
     assert grown("vllm:time_to_first_token_seconds_count") == 1
     assert grown("vllm:e2e_request_latency_seconds_count") == 1
     assert grown("vllm:request_success_total") == 1
+    assert grown("echo_echoes") == 4  # the engine's own
     assert {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"} <= after.keys()
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -40,6 +41,52 @@ async def asked(handler: exchange.Handler, *incoming: Message) -> list[Message]:
     return sent
 
 
+INFER = "/v2/models/{name}/infer"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer"),
+    [
+        ("POST", "/v2/models/m/infer", 200, b'{"name":"m"}'),
+        ("POST", "/v2/models/org%2Fm/infer", 200, b'{"name":"org/m"}'),
+        ("GET", "/v2/models/m/infer", 405, b"POST"),
+        ("DELETE", "/v2/models/m", 405, b"GET, HEAD, POST"),
+        ("HEAD", "/v2/models/m", 200, b'{"name":"m"}'),
+        ("POST", "/v2/models/org/m/infer", 404, None),
+        ("POST", "/v2/models/../infer", 404, None),
+    ],
+)
+async def test_path_when_it_matches_a_pattern_then_its_handler_runs(
+    method: str, path: str, status: int, answer: bytes | None
+) -> None:
+    """The handler gets the path's parameters; a path without the method is 405 with its methods."""
+
+    async def name_it(exchange: Exchange) -> None:
+        await exchange.respond(exchange.parameters)
+
+    sent = list[Message]()
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    served = Endpoints(
+        {("POST", INFER): name_it, ("GET", "/v2/models/{name}"): name_it, ("POST", "/v2/models/{name}"): name_it}
+    )
+    await served(
+        {"type": "http", "method": method, "path": unquote(path), "raw_path": path.encode(), "headers": []},
+        receive,
+        send,
+    )
+
+    start, body = sent
+    assert start["status"] == status
+    if answer is not None:
+        assert answer == (dict(start["headers"])[b"allow"] if status == 405 else body["body"])
+
+
 async def read_it(exchange: Exchange) -> None:
     await exchange.respond({"bytes": len(await exchange.body())})
 
@@ -64,7 +111,7 @@ async def test_body_when_it_stops_coming_then_the_request_is_given_up(monkeypatc
     assert json.loads(answer["body"])["error"]["code"] == "request_timeout"
 
 
-async def test_client_when_it_goes_away_within_its_body_then_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+async def test_client_when_it_leaves_within_its_body_then_no_response(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     sent = await asked(read_it, piece(b"ab", more=True), {"type": "http.disconnect"})
@@ -73,7 +120,7 @@ async def test_client_when_it_goes_away_within_its_body_then_nothing_is_sent(cap
     assert "POST /x 499" in caplog.text
 
 
-async def test_handler_when_it_fails_unexpectedly_then_the_client_sees_its_kind_only() -> None:
+async def test_handler_when_it_fails_then_the_client_sees_its_type() -> None:
     async def fail(_: Exchange) -> None:
         raise ValueError("the prompt was: secret")
 
@@ -85,7 +132,7 @@ async def test_handler_when_it_fails_unexpectedly_then_the_client_sees_its_kind_
     assert "secret" not in error["message"]
 
 
-async def test_handler_when_it_fails_in_a_stream_then_the_stream_ends_with_the_error() -> None:
+async def test_handler_when_it_fails_in_a_stream_then_an_error_event() -> None:
     async def fail(exchange: Exchange) -> None:
         await exchange.start_stream()
         await exchange.write(b"data: {}\n\n")
@@ -109,7 +156,7 @@ async def test_handler_when_it_fails_in_a_stream_then_the_stream_ends_with_the_e
         (headers.INVALID_API_KEY, "invalid_api_key"),
     ],
 )
-def test_error_when_it_has_a_reason_then_its_code_is_that_in_snake_case(reason: str, code: str) -> None:
+def test_error_then_its_code_is_the_reason_in_snake_case(reason: str, code: str) -> None:
     error = HeadraceError("it failed")
     error.reason = reason
 

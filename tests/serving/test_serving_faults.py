@@ -111,9 +111,7 @@ def test_chat_when_a_field_is_wrong_then_the_error_is_about_it(
         (["a", "x" * 5000], "prompt[1]", "5000 bytes of text are more in any case"),
     ],
 )
-def test_completion_when_its_prompt_is_wrong_then_the_error_is_about_it(
-    prompt: object, param: str, message: str
-) -> None:
+def test_completion_when_its_prompt_is_wrong_then_it_is_named(prompt: object, param: str, message: str) -> None:
     error = refusal(CompletionBody, {"model": "m", "prompt": prompt})
 
     assert (error.http_status, error.param) == (400, param)
@@ -149,5 +147,5 @@ def test_body_when_it_is_no_object_then_it_says_where(endpoint: type[GenerationB
         {"role": "user", "content": [{"type": "text", "text": ["secret"]}]},
     ],
 )
-def test_fault_when_it_is_in_a_prompt_then_the_error_does_not_quote_it(message: dict[str, Any]) -> None:
+def test_fault_when_in_a_prompt_then_the_error_does_not_quote_it(message: dict[str, Any]) -> None:
     assert "secret" not in str(refusal(ChatBody, {"model": "m", "messages": [message]}))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.completion_create_params import CompletionCreateParamsBase
-from serving.serving_bodies import ENGINE, USER, chat, completion, refusal, sampled
+from serving.serving_bodies import ENGINE, USER, chat, completion, refusal, requested
 from serving.serving_echo import MODEL_LEN
 
-from headrace.serving.engine import Sampling
+from headrace.serving.engine import Sampling, StopConditions
 from headrace.serving.errors import RequestError
 from headrace.serving.openai.fields import HARMLESS, HARMLESS_IN_MESSAGES, HARMLESS_IN_PARTS, OFF, OFF_IN_MESSAGES
 from headrace.serving.openai.requests import ChatBody, CompletionBody, GenerationBody, TokenizeBody
@@ -105,7 +105,7 @@ CLIENTS: dict[str, tuple[type[GenerationBody], dict[str, Any]]] = {
 def test_client_when_it_sends_its_defaults_then_it_is_served(client: str) -> None:
     endpoint, body = CLIENTS[client]
 
-    assert sampled(endpoint.read(json.dumps({"model": "m", **body}).encode()))
+    assert requested(endpoint.read(json.dumps({"model": "m", **body}).encode()))
 
 
 @pytest.mark.parametrize("name", sorted({*HARMLESS, *OFF}))
@@ -113,14 +113,14 @@ def test_field_when_it_changes_nothing_then_it_passes(name: str) -> None:
     values = (None, {"any": "thing"}) if name in HARMLESS else (None, *OFF[name])
 
     for value in values:
-        (plain,) = sampled(chat(**{name: value}))
-        (text,) = sampled(completion(**{name: value}))
-        assert plain == Sampling(max_tokens=MODEL_LEN - len("user:hi"))
-        assert text == Sampling(max_tokens=16)
+        (plain,) = requested(chat(**{name: value}))
+        (text,) = requested(completion(**{name: value}))
+        assert (plain.sampling, plain.stop) == (Sampling(), StopConditions(max_tokens=MODEL_LEN - len("user:hi")))
+        assert (text.sampling, text.stop) == (Sampling(), StopConditions(max_tokens=16))
 
 
 @pytest.mark.parametrize("name", sorted({*HARMLESS_IN_MESSAGES, *OFF_IN_MESSAGES}))
-def test_field_of_a_message_when_it_changes_nothing_then_it_passes(name: str) -> None:
+def test_field_of_a_message_when_harmless_then_it_passes(name: str) -> None:
     values = (None, [{"any": "thing"}]) if name in HARMLESS_IN_MESSAGES else (None, *OFF_IN_MESSAGES[name])
 
     for value in values:
@@ -156,7 +156,7 @@ SERVED |= {"max_tokens", "max_completion_tokens"}
     ),
 )
 @pytest.mark.parametrize("endpoint", [ChatBody, CompletionBody])
-def test_field_when_it_asks_for_something_then_it_is_refused_by_name(endpoint: type[GenerationBody], name: str) -> None:
+def test_field_when_its_value_has_an_effect_then_refused_by_name(endpoint: type[GenerationBody], name: str) -> None:
     prompt = {"messages": [USER]} if endpoint is ChatBody else {"prompt": "hi"}
     error = refusal(endpoint, {"model": "m", **prompt, name: {"ask": "for something"}})
 
@@ -183,9 +183,7 @@ def test_field_when_it_asks_for_something_then_it_is_refused_by_name(endpoint: t
         ({"add_special_tokens": True}, "add_special_tokens"),
     ],
 )
-def test_field_of_chat_when_its_value_is_not_served_then_it_is_refused_by_its_path(
-    fields: dict[str, Any], param: str
-) -> None:
+def test_field_of_chat_when_not_served_then_refused_by_its_path(fields: dict[str, Any], param: str) -> None:
     error = refusal(ChatBody, {"model": "m", "messages": [USER], **fields})
 
     assert (error.reason, error.param) == ("UnsupportedParameter", param)
@@ -229,7 +227,7 @@ def test_refusal_when_a_name_is_very_long_then_it_is_cut() -> None:
         ({"prompt": "hi", "return_token_strs": False}, True),
     ],
 )
-def test_tokenize_when_an_option_is_not_as_the_engine_does_then_it_is_refused(
+def test_tokenize_when_an_option_is_not_served_then_refused(
     body: dict[str, Any],
     served: bool,  # noqa: FBT001 - a column of the table
 ) -> None:

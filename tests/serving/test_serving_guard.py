@@ -23,7 +23,7 @@ async def asked(server: Server, given: dict[str, str]) -> Answer:
 
 
 @pytest.mark.parametrize("given", ["none", "empty", "another process's", "the secret itself"])
-async def test_request_when_it_is_from_no_gateway_then_401_and_a_gateways_is_served(
+async def test_request_when_not_from_a_gateway_then_401(
     start: Start, broker: Broker, gateway: Gateway, given: str
 ) -> None:
     server = start(broker=broker)
@@ -41,7 +41,7 @@ async def test_request_when_it_is_from_no_gateway_then_401_and_a_gateways_is_ser
 
 
 @pytest.mark.parametrize("path", ["/v1/models", f"/v1/models/{MODEL}", "/tokenize", "/v1/chat/completions"])
-async def test_path_when_it_is_not_about_the_process_then_it_is_of_gateways_only(
+async def test_path_when_not_about_the_process_then_for_gateways_only(
     start: Start, broker: Broker, gateway: Gateway, path: str
 ) -> None:
     server = start(broker=broker)
@@ -51,7 +51,7 @@ async def test_path_when_it_is_not_about_the_process_then_it_is_of_gateways_only
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics", "/version"])
-async def test_path_when_it_is_about_the_process_then_everybody_may_ask(
+async def test_path_when_about_the_process_then_open_to_all(
     start: Start, broker: Broker, gateway: Gateway, path: str
 ) -> None:
     server = start(broker=broker)
@@ -65,7 +65,7 @@ async def test_server_when_it_stands_alone_then_everybody_is_served(start: Start
     assert (await asked(server, {})).status == 200
 
 
-async def test_challenge_when_it_comes_then_the_proof_is_the_reported_secrets_ready_or_not(
+async def test_challenge_then_the_proof_is_of_the_reported_secret(
     start: Start, broker: Broker, gateway: Gateway, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -92,7 +92,7 @@ async def test_challenge_when_it_is_none_then_nothing_is_proven(challenge: str) 
     assert proof("s" * 43, challenge, NAMESPACE, POD) is None
 
 
-async def test_challenge_when_the_server_stands_alone_then_it_is_ignored(start: Start) -> None:
+async def test_challenge_when_standalone_then_it_is_ignored(start: Start) -> None:
     server = start()
     await server.ready()
     answer = await ask(server.settings.port, "GET", "/health/ready", headers={CHALLENGE: new_challenge()})

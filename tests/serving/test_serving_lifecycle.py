@@ -49,7 +49,7 @@ class Stream:
         await until(lambda: bool(self.events), "the first event")
 
 
-async def test_server_while_loading_then_is_alive_and_reports_its_stage(
+async def test_server_while_loading_then_it_reports_its_stage(
     start: Start, broker: Broker, gateway: Gateway, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -65,7 +65,7 @@ async def test_server_while_loading_then_is_alive_and_reports_its_stage(
     assert (refused.status, refused.headers["x-headrace-reason"]) == (503, "Starting")
 
 
-async def test_server_when_started_then_announces_itself_before_the_engine_loads(
+async def test_server_when_started_then_reports_before_loading(
     start: Start, broker: Broker, gateway: Gateway, tmp_path: Path
 ) -> None:
     start(broker=broker, gate=tmp_path / "gate")
@@ -86,6 +86,7 @@ async def test_server_when_loaded_then_reports_ready_with_its_capacity(
     report = await gateway.hears(ReplicaState.READY)
 
     assert report.capacity == 8
+    assert report.load.extra == {"echoes": 0}
     assert await server.get("/health/ready") == 200
     assert [report.sequence for report in gateway.reports] == sorted({report.sequence for report in gateway.reports})
 
@@ -102,9 +103,7 @@ async def test_server_when_solicited_then_reports_at_once(start: Start, broker: 
     assert time.monotonic() - started < 0.9  # not with the next of the reports, which come each second
 
 
-async def test_drain_when_a_gateway_routes_here_then_admits_until_it_acknowledges(
-    start: Start, broker: Broker, gateway: Gateway
-) -> None:
+async def test_drain_then_admits_until_the_gateway_acknowledges(start: Start, broker: Broker, gateway: Gateway) -> None:
     server = start(broker=broker)
     await gateway.hears(ReplicaState.READY)
     await gateway.admit(ReplicaState.READY)
@@ -124,7 +123,7 @@ async def test_drain_when_a_gateway_routes_here_then_admits_until_it_acknowledge
     assert time.monotonic() - acknowledged < 3  # not the five seconds of a gateway that says nothing
 
 
-async def test_drain_when_acknowledged_then_refuses_new_work_and_finishes_the_old(
+async def test_drain_when_acknowledged_then_only_running_work_finishes(
     start: Start, broker: Broker, gateway: Gateway
 ) -> None:
     server = start(broker=broker, step_seconds=0.05)
@@ -150,7 +149,7 @@ async def test_drain_when_acknowledged_then_refuses_new_work_and_finishes_the_ol
     assert await server.exit_code() == 0
 
 
-async def test_drain_when_a_gateway_never_answers_then_goes_on_after_five_seconds(
+async def test_drain_when_a_gateway_never_answers_then_after_5_s(
     start: Start, broker: Broker, gateway: Gateway
 ) -> None:
     server = start(broker=broker)
@@ -165,7 +164,7 @@ async def test_drain_when_a_gateway_never_answers_then_goes_on_after_five_second
     assert 4.9 < time.monotonic() - told < 8
 
 
-async def test_drain_when_the_admission_was_for_a_process_before_then_does_not_wait(
+async def test_drain_when_admitted_for_an_earlier_process_then_no_wait(
     start: Start, broker: Broker, gateway: Gateway
 ) -> None:
     server = start(broker=broker)
@@ -180,7 +179,7 @@ async def test_drain_when_the_admission_was_for_a_process_before_then_does_not_w
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_drain_with_running_streams_then_all_finish_and_it_exits_0(start: Start, number: signal.Signals) -> None:
+async def test_drain_with_running_streams_then_all_finish_and_exit_0(start: Start, number: signal.Signals) -> None:
     server = start(step_seconds=0.02)
     await server.ready()
     streams = [Stream(server, text=f"text {n} ", tokens=35) for n in range(6)]
@@ -193,7 +192,7 @@ async def test_drain_with_running_streams_then_all_finish_and_it_exits_0(start: 
     assert await server.exit_code() == 0
 
 
-async def test_drain_when_the_grace_period_ends_then_the_stream_ends_in_an_error(start: Start) -> None:
+async def test_drain_when_the_grace_period_ends_then_streams_fail(start: Start) -> None:
     server = start(step_seconds=0.05, grace_seconds=1)
     await server.ready()
     stream = Stream(server, tokens=1000)
@@ -260,7 +259,7 @@ async def test_client_when_it_goes_away_then_the_engine_is_told(start: Start) ->
     assert server.log.count(" 499 ") == 2
 
 
-async def test_broker_when_it_is_away_at_the_start_then_it_serves_and_reports_later(start: Start) -> None:
+async def test_broker_when_unavailable_at_start_then_reports_later(start: Start) -> None:
     broker, gateway = Broker(), Gateway()
     server = start(broker=broker)
     await server.ready()
@@ -291,7 +290,7 @@ async def test_broker_when_it_returns_then_the_replica_reports_at_once(
     assert (await gateway.hears(ReplicaState.READY)).state is ReplicaState.READY
 
 
-async def test_broker_when_it_refuses_the_login_then_the_process_ends_and_says_so(start: Start, tmp_path: Path) -> None:
+async def test_broker_when_it_refuses_the_login_then_the_process_exits(start: Start, tmp_path: Path) -> None:
     """A container that starts again reads the login anew; one that waited would wait for ever."""
     broker = Broker()
     broker.start("--user", "runtime-default", "--pass", "changed")
@@ -312,7 +311,7 @@ async def test_broker_when_it_refuses_the_login_then_the_process_ends_and_says_s
         ("unexpected", 1, "ValueError: something else"),
     ],
 )
-async def test_load_when_it_fails_then_the_cause_is_the_termination_message(
+async def test_load_when_it_fails_then_a_termination_message(
     start: Start, failure: str, code: int, message: str
 ) -> None:
     server = start(failure=failure)
@@ -330,7 +329,7 @@ async def test_port_when_it_is_taken_then_it_says_so(start: Start) -> None:
         assert "Address already in use. Choose another --port" in server.termination_path.read_text()
 
 
-async def test_engine_when_it_dies_then_its_requests_fail_and_the_process_ends(start: Start) -> None:
+async def test_engine_when_it_dies_then_requests_fail_and_it_exits(start: Start) -> None:
     server = start()
     await server.ready()
 

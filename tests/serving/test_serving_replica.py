@@ -9,7 +9,7 @@ from serving.serving_processes import until
 from headrace.events.messages import ReplicaState
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ClientGone, Draining, EngineDied, NotLoaded
-from headrace.serving.replica import Replica, Standing
+from headrace.serving.replica import Replica, ReplicaStatus
 
 
 def loaded() -> Replica[TextEngine]:
@@ -20,8 +20,8 @@ def loaded() -> Replica[TextEngine]:
 
 async def test_life_then_each_change_is_told_once() -> None:
     replica: Replica[TextEngine] = Replica()
-    told: list[Standing] = []
-    replica.listen(lambda: told.append(replica.standing))
+    told: list[ReplicaStatus] = []
+    replica.listen(lambda: told.append(replica.status))
 
     replica.progress("loading-weights", 10)
     replica.progress("loading-weights", 10)
@@ -30,9 +30,9 @@ async def test_life_then_each_change_is_told_once() -> None:
     replica.drain()
 
     assert told == [
-        Standing(ReplicaState.LOADING, "loading-weights", 10),
-        Standing(ReplicaState.READY, ""),
-        Standing(ReplicaState.DRAINING, ""),
+        ReplicaStatus(ReplicaState.LOADING, "loading-weights", 10),
+        ReplicaStatus(ReplicaState.READY, ""),
+        ReplicaStatus(ReplicaState.DRAINING, ""),
     ]
 
 
@@ -66,7 +66,7 @@ async def test_work_when_the_engine_is_dead_then_it_is_refused() -> None:
     assert not replica.alive
 
 
-async def test_work_when_stopped_then_its_block_ends_with_the_first_cause() -> None:
+async def test_work_when_stopped_then_it_ends_with_the_first_cause() -> None:
     replica = loaded()
 
     async def stop_in_it() -> None:
@@ -80,7 +80,7 @@ async def test_work_when_stopped_then_its_block_ends_with_the_first_cause() -> N
     assert replica.running == 0
 
 
-async def test_work_when_cut_off_then_all_of_it_ends_and_the_replica_is_idle() -> None:
+async def test_work_when_cut_off_then_the_replica_is_idle() -> None:
     replica = loaded()
 
     async def wait_in_it() -> None:
@@ -98,7 +98,7 @@ async def test_work_when_cut_off_then_all_of_it_ends_and_the_replica_is_idle() -
     assert await replica.idle(0)
 
 
-async def test_work_when_it_times_out_by_itself_then_that_is_its_own_error() -> None:
+async def test_work_when_it_times_out_then_its_own_error() -> None:
     with pytest.raises(TimeoutError):
         async with loaded().work():
             raise TimeoutError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from serving.serving_bodies import ENGINE, chat, completion, sampled
+from serving.serving_bodies import ENGINE, chat, completion, requested
 from serving.serving_echo import MODEL_LEN, EchoEngine
 
-from headrace.serving.engine import ChatMessage, Sampling
+from headrace.serving.engine import ChatMessage, GenerationRequest, Sampling, StopConditions
 from headrace.serving.errors import ContextLengthExceeded, RequestError
 from headrace.serving.openai.requests import DetokenizeBody, Prompt, checked_tokens
 
@@ -17,25 +17,25 @@ def prompt_of(size: int) -> Prompt:
     return Prompt([1] * size, "messages")
 
 
-def test_prompt_and_answer_when_they_do_not_fit_then_the_request_is_refused() -> None:
+def test_prompt_and_answer_when_too_long_then_refused() -> None:
     body = chat(max_tokens=100)
 
-    body.sampling(prompt_of(MODEL_LEN - 100), ENGINE)
+    body.request(prompt_of(MODEL_LEN - 100), ENGINE)
     with pytest.raises(ContextLengthExceeded, match=r"4096 tokens.* 3997 of the prompt and up to 100"):
-        body.sampling(prompt_of(MODEL_LEN - 99), ENGINE)
+        body.request(prompt_of(MODEL_LEN - 99), ENGINE)
 
 
-def test_prompt_when_it_fills_the_model_then_the_request_is_refused() -> None:
+def test_prompt_when_it_fills_the_context_then_refused() -> None:
     with pytest.raises(ContextLengthExceeded):
-        chat().sampling(prompt_of(MODEL_LEN), ENGINE)
+        chat().request(prompt_of(MODEL_LEN), ENGINE)
 
 
-def test_answer_when_no_length_is_asked_for_then_chat_fills_the_model_and_completions_take_16() -> None:
-    assert chat().sampling(prompt_of(96), ENGINE).max_tokens == 4000
-    assert completion().sampling(prompt_of(96), ENGINE).max_tokens == 16
+def test_length_when_not_given_then_the_endpoints_default() -> None:
+    assert chat().request(prompt_of(96), ENGINE).stop.max_tokens == 4000
+    assert completion().request(prompt_of(96), ENGINE).stop.max_tokens == 16
 
 
-def test_sampling_then_every_field_arrives() -> None:
+def test_request_then_every_field_arrives() -> None:
     body = chat(
         temperature=0.5,
         top_p=0.9,
@@ -47,38 +47,33 @@ def test_sampling_then_every_field_arrives() -> None:
         max_tokens=9,
     )
 
-    assert body.sampling(prompt_of(1), ENGINE) == Sampling(
-        max_tokens=9,
-        temperature=0.5,
-        top_p=0.9,
-        top_k=0,
-        seed=7,
-        stop=("x",),
-        stop_token_ids=frozenset({3, 255}),
-        ignore_eos=True,
+    assert body.request(prompt_of(1), ENGINE) == GenerationRequest(
+        (1,),
+        Sampling(temperature=0.5, top_p=0.9, top_k=0, seed=7),
+        StopConditions(max_tokens=9, strings=("x",), token_ids=frozenset({3, 255}), ignore_eos=True),
     )
 
 
-def test_sampling_when_fields_are_null_or_empty_then_it_is_the_default() -> None:
+def test_request_when_fields_are_null_or_empty_then_defaults() -> None:
     nulls = dict.fromkeys(("temperature", "top_p", "top_k", "seed", "stream", "max_tokens", "stop_token_ids"))
-    (default,) = sampled(chat())
+    (default,) = requested(chat())
 
-    assert sampled(chat(**nulls, stop="")) == sampled(chat(stop=[], stop_token_ids=[])) == [default]
+    assert requested(chat(**nulls, stop="")) == requested(chat(stop=[], stop_token_ids=[])) == [default]
 
 
 @pytest.mark.parametrize("temperature", [None, 0, 1.5])
 def test_top_p_when_it_is_0_then_it_is_greedy(temperature: float | None) -> None:
-    (greedy,) = sampled(chat(temperature=0))
+    (greedy,) = requested(chat(temperature=0))
 
-    assert sampled(chat(top_p=0, temperature=temperature)) == [greedy]
+    assert requested(chat(top_p=0, temperature=temperature)) == [greedy]
 
 
-def test_length_when_both_names_are_given_then_the_newer_one_wins() -> None:
+def test_length_when_both_names_are_given_then_the_newer_wins() -> None:
     for body in (chat(max_tokens=9, max_completion_tokens=5), completion(max_tokens=9, max_completion_tokens=5)):
-        assert [each.max_tokens for each in sampled(body)] == [5]
+        assert [each.stop.max_tokens for each in requested(body)] == [5]
 
 
-def test_messages_with_parts_and_a_developer_then_they_are_joined_as_vllm_does() -> None:
+def test_messages_with_parts_then_they_are_joined_as_in_vllm() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = chat(messages=[{"role": "developer", "content": "d"}, {"role": "user", "content": parts}])
 
@@ -113,10 +108,11 @@ def test_prompts_when_there_are_several_then_each_is_one(prompt: object) -> None
     body = completion(prompt, seed=5)
 
     assert body.prompts(ENGINE) == [Prompt([97, 98], "prompt[0]"), Prompt([99], "prompt[1]")]
-    assert sampled(body) == [replace(sampled(completion(seed=5))[0])] * 2
+    (single,) = requested(completion(seed=5))
+    assert requested(body) == [replace(single, prompt_tokens=tokens) for tokens in ((97, 98), (99,))]
 
 
-def test_tokens_when_one_is_not_the_models_then_it_is_refused_by_its_field() -> None:
+def test_tokens_when_one_is_unknown_then_refused_by_field() -> None:
     body = DetokenizeBody.read(b'{"tokens": [1, 300]}')
 
     with pytest.raises(RequestError, match=r"`tokens`.* from 0 to 255"):
@@ -124,9 +120,7 @@ def test_tokens_when_one_is_not_the_models_then_it_is_refused_by_its_field() -> 
 
 
 @pytest.mark.parametrize("field", ["prompt", "messages"])
-def test_prompt_when_no_number_of_tokens_can_hold_it_then_it_is_refused_unread(
-    monkeypatch: pytest.MonkeyPatch, field: str
-) -> None:
+def test_prompt_when_it_can_never_fit_then_refused_unread(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     engine = EchoEngine(step_seconds=0)
     for name in ("encode", "encode_chat"):
         monkeypatch.delattr(EchoEngine, name)

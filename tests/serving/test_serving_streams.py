@@ -39,7 +39,7 @@ def delta(text: str, *, last: bool = False) -> Delta:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_steps_when_they_come_in_any_order_then_each_is_its_answers(count: int) -> None:
+async def test_steps_in_any_order_then_each_is_of_its_answer(count: int) -> None:
     script = Script(count)
     order = [*reversed(range(count)), *range(count)]
     steps = []
@@ -87,7 +87,7 @@ async def test_reader_when_it_is_cancelled_then_every_answer_is_closed(count: in
     assert sorted(script.closed) == list(range(count))
 
 
-async def test_answer_when_it_is_refused_then_no_step_of_the_others_is_seen() -> None:
+async def test_answer_when_one_is_refused_then_no_step_is_yielded() -> None:
     async def refused() -> AsyncGenerator[Delta, None]:
         raise Saturated("full")
         yield  # makes it a generator

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace.http.paths import PARAMETER
 from headrace_gateway.operations.matching import OperationTable
-from headrace_gateway.operations.operation import PARAMETER, Body, Operation
+from headrace_gateway.operations.operation import Body, Operation
 
 _ERROR = {"content": {"application/json": {"schema": {"type": "object"}}}}
 _STREAM = (

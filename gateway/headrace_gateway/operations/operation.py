@@ -7,7 +7,6 @@ read will be further fields, each with what uses it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,8 +15,7 @@ from urllib.parse import quote
 from pydantic_core import from_json, to_json
 
 from headrace.http.errors import InvalidRequest
-
-PARAMETER = re.compile(r"\{(\w+)\}")
+from headrace.http.paths import PARAMETER
 
 
 class Body(Enum):

@@ -1,60 +1,109 @@
 """One request's way from tokens to text: decoding, stop strings, and why it ended.
 
-Special tokens are no text of the answer, but stop strings see them: `<|im_end|>` is what a person knows who asks to
-stop there. So a stop string is looked for twice, with special tokens spelled out and in the text as the client gets it.
+Special tokens are no text of the answer, but stop strings see them: `<|im_end|>` is what a person knows who wants to
+stop there. So a stop string is searched for twice, with special tokens spelled out and in the text that the client
+gets.
+
+Text is released in whole tokens only. The text that the client has is therefore always that of a number of tokens, the
+cursor, from which another replica can continue without repeating or losing a character.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import compress
 
-from headrace.serving.engine import Delta, FinishReason, Sampling
+from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace_llm.tokenizer import ModelTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Boundary:
+    """A place in the text, special tokens spelled out, where the first `tokens` tokens end."""
+
+    place: int
+    tokens: int
 
 
 class Answer:
     """Turns a request's sampled tokens into deltas. Text that may be the beginning of a stop string is held back."""
 
-    def __init__(self, tokenizer: ModelTokenizer, sampling: Sampling) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, stop: StopConditions) -> None:
         self._stream = tokenizer.stream()
-        self._sampling = sampling
+        self._conditions = stop
         self._special = tokenizer.special
-        self._ends = sampling.stop_token_ids | (frozenset() if sampling.ignore_eos else tokenizer.ends)
+        self._ends = stop.token_ids | (frozenset() if stop.ignore_eos else tokenizer.ends)
         self._held = ""
-        """Text that was not told yet, special tokens spelled out."""
+        """Text that is not released yet, special tokens spelled out."""
         self._shown: list[bool] = []
         """Which of its characters the client gets: those that are not of a special token."""
+        self._released = 0
+        """Length of the text before `_held`: places are counted from the beginning of the answer."""
+        self._boundaries: deque[_Boundary] = deque()
+        """In `_held`, by place."""
         self._count = 0
+        self._decoded = 0
+        """Tokens before the incomplete character, if there is one at the end."""
+        self._cursor = 0
 
     def add(self, token: int, *, room: int) -> Delta:
         """Return what the token adds. `room`: tokens that still fit into the model after it."""
         self._count += 1
         if token in self._ends:
-            return Delta(self._tell(len(self._held)) + self._stream.finish(), (token,), FinishReason.STOP)
-        self._hold(self._stream.step(token), shown=True)
-        self._hold(self._special.get(token, ""), shown=False)
+            return self._last(len(self._held), (token,), FinishReason.STOP, rest=self._stream.finish())
+        self._decode(token)
         end = self._stop()
         if end is not None:
-            return Delta(self._tell(end), (token,), FinishReason.STOP)
-        if self._count >= self._sampling.max_tokens or room <= 0:
-            return Delta(self._tell(len(self._held)) + self._stream.finish(), (token,), FinishReason.LENGTH)
-        return Delta(self._tell(self._safe()), (token,))
+            return self._last(end, (token,), FinishReason.STOP)
+        if self._count >= self._conditions.max_tokens or room <= 0:
+            return self._last(len(self._held), (token,), FinishReason.LENGTH, rest=self._stream.finish())
+        return Delta(self._release_tokens(), (token,), cursor=self._cursor)
+
+    def _decode(self, token: int) -> None:
+        text = self._stream.step(token)
+        complete = bool(text) or (token in self._special and self._decoded == self._count - 1)
+        if complete:
+            self._decoded = self._count
+        self._hold(text, shown=True)
+        self._hold(self._special.get(token, ""), shown=False)
+        boundary = _Boundary(self._released + len(self._held), self._decoded)
+        if self._boundaries and self._boundaries[-1].place == boundary.place:
+            self._boundaries[-1] = boundary
+        else:
+            self._boundaries.append(boundary)
+
+    def _last(self, end: int, token_ids: tuple[int, ...], reason: FinishReason, rest: str = "") -> Delta:
+        """Return the delta that ends the answer: the held text up to `end`, and what the decoder has left."""
+        return Delta(self._release(end) + rest, token_ids, reason, self._count)
+
+    def _release_tokens(self) -> str:
+        """Release the tokens that are in front of what may become a stop string."""
+        end, safe = 0, self._released + self._safe()
+        while self._boundaries and self._boundaries[0].place <= safe:
+            boundary = self._boundaries.popleft()
+            end, self._cursor = boundary.place - self._released, boundary.tokens
+        return self._release(end)
 
     def _hold(self, text: str, *, shown: bool) -> None:
         self._held += text
         self._shown += [shown] * len(text)
 
-    def _tell(self, end: int) -> str:
+    def _release(self, end: int) -> str:
         """Take the held text up to `end`, and return what the client gets of it."""
         text = "".join(compress(self._held[:end], self._shown))
         self._held, self._shown = self._held[end:], self._shown[end:]
+        self._released += end
         return text
 
     def _stop(self) -> int | None:
         """Return where in the held text the first stop string begins."""
         found = [
-            places[at] for text, places in self._views() for stop in self._sampling.stop if (at := text.find(stop)) >= 0
+            places[at]
+            for text, places in self._views()
+            for stop in self._conditions.strings
+            if (at := text.find(stop)) >= 0
         ]
         return min(found, default=None)
 
@@ -72,7 +121,7 @@ class Answer:
     def _risky(self, text: str) -> int:
         """Return the length of the longest end of the text that begins a stop string."""
         longest = 0
-        for stop in self._sampling.stop:
+        for stop in self._conditions.strings:
             for length in range(min(len(stop) - 1, len(text)), longest, -1):
                 if stop.startswith(text[-length:]):
                     longest = length

@@ -1,4 +1,4 @@
-"""A model's chat template: Jinja from the file, with what transformers gives it, for that is what templates assume.
+"""A model's chat template: Jinja from the file, with the functions of transformers, which templates assume.
 
 A template comes from outside: it runs in a sandbox that can change nothing. One that does not compile, or fails on a
 conversation, refuses chat and nothing else.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ChatTemplate:
-    """A compiled template. `names`: special tokens by the names that it uses, `bos_token` for one."""
+    """A compiled template. `names`: special tokens by their names in templates, for example `bos_token`."""
 
     def __init__(self, source: object, names: Mapping[str, str]) -> None:
         self._names = {
@@ -49,7 +49,7 @@ class ChatTemplate:
             log.warning("%s; chat is refused, completions are served", self._fault)
 
     def render(self, messages: list[ChatMessage]) -> str:
-        """Return the prompt for an answer. Raises InvalidRequest when the template does not take the conversation."""
+        """Return the prompt for an answer. Raises InvalidRequest if the template rejects the conversation."""
         if self._template is None:
             raise InvalidRequest(self._fault, param="messages", hint="Use /v1/completions")
         try:
@@ -69,11 +69,11 @@ class ChatTemplate:
 
 
 class _RefusedByTemplate(TemplateError):
-    """The template called `raise_exception`: its text is for the person who wrote the messages."""
+    """The template called `raise_exception`; its text is for the author of the messages."""
 
 
 class _GenerationBlocks(Extension):
-    """`{% generation %}`: marks in training templates what the model says; the text is what stands in it."""
+    """`{% generation %}`: marks the model's text in training templates; it renders its content."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's declaration
 
@@ -88,7 +88,7 @@ class _GenerationBlocks(Extension):
 
 
 class _Namespace(Namespace):
-    """`namespace()` without names that Python reads itself: a way out of the sandbox less."""
+    """`namespace()` without dunder names, which could leave the sandbox."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         attributes = dict(*args, **kwargs)
@@ -103,7 +103,7 @@ class _Namespace(Namespace):
 
 
 class _Dict:
-    """`dict` as templates use it, without the type itself: that would lead further."""
+    """`dict` as templates use it, without the type itself, which could leave the sandbox."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -137,7 +137,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,  # noqa: FBT001, FBT002
 ) -> str:
-    """Return JSON as it is: jinja2's own filter escapes for HTML."""
+    """Return JSON unescaped; jinja2's own filter escapes for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -151,6 +151,6 @@ def _strftime_now(layout: str) -> str:
 
 
 def _turn(message: ChatMessage) -> dict[str, object]:
-    """Return a message as templates read it: what it does not have is not there, rather than none."""
+    """Return a message for templates: missing fields are absent, not None."""
     fields = {"role": message.role, "content": message.content, "name": message.name}
     return {name: value for name, value in fields.items() if value is not None}

@@ -15,7 +15,7 @@ from headrace_llm.gguf import GGUFFile
 
 ARCHITECTURES = ("llama",)
 MAX_VALUE = 1e9
-"""Of any count, and of RoPE's base: far above any model, and a bound for a broken file."""
+"""Bound of any count and of RoPE's base: far above any model, and a bound for a broken file."""
 
 _READ = frozenset(
     {
@@ -53,7 +53,7 @@ _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "tensor_data_layout": ("Meta AI original pth",),  # rows of queries and keys in pairs, as every llama file has them
     "use_parallel_residual": (False,),
 }
-"""Other keys, each with the values that leave the answer as it is."""
+"""Other keys, each with the values that do not change the answer."""
 _ALWAYS_WITHOUT_EFFECT = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length"})
 """Keys that only describe a scaling which has a key of its own."""
 
@@ -70,13 +70,13 @@ class LlamaConfig:
     ffn_width: int
     vocabulary: int
     context: int
-    """Longest sequence that it was trained for, tokens."""
+    """Longest sequence of the training, tokens."""
     rope_theta: float
     norm_epsilon: float
 
     @classmethod
     def of(cls, file: GGUFFile) -> LlamaConfig:
-        """Return the configuration. Raises InvalidModel: the architecture first, then encodings, then everything else.
+        """Return the configuration. Raises InvalidModel: for the architecture first, then encodings, then the rest.
 
         That order is a person's: whether a model can be served at all comes before how it has to be prepared.
         """
@@ -135,7 +135,7 @@ class _Header:
         return self._file.metadata.get(self.name(key), default)
 
     def name(self, key: str) -> str:
-        """Return the key as the file has it."""
+        """Return the key as spelled in the file."""
         return f"{self._architecture}.{key}"
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -160,7 +160,7 @@ class _Header:
 
 
 def _check_kind(file: GGUFFile) -> None:
-    """Refuse what is no whole model of a served architecture."""
+    """Reject a file that is not a complete model of a supported architecture."""
     metadata, name = file.metadata, file.path.name
     kind, parts = metadata.get("general.type", "model"), metadata.get("split.count", 1)
     if kind != "model":
@@ -176,7 +176,7 @@ def _check_kind(file: GGUFFile) -> None:
 
 
 def _check_variant(file: GGUFFile) -> None:
-    """Refuse what would change the answers and is not computed here."""
+    """Reject settings that would change the answers and are not computed here."""
     prefix = f"{file.metadata['general.architecture']}."
     header = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
     changing = [
@@ -189,7 +189,7 @@ def _check_variant(file: GGUFFile) -> None:
         feature = "RoPE scaling" if "rope" in changing[0] else "a variant of the architecture"
         raise InvalidModel(
             f"{file.path.name} uses {feature} that is not supported: {', '.join(changing[:3])}",
-            hint="docs/llm-runtime.md lists what loads",
+            hint="docs/reference/llm-runtime.md lists what loads",
         )
 
 

@@ -1,11 +1,11 @@
 """The asynchronous engine: a thread that steps the model, and queues between it and the event loop.
 
-Requests come in through an inbox, and what a step brought goes out in one wake-up of the event loop, however many
-requests it served. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
+Requests come in through an inbox, and the results of a step go out in one wake-up of the event loop, for any number of
+requests. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
 
-No request can end the engine. Sampling and decoding are each request's own: a fault there ends that request. A fault
-in the computation that all share is looked for by computing each request's part alone (`_forward_each`); only what
-fails without any request ends the engine.
+No request can stop the engine. Sampling and decoding run per request: an error there ends that request. After an error
+in the shared computation each request is computed alone (`_forward_each`) to find the one that fails; only an error
+without any request stops the engine.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from prometheus_client.core import Metric
 
 from headrace.errors import HeadraceError
 from headrace.events.messages import Load
-from headrace.serving.engine import ChatMessage, Delta, EngineCounters, Sampling
+from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
+from headrace.serving.engine import ChatMessage, Delta, EngineCounters, GenerationRequest, Progress, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
+from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
 from headrace_llm.model import LlamaModel, Segment
 from headrace_llm.model_file import ModelFile
@@ -35,19 +38,21 @@ from headrace_llm.tokenizer import ModelTokenizer
 log = logging.getLogger(__name__)
 
 TOKEN_BUDGET = 256
-"""Tokens per step. Prefill on two cores is as fast from 128 on; more would only make running answers wait longer."""
+"""Tokens per step. Prefill on two cores is equally fast from 128 on; more would only delay running answers."""
 QUEUE_PER_SLOT = 4
-"""Requests that may wait inside per running one: enough to never run dry, the rest waits in the gateway."""
+"""Queued requests per slot: enough to keep the slots full; further requests wait in the gateway."""
+UNCOMPUTED_TOKENS = "uncomputed_tokens"
+"""In load reports."""
 RATE_SMOOTHING = 0.2
 """Weight of the newest step in the reported step time and rate."""
-
-Progress = Callable[[str, int | None], None]
-"""Called with a stage and a percentage while loading."""
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
+    """A request that the engine has admitted."""
+
     tokens: list[int]
+    """Of prompt and answer."""
     sampling: Sampling
     sequence: Sequence
     answer: Answer
@@ -56,7 +61,7 @@ class _Request:
 
 
 _Result = tuple[_Request, Delta | HeadraceError]
-"""What a step brought to a request: text, or the error that ends it."""
+"""The result of a step for a request: a delta, or the error that ends it."""
 
 
 class LLMEngine:
@@ -80,10 +85,10 @@ class LLMEngine:
         self._inbox: list[_Request] = []
         self._cancelled: list[_Request] = []
         self._wake = threading.Condition()
-        """Guards the inbox, the cancellations, `_stopping`, and that nothing is put in when `healthy` has ended."""
+        """Guards the inbox, the cancellations and `_stopping`; the inbox takes nothing once `healthy` is False."""
         self._stopping = False
         self._admitted = 0
-        """Requests that were taken and have not ended; changed on the event loop only."""
+        """Admitted requests that have not ended; changed on the event loop only."""
         self._step_seconds = 0.0
         self._rate = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,9 +98,9 @@ class LLMEngine:
     def load_model(
         cls, file: ModelFile, *, max_model_len: int, max_concurrent: int, threads: int | None, progress: Progress
     ) -> LLMEngine:
-        """Load the weights and return an engine; takes a second or so, so call it in a thread.
+        """Load the weights and return an engine. Blocks for about a second; call it in a thread.
 
-        Raises InvalidModel for tensors that do not fit the header, and CannotStart when memory does not suffice.
+        Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory.
         """
         threads = threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(threads)
@@ -131,16 +136,16 @@ class LLMEngine:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
         Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied.
         """
-        request = self._admit(prompt, sampling)
+        admitted = self._admit(request)
         finished = False
         try:
             while not finished:
-                delta = await request.outbox.get()
+                delta = await admitted.outbox.get()
                 if isinstance(delta, HeadraceError):
                     finished = True
                     raise delta
@@ -150,7 +155,7 @@ class LLMEngine:
             self._admitted -= 1
             if not finished:
                 with self._wake:
-                    self._cancelled.append(request)
+                    self._cancelled.append(admitted)
                     self._wake.notify()
 
     def load(self) -> Load:
@@ -163,6 +168,15 @@ class LLMEngine:
             kv_tokens_total=self._slots * self.model_len,
             tokens_per_second=self._rate if running else 0.0,
             step_milliseconds=self._step_seconds * 1000,
+        ).with_extra({UNCOMPUTED_TOKENS: self._uncomputed_tokens()})
+
+    def metrics(self, model: str) -> Iterable[Metric]:
+        """Return the engine's own metrics."""
+        yield gauge(
+            model,
+            LLM_UNCOMPUTED_TOKENS,
+            "Tokens of admitted requests that are not computed yet: a new prompt is computed after them.",
+            self._uncomputed_tokens(),
         )
 
     async def close(self) -> None:
@@ -173,7 +187,12 @@ class LLMEngine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    def _admit(self, prompt: list[int], sampling: Sampling) -> _Request:
+    def _uncomputed_tokens(self) -> int:
+        sequences = [*self._scheduler.running, *self._scheduler.waiting, *(each.sequence for each in self._inbox)]
+        return sum(sequence.length - sequence.computed for sequence in sequences)
+
+    def _admit(self, request: GenerationRequest) -> _Request:
+        prompt = request.prompt_tokens
         if not self.healthy:
             raise _dead()
         if not prompt:
@@ -187,41 +206,41 @@ class LLMEngine:
                 hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
             )
         if self._admitted >= self.capacity:
-            raise Saturated(f"{self._admitted} requests are running or waiting, the most that this replica takes")
-        request = _Request(
+            raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
+        admitted = _Request(
             tokens=list(prompt),
-            sampling=sampling,
+            sampling=request.sampling,
             sequence=Sequence(length=len(prompt)),
-            answer=Answer(self._tokenizer, sampling),
-            generator=generator_of(sampling),
+            answer=Answer(self._tokenizer, request.stop),
+            generator=generator_of(request.sampling),
             outbox=asyncio.Queue(),  # bounded by the answer's length
         )
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
         with self._wake:
-            if not self.healthy:  # asked again under the lock: from here on nobody would look into the inbox
+            if not self.healthy:  # checked again under the lock: the thread no longer reads the inbox
                 raise _dead()
-            self._inbox.append(request)
+            self._inbox.append(admitted)
             self._wake.notify()
         self._admitted += 1
-        return request
+        return admitted
 
     def _run(self) -> None:
         """The engine thread."""
-        torch.set_num_threads(self._threads)  # a setting of each thread that calls
+        torch.set_num_threads(self._threads)  # a setting per calling thread
         try:
             while self._take_in():
                 self._step()
         except Exception as error:
-            # Whatever it was, nobody else can answer the requests that wait; the process reports itself as dead.
+            # No other thread can answer the waiting requests; the process reports itself as not alive.
             log.exception("the engine died")
             self._die(EngineDied(f"the engine died: {type(error).__name__}: {error}"))
         else:
             self._die(EngineDied("the engine is stopping"))
 
     def _take_in(self) -> bool:
-        """Take new requests and cancellations; wait for work when there is none. False: stop."""
+        """Take new requests and cancellations; wait if there is no work. False: stop."""
         with self._wake:
             while not (self._inbox or self._cancelled or self._requests or self._stopping):
                 self._wake.wait()
@@ -246,12 +265,12 @@ class LLMEngine:
         try:
             logits = self._forward(chunks)
         except Exception:
-            log.exception("a step of %d requests failed; computing each alone", len(chunks))
+            log.exception("a step of %d requests failed; computing each request alone", len(chunks))
             logits, results = self._forward_each(chunks)
         for request, row in logits.items():
             try:
                 delta = self._advance(request, sample(row, request.sampling, request.generator))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
+            except Exception as error:  # noqa: BLE001 - any error here is this request's
                 results.append((request, self._failed(request, error)))
             else:
                 results.append((request, delta))
@@ -282,7 +301,7 @@ class LLMEngine:
         for chunk in chunks:
             try:
                 logits |= self._forward([chunk])
-            except Exception as error:  # noqa: BLE001 - kept, and told to the request below
+            except Exception as error:  # noqa: BLE001 - kept, and delivered to the request below
                 faults.append((chunk, error))
         if len(faults) == len(chunks):
             self._model.step([0], [Segment(_slot(chunks[0].sequence), 0, 1)], [0])  # a slot that is given back now
@@ -299,10 +318,10 @@ class LLMEngine:
         return delta
 
     def _failed(self, request: _Request, error: Exception) -> RequestFailed:
-        """End a request that the engine cannot compute; every other one goes on."""
-        log.error("a request failed in the engine and was ended; the others go on", exc_info=error)
+        """End a request that the engine cannot compute; other requests continue."""
+        log.error("a request failed in the engine and was ended; the others continue", exc_info=error)
         self._forget(request)
-        return RequestFailed(f"the engine failed on this request ({type(error).__name__}); its log says more")
+        return RequestFailed(f"the engine failed on this request ({type(error).__name__}); see its log")
 
     def _forget(self, request: _Request) -> None:
         del self._requests[request.sequence]
@@ -316,7 +335,7 @@ class LLMEngine:
         self._rate += RATE_SMOOTHING * (sampled / seconds - self._rate)
 
     def _deliver(self, results: list[_Result]) -> None:
-        """Hand a step's results to the event loop in one wake-up."""
+        """Deliver a step's results to the event loop in one wake-up."""
 
         def put() -> None:
             for request, result in results:
@@ -340,7 +359,7 @@ class LLMEngine:
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
-            log.debug("the event loop is closed; nobody waits for this step any more")
+            log.debug("the event loop is closed; the results of this step are dropped")
 
 
 def _dead() -> EngineDied:

@@ -1,8 +1,8 @@
-"""Reading GGUF: header, metadata and where each tensor lies. Our own reader, because starting fast is our business: the
-`gguf` library takes two seconds for the file that this one reads in a tenth.
+"""Reader of GGUF files: header, metadata and the place of each tensor. The `gguf` library takes two seconds for a
+file that this reader reads in a tenth of a second, and a fast start matters here.
 
-A file comes from outside, so nothing in it is believed: every length is checked against what is left, and every fault
-is an InvalidModel that says where. Layout: the GGUF specification of ggml, versions 2 and 3, little-endian.
+A file is untrusted input: every length is checked against the rest of the file, and every error is an InvalidModel that
+names the place. Layout: the GGUF specification of ggml, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_ENTRIES = 1_000_000
-"""Of metadata, tensors and nesting alike: far above any model, and a bound for a broken count."""
+"""Bound of metadata, tensors and nesting: far above any model, and a bound for a broken count."""
 MAX_DIMENSIONS = 4
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -33,7 +33,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class TensorType(IntEnum):
-    """The encodings that we can read."""
+    """The encodings that can be read."""
 
     F32 = 0
     F16 = 1
@@ -45,7 +45,7 @@ class TensorType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How many bytes hold how many values."""
+    """Bytes and values per block."""
 
     block_values: int
     block_bytes: int
@@ -66,12 +66,12 @@ _NAMES = (
     "IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 Q4_0_4_4 Q4_0_4_8 Q4_0_8_8 TQ1_0 TQ2_0 IQ4_NL_4_4 "
     "IQ4_NL_4_8 IQ4_NL_8_8 MXFP4 NVFP4 Q1_0"
 )
-"""All encodings of ggml in the order of their numbers: people know a file by these names."""
+"""All encodings of ggml in the order of their numbers; models are known by these names."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` is outermost first, as torch has it (the file stores it innermost first)."""
+    """One tensor. `shape` is outermost first, as in torch (the file stores it innermost first)."""
 
     name: str
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What the file says of one tensor, unchecked. `start`: from the first byte of all tensors."""
+    """The file's entry of one tensor, unchecked. `start`: from the first byte of all tensors."""
 
     shape: tuple[int, ...]
     encoding: int
@@ -120,7 +120,7 @@ class GGUFFile:
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Return the tensors by name. Raises InvalidModel for an encoding that we cannot read, and a broken tensor."""
+        """Return the tensors by name. Raises InvalidModel for an encoding that cannot be read, and a broken tensor."""
         unread = {name: head.encoding for name, head in self._heads.items() if head.encoding not in ENCODINGS}
         if unread:
             names = ", ".join(_name_of(kind) for kind in sorted(set(unread.values())))
@@ -151,7 +151,7 @@ class GGUFFile:
         return metadata, heads
 
     def _named(self, kind: str, count: int, read: Callable[[], T]) -> dict[str, T]:
-        """Return `count` entries by their names, each of which stands before what `read` reads."""
+        """Return `count` entries by name; each name precedes what `read` reads."""
         entries: dict[str, T] = {}
         for _ in range(count):
             name = self._string()
@@ -198,7 +198,7 @@ class GGUFFile:
         return [self._value(element, depth + 1) for _ in range(count)]
 
     def _bounded(self, count: int, least_bytes: int) -> int:
-        """Return the count if that many elements can be in what is left of the file."""
+        """Return the count if the rest of the file can hold that many elements."""
         if count * least_bytes > len(self._map) - self._at:
             raise self._invalid(f"an array at byte {self._at} claims {count} elements: the file was cut")
         return count

@@ -1,4 +1,4 @@
-"""`headrace-llm serve PATH`: an OpenAI-compatible server for one model file. It stands alone; no cluster is needed."""
+"""`headrace-llm serve PATH`: an OpenAI-compatible server for one model file, standalone or in a pod."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 MAX_PORT = 65535
 SPIN_COUNT = "10000"
-"""How long torch's threads wait awake for each other (GOMP_SPINCOUNT). The library's own choice stalls for a second at
+"""How long torch's threads spin for each other (GOMP_SPINCOUNT). The library's default stalls for a second at
 a time when two replicas share two cores. Measured, a step alone / of each of two, p50 (worst): its own 28 ms / 115 ms
 (1250 ms); 10000 29 ms / 98 ms (101 ms); never awake 47 ms / 50 ms (173 ms)."""
 
@@ -19,7 +19,7 @@ a time when two replicas share two cores. Measured, a step alone / of each of tw
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(argv)
-    gc.disable()  # until the engine is loaded: what imports make stays, and need not be looked through meanwhile
+    gc.disable()  # until the engine is loaded: objects of imports stay, and need not be traversed
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported
     from headrace_llm.server import LLMSettings, serve  # noqa: PLC0415 - `--help` does not wait for a server's imports
 
@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a GGUF file of the architecture llama with OpenAI's API, until Ctrl-C or SIGTERM.",
     )
     serve.add_argument("path", type=Path, help="the model's file")
-    serve.add_argument("--served-model-name", metavar="NAME", help="what clients ask for (default: the file's name)")
+    serve.add_argument(
+        "--served-model-name", metavar="NAME", help="the model's name in requests (default: the file's name)"
+    )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=_port, default=8000, help="port to listen on (default: %(default)s)")
     serve.add_argument(
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=16,
         metavar="N",
-        help="requests that get tokens at once (default: %(default)s)",
+        help="requests that run at once (default: %(default)s)",
     )
     serve.add_argument(
         "--threads", type=_positive, metavar="N", help="threads that compute (default: as many as usable cores)"
@@ -80,7 +82,7 @@ def _port(text: str) -> int:
 
 
 def _greet(model: str, host: str, port: int) -> None:
-    """Print what to try where the server stands alone; a replica serves gateways only."""
+    """Print an example request if the server is standalone; a replica serves gateways only."""
     from headrace.serving.identity import Identity  # noqa: PLC0415 - see main
 
     if Identity.of(os.environ) is not None:

@@ -1,4 +1,4 @@
-"""How much memory this process may have: the machine's, or less where a cgroup (a container's limit) bounds it.
+"""The memory available to this process: the machine's, or less if a cgroup (a container's limit) bounds it.
 
 A KV cache is mapped without being touched, and with `vm.overcommit_memory=1` the kernel maps any size. What can never
 fit would otherwise be found by the kernel's out-of-memory killer, in the middle of answers.
@@ -16,16 +16,16 @@ _V1_MOUNT = "sys/fs/cgroup/memory"
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What there is for this process, in bytes; None where the system does not say."""
+    """Memory for this process, bytes; None if the system does not report it."""
 
     total: int | None
     """The machine's memory or the lowest cgroup limit."""
     available: int | None
-    """Of it, what the machine could give now without swapping."""
+    """Part of it that is available now without swapping."""
 
 
 def read_memory(root: Path = Path("/")) -> Memory:
-    """Return what /proc and the cgroups (v1, v2) below `root` say."""
+    """Read it from /proc and the cgroups (v1, v2) below `root`."""
     info = _text(root / "proc/meminfo")
     total, available = (
         int(found[1]) * 1024 if (found := re.search(rf"^{field}:\s+(\d+) kB", info, re.MULTILINE)) else None

@@ -220,7 +220,7 @@ def _kv_cache(config: LlamaConfig, slots: int, model_len: int, weights_bytes: in
 
 
 def _untouched(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return zeros, float32, in pages that come to be when they are first written: what no sequence reaches is free.
+    """Return zeros, float32, in pages that are allocated when first written: what no sequence reaches costs nothing.
 
     Small pages, against numpy's and some kernels' habit: with huge ones a first short prompt would clear 240 MB of a
     cache of which it uses two.

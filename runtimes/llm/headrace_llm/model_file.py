@@ -1,4 +1,4 @@
-"""A model's file after every check that needs no weights and no torch: what is wrong with it is known at once."""
+"""A model's file after all checks that need no weights and no torch, so that an invalid file is reported early."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from headrace_llm.gguf import ENCODINGS, GGUFFile, TensorInfo, TensorType
 
 _PASS_VALUES = 1 << 18
-"""Values decoded at a time, 1 MB: more would leave the cache between two passes, less would pay for the calls."""
+"""Values decoded at a time, 1 MB: more would not fit the cache between two passes, less would cost calls."""
 _LOW_NIBBLES = 0x0F0F0F0F
 
 
@@ -53,12 +53,12 @@ def _decode(rows: torch.Tensor, kind: TensorType, out: torch.Tensor) -> None:
 
 
 def _aligned(raw: torch.Tensor) -> torch.Tensor:
-    """Return the bytes at an address that wider numbers may have: a file may align its tensors to one byte."""
+    """Return the bytes at an aligned address: a file may align its tensors to one byte."""
     return raw if raw.data_ptr() % 4 == 0 else raw.clone()
 
 
 def _half(blocks: torch.Tensor, at: int) -> torch.Tensor:
-    """Return the float16 that stands at byte `at` of each block: [blocks, 1], float32."""
+    """Return the float16 at byte `at` of each block: [blocks, 1], float32."""
     return blocks[:, at : at + 2].clone(memory_format=torch.contiguous_format).view(torch.float16).float()
 
 

@@ -1,6 +1,6 @@
-"""Choosing the next token of a request, in the order that is usual: temperature, top-k, top-p, draw.
+"""Sampling of a request's next token in the usual order: temperature, top-k, top-p, draw.
 
-Each request draws from a generator of its own, so that what a seed gives does not depend on who else is in the batch.
+Each request has its own generator, so that the result of a seed does not depend on the other requests of the batch.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import torch
 from headrace.serving.engine import Sampling
 
 LEAST_TEMPERATURE = 1e-6
-"""Below it a draw is greedy in float32 anyway; and less than float32 can hold would be a division by zero."""
+"""Below it a draw is greedy in float32 anyway, and a smaller value than float32 can represent would divide by zero."""
 
 
 def generator_of(sampling: Sampling) -> torch.Generator | None:
-    """Return the request's source of randomness; None when it needs none."""
+    """Return the request's random generator; None for greedy sampling."""
     if sampling.temperature == 0:
         return None
     generator = torch.Generator()
@@ -32,7 +32,7 @@ def sample(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator 
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Draw from one row. logits: [vocabulary], float32."""
-    # The best becomes 0 first, so that no temperature, however small, makes an infinity of it.
+    # The maximum is shifted to 0 first, so that no temperature, however small, makes it infinite.
     logits = (logits - logits.max()) / max(sampling.temperature, LEAST_TEMPERATURE)
     if sampling.top_k:
         least = torch.topk(logits, min(sampling.top_k, logits.numel())).values[-1]

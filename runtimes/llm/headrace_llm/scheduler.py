@@ -1,8 +1,8 @@
 """Which tokens are computed in the next step: running decodes first, then prompts in chunks, within a token budget.
 
-There is no prefill phase and no decode phase: every sequence has `computed` tokens that chase its `length`, and a step
-spends its budget on them. Decodes (one token each) always fit, so a long prompt never makes a running answer wait for
-more than one step (Sarathi-Serve, OSDI'24, section 4). First come, first served. Pure: no torch, no clock.
+There are no separate phases for prefill and decode: each sequence has a `length` and `computed` tokens, and a step
+spends its budget on the difference. Decodes (one token each) always fit, so a long prompt delays a running answer by at
+most one step (Sarathi-Serve, OSDI'24, section 4). First come, first served. Pure: no torch, no clock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start` to `start + count` of a sequence; `samples` when the last of them brings a new token."""
+    """Tokens `start` to `start + count` of a sequence; `samples` if a new token is sampled after the last of them."""
 
     sequence: Sequence
     start: int
@@ -60,7 +60,7 @@ class Scheduler:
             return
         self.running.remove(sequence)
         self._free.append(sequence.slot)
-        self._free.sort(reverse=True)  # the lowest slot is taken first, so that running ones lie close together
+        self._free.sort(reverse=True)  # the lowest slot is used first, so that the slots in use are adjacent
         sequence.slot = None
 
     def plan(self) -> list[Chunk]:

@@ -1,4 +1,4 @@
-"""The LLM server: our engine behind OpenAI's endpoints, in the shell that every runtime lives in."""
+"""The LLM server: the engine behind OpenAI's endpoints, in the serving shell."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from headrace.serving.openai.endpoints import OpenAIEndpoints
 
 @dataclass(frozen=True, slots=True)
 class LLMSettings:
-    """What is served, and how much of it at once."""
+    """The model and its limits."""
 
     path: Path
     model: str
-    """The name that clients ask for."""
+    """The name in requests."""
     max_model_len: int
     max_concurrent_requests: int
     threads: int | None
-    """None: as many as there are usable cores."""
+    """None: one per usable core."""
 
 
 def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], None]) -> int:
-    """Serve until told to stop; return the exit code."""
+    """Serve until a signal; return the exit code."""
 
     def load(progress: Progress) -> TextEngine:
-        from headrace_llm.model_file import ModelFile  # noqa: PLC0415 - needs no torch: a broken file is known at once
+        from headrace_llm.model_file import ModelFile  # noqa: PLC0415 - needs no torch: a broken file is reported early
 
         progress("reading-model", None)
         file = ModelFile.open(settings.path)
         progress("loading-torch", None)
-        from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - torch takes a second: the server is up before it
+        from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - torch takes a second: the server listens before
 
         return LLMEngine.load_model(
             file,

@@ -1,4 +1,4 @@
-"""Text to tokens and back, as the model's file says: byte-level BPE with its vocabulary, merges and chat template."""
+"""The tokenizer of a model's file: byte-level BPE with its vocabulary, merges and chat template."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from headrace_llm.vocabulary import Vocabulary
 
 
 class ModelTokenizer:
-    """The tokenizer of one model. Thread-safe: encoding and decoding change nothing."""
+    """The tokenizer of one model. Thread-safe: encoding and decoding have no side effects."""
 
     def __init__(self, file: ModelFile) -> None:
         vocabulary = file.vocabulary
         try:
             self._tokenizer = _bpe(vocabulary)
-        except Exception as error:  # the library raises nothing more special
+        except Exception as error:  # the library has no narrower type
             raise InvalidModel(f"{file.gguf.path.name} has a broken vocabulary: {error}") from error
         self.vocabulary = len(vocabulary.tokens)
         self.longest_token = max(len(token.encode()) for token in vocabulary.tokens)
-        """In bytes of text, at most: byte-level BPE spells each byte as one character of one or two bytes."""
+        """Upper bound, bytes of text: byte-level BPE writes each byte as one character of one or two bytes."""
         self.ends = vocabulary.ends
         self.special = vocabulary.special
         self._prefix = list(vocabulary.prefix)
         self._template = ChatTemplate(file.gguf.metadata.get("tokenizer.chat_template"), vocabulary.names)
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids; special tokens in the text are recognised, as everywhere else."""
+        """Return the token ids; special tokens in the text are recognised, as in other engines."""
         return self._prefix + self._encode(text)
 
     def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        """Return the token ids of a conversation, ready for the answer. Raises InvalidRequest where it does not fit.
+        """Return the token ids of a conversation, ready for the answer.
 
-        As in transformers, the rendered text is read as one: a message that spells the model's special tokens can pass
-        for a turn. Who serves strangers must not take a role for a proof.
+        Raises InvalidRequest if the template rejects the conversation.
+
+        As in transformers, the rendered text is encoded as a whole: a message that contains the model's special tokens
+        can imitate a turn. A role is therefore no proof of the author.
         """
         return self._encode(self._template.render(messages))
 
@@ -48,8 +50,8 @@ class ModelTokenizer:
         return str(self._tokenizer.decode_batch([ids], skip_special_tokens=True)[0])
 
     def _encode(self, text: str) -> list[int]:
-        # As a batch: only then does the library let other threads run. Measured on 1.2 MB of words: the event loop of
-        # a replica stood still for 870 ms with `encode`, for 10 ms with this.
+        # As a batch: only then does the library release the interpreter. Measured on 1.2 MB of words: the event loop of
+        # a replica was blocked for 870 ms with `encode`, for 10 ms with this.
         ids: list[int] = self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
         return ids
 
@@ -59,7 +61,7 @@ class ModelTokenizer:
 
 
 class DetokenizerStream:
-    """Turns the tokens of one answer into text as they come; what it returned is together what `decode` returns."""
+    """Decodes the tokens of one answer incrementally; its results joined are what `decode` returns."""
 
     def __init__(self, owner: ModelTokenizer, tokenizer: Tokenizer) -> None:
         self._owner = owner
@@ -76,7 +78,7 @@ class DetokenizerStream:
         return text
 
     def finish(self) -> str:
-        """Return what is left: the replacement character of a cut one, say."""
+        """Return the rest: the replacement character of an incomplete one, for example."""
         return self._owner.decode(self._ids)[self._length :]
 
 
@@ -92,6 +94,6 @@ def _bpe(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _steps(pre: str) -> list[PreTokenizer]:
-    """Return how text is cut before merging."""
+    """Return how text is split before merging."""
     cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return [pre_tokenizers.Digits(individual_digits=True), cut] if pre == "smollm" else [cut]

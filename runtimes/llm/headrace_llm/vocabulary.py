@@ -1,4 +1,4 @@
-"""The tokens of a model as its GGUF file lists them: their texts, and what the special ones mean.
+"""The tokens of a model from its GGUF file: their texts, and the meaning of special tokens.
 
 Which tokens end an answer: those that the file names (`eos`, `eot`, `eom`), and those whose text is a well-known end
 of a turn, as in llama.cpp: the converters of many instruct models name the end of the text only.
@@ -17,7 +17,7 @@ from headrace_llm.gguf import GGUFFile
 log = logging.getLogger(__name__)
 
 PRE_TOKENIZERS = ("smollm", "gpt-2")
-"""Values of `tokenizer.ggml.pre` that are served: how text is cut before it is merged. None in the file means gpt-2."""
+"""Values of `tokenizer.ggml.pre` that are served: how text is split before merging. None in the file means gpt-2."""
 END_TEXTS = frozenset(
     {
         "<|endoftext|>",
@@ -32,8 +32,8 @@ END_TEXTS = frozenset(
         "_<EOT>",
     }
 )
-"""Tokens that end an answer whatever the file says of them. llama.cpp's list without gpt-oss's, whose <|end|> ends only
-a part of the answer: that model is of another architecture."""
+"""Tokens that end an answer even if the file does not name them. llama.cpp's list without gpt-oss's, whose <|end|>
+ends only a part of the answer: that model is of another architecture."""
 _END_KEYS = ("eos", "eot", "eom")
 _TEMPLATE_NAMES = {
     "bos_token": "bos",
@@ -44,35 +44,35 @@ _TEMPLATE_NAMES = {
     "cls_token": "cls",
     "mask_token": "mask",
 }
-"""The names by which a chat template knows special tokens, and the files' names."""
+"""Names of special tokens in chat templates, and in files."""
 _PREFIX, _SUFFIX = "tokenizer.ggml.", "_token_id"
 _CONTROL, _USER_DEFINED = 3, 4
 _TYPES = range(7)
-"""Of tokens, in GGUF."""
+"""Types of tokens in GGUF."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A file's tokens, checked: every id that stands in it is one of a token."""
+    """A file's tokens, checked: each id in it is a token's."""
 
     tokens: list[str]
     merges: list[str]
     pre: str
-    """How text is cut before merging: one of `PRE_TOKENIZERS`."""
+    """How text is split before merging: one of `PRE_TOKENIZERS`."""
     special: Mapping[int, str]
-    """Tokens that are no text of an answer: control tokens, and those that end it."""
+    """Tokens whose text is not part of an answer: control tokens, and those that end it."""
     user_defined: frozenset[int]
-    """Tokens that are text, and matched in it as a whole."""
+    """Tokens of text that are matched as a whole."""
     ends: frozenset[int]
     """Tokens that end an answer."""
     prefix: tuple[int, ...]
     """Tokens that each text begins with."""
     names: Mapping[str, str]
-    """Special tokens by their names in chat templates, `bos_token` for one."""
+    """Special tokens by their names in chat templates, for example `bos_token`."""
 
     @classmethod
     def of(cls, file: GGUFFile) -> Vocabulary:
-        """Return the vocabulary. Raises InvalidModel when it contradicts itself, or is of a kind that is not served."""
+        """Return the vocabulary. Raises InvalidModel if it contradicts itself or its type is not supported."""
         pre = _pre_tokenizer(file)
         tokens, merges = _texts(file, "tokens"), _texts(file, "merges")
         if len(set(tokens)) != len(tokens):
@@ -82,7 +82,7 @@ class Vocabulary:
         ends = frozenset(ids[key] for key in _END_KEYS if key in ids)
         ends |= {i for i, token in enumerate(tokens) if token in END_TEXTS}
         if not ends:
-            # A base model may well have none; its answers are then as long as a request allows.
+            # A base model may have none; its answers then end at `max_tokens`.
             log.warning("%s has no token that ends an answer: answers end by length or stop strings", file.path.name)
         control = {i for i, kind in enumerate(types) if kind == _CONTROL} | ends
         if file.metadata.get(f"{_PREFIX}add_bos_token") and "bos" not in ids:
@@ -127,7 +127,7 @@ def _types(file: GGUFFile, count: int) -> list[int]:
 
 
 def _special_ids(file: GGUFFile, count: int) -> dict[str, int]:
-    """Return the ids of the tokens that the file names, by their names in it; all are checked, used or not."""
+    """Return the ids of the special tokens by their names in the file; unused ones are checked, too."""
     ids = {}
     for key, value in file.metadata.items():
         if key.startswith(_PREFIX) and key.endswith(_SUFFIX):

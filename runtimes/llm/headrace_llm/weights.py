@@ -1,4 +1,4 @@
-"""From a file's tensors to the model's weights: decoded once, in parallel, straight to where the model reads them.
+"""Loading of weights: a file's tensors are decoded once, in parallel, directly into the model's memory.
 
 All weights lie in one piece of memory, and matrices that are multiplied with the same input are one. Huge pages do not
 pay: measured, they load in 0.5 to 0.9 s instead of 0.3, since the kernel must find them, and a step is no faster.
@@ -18,7 +18,7 @@ from headrace_llm.gguf import GGUFFile, TensorInfo
 from headrace_llm.quant import dequantise, rows_of
 
 ALIGNMENT = 64
-"""Of each weight: a cache line, and the widest vector register."""
+"""Alignment of each weight: a cache line, and the widest vector register."""
 _BYTES = 4
 
 
@@ -39,7 +39,7 @@ class _Task:
 
 
 class WeightLoader:
-    """Takes the list of weights first (`add`), then loads all of them (`load`)."""
+    """Collects the weights (`add`), then loads all of them (`load`)."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
@@ -49,7 +49,7 @@ class WeightLoader:
 
     @property
     def memory_bytes(self) -> int:
-        """How much memory the weights take."""
+        """Memory of the weights, bytes."""
         return self._memory.numel() * _BYTES
 
     def add(self, *parts: Part) -> torch.Tensor:
@@ -67,7 +67,7 @@ class WeightLoader:
         return weight if len(parts[0].shape) > 1 else weight.flatten()
 
     def load(self, threads: int, progress: Callable[[int], None]) -> None:
-        """Decode all weights, and tell how many percent are done.
+        """Decode all weights, and report the progress in percent.
 
         Raises InvalidModel when the file has tensors that nobody added: a model that computes without its biases, say,
         would answer nonsense.
@@ -120,7 +120,7 @@ def unpaired(rows: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _memory(values: int) -> torch.Tensor:
-    """Return room for the weights: [values], float32. Raises CannotStart when there is none."""
+    """Return memory for the weights: [values], float32. Raises CannotStart if there is not enough."""
     try:
         return torch.empty(values)
     except RuntimeError as error:  # torch has no class of its own for it
@@ -131,5 +131,5 @@ def _memory(values: int) -> torch.Tensor:
 
 
 def _room(values: int) -> int:
-    """Return how many values of the memory a weight takes, so that the next one is aligned."""
+    """Return the number of values that a weight occupies, so that the next one is aligned."""
     return -(-values * _BYTES // ALIGNMENT) * ALIGNMENT // _BYTES

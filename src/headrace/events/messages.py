@@ -5,10 +5,18 @@ A message carries a *state*, never an increment: losing one costs freshness, not
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from enum import StrEnum
+from itertools import islice
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_EXTRA_FIELDS = 32
+"""Bound of what is kept of a replica's load besides the fields that all engines report."""
+_EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Message(BaseModel):
@@ -47,7 +55,10 @@ class ReplicaState(StrEnum):
 
 
 class Load(Message):
-    """How busy a replica is."""
+    """How busy a replica is: what every engine reports, and numbers of its own, on the wire beside the others."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
 
     queued: int = Field(default=0, ge=0)
     running: int = Field(default=0, ge=0)
@@ -55,6 +66,36 @@ class Load(Message):
     kv_tokens_total: int = Field(default=0, ge=0)
     tokens_per_second: float = Field(default=0.0, ge=0)
     step_milliseconds: float = Field(default=0.0, ge=0)
+
+    @property
+    def extra(self) -> Mapping[str, float]:
+        """Fields of the engine's own by name, for scorers and autoscalers that know them."""
+        return self.__pydantic_extra__
+
+    def with_extra(self, fields: Mapping[str, float]) -> Load:
+        """Return this load with more fields of the engine's own."""
+        return Load.model_validate({**self.model_dump(), **fields})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_some(cls, data: object) -> object:
+        """Keep the first `MAX_EXTRA_FIELDS` unknown fields that are numbers with short names; ignore the others."""
+        if not isinstance(data, dict):
+            return data
+        known = {name: value for name, value in data.items() if name in cls.model_fields}
+        extra = (item for item in data.items() if item[0] not in known and _is_extra(*item))
+        return {**known, **dict(islice(extra, MAX_EXTRA_FIELDS))}
+
+
+def _is_extra(name: object, value: object) -> bool:
+    if not isinstance(name, str) or not _EXTRA_NAME.fullmatch(name):
+        return False
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that is no float
+        return False
 
 
 class ReplicaReport(Message):

@@ -14,6 +14,8 @@ from headrace.http.errors import RequestError, Saturated
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
+CURSOR = b": headrace cursor="
+"""Begins the resume cursor, a comment before an event of a stream: see "Resume cursor" in the runtime contract."""
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),

@@ -38,3 +38,6 @@ STEP_TOKENS = "headrace_runtime_step_tokens"
 """Counter: tokens computed in them, of prompts and answers. Over the steps: how well batching works."""
 CANCELLED = "headrace_runtime_requests_cancelled"
 """Counter: requests that ended early: the client went away, or the grace period ended."""
+
+LLM_UNCOMPUTED_TOKENS = "headrace_llm_uncomputed_tokens"
+"""Gauge of the LLM engine: tokens of admitted requests that are not computed yet."""

@@ -57,5 +57,6 @@ LLM = RuntimeProfile(
         metrics.STEPS,
         metrics.STEP_TOKENS,
         metrics.CANCELLED,
+        metrics.LLM_UNCOMPUTED_TOKENS,
     ),
 )

@@ -1,20 +1,22 @@
-"""What the serving shell asks of an engine, whatever it runs."""
+"""The interface between the serving shell and an engine."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from prometheus_client.core import Metric
+
 from headrace.events.messages import Load
 
 Progress = Callable[[str, int | None], None]
-"""Told a stage (kebab-case) and how many percent of it are done, from the thread that loads an engine."""
+"""Called with the stage (kebab-case) and its progress in percent, from the thread that loads an engine."""
 
 
 class FinishReason(StrEnum):
-    """Why a generation ended; OpenAI's words."""
+    """Why a generation ended, with OpenAI's values."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -24,29 +26,48 @@ class FinishReason(StrEnum):
 class Sampling:
     """How to choose tokens. temperature 0 is greedy; `seed` makes a sampled run repeatable."""
 
-    max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
     seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """When an answer ends, besides where the model ends it."""
+
+    max_tokens: int
+    strings: tuple[str, ...] = ()
+    token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
+    """Whether the model cannot end the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt, and how to answer it. What else an endpoint passes to an engine becomes a field here."""
+
+    prompt_tokens: tuple[int, ...]
+    sampling: Sampling
+    stop: StopConditions
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one step added to one request. `text` may be empty (an incomplete UTF-8 sequence, or a possible stop)."""
+    """What one step adds to one answer. `text` may be empty (an incomplete UTF-8 sequence, or a possible stop)."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
+    cursor: int | None = None
+    """Tokens whose text is exactly that of the deltas up to this one; in the last delta, all tokens of the answer.
+    None: the engine cannot resume an answer."""
 
 
 @dataclass(slots=True)
 class EngineCounters:
-    """What an engine has done since its start; written by the engine, read by metrics."""
+    """Totals of an engine since its start; written by the engine, read by metrics."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -66,19 +87,22 @@ class ChatMessage:
 
 
 class Engine(Protocol):
-    """What every engine has. Methods are called on the event loop and never block it, unless they say otherwise."""
+    """The interface of every engine. Methods are called on the event loop and do not block it, except where noted."""
 
     capacity: int
-    """Requests that it takes at once, running and queued."""
+    """Requests that it accepts at once, running and queued."""
     counters: EngineCounters
     healthy: bool
-    """False when it can serve nothing any more and the process should be restarted."""
+    """False if it can serve no requests and the process must be restarted."""
 
     def load(self) -> Load:
-        """Return how busy the engine is now."""
+        """Return how busy the engine is now; what it reports of its own is added by `Load.with_extra`."""
+
+    def metrics(self, model: str) -> Iterable[Metric]:
+        """Return the Prometheus metrics of the engine's own, labelled with the model (`headrace.serving.metrics`)."""
 
     async def close(self) -> None:
-        """Stop the engine and free what it holds."""
+        """Stop the engine and release its resources."""
 
 
 class TextEngine(Engine, Protocol):
@@ -89,9 +113,9 @@ class TextEngine(Engine, Protocol):
     vocabulary: int
     """Number of token ids."""
     longest_token: int
-    """Bytes of text that one token stands for at most: what no number of tokens can hold need not be read."""
+    """Maximum bytes of text per token: a text that is too long whatever its tokens is rejected without encoding it."""
 
-    # Called in threads, since a long text takes seconds; they must let other threads run meanwhile.
+    # The next three are called in threads, because a long text takes seconds; they must release the interpreter.
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens added."""
@@ -102,9 +126,9 @@ class TextEngine(Engine, Protocol):
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
 
-    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason. Closing the iterator cancels within one step.
 
-        Raises `headrace.errors.HeadraceError` subclasses: saturated (429), a prompt too long (400); these before it
-        waits for anything, so that the answers to several prompts begin together or not at all.
+        Raises subclasses of `headrace.errors.HeadraceError`: saturated (429), a prompt too long (400). These are raised
+        before the first await, so that the answers to several prompts start together or not at all.
         """

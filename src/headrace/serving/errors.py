@@ -1,4 +1,4 @@
-"""What a runtime server answers when it does not serve a request: the errors of any server, and its own."""
+"""Errors of a runtime server: those of every HTTP server, and its own."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ __all__ = [
 
 
 class UnsupportedParameter(InvalidRequest):
-    """The request asks for something that would change the answer and that this runtime does not do."""
+    """The request sets a field that would change the answer and that this runtime does not support."""
 
     reason = "UnsupportedParameter"
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and answer together do not fit into the model."""
+    """Prompt and answer together are longer than the model's context."""
 
     reason = "ContextLengthExceeded"
 
 
 class NotFromGateway(RequestError):
-    """The request does not come from a gateway, which knows whose key opens the model; or it is for another process."""
+    """The request lacks the token of this process: it is not from a gateway, or it is for an earlier process."""
 
     http_status = 401
     reason = headers.NOT_FROM_GATEWAY
@@ -63,7 +63,7 @@ class NotLoaded(RequestError):
 
 
 class Draining(RequestError):
-    """The replica is going: it takes no new work, or its grace period ended before the answer did."""
+    """The replica is shutting down: it rejects new requests, or its grace period ended before the answer did."""
 
     http_status = 503
     reason = headers.DRAINING
@@ -71,14 +71,14 @@ class Draining(RequestError):
 
 
 class EngineDied(HeadraceError):
-    """The engine ended by an error of its own; the process follows it, and is started anew."""
+    """The engine failed; the process exits and is restarted."""
 
     http_status = 500
     reason = "EngineDied"
 
 
 class RequestFailed(HeadraceError):
-    """The engine failed on this request alone; it goes on with every other one."""
+    """The engine failed on this request only; other requests continue."""
 
     http_status = 500
     reason = "RequestFailed"

@@ -1,8 +1,7 @@
-"""HTTP on the path of inference: one request, its bounded body, and an answer that may be a stream.
+"""HTTP on the inference path: one request, its bounded body, and an answer that may be a stream.
 
-Raw ASGI, because a stream's chunk passes here once per token and client: a framework's middleware would wrap each of
-them several times. Errors have OpenAI's shape wherever they happen: as an answer before the first byte, as an event
-inside a stream after it.
+Raw ASGI, because this code runs once per token and client: a framework's middleware would wrap each chunk several
+times. All errors have OpenAI's shape: the response before the first byte, an event in the stream after it.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from headrace.http.answers import CLIENT_CLOSED_REQUEST, DONE, STREAM_HEADERS, e
 from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.http.errors import ClientGone, MethodNotAllowed, NoSuchPath
 from headrace.http.incoming import IncomingBody
+from headrace.http.paths import PathTable
 from headrace.serving.replica import Work
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,13 @@ class Exchange:
         self._began = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
+        self.parameters: Mapping[str, str] = {}
+        """Of the path's pattern, percent-decoded."""
         self.id = self._identify()
         self.status = 0
         """Of the answer; 0 until it starts."""
         self.notes: dict[str, object] = {}
-        """What the access line says besides; never anything of the prompt."""
+        """Further fields of the access log line; never text of the prompt."""
 
     @property
     def seconds(self) -> float:
@@ -65,7 +67,7 @@ class Exchange:
 
     @asynccontextmanager
     async def watching(self, work: Work[Any]) -> AsyncIterator[None]:
-        """Stop the work as soon as the client goes away: nobody would read what it makes."""
+        """Stop the work as soon as the client disconnects."""
         watch = asyncio.create_task(self._watch(work))
         try:
             yield
@@ -85,7 +87,7 @@ class Exchange:
         content_type: bytes = b"text/plain; charset=utf-8",
         extra: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Answer with text, and with more headers."""
+        """Answer with text and further headers."""
         await self._respond(status, text, extra, content_type)
 
     async def start_stream(self) -> None:
@@ -141,23 +143,24 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
+Handlers = Mapping[tuple[str, str], Handler]
+"""By method and path pattern: `("POST", "/v2/models/{name}/infer")`."""
 
 
 class Endpoints:
-    """The ASGI application: paths to handlers, and what goes wrong in them to answers.
+    """The ASGI application: maps paths to handlers, and their errors to responses.
 
-    `quiet` are the paths whose successes are not worth a line in the log: probes and scrapes come every second.
+    Requests for `quiet` paths are not logged: probes and scrapes come every second.
     """
 
     def __init__(
         self,
-        handlers: Mapping[tuple[str, str], Handler],
+        handlers: Handlers,
         *,
         quiet: frozenset[str] = frozenset(),
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        self._handlers = handlers
-        self._paths = frozenset(path for _, path in handlers)
+        self._handlers = PathTable(handlers)
         self._quiet = quiet
         self._max_body_bytes = max_body_bytes
 
@@ -167,24 +170,25 @@ class Endpoints:
             return
         exchange = Exchange(scope, receive, send, self._max_body_bytes)
         try:
-            await self._handler(scope["method"], exchange.path)(exchange)
+            await self._serve(scope, exchange)
         except ClientGone:
             exchange.status = CLIENT_CLOSED_REQUEST
         except HeadraceError as error:
             await exchange.fail(error)
         except Exception as error:
             log.exception("request %s failed", exchange.id)
-            await exchange.fail(HeadraceError(f"the server failed ({type(error).__name__}); its log says more"))
+            await exchange.fail(HeadraceError(f"the server failed ({type(error).__name__}); see its log"))
         finally:
             if exchange.path not in self._quiet:
                 exchange.log_access()
 
-    def _handler(self, method: str, path: str) -> Handler:
-        handler = self._handlers.get(("GET" if method == "HEAD" else method, path))
-        if handler is not None:
-            return handler
-        if path in self._paths:
-            taken = sorted(each for each, its_path in self._handlers if its_path == path)
-            allow = ", ".join([*taken, "HEAD"] if "GET" in taken else taken)
-            raise MethodNotAllowed(f"{path} does not take {method}", allow=allow)
-        raise NoSuchPath(f"there is no {path[:200]} here", hint="GET /v1/models says what is served")
+    async def _serve(self, scope: Scope, exchange: Exchange) -> None:
+        found = self._handlers.match(scope)
+        if found is not None:
+            exchange.parameters = found.parameters
+            await found.endpoint(exchange)
+            return
+        allow = self._handlers.allowed(scope)
+        if allow is not None:
+            raise MethodNotAllowed(f"{exchange.path} does not take {scope['method']}", allow=allow)
+        raise NoSuchPath(f"there is no {exchange.path[:200]} here", hint="GET /v1/models lists what is served")

@@ -1,23 +1,22 @@
-"""A runtime that reports to gateways serves their requests alone.
+"""A runtime that reports to gateways serves only their requests.
 
-Gateways know whose key opens a model. A NetworkPolicy keeps others away from the port where the cluster's network
-enforces one; the token does everywhere.
+Gateways check API keys. A NetworkPolicy blocks other clients where the cluster's network enforces it; the token does so
+everywhere.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 
 from headrace import headers
 from headrace.serving.errors import NotFromGateway
-from headrace.serving.exchange import Exchange, Handler
+from headrace.serving.exchange import Exchange, Handler, Handlers
 
 _TOKEN = headers.REPLICA_TOKEN.encode()
 
 
-def from_gateways_only(handlers: Mapping[tuple[str, str], Handler], token: str) -> Mapping[tuple[str, str], Handler]:
-    """Return the handlers, each of which refuses requests without the token before it reads anything of them."""
+def from_gateways_only(handlers: Handlers, token: str) -> Handlers:
+    """Return the handlers, each of which rejects requests without the token before it reads the body."""
     return {route: _guarded(handler, token.encode()) for route, handler in handlers.items()}
 
 

@@ -1,11 +1,11 @@
-"""The life of a runtime process: it listens and speaks before its engine is loaded, and drains before it stops.
+"""The lifecycle of a runtime process: it listens and reports before its engine is loaded, and drains before it stops.
 
     listening, Loading ──▶ engine loaded, Ready ──SIGTERM──▶ Draining ──▶ refusing ──▶ the last answer sent, exit 0
 
-A draining replica goes on admitting until every gateway that routes to it has acknowledged that it no longer does, or
-five seconds have passed: a request that is under way must not meet a closed door. Then it refuses new work (503,
-reason Draining), finishes what runs within the pod's grace period, and ends the rest with an error instead of a cut
-connection. The same path serves scale-down, rollout, eviction and Ctrl-C.
+A draining replica still admits requests until every gateway that routes to it has acknowledged Draining, or five
+seconds have passed: requests on their way must not be refused. Then it rejects new requests (503, reason Draining),
+finishes the running ones within the pod's grace period, and ends the rest with an error instead of a closed connection.
+Scale-down, rollout, eviction and Ctrl-C all take this path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from headrace.http.protocol import Guard
 from headrace.http.server import http_server, listen
 from headrace.serving.engine import Progress
 from headrace.serving.errors import Draining, EngineDied
-from headrace.serving.exchange import Endpoints, Handler
+from headrace.serving.exchange import Endpoints, Handlers
 from headrace.serving.guard import from_gateways_only
 from headrace.serving.identity import Identity
 from headrace.serving.metrics import RuntimeMetrics
@@ -50,41 +50,41 @@ Number = TypeVar("Number", int, float)
 DEFAULT_GRACE_SECONDS = 30.0
 """Kubernetes' default."""
 ACKNOWLEDGE_SECONDS = 5.0
-"""How long a draining replica waits for gateways to say that they have stopped sending (the runtime contract)."""
-FAREWELL_SECONDS = 1.0
-"""For errors to reach the clients of cut-off work."""
+"""How long a draining replica waits for gateways to acknowledge it (the runtime contract)."""
+CUT_OFF_SECONDS = 1.0
+"""Time for errors to reach the clients of work that is cut off."""
 ANNOUNCE_SECONDS = 0.05
-"""How long loading waits for the first report to be out. Loading imports for a second and holds the interpreter for
-long stretches of it: what is not said before is said late. A broker that is away does not delay it more than this."""
+"""How long loading waits for the first report. Loading imports for a second and mostly holds the interpreter, so a
+report that is not published before it is late. An unavailable broker delays loading by no more than this."""
 ENGINE_CHECK_SECONDS = 0.5
 WRITE_SECONDS = 600.0
-"""A client that takes nothing for so long is cut off. Most clients are gateways, which pass on how slowly theirs read,
-and cut those off themselves much earlier."""
+"""A client that reads nothing for so long is disconnected. Most clients are gateways, which disconnect their own slow
+clients much earlier."""
 MAX_TERMINATION_CHARACTERS = 500
 INTERRUPTED = 130
-"""Exit code after a second Ctrl-C, as shells have it."""
+"""Exit code after a second Ctrl-C, as in shells."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime(Generic[AnyEngine]):
-    """What is served, and how."""
+    """A runtime: its model, its engine and its endpoints."""
 
     model: str
     """The public name."""
     load: Callable[[Progress], AnyEngine]
-    """Loads the engine; called in a thread of its own. A HeadraceError it raises is the cause that people read."""
-    handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Mapping[tuple[str, str], Handler]]
+    """Loads the engine; called in a thread of its own. A HeadraceError from it becomes the termination message."""
+    handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Handlers]
     on_ready: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Where and as whom."""
+    """Address, identity and limits of the server."""
 
     host: str
     port: int
     identity: Identity | None = None
-    """None: the server stands alone."""
+    """None: a standalone server."""
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     """From SIGTERM until the process is killed."""
     max_body_bytes: int = MAX_BODY_BYTES
@@ -94,7 +94,7 @@ class Serving:
 
     @classmethod
     def of(cls, host: str, port: int, variables: Mapping[str, str]) -> Serving:
-        """Return it with what the pod's environment says."""
+        """Return the settings from the pod's environment."""
         return cls(
             host,
             port,
@@ -107,8 +107,8 @@ class Serving:
 
     @property
     def drain_seconds(self) -> float:
-        """What of the grace period work may use; the rest is for the farewell."""
-        return max(0.0, self.grace_seconds - min(2 * FAREWELL_SECONDS, self.grace_seconds / 5))
+        """Part of the grace period in which running work may finish; the rest is for ending it with errors."""
+        return max(0.0, self.grace_seconds - min(2 * CUT_OFF_SECONDS, self.grace_seconds / 5))
 
 
 def _number(variables: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Number) -> Number:
@@ -123,7 +123,7 @@ def _number(variables: Mapping[str, str], name: str, kind: Callable[[str], Numbe
 
 
 def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
-    """Serve until told to stop; return the exit code. A failure leaves one line of cause for the pod's status."""
+    """Serve until a signal; return the exit code. A failure writes one line to the termination message."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     process: RuntimeProcess[AnyEngine] | None = None
     try:
@@ -141,8 +141,7 @@ def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
     if cause:
         write_termination_message(" ".join(cause.split())[:MAX_TERMINATION_CHARACTERS])
     if process is not None and process.loading:
-        # The thread that loads is inside a library's native code; an orderly end of the interpreter would pull Python
-        # from under it, and crash.
+        # The loading thread is inside a library's native code; a normal exit of the interpreter would crash it.
         logging.shutdown()
         os._exit(code)
     return code
@@ -158,10 +157,10 @@ class RuntimeProcess(Generic[AnyEngine]):
         self._serving = serving
         self._replica: Replica[AnyEngine] = Replica()
         self._reporter: Reporter | None = None
-        self._told_to_stop = asyncio.Event()
+        self._stop_requested = asyncio.Event()
 
     async def live(self) -> None:
-        """Return after the last answer. Raises what made the engine fail, or CannotStart when the address is taken."""
+        """Return after the last answer. Raises the engine's error, or CannotStart if the address is in use."""
         listener = listen(self._serving.host, self._serving.port)
         self._handle_signals()
         metrics = RuntimeMetrics(self._replica, self._runtime.model)
@@ -178,13 +177,13 @@ class RuntimeProcess(Generic[AnyEngine]):
             tasks.append(asyncio.create_task(self._reporter.run()))
         tasks.append(asyncio.create_task(self._load_and_serve()))
         try:
-            # The last one is meant to end first; when another does, it is by a fault that ends everything.
+            # The last task ends first; if another one does, its error ends the process.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             server.should_exit = True
-            await asyncio.wait(tasks[:1], timeout=FAREWELL_SECONDS)
+            await asyncio.wait(tasks[:1], timeout=CUT_OFF_SECONDS)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -198,28 +197,28 @@ class RuntimeProcess(Generic[AnyEngine]):
     async def _load_and_serve(self) -> None:
         if self._reporter is not None:
             await self._reporter.announced(ANNOUNCE_SECONDS)
-        engine = await self._unless_told_to_stop(self._load())
+        engine = await self._unless_stopped(self._load())
         if engine is None:
-            log.info("told to stop while loading")
+            log.info("stopped while loading")
             return
         try:
-            gc.freeze()  # what is there now stays: it need not be looked through
-            gc.enable()  # for who started without it, as imports are faster
+            gc.freeze()  # what is loaded stays: the collector need not traverse it
+            gc.enable()  # a runtime may start with it disabled, because imports are faster
             self._replica.loaded(engine)
             log.info("%s is ready after %.2f s", self._runtime.model, self._replica.ready_seconds or 0.0)
             self._runtime.on_ready()
-            await self._unless_told_to_stop(self._engine_death())
+            await self._unless_stopped(self._engine_death())
             await self._drain()
         finally:
             await engine.close()
 
     async def _load(self) -> AnyEngine:
-        """Load the engine in a thread of its own: daemonic, for a process that is told to stop does not wait for it."""
+        """Load the engine in a daemon thread: a process that stops does not wait for it."""
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[AnyEngine] = loop.create_future()
 
         def on_loop(call: Callable[..., None], *arguments: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed: the process is leaving
+            with suppress(RuntimeError):  # the loop is closed: the process is exiting
                 loop.call_soon_threadsafe(call, *arguments)
 
         def settle(engine: AnyEngine | None, error: Exception | None) -> None:
@@ -244,29 +243,29 @@ class RuntimeProcess(Generic[AnyEngine]):
         return await loaded
 
     async def _engine_death(self) -> None:
-        """Raise EngineDied when the engine has died."""
+        """Raise EngineDied when the engine has failed."""
         while self._replica.alive:  # noqa: ASYNC110 - an engine dies in a thread of its own, without a loop to tell
             await asyncio.sleep(ENGINE_CHECK_SECONDS)
-        await self._replica.idle(FAREWELL_SECONDS)  # the engine ends each of its requests with an error
+        await self._replica.idle(CUT_OFF_SECONDS)  # the engine ends each of its requests with an error
         raise EngineDied("the engine died while serving", hint="The log of this replica has the cause")
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         seconds = self._serving.drain_seconds
         deadline = loop.time() + seconds
-        log.info("draining: %d requests are running, and may for %.0f s", self._replica.running, seconds)
+        log.info("draining: %d requests are running; they have %.0f s to finish", self._replica.running, seconds)
         self._replica.drain()
         if self._reporter is not None and not await self._reporter.released(min(ACKNOWLEDGE_SECONDS, seconds)):
-            log.warning("not every gateway has acknowledged; going on without")
+            log.warning("not every gateway has acknowledged; draining continues")
         self._replica.refuse()
         if not await self._replica.idle(deadline - loop.time()):
-            log.warning("the grace period ends: %d requests are cut off", self._replica.running)
+            log.warning("the grace period has ended: %d requests are cut off", self._replica.running)
             self._replica.cut_off(Draining("the replica had to stop before the answer was complete"))
-            await self._replica.idle(FAREWELL_SECONDS)
+            await self._replica.idle(CUT_OFF_SECONDS)
 
-    async def _unless_told_to_stop(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what the work brings, or None when the process is told to stop before."""
-        working, stopping = asyncio.create_task(work), asyncio.create_task(self._told_to_stop.wait())
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return the result of the work, or None if a stop is requested first."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stop_requested.wait())
         try:
             await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else None
@@ -278,10 +277,10 @@ class RuntimeProcess(Generic[AnyEngine]):
         loop = asyncio.get_running_loop()
 
         def interrupted() -> None:
-            if self._told_to_stop.is_set():
-                log.warning("interrupted again: stopping at once")
+            if self._stop_requested.is_set():
+                log.warning("interrupted again: exiting immediately")
                 os._exit(INTERRUPTED)
-            self._told_to_stop.set()
+            self._stop_requested.set()
 
-        loop.add_signal_handler(signal.SIGTERM, self._told_to_stop.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop_requested.set)
         loop.add_signal_handler(signal.SIGINT, interrupted)

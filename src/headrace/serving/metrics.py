@@ -1,4 +1,4 @@
-"""What a runtime server exposes. The engine is read when somebody asks, so a step costs nothing for metrics."""
+"""Prometheus metrics of a runtime server. The engine is read during a scrape, so metrics cost a step nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 
 
 
 class RuntimeMetrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self, replica: Replica[Any], model: str) -> None:
         self._registry = CollectorRegistry()
@@ -48,17 +48,17 @@ class RuntimeMetrics:
         )
 
     def first_token(self, seconds: float) -> None:
-        """A request got its first token so long after its arrival."""
+        """Record the time from a request's arrival to its first token."""
         self._first_token.observe(seconds)
 
     def ended(self, seconds: float, reasons: Iterable[FinishReason]) -> None:
-        """A request ended, with one reason for each complete answer; without any it was cut short."""
+        """Record the end of a request, with a reason for each complete answer; without reasons it was interrupted."""
         self._latency.observe(seconds)
         for reason in reasons:
             self._success.labels(self._model, reason.value).inc()
 
     def exposition(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -72,29 +72,37 @@ class _ReplicaCollector(Collector):
         replica, load = self._replica, self._replica.load()
         state = GaugeMetricFamily(names.STATE, "1 for the present state.", labels=(names.MODEL_LABEL, "state"))
         for each in ReplicaState:
-            state.add_metric((self._model, each.value), float(each is replica.standing.state))
+            state.add_metric((self._model, each.value), float(each is replica.status.state))
         yield state
         if replica.ready_seconds is not None:
-            yield self._gauge(names.READY_SECONDS, "From the server's first moment to Ready.", replica.ready_seconds)
-        yield self._gauge(names.REQUESTS_RUNNING, "Requests that get tokens.", load.running)
-        yield self._gauge(names.REQUESTS_WAITING, "Requests that wait for a slot.", load.queued)
+            yield gauge(
+                self._model, names.READY_SECONDS, "From the server's first moment to Ready.", replica.ready_seconds
+            )
+        yield gauge(self._model, names.REQUESTS_RUNNING, "Requests that get tokens.", load.running)
+        yield gauge(self._model, names.REQUESTS_WAITING, "Requests that wait for a slot.", load.queued)
         usage = load.kv_tokens_used / max(load.kv_tokens_total, 1)
-        yield self._gauge(names.KV_CACHE_USAGE, "Share of the KV cache in use, 0 to 1.", usage)
-        yield self._gauge(names.STEP_SECONDS, "Smoothed time of one step.", load.step_milliseconds / 1000)
-        yield self._gauge(names.TOKENS_PER_SECOND, "Smoothed rate of generated tokens.", load.tokens_per_second)
+        yield gauge(self._model, names.KV_CACHE_USAGE, "Share of the KV cache in use, 0 to 1.", usage)
+        yield gauge(self._model, names.STEP_SECONDS, "Smoothed time of one step.", load.step_milliseconds / 1000)
+        yield gauge(self._model, names.TOKENS_PER_SECOND, "Smoothed rate of generated tokens.", load.tokens_per_second)
         counters = replica.engine.counters if replica.engine is not None else EngineCounters()
-        yield self._counter(names.PROMPT_TOKENS, "Tokens of prompts.", counters.prompt_tokens)
-        yield self._counter(names.GENERATION_TOKENS, "Tokens generated.", counters.generated_tokens)
-        yield self._counter(names.STEPS, "Steps of the engine.", counters.steps)
-        yield self._counter(names.STEP_TOKENS, "Tokens computed in steps.", counters.step_tokens)
-        yield self._counter(names.CANCELLED, "Requests that ended early.", counters.cancelled)
+        yield counter(self._model, names.PROMPT_TOKENS, "Tokens of prompts.", counters.prompt_tokens)
+        yield counter(self._model, names.GENERATION_TOKENS, "Tokens generated.", counters.generated_tokens)
+        yield counter(self._model, names.STEPS, "Steps of the engine.", counters.steps)
+        yield counter(self._model, names.STEP_TOKENS, "Tokens computed in steps.", counters.step_tokens)
+        yield counter(self._model, names.CANCELLED, "Requests that ended early.", counters.cancelled)
+        if replica.engine is not None:
+            yield from replica.engine.metrics(self._model)
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=(names.MODEL_LABEL,))
-        family.add_metric((self._model,), value)
-        return family
 
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=(names.MODEL_LABEL,))
-        family.add_metric((self._model,), value)
-        return family
+def gauge(model: str, name: str, text: str, value: float) -> Metric:
+    """Return a gauge of one model."""
+    family = GaugeMetricFamily(name, text, labels=(names.MODEL_LABEL,))
+    family.add_metric((model,), value)
+    return family
+
+
+def counter(model: str, name: str, text: str, value: float) -> Metric:
+    """Return a counter of one model."""
+    family = CounterMetricFamily(name, text, labels=(names.MODEL_LABEL,))
+    family.add_metric((model,), value)
+    return family

@@ -1,19 +1,18 @@
-"""What Kubernetes, Prometheus and people ask a runtime server about itself."""
+"""Health, metrics and version endpoints of a runtime server."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from headrace import headers
-from headrace.serving.exchange import Exchange, Handler
+from headrace.serving.exchange import Exchange, Handlers
 from headrace.serving.identity import Identity
 from headrace.serving.metrics import CONTENT_TYPE, RuntimeMetrics
 from headrace.serving.replica import Replica
 
 HEALTH = "/health"
-"""As `/health/ready`: where load generators and other engines' clients look first."""
+"""Same as `/health/ready`; load generators and clients of other engines use this path."""
 LIVE = "/health/live"
 READY = "/health/ready"
 METRICS = "/metrics"
@@ -22,14 +21,14 @@ QUIET_PATHS = frozenset({HEALTH, LIVE, READY, METRICS, VERSION})
 
 
 class Probes:
-    """Health, metrics and version of one replica. Everybody who reaches it may ask."""
+    """Health, metrics and version of one replica, open to everyone who can connect."""
 
     def __init__(self, replica: Replica[Any], metrics: RuntimeMetrics, identity: Identity | None) -> None:
         self._replica = replica
         self._metrics = metrics
         self._identity = identity
 
-    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+    def handlers(self) -> Handlers:
         """Return method and path to handler."""
         return {
             ("GET", LIVE): self._live,
@@ -40,19 +39,20 @@ class Probes:
         }
 
     async def _live(self, exchange: Exchange) -> None:
-        """200 from the first moment, however long loading takes; 500 when only a new process can help."""
+        """200 from the start, also while loading; 500 if the process must be restarted."""
         alive = self._replica.alive
         await exchange.respond_text(200 if alive else 500, b"alive\n" if alive else b"the engine has died\n")
 
     async def _ready(self, exchange: Exchange) -> None:
-        """200 while new requests are welcome. A draining replica still takes what is under way, and says 503 here.
+        """200 while requests may be routed here; 503 while draining, though requests on their way are still accepted.
 
-        Whatever the status, the answer to a gateway's challenge proves that this is the process that reports.
+        With either status, the proof for a gateway's challenge shows that this is the process that reports.
         """
-        standing = self._replica.standing
-        text = " ".join(filter(None, (standing.state.value, standing.stage)))
-        status = 200 if self._replica.ready else 503
-        await exchange.respond_text(status, f"{text}\n".encode(), extra=self._proof(exchange))
+        status = self._replica.status
+        text = " ".join(filter(None, (status.state.value, status.stage)))
+        await exchange.respond_text(
+            200 if self._replica.ready else 503, f"{text}\n".encode(), extra=self._proof(exchange)
+        )
 
     def _proof(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
         challenge = exchange.headers.get(headers.CHALLENGE.encode())

@@ -1,10 +1,10 @@
-"""Where this replica is in its life, and the work that it has taken.
+"""The lifecycle of this replica, and its admitted requests.
 
     Loading ──loaded()──▶ Ready ──drain()──▶ Draining, still admitting ──refuse()──▶ Draining, refusing
 
-A draining replica goes on admitting for a while, because requests are under way to it from gateways that have not
-heard yet (see `headrace.serving.lifecycle`). Every piece of work is a block that can be stopped from outside with a
-cause: the client went away, or the grace period ended.
+A draining replica still admits requests for a while, because gateways that have not received its report yet are sending
+some (see `headrace.serving.lifecycle`). Each request is a block that can be stopped from outside with a cause: the
+client disconnected, or the grace period ended.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ STARTING_STAGE = "starting"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What the replica says of itself, besides its load."""
+class ReplicaStatus:
+    """The state that the replica reports, besides its load."""
 
     state: ReplicaState = ReplicaState.LOADING
     stage: str = STARTING_STAGE
@@ -35,7 +35,7 @@ class Standing:
 
 
 class Work(Generic[AnyEngine]):
-    """One request that runs."""
+    """One admitted request."""
 
     def __init__(self, engine: AnyEngine, scope: asyncio.Timeout) -> None:
         self.engine = engine
@@ -43,17 +43,17 @@ class Work(Generic[AnyEngine]):
         self.cause: Exception | None = None
 
     def stop(self, cause: Exception) -> None:
-        """End the block of this work with the cause, wherever it waits. The first cause stays."""
+        """End the block of this work with the cause, wherever it waits. The first cause is kept."""
         if self.cause is None:
             self.cause = cause
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
 class Replica(Generic[AnyEngine]):
-    """The life of one replica; everything here happens on the event loop."""
+    """The state of one replica; used on the event loop only."""
 
     def __init__(self) -> None:
-        self.standing = Standing()
+        self.status = ReplicaStatus()
         self.started = time.time()
         self.ready_seconds: float | None = None
         """From the start to Ready; None until then."""
@@ -66,53 +66,53 @@ class Replica(Generic[AnyEngine]):
 
     @property
     def running(self) -> int:
-        """Requests that were admitted and have not ended."""
+        """Number of admitted requests that have not ended."""
         return len(self._work)
 
     @property
     def alive(self) -> bool:
-        """Whether the process is worth keeping."""
+        """Whether the process can serve; if not, it must be restarted."""
         return self.engine is None or self.engine.healthy
 
     @property
     def ready(self) -> bool:
-        """Whether to send requests here. False from the first moment of draining, though they are still served."""
-        return self.standing.state is ReplicaState.READY and self.alive
+        """Whether to route requests here. False as soon as draining begins, though requests are still served."""
+        return self.status.state is ReplicaState.READY and self.alive
 
     def load(self) -> Load:
-        """Return how busy the engine is; nothing while there is none."""
+        """Return the engine's load; an empty one until it is loaded."""
         return self.engine.load() if self.engine is not None else Load()
 
     def listen(self, changed: Callable[[], None]) -> None:
-        """Call `changed` at each change of the standing."""
+        """Call `changed` at each change of the status."""
         self._changed = changed
 
     def progress(self, stage: str, percent: int | None) -> None:
-        """Loading has come this far."""
-        if self.standing.state is ReplicaState.LOADING:
-            self._stand(Standing(ReplicaState.LOADING, stage, percent))
+        """Set the progress of loading."""
+        if self.status.state is ReplicaState.LOADING:
+            self._set_status(ReplicaStatus(ReplicaState.LOADING, stage, percent))
 
     def loaded(self, engine: AnyEngine) -> None:
-        """The engine is there: take requests."""
+        """Set the engine and accept requests."""
         self.engine = engine
         self.ready_seconds = time.time() - self.started
-        self._stand(Standing(ReplicaState.READY, ""))
+        self._set_status(ReplicaStatus(ReplicaState.READY, ""))
 
     def drain(self) -> None:
-        """Tell the world to send nothing more; what still comes is served."""
-        self._stand(Standing(ReplicaState.DRAINING, ""))
+        """Report Draining; requests that still arrive are served."""
+        self._set_status(ReplicaStatus(ReplicaState.DRAINING, ""))
 
     def refuse(self) -> None:
-        """Take no new work from now on."""
+        """Reject new requests from now on."""
         self._refusing = True
 
     def cut_off(self, cause: Exception) -> None:
-        """Stop all work that still runs."""
+        """Stop all running work."""
         for work in list(self._work):
             work.stop(cause)
 
     async def idle(self, seconds: float) -> bool:
-        """Wait until nothing runs; return whether that came to be in time."""
+        """Wait until nothing runs; return False on a timeout."""
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -146,14 +146,14 @@ class Replica(Generic[AnyEngine]):
 
     def _admit(self) -> AnyEngine:
         if self._refusing:
-            raise Draining("this replica is stopping", hint="Send the request again; another one takes it")
+            raise Draining("this replica is stopping", hint="Send the request again; another replica serves it")
         if self.engine is None:
             raise NotLoaded("the model is still loading", hint="Try again in a moment")
         if not self.engine.healthy:
-            raise EngineDied("the engine has died; the replica is being started anew")
+            raise EngineDied("the engine has failed; the replica is being restarted")
         return self.engine
 
-    def _stand(self, standing: Standing) -> None:
-        if standing != self.standing:
-            self.standing = standing
+    def _set_status(self, standing: ReplicaStatus) -> None:
+        if standing != self.status:
+            self.status = standing
             self._changed()

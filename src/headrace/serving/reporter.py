@@ -1,7 +1,7 @@
-"""A replica speaks of itself on NATS: its state, how far its loading is, how busy it is.
+"""Reports of a replica on NATS: its state, loading progress and load.
 
-A report goes out at each change, every second, and at once when somebody who just started asks or the broker returns.
-The gateways' admissions come back: they say who routes here, and so for whose acknowledgement a draining replica waits.
+A report is published at each change, every second, and immediately after a message on `headrace.solicit` or a
+reconnection. Gateways publish admissions: a draining replica waits for those of the gateways that route to it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
 REFUSED_SECONDS = 3.0
-"""How long a refused login is borne at the start: the broker may hear of a new namespace after its first pod starts."""
+"""How long a rejected login is retried at the start: the broker may admit a namespace after its first pod starts."""
 MAX_GATEWAYS = 256
-"""Bound of what is remembered of gateways that come and go over a replica's life."""
+"""Bound of the gateways that are remembered over a replica's life."""
 
 
 class Reporter:
-    """Reports for one replica; it neither knows nor cares whether the broker is there, but it must know the login."""
+    """Reports for one replica. The broker may be unavailable, but must not reject the login."""
 
     def __init__(self, identity: Identity, port: int, replica: Replica[Any]) -> None:
         self._identity = identity
@@ -42,11 +42,11 @@ class Reporter:
         self._announced = asyncio.Event()
         self._changed = asyncio.Event()
         self._gateways: dict[str, ReplicaState] = {}
-        self._admission_heard = asyncio.Event()
+        self._admission_received = asyncio.Event()
         replica.listen(self._changed.set)
 
     async def run(self) -> None:
-        """Report until cancelled. Raises LoginRefused: a new start reads the login anew."""
+        """Report until cancelled. Raises LoginRefused: a restarted process reads the login again."""
         me = self._identity
         client = await connect(
             me.nats_url,
@@ -57,28 +57,28 @@ class Reporter:
             refused_seconds=REFUSED_SECONDS,
         )
         try:
-            # Heard before anything is said: an answer to the first report must not be missed.
-            await client.subscribe(subjects.SOLICIT, cb=self._solicited)
-            await client.subscribe(subjects.admission(me.namespace, me.deployment, me.pod), cb=self._admitted)
+            # Before the first report: its admission must not be missed.
+            await client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
+            await client.subscribe(subjects.admission(me.namespace, me.deployment, me.pod), cb=self._on_admission)
             await self._report_forever(client)
         finally:
             await client.close()
 
     async def announced(self, seconds: float) -> bool:
-        """Wait until the first report is out; return whether that came to be in time."""
+        """Wait until the first report is published; return False on a timeout."""
         return await _within(seconds, self._announced.wait())
 
     async def released(self, seconds: float) -> bool:
-        """Wait until no gateway routes here any more; return whether that came to be in time.
+        """Wait until no gateway routes here; return False on a timeout.
 
-        At once when none ever did. A gateway that died without a word is waited for in vain: hence the time.
+        Returns immediately if none ever did. The timeout is for gateways that crashed while they routed here.
         """
         return await _within(seconds, self._until_released())
 
     async def _until_released(self) -> None:
         while ReplicaState.READY in self._gateways.values():
-            self._admission_heard.clear()
-            await self._admission_heard.wait()
+            self._admission_received.clear()
+            await self._admission_received.wait()
 
     async def _report_forever(self, client: Client) -> None:
         me = self._identity
@@ -101,33 +101,33 @@ class Reporter:
             port=self._port,
             started=replica.started,
             sequence=self._sequence,
-            state=replica.standing.state,
-            stage=replica.standing.stage,
-            percent=replica.standing.percent,
+            state=replica.status.state,
+            stage=replica.status.stage,
+            percent=replica.status.percent,
             capacity=replica.engine.capacity if replica.engine is not None else 1,
             load=replica.load(),
         )
 
-    async def _solicited(self, msg: Msg) -> None:
+    async def _on_solicit(self, msg: Msg) -> None:
         del msg
         self._changed.set()
 
-    async def _admitted(self, msg: Msg) -> None:
+    async def _on_admission(self, msg: Msg) -> None:
         admission = self._decoder.decode(Admission, msg)
         if admission is None or admission.started != self._replica.started:
-            return  # or it is meant for the process before us in this pod
+            return  # or it is for an earlier process of this pod
         if self._gateways.get(admission.gateway) is admission.state:
             return
         if admission.gateway in self._gateways or len(self._gateways) < MAX_GATEWAYS:
             self._gateways[admission.gateway] = admission.state
             log.info("gateway %s has acknowledged %s", admission.gateway, admission.state.value)
-        self._admission_heard.set()
+        self._admission_received.set()
 
 
-async def _within(seconds: float, happening: Awaitable[object]) -> bool:
+async def _within(seconds: float, event: Awaitable[object]) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            await happening
+            await event
     except TimeoutError:
         return False
     return True

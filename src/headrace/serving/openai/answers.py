@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
-from headrace.http.answers import DONE
-from headrace.serving.engine import FinishReason
-from headrace.serving.openai.requests import Prompt, StreamOptions
+from headrace.http.answers import CURSOR, DONE
+from headrace.serving.engine import FinishReason, GenerationRequest
+from headrace.serving.openai.requests import StreamOptions
 from headrace.serving.openai.streams import Step
 
 
@@ -64,6 +64,8 @@ class Choice:
 
     index: int
     completion_tokens: int = 0
+    cursor: int = 0
+    """Tokens whose text was written (see `Delta.cursor`)."""
     finish_reason: FinishReason | None = None
     texts: list[str] = field(default_factory=list)
     """Of an answer that is written whole."""
@@ -75,14 +77,23 @@ class Choice:
 class Answer:
     """The answer to one request in the making: counts its tokens and writes it, whole or in chunks."""
 
-    def __init__(self, shape: Shape, model: str, prompts: Sequence[Prompt], options: StreamOptions | None) -> None:
-        self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self.choices = [Choice(index) for index in range(len(prompts))]
+    def __init__(
+        self,
+        shape: Shape,
+        model: str,
+        requests: Sequence[GenerationRequest],
+        options: StreamOptions | None,
+        *,
+        cursors: bool = False,
+    ) -> None:
+        self.prompt_tokens = sum(len(request.prompt_tokens) for request in requests)
+        self.choices = [Choice(index) for index in range(len(requests))]
         self.complete = False
         """Whether each choice has its finish reason."""
-        self._unfinished = len(prompts)
+        self._unfinished = len(requests)
         self._shape = shape
         self._head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._cursors = cursors
         self._usage_at_end = options is not None and bool(options.include_usage)
         self._usage_always = options is not None and bool(options.continuous_usage_stats)
 
@@ -125,7 +136,10 @@ class Answer:
         return events
 
     def chunk(self, step: Step) -> bytes:
-        """Return the events of a step; empty when it brought no text (a character or a possible stop is incomplete)."""
+        """Return the events of a step, with their cursor where cursors are wanted.
+
+        Empty if the step added no text (a character or a possible stop string is incomplete).
+        """
         choice, text = self._count(step), step.delta.text
         if not text:
             events = b""
@@ -135,7 +149,7 @@ class Answer:
             events = choice.before + encode_basestring(text).encode() + choice.after
         if choice.finish_reason is not None:
             events += self._chunk(choice, self._shape.closing, choice.finish_reason)
-        return events
+        return self._cursor() + events if self._cursors and events and step.delta.cursor is not None else events
 
     def close(self) -> bytes:
         """Return the events that a stream ends with."""
@@ -146,11 +160,17 @@ class Answer:
     def _count(self, step: Step) -> Choice:
         choice, delta = self.choices[step.index], step.delta
         choice.completion_tokens += len(delta.token_ids)
+        if delta.cursor is not None:
+            choice.cursor = delta.cursor
         if delta.finish_reason is not None:
             choice.finish_reason = delta.finish_reason
             self._unfinished -= 1
             self.complete = not self._unfinished
         return choice
+
+    def _cursor(self) -> bytes:
+        """Return the comment before an event. One comment has all choices, so that a reader needs the last one only."""
+        return CURSOR + ",".join(str(choice.cursor) for choice in self.choices).encode() + b"\n\n"
 
     def _chunk(self, choice: Choice, content: dict[str, Any], finish: FinishReason | None = None) -> bytes:
         written = {"index": choice.index, **content, "finish_reason": finish}

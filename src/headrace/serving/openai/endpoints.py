@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import aclosing
 
+from headrace import headers
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
-from headrace.serving.exchange import Exchange, Handler
+from headrace.serving.exchange import Exchange, Handlers
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
 from headrace.serving.openai.requests import (
@@ -23,6 +23,8 @@ from headrace.serving.openai.requests import (
 from headrace.serving.openai.streams import merged
 from headrace.serving.replica import Replica
 
+_CURSORS = headers.CURSORS.encode()
+
 
 class OpenAIEndpoints:
     """OpenAI's endpoints, and vLLM's two for tokens, over a replica's text engine."""
@@ -32,7 +34,7 @@ class OpenAIEndpoints:
         self._model = model
         self._metrics = metrics
 
-    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+    def handlers(self) -> Handlers:
         """Return method and path to handler."""
         return {
             ("GET", "/v1/models"): self._models,
@@ -74,12 +76,10 @@ class OpenAIEndpoints:
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            prompts = await asyncio.to_thread(body.prompts, work.engine)
-            samplings = [body.sampling(prompt, work.engine) for prompt in prompts]
-            answer = Answer(shape, self._model, prompts, body.stream_options)
-            answers = [
-                work.engine.generate(prompt.tokens, each) for prompt, each in zip(prompts, samplings, strict=True)
-            ]
+            requests = await asyncio.to_thread(body.requests, work.engine)
+            cursors = exchange.headers.get(_CURSORS) == b"true"
+            answer = Answer(shape, self._model, requests, body.stream_options, cursors=cursors)
+            answers = [work.engine.generate(request) for request in requests]
             try:
                 async with aclosing(merged(answers)) as steps:
                     # Until the first step nothing is sent: what the engine cannot take is an error with a status,

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError
 from typing_extensions import override
 
-from headrace.serving.engine import ChatMessage, Sampling, TextEngine
+from headrace.serving.engine import ChatMessage, GenerationRequest, Sampling, StopConditions, TextEngine
 from headrace.serving.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from headrace.serving.openai.faults import fault
 from headrace.serving.openai.fields import (
@@ -117,8 +117,12 @@ class GenerationBody(Body, ABC):
         """Return how long the answer may be; the newer name wins. None: as long as there is room."""
         return self.max_completion_tokens or self.max_tokens
 
-    def sampling(self, prompt: Prompt, engine: TextEngine) -> Sampling:
-        """Return how to choose the answer's tokens. Raises InvalidRequest where the fields contradict or do not fit."""
+    def requests(self, engine: TextEngine) -> list[GenerationRequest]:
+        """Return a request for each prompt. Raises InvalidRequest where the fields contradict or do not fit."""
+        return [self.request(prompt, engine) for prompt in self.prompts(engine)]
+
+    def request(self, prompt: Prompt, engine: TextEngine) -> GenerationRequest:
+        """Return what the engine gets for one prompt."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("`stream_options` is only allowed with `stream: true`", param="stream_options")
         room, limit = engine.model_len - len(prompt.tokens), self.limit()
@@ -132,16 +136,19 @@ class GenerationBody(Body, ABC):
             )
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         greedy = self.top_p == 0  # only the most likely token is left, as OpenAI takes it
-        return Sampling(
-            max_tokens=room if limit is None else limit,
+        sampling = Sampling(
             temperature=0.0 if greedy else 1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if greedy or self.top_p is None else self.top_p,
             top_k=max(self.top_k or 0, 0),
             seed=self.seed,
-            stop=tuple(text for text in stop if text),
-            stop_token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
+        )
+        conditions = StopConditions(
+            max_tokens=room if limit is None else limit,
+            strings=tuple(text for text in stop if text),
+            token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
             ignore_eos=bool(self.ignore_eos),
         )
+        return GenerationRequest(tuple(prompt.tokens), sampling, conditions)
 
 
 class ContentPart(Fields):
