@@ -1,4 +1,4 @@
-"""The rules between the fields of a ModelDeployment."""
+"""Validation rules across the fields of a ModelDeployment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME_LENGTH = 40
 _URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
-"""What headrace sets in pods. An API server answers to a list of variables with two of one name with an error 500."""
+"""Variables that headrace sets in pods. An API server fails with 500 on a pod template that sets a variable twice."""
 
 
 RULES: tuple[Rule, ...] = (
@@ -27,7 +27,7 @@ RULES: tuple[Rule, ...] = (
         "metadata.name",
         f"self.metadata.name.matches('{DNS_LABEL}')",
         lambda self, _: matches(DNS_LABEL, self["metadata"]["name"]),
-        "must start with a letter and have only lower-case letters, digits and '-'",
+        "must start with a letter and contain only lower-case letters, digits and '-'",
     ),
     Rule(
         "spec.model.source",
@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
         "type",
         "self.type == oldSelf.type",
         lambda self, old: old is None or self["type"] == old["type"],
-        "is immutable: make another ModelDeployment for another runtime",
+        "is immutable: create another ModelDeployment for another runtime",
         transition=True,
     ),
     Rule(
@@ -113,6 +113,6 @@ RULES: tuple[Rule, ...] = (
         "env",
         "!has(self.env) || self.env.all(one, self.env.exists_one(other, other.name == one.name))",
         lambda self, _: len({one["name"] for one in self.get("env", ())}) == len(self.get("env", ())),
-        "must not name a variable twice",
+        "must not set a variable twice",
     ),
 )
