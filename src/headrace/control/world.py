@@ -1,4 +1,4 @@
-"""What the reconcile loop asks of the world in which children exist."""
+"""The interface between the reconcile loop and the cluster: `World`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headrace.routes import KeyGrant
 
 
 class ChildRefused(HeadraceError):
-    """The world does not take a child as it was described, and will not until something is changed.
+    """The cluster rejects a child, and a retry fails until the child or the cluster is changed.
 
     Args:
-        message: the world's words.
-        retry_seconds: when to ask again: a policy may have changed, and nobody tells.
+        message: the cluster's message.
+        retry_seconds: delay before a retry, because a change of a policy is not observed.
     """
 
     http_status = 422
@@ -28,7 +28,7 @@ class ChildRefused(HeadraceError):
 
 
 def not_ours(child: ChildKey, owner: ResourceKey) -> str:
-    """Return why a child is refused whose name another object has."""
+    """Return the message for a child whose name another object has."""
     return (
         f"{child.kind} {child.name} exists in namespace {child.namespace} and belongs to somebody else. "
         f"Delete it, or give the {owner.kind} {owner.name} another name"
@@ -40,34 +40,34 @@ Changed = Callable[[ResourceKey | None], None]
 
 
 class World(Protocol):
-    """Reads are answered from memory (an index, the local store) and never block; writes may take time."""
+    """The local cluster or an API server. Reads are served from memory and never block; writes may take time."""
 
     def subscribe(self, changed: Changed) -> None:
         """Call `changed` after every change from now on, in the event loop's thread."""
 
     def keys(self) -> list[ResourceKey]:
-        """Return every resource there is."""
+        """Return the keys of all resources."""
 
     def resource(self, key: ResourceKey) -> Manifest | None:
-        """Return the resource, or None when it is gone."""
+        """Return the resource, or None if it does not exist."""
 
     def observe(self, key: ResourceKey) -> Observed:
-        """Return the children and pods of the resource, also of one that is gone."""
+        """Return the children and pods of the resource, also of a deleted one."""
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
-        """Return what each API key opens, by its entry's name in the bucket (`headrace.routes.api_keys`)."""
+        """Return the access of each API key, by its entry's name in the bucket (`headrace.routes.api_keys`)."""
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described. Nothing happens when it already is. Raises ChildRefused."""
+        """Create or update the child, unless it is already equal. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child and its pods, with their grace period. Nothing happens when it is gone."""
+        """Delete the child and its pods with their grace period, if they exist."""
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
-        """Write the status of the resource. Nothing happens when it is equal or the resource is gone."""
+        """Write the status of the resource, unless it is equal or the resource does not exist."""
 
     async def record(self, key: ResourceKey, event: Event) -> None:
         """Record an event about the resource."""
