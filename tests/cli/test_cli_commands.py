@@ -128,7 +128,7 @@ def test_instance_when_only_the_environment_names_it_then_it_is_that_one(
 def test_namespace_when_it_is_named_anywhere_then_it_is_read(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(words.split())
-    assert "'A/B' cannot name a namespace" in capsys.readouterr().err
+    assert "'A/B' is not a valid namespace" in capsys.readouterr().err
 
 
 def test_namespace_when_the_command_takes_none_then_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,7 +266,7 @@ async def test_keys_when_the_name_is_that_of_another_secret_then_it_is_left_alon
     session.file.write_text("apiVersion: v1\nkind: Secret\nmetadata: {name: app}\n")
     await session.apply()
     assert await session.headrace("keys", "create", "app") == 1
-    assert "which is no key" in session.complained
+    assert "is not an API key" in session.complained
     assert await session.headrace("keys", "revoke", "app") == 1
     assert session.complained.startswith("error: there is no key 'app'")
 
@@ -279,7 +279,7 @@ async def test_scale_when_the_autoscaler_decides_then_it_is_a_warning(session: S
     assert session.complained.startswith("warning: modeldeployment/tiny is not scaled")
     assert "Change its minReplicas and maxReplicas" in session.complained
     assert await session.headrace("scale", "mdep/tiny", "--replicas", "0") == 0
-    assert "To force zero, set spec.suspend: true" in session.complained
+    assert "To scale to zero, set spec.suspend: true" in session.complained
 
 
 async def test_get_when_a_model_has_its_public_name_then_the_wide_table_shows_it(session: Session) -> None:

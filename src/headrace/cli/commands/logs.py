@@ -1,4 +1,4 @@
-"""`headrace logs`: what a model's pod prints."""
+"""`headrace logs`: print the log of a model's pod."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs=1, metavar="NAME", help="one ModelDeployment, or pod/NAME")
     parser.set_defaults(words="target")
     add_namespace(parser)
-    parser.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
-    parser.add_argument("-p", "--previous", action="store_true", help="of the container's last life")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the log until Ctrl-C")
+    parser.add_argument("-p", "--previous", action="store_true", help="log of the container's previous run")
     parser.add_argument("--tail", type=count, metavar="LINES", help="only the last lines")
-    parser.add_argument("--fetch", action="store_true", help="of the child that fetches the model")
+    parser.add_argument("--fetch", action="store_true", help="log of the fetch Job")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def newest_pod(client: ApiClient, namespace: str, model: str, component: str) -> str:
-    """Return the name of the model's newest pod of that component, and print which it is where there are several."""
+    """Return the name of the model's newest pod of a component, and print it if there are several."""
     pods = [
         pod
         for pod in client.get(KINDS["Pod"], namespace)["items"]
@@ -53,13 +53,13 @@ def newest_pod(client: ApiClient, namespace: str, model: str, component: str) ->
         and pod["metadata"]["labels"].get(COMPONENT_LABEL) == component
     ]
     if not pods:
-        client.get(KINDS["ModelDeployment"], namespace, model)  # which is not there, where its name was mistyped
+        client.get(KINDS["ModelDeployment"], namespace, model)  # raises NotFound for a mistyped name
         raise NotFound(
             f"{model} has no {component} pod now",
-            hint=f"A model at zero has none: `headrace describe mdep/{model}` tells what happened",
+            hint=f"A model that is scaled to zero has none: see `headrace describe mdep/{model}`",
         )
     pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
     newest, *others = [str(pod["metadata"]["name"]) for pod in pods]
     if others:
-        print(f"this is the log of pod/{newest}, the newest; there are also: {', '.join(others)}", file=sys.stderr)
+        print(f"log of pod/{newest}, the newest; other pods: {', '.join(others)}", file=sys.stderr)
     return newest
