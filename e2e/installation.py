@@ -18,7 +18,7 @@ from progress import step
 from release import REPOSITORIES, Images, Release
 
 KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
-"""Kubeconfig of an existing cluster, which is not deleted. If its context is one of kind's, images are loaded into it."""
+"""Kubeconfig of an existing cluster, which is not deleted. Images are loaded into it if it is one of kind's."""
 URL = "HEADRACE_E2E_URL"
 """For a cluster without kind: URL of the gateway's Service from this machine."""
 REGISTRY = "HEADRACE_E2E_REGISTRY"
@@ -61,7 +61,7 @@ def built_images() -> Images:
 
 
 def brought_engine(site: Site) -> Engine:
-    """Return an engine with `transformers serve`. Its image is built and loaded here, for the only test that needs it."""
+    """Return an engine with `transformers serve`. The image is built and loaded here, for the only test with it."""
     runtime = site.release.images["runtime"].rpartition("/")[2]  # its name on this machine
     engine = _build_module().Image(
         "transformers",

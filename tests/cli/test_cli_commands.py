@@ -63,7 +63,7 @@ def test_command_when_another_instance_runs_then_both_are_named(capsys: pytest.C
         assert main(["down", "--instance", "three"]) == 3
     assert capsys.readouterr().err == (
         "error: the instance 'three' is not running. Start it with `headrace up --instance three`, "
-        "or use --instance with one that is running: two\n"
+        "or use --instance with a running one: two\n"
     )
 
 
@@ -135,7 +135,7 @@ def test_namespace_when_the_command_takes_none_then_it_is_refused(capsys: pytest
     with pytest.raises(SystemExit) as caught:
         main(["-n", "team-a", "down"])
     assert caught.value.code == 2
-    assert "`headrace down` takes no --namespace" in capsys.readouterr().err
+    assert "`headrace down` has no option --namespace" in capsys.readouterr().err
 
 
 def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_words(

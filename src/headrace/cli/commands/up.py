@@ -192,7 +192,7 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
 
             port = urlsplit(record.endpoint).port
             if arguments.port is None and port != DEFAULT_PORT:
-                print(f"port {DEFAULT_PORT} is in use: using {port}")
+                print(f"port {DEFAULT_PORT} is taken: using {port}")
             option = instance_option(home.name)
             print(f"the instance {home.name!r} is ready: {record.endpoint}/v1")
             if note := _key_note(home, arguments.host):
