@@ -64,7 +64,7 @@ class NotFound(HeadraceError):
 
 
 class UnsupportedKind(HeadraceError):
-    """The local cluster does not implement this kind of object."""
+    """The local cluster does not carry out this kind of object."""
 
     http_status = 422
     reason = "UnsupportedKind"

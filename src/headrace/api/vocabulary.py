@@ -19,7 +19,7 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 MODEL_LABEL = "headrace.dev/model-deployment"
 """On every child of a ModelDeployment and its pods: the ModelDeployment's name."""
 RESOURCE_LABELS = {MODEL_DEPLOYMENT: MODEL_LABEL}
-"""By kind: the label with the resource's name on its children and their pods. Each kind has its own label, so that the
+"""By kind of resource: the label that names it on its children and their pods. Each kind has its own, so that the
 selectors of one kind never match the pods of another."""
 REVISION_LABEL = "headrace.dev/revision"
 """On a revision's Deployment and pods: the revision hash."""
@@ -28,17 +28,16 @@ COMPONENT_LABEL = "headrace.dev/component"
 COMPONENT_RUNTIME = "runtime"
 COMPONENT_FETCH = "fetch"
 API_KEY_LABEL = "headrace.dev/api-key"
-"""On a Secret that holds an API key. Its data: `sha256` (hex digest of the key) and optionally `models`
-(comma-separated public names that the key gives access to)."""
+"""On a Secret that is an API key; its data: `sha256` (hex digest of the key) and optionally `models` (comma-separated
+public names that the key may call)."""
 PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
-"""On a revision's Deployment: the public name that its pods serve while the revision receives requests."""
+"""On a revision's Deployment: the public name that its pods serve, for as long as requests go to that revision."""
 ENGINE_MODEL_ANNOTATION = "headrace.dev/engine-model"
-"""On the Deployment of a custom container's revision: the engine's name for the model; empty: the public name."""
+"""On the Deployment of a Container revision: the name by which its engine knows the model; empty: the public name."""
 ANNOUNCES_LABEL = "headrace.dev/announces"
 """On the Deployment and the pods of a custom container that registers itself: `true`."""
 NUDGE_ANNOTATION = "headrace.dev/nudge"
-"""On a Deployment whose pods exceed a quota: the number of pods of other revisions. A change of it makes the Deployment
-controller retry."""
+"""On a Deployment whose pods a quota refuses: how many pods of other revisions there are."""
 ROUTABLE_GATE = "headrace.dev/routable"
 """Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
 FINALIZER = "headrace.dev/cleanup"

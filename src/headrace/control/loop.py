@@ -224,8 +224,8 @@ class ControlLoop:
         why = str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
         try:
             await self._world.write_status(key, unfinished(resource, why, time.time()))
-        except Exception as untold:  # noqa: BLE001 - as above, and the next pass retries
-            log.warning("%s: cannot write the status: %s", key, untold)
+        except Exception as untold:  # noqa: BLE001 - as above, and the next pass tries again
+            log.warning("%s: its status cannot be written: %s", key, untold)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
         """Remove entries that an earlier process published for deleted resources, once all present ones are reconciled.
@@ -265,7 +265,7 @@ class ControlLoop:
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
     async def _apply(self, key: ResourceKey, outcome: Outcome[Memory]) -> list[_Refusal]:
-        """Apply the children first, because a cold start waits for them, and return the rejected ones."""
+        """Apply the children (a wake waits for nothing else), and return the refusals."""
         refusals: list[_Refusal] = []
         refused: list[Child] = []
         for child in to_apply(outcome.children, refused):

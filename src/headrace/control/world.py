@@ -12,11 +12,11 @@ from headrace.routes import KeyGrant
 
 
 class ChildRefused(HeadraceError):
-    """The cluster rejects a child, and a retry fails until the child or the cluster is changed.
+    """The world does not take a child as it was described, and will not until something is changed.
 
     Args:
-        message: the cluster's message.
-        retry_seconds: delay before a retry, because a change of a policy is not observed.
+        message: the world's words.
+        retry_seconds: when to ask again: a policy may have changed, and nobody tells.
     """
 
     http_status = 422
@@ -28,7 +28,7 @@ class ChildRefused(HeadraceError):
 
 
 def not_ours(child: ChildKey, owner: ResourceKey) -> str:
-    """Return the message for a child whose name another object has."""
+    """Return why a child is refused whose name another object has."""
     return (
         f"{child.kind} {child.name} exists in namespace {child.namespace} and belongs to somebody else. "
         f"Delete it, or give the {owner.kind} {owner.name} another name"
@@ -46,7 +46,7 @@ class World(Protocol):
         """Call `changed` after every change from now on, in the event loop's thread."""
 
     def keys(self) -> list[ResourceKey]:
-        """Return the keys of all resources."""
+        """Return every resource there is."""
 
     def resource(self, key: ResourceKey) -> Manifest | None:
         """Return the resource, or None if it does not exist."""
@@ -61,7 +61,7 @@ class World(Protocol):
         """Create or update the child, unless it is already equal. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child and its pods with their grace period, if they exist."""
+        """Delete the child and its pods, with their grace period. Nothing happens when it is gone."""
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""

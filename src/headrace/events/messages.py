@@ -47,7 +47,7 @@ class ReplicaState(StrEnum):
 
 
 class Load(Message):
-    """Load of a replica."""
+    """How busy a replica is."""
 
     queued: int = Field(default=0, ge=0)
     running: int = Field(default=0, ge=0)

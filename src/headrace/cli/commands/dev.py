@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions.add_parser(
         "crds", help="write crds/ and the chart's copies from headrace.kinds; a test fails if they differ"
     )
-    actions.add_parser("docs", help="write the index of docs/decisions; a test fails if it differs")
+    actions.add_parser("docs", help="write the index of docs/decisions; a test fails when it differs")
     changelog = actions.add_parser("changelog", help="move the fragments of changelog.d/ into CHANGELOG.md")
     changelog.add_argument("version", help="the version to be released, such as 0.2.0")
 

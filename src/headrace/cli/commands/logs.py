@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def newest_pod(client: ApiClient, namespace: str, model: str, component: str) -> str:
-    """Return the name of the model's newest pod of a component, and print it if there are several."""
+    """Return the name of the model's newest pod of that component, and print which it is where there are several."""
     pods = [
         pod
         for pod in client.get(KINDS["Pod"], namespace)["items"]
@@ -53,10 +53,10 @@ def newest_pod(client: ApiClient, namespace: str, model: str, component: str) ->
         and pod["metadata"]["labels"].get(COMPONENT_LABEL) == component
     ]
     if not pods:
-        client.get(KINDS["ModelDeployment"], namespace, model)  # raises NotFound for a mistyped name
+        client.get(KINDS["ModelDeployment"], namespace, model)  # which is not there, where its name was mistyped
         raise NotFound(
             f"{model} has no {component} pod now",
-            hint=f"A model that is scaled to zero has none: see `headrace describe mdep/{model}`",
+            hint=f"A model at zero has none: `headrace describe mdep/{model}` tells what happened",
         )
     pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
     newest, *others = [str(pod["metadata"]["name"]) for pod in pods]

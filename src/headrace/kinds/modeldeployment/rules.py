@@ -11,7 +11,7 @@ NAME_LENGTH = 40
 _URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
-"""Variables that headrace sets in pods. An API server fails with 500 on a pod template that sets a variable twice."""
+"""What headrace sets in pods. An API server answers to a list of variables with two of one name with an error 500."""
 
 
 RULES: tuple[Rule, ...] = (

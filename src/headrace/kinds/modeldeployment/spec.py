@@ -121,7 +121,7 @@ class Runtime(Part):
 
     type: Literal["LLM", "Container"] = Field(
         default="LLM",
-        description="LLM: headrace's engine for text models. Container: a custom container. Immutable.",
+        description="LLM: our own engine for text models. Container: an engine that you bring. Immutable.",
     )
     llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
     container: ContainerRuntime | None = Field(
@@ -130,12 +130,12 @@ class Runtime(Part):
 
     @property
     def announces(self) -> bool:
-        """Whether its replicas register themselves; otherwise the control loop reports for them."""
+        """Whether its replicas speak the runtime contract; else the control loop speaks for them."""
         return self.container is None or self.container.announces
 
     @property
     def max_concurrent_requests(self) -> int:
-        """Requests that one replica processes at the same time."""
+        """How many requests one replica takes at the same time."""
         return (self.container or self.llm or LLMRuntime()).max_concurrent_requests
 
 
