@@ -118,7 +118,7 @@ class Decision:
     burst_capacity: int
     """Requests beyond the target burst that can arrive at once without being queued; negative if some would be."""
     seconds_to_idle: float | None = None
-    """Time until the idle timeout can expire; None while there is demand, or without scaling to zero."""
+    """Time until the idle timeout can expire; None while there is demand, or if no idle timeout applies."""
 
 
 def start(replicas: int, now: float) -> ScaleState:

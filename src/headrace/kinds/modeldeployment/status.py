@@ -41,7 +41,7 @@ class RevisionStatus(Part):
 class ColdStartStatus(Part):
     """Stages of the last cold start from zero."""
 
-    start_time: Time | None = Field(default=None, description="When the autoscaler started the cold start.")
+    start_time: Time | None = Field(default=None, description="When the cold start began.")
     queued_milliseconds: Int64 | None = Field(
         default=None, description="Age of the oldest queued request at startTime."
     )
