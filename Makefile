@@ -1,4 +1,4 @@
-# headrace: `make up` serves a model from this checkout, `make test` proves it. Everything lives in .venv.
+# headrace: `make up` serves a model from this checkout, `make test` runs the tests. Everything is installed in .venv.
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev ## run every test that needs no cluster, one proces
 e2e: $(VENV)/.installed-dev ## run the end-to-end suite in a kind cluster of its own
 	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py test $(PYTEST_ARGS)
 
-cluster-up: $(VENV)/.installed-dev ## make a kind cluster with headrace in it, and keep it
+cluster-up: $(VENV)/.installed-dev ## create a kind cluster with headrace, and keep it
 	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py up
 
 cluster-down: $(VENV)/.installed-dev ## delete that cluster
@@ -31,11 +31,11 @@ lint: $(VENV)/.installed-dev ## ruff, mypy --strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev ## let ruff rewrite what it can
+format: $(VENV)/.installed-dev ## apply ruff's automatic fixes
 	@$(BIN)/ruff check --fix -q || true
 	@$(BIN)/ruff format -q
 
-crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.api
+crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.kinds
 	@$(BIN)/headrace dev crds
 
 docs: $(VENV)/.installed-dev ## write the generated parts of docs/ (reference, index of decisions)
@@ -62,8 +62,8 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) >/dev/null \
 	  || { rm -rf $(VENV); echo "headrace needs Python's venv module: install python3-venv"; exit 1; }
 
-# A second run costs nothing: pip runs again only when what it would install has changed. A pipe tells the status of its
-# last command only (POSIX sh has no pipefail), so that pip's goes through a file; the stamp is made only after a 0.
+# pip runs again only if its input has changed. A pipe returns only the status of its last command (POSIX sh has no
+# pipefail), so the status of pip is passed in a file; the stamp is created only for status 0.
 INSTALL_LOG := $(VENV)/install.log
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "installing headrace[$*] into $(VENV) (the first time takes some minutes, most of it torch)"
@@ -73,7 +73,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	  | grep --line-buffered -E '^(Collecting|Downloading|Installing collected|Successfully)' | cut -c1-100; \
 	  if [ "$$(cat $(INSTALL_LOG).status 2>/dev/null)" != 0 ]; then \
 	    tail -n 12 $(INSTALL_LOG); \
-	    echo "the installation failed (all of it: $(INSTALL_LOG)): mend what pip says, perhaps by PIP_ARGS='...' (an index, a proxy), and run make again"; \
+	    echo "the installation failed (full log: $(INSTALL_LOG)): fix the error of pip, for example with PIP_ARGS='...' (an index, a proxy), and run make again"; \
 	    exit 1; fi; \
 	  $(BIN)/python -c 'import headrace, torch' && test -x $(BIN)/headrace \
 	    || { echo "the installation is incomplete: run 'make clean' and try again"; exit 1; }; \

@@ -1,4 +1,4 @@
-"""What pods that nobody manages take to start: the measure for wakes, of the same image on the same node."""
+"""Start time of plain pods of the same image on the same node, the baseline of cold starts."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from kube import Kube, path_of
 from headrace.kinds.modeldeployment.manifests.common import RESTRICTED
 
 TICKS = 100
-"""In which /proc tells when a process began, per second."""
+"""Ticks per second of the start times in /proc."""
 PROBER = r"""
 while read -r host port path; do
   until { printf 'GET %s HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n' "$path" >&3; read -r -t 1 line <&3
           [[ $line == 'HTTP/1.1 200'* ]]; } 3<>"/dev/tcp/$host/$port"; do
-    read -r -t 0.004  # nothing comes: a pause that forks no process
+    read -r -t 0.004  # always times out: a pause that forks no process
   done 2>/dev/null
   echo "$EPOCHREALTIME"
 done
 """
-"""Asks an address until it answers 200, and says when that was."""
+"""Requests a path until the response is 200, and prints the time."""
 
 _numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """How a pod came up: when it was asked for, and when what was so."""
+    """Start of a pod: the time of the request, and the time of each stage."""
 
     began: float
     stages: dict[str, float]
 
 
 class Prober:
-    """A shell in the node's container, which reaches pods as the kubelet does; nothing is started for a question."""
+    """A shell in the node's container, which reaches pods as the kubelet does and starts no process per request."""
 
     def __init__(self, node: str) -> None:
         command = ["docker", "exec", "-i", node, "bash", "-c", PROBER]
         self._shell = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def first_200(self, host: str, port: int, path: str) -> float:
-        """Ask until the answer is 200, again every few milliseconds; return when it came."""
+        """Request the path every few milliseconds until the response is 200; return its time."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
         self._shell.stdin.write(f"{host} {port} {path}\n")
@@ -69,20 +69,20 @@ class Prober:
 
 
 def serving(world: ClusterWorld, pods: Watch, prober: Prober, container: Manifest) -> Started:
-    """Start a pod that serves; its end is the first 200.
+    """Start a pod that serves; it ends with the first 200.
 
-    Counted is from the request that creates the pod. Its address is taken from the API server's watch as soon as that
-    tells it, which is what anybody does who is not told by the pod, and asked every few milliseconds from then on.
+    The time starts with the request that creates the pod. The address comes from a watch on the API server, as for any
+    client that the pod does not notify, and is probed every few milliseconds from then on.
     """
     with _pod(world, container) as (name, began):
-        told = pods.first(lambda pod: is_named(name)(pod) and pod.get("status", {}).get("podIP"), began)
-        answered = prober.first_200(told.object["status"]["podIP"], 8000, "/v1/models")
+        event = pods.first(lambda pod: is_named(name)(pod) and pod.get("status", {}).get("podIP"), began)
+        answered = prober.first_200(event.object["status"]["podIP"], 8000, "/v1/models")
         pod = pods.first(lambda pod: is_named(name)(pod) and runs(pod), began).object
-        return Started(began, {**seen(world, pods, pod, began), "the API shows its address": told.at, "200": answered})
+        return Started(began, {**seen(world, pods, pod, began), "the API shows its address": event.at, "200": answered})
 
 
 def ending(world: ClusterWorld, pods: Watch, image: str) -> Started:
-    """Start a pod that ends at once, as `true` does, but says when it ran."""
+    """Start a pod that exits at once, like `true`, and prints when it ran."""
     with _pod(world, {"image": image, "command": ["date", "+ran %s.%N"]}) as (name, began):
         ended = pods.first(lambda pod: is_named(name)(pod) and pod["status"].get("phase") == "Succeeded", began)
         ran = float(log(world.site.kube, world.namespace, name).partition("ran ")[2].split()[0])
@@ -91,7 +91,7 @@ def ending(world: ClusterWorld, pods: Watch, image: str) -> Started:
 
 @contextmanager
 def _pod(world: ClusterWorld, container: Manifest) -> Iterator[tuple[str, float]]:
-    """A plain pod: nothing is said but what is run, and what the namespace's rules demand. It is gone afterwards."""
+    """Create a plain pod with its command and the required security context, and delete it afterwards."""
     kube, name = world.site.kube, f"bare-{next(_numbers)}"
     spec = {"restartPolicy": "Never", "containers": [{"name": "bare", "securityContext": RESTRICTED, **container}]}
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
@@ -109,11 +109,11 @@ def _is_gone(kube: Kube, namespace: str, name: str) -> bool:
 
 
 def seen(world: ClusterWorld, pods: Watch, pod: Manifest, since: float) -> dict[str, float]:
-    """Return when a running pod got where, as the API server told it and as its process and its log show."""
-    mine = is_named(pod["metadata"]["name"])
+    """Return the times of a running pod's stages, from the API server's watch, its process and its log."""
+    is_pod = is_named(pod["metadata"]["name"])
     stages = {
-        "pod created": pods.first(mine, since).at,
-        "pod scheduled": pods.first(lambda told: mine(told) and told["spec"].get("nodeName"), since).at,
+        "pod created": pods.first(is_pod, since).at,
+        "pod scheduled": pods.first(lambda found: is_pod(found) and found["spec"].get("nodeName"), since).at,
         "process started": _process_start(pod),
     }
     for line in log(world.site.kube, world.namespace, pod["metadata"]["name"]).splitlines():
@@ -121,7 +121,7 @@ def seen(world: ClusterWorld, pods: Watch, pod: Manifest, since: float) -> dict[
         stage = next((stage for words, stage in _LOGGED.items() if words in text), None)
         if stage is not None:
             stages.setdefault(stage, datetime.fromisoformat(stamp).timestamp())
-    stages["the API shows that it runs"] = pods.first(lambda told: mine(told) and runs(told), since).at
+    stages["the API shows that it runs"] = pods.first(lambda found: is_pod(found) and runs(found), since).at
     return stages
 
 
@@ -129,14 +129,14 @@ _LOGGED = {"is ready": "ready, by its log", "has acknowledged Ready": "a gateway
 
 
 def log(kube: Kube, namespace: str, pod: str) -> str:
-    """Return a pod's log, each line with the time at which the container runtime got it."""
+    """Return a pod's log, each line with the time at which the container runtime received it."""
     status, text = kube.request("GET", f"{path_of('pods', namespace, pod)}/log?timestamps=true")
     assert status == 200, text
     return text
 
 
 def _process_start(pod: Manifest) -> float:
-    """Return when the kernel made the first process of a pod's container, to 10 ms."""
+    """Return when the kernel started the first process of a pod's container, to 10 ms."""
     container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
     script = f"cat /proc/$(ctr -n k8s.io tasks ls | awk '/^{container}/ {{print $2}}')/stat"
     stat = run("docker", "exec", pod["spec"]["nodeName"], "bash", "-c", script)

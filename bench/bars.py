@@ -1,4 +1,4 @@
-"""How benches print: stages in words, and each bar as one line that a machine can read."""
+"""Output of the benches: measurements, and each bar as one machine-readable line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def environment() -> None:
-    """Print what was measured on."""
+    """Print the environment of the measurement."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -33,7 +33,7 @@ def bar(name: str, value: float, goal: float, unit: str, *, at_least: bool = Fal
 
 
 def spread(name: str, values: list[float], unit: str) -> None:
-    """Print how a measurement scattered."""
+    """Print the distribution of a measurement."""
     ordered = sorted(values)
     low, middle, high = ordered[0], statistics.median(ordered), percentile(ordered, 95)
     print(f"{name}: n={len(ordered)} min={low:.3g}{unit} p50={middle:.3g}{unit} p95={high:.3g}{unit}", flush=True)

@@ -1,9 +1,9 @@
-"""The operator's bars, on a kind cluster with headrace installed by its chart.
+"""Bench of the operator, on a kind cluster with headrace installed by its chart.
 
-What was written, when and by whom is read off the API server's audit log, whose times have microseconds and are those
-of this machine. The node takes no pods while a thousand resources are there: their fetches wait, and what is measured
-is the operator and the API server, not the kubelet. What wakes take from end to end is measured by `bench_wakes`.
-How large the images are is measured where they are built: `images/build.py --sizes`.
+The times and authors of writes come from the API server's audit log, whose times have microseconds and are those of
+this machine. The node is unschedulable while a thousand resources exist: their fetches wait, so that the operator and
+the API server are measured and not the kubelet. `bench_wakes` measures cold starts from end to end, and
+`images/build.py --sizes` measures the sizes of images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "e2e")]  # the cluster and its i
 import bench_wakes
 from bars import bar, environment, percentile, spread
 from cluster import Cluster, run
-from cluster_bench import ask, reason, rest, until
+from cluster_bench import complete, reason, until, wait_idle
 from cluster_world import EXAMPLE, ClusterWorld, Site, tenant
 from installation import built_images
 from kube import Kube
@@ -39,11 +39,11 @@ PORT = 18090
 MODELS = 1000
 WAKES = 15
 STATUS_WRITES = 8
-"""Of a model that wakes, until it runs: each goes to everybody who watches."""
+"""Limit of status writes during a cold start, because each is sent to all watchers."""
 CHANGES = 20
 STOPPED_SECONDS = 30
 QUIET_PERCENT = 10
-"""Of one core, for a thousand resources that wait: heartbeats, a Lease, watches that are begun anew."""
+"""Percent of one core for a thousand idle resources: heartbeats, a Lease, restarted watches."""
 CHILDREN = ("deployments", "jobs", "services", "serviceaccounts", "networkpolicies")
 LABEL = "headrace.dev/component"
 OPERATOR = re.compile(r"^headrace-operator/\S+ \((?P<pod>[^)]+)\)")
@@ -62,7 +62,7 @@ class Write:
 
 
 def writes(cluster: Cluster, since: float) -> Iterator[Write]:
-    """Yield the operators' writes since then, without those of the Lease."""
+    """Yield the operators' writes since `since`, without those of the Lease."""
     for line in cluster.audit_log.read_text(errors="replace").splitlines():
         if '"headrace-operator/' not in line:
             continue
@@ -77,7 +77,7 @@ def writes(cluster: Cluster, since: float) -> Iterator[Write]:
 
 
 def resource(number: int) -> dict[str, Any]:
-    """Return one of the thousand."""
+    """Return one of the thousand resources."""
     return {
         "apiVersion": "headrace.dev/v1alpha1",
         "kind": "ModelDeployment",
@@ -94,7 +94,7 @@ def leader(site: Site) -> str:
 
 
 def process_figures(site: Site, name: str) -> list[float]:
-    """Return what each operator's process says of itself under a metric's name."""
+    """Return the value of a metric of each operator's process."""
     figures = []
     for pod in site.release.pods("operator"):
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8081/proxy/metrics"
@@ -107,28 +107,28 @@ def process_figures(site: Site, name: str) -> list[float]:
 
 
 def wakes(site: Site, world: ClusterWorld) -> None:
-    """A request at zero: when the Deployment's replicas changed, when the first token came, the status writes."""
+    """Measure requests at zero replicas: time to the Deployment's patch and to the first token, and status writes."""
     world.apply({**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": {"minReplicas": 0, "idleTimeoutSeconds": 1}}})
-    decided, first, told = [], [], []
+    decided, first, status_writes = [], [], []
     assert site.cluster is not None
     for _ in range(WAKES):
-        rest(world, "smollm2")
-        answer = ask(world, EXAMPLE["spec"]["model"]["name"], stream=True)
+        wait_idle(world, "smollm2")
+        answer = complete(world, EXAMPLE["spec"]["model"]["name"], stream=True)
         patched = min(w.at for w in writes(site.cluster, answer.sent) if w.kind == "deployments" and w.verb == "patch")
         decided.append((patched - answer.sent) * 1000)
         first.append(answer.arrived - answer.sent)
-        until(lambda: reason(world, "smollm2") in ("Running", "Idle"), "the status tells that it runs")
-        told.append(sum(w.kind == "modeldeployments" for w in writes(site.cluster, answer.sent)))
+        until(lambda: reason(world, "smollm2") in ("Running", "Idle"), "the status is Running")
+        status_writes.append(sum(w.kind == "modeldeployments" for w in writes(site.cluster, answer.sent)))
     world.delete("smollm2")
     spread("request at zero to the Deployment's patch", decided, "ms")
     spread("request at zero to first token", first, "s")
     bar("scale-decision-p50", statistics.median(decided), 15, "ms")
     bar("scale-decision-p95", percentile(decided, 95), 30, "ms")
-    bar("writes-per-wake", max(told), STATUS_WRITES, "")
+    bar("writes-per-wake", max(status_writes), STATUS_WRITES, "")
 
 
 def thousand(site: Site, world: ClusterWorld) -> None:
-    """All of them at once: how long until each is reconciled, and what that needs."""
+    """Create all resources at once; measure the time until all are reconciled, and the operator's memory."""
     kube, namespace = site.kube, world.namespace
     path = f"/apis/headrace.dev/v1alpha1/namespaces/{namespace}/modeldeployments"
     began = time.monotonic()
@@ -136,7 +136,7 @@ def thousand(site: Site, world: ClusterWorld) -> None:
         statuses = list(pool.map(lambda number: kube.request("POST", path, resource(number))[0], range(MODELS)))
     assert set(statuses) == {201}, set(statuses)
     print(f"{MODELS} resources created in {time.monotonic() - began:.0f} s")
-    # Each look lists everything: more often, and the bench would measure itself.
+    # Each check lists all objects: a shorter interval would add load of the bench itself.
     until(lambda: settled(kube, namespace), "every resource is reconciled", pause=5.0)
     seconds = time.monotonic() - began
     counts = {kind: len(kube.items(kind, namespace, "app.kubernetes.io/managed-by=headrace")) for kind in CHILDREN}
@@ -155,22 +155,22 @@ def settled(kube: Kube, namespace: str) -> bool:
 
 
 def quiet(site: Site, cluster: Cluster, seconds: float) -> None:
-    """Nothing happens: nothing is written, and next to nothing computed."""
-    until(lambda: not list(writes(cluster, time.time() - 10)), "the operators come to rest", pause=2.0)
+    """Measure writes and CPU time while nothing changes."""
+    until(lambda: not list(writes(cluster, time.time() - 10)), "the operators are idle", pause=2.0)
     since, before = time.time(), process_figures(site, "process_cpu_seconds_total")
     time.sleep(seconds)
     after = process_figures(site, "process_cpu_seconds_total")
-    assert all(now >= then for now, then in zip(after, before, strict=True)), "an operator was started again"
+    assert all(now >= then for now, then in zip(after, before, strict=True)), "an operator was restarted"
     computed = sum(after) - sum(before)
-    said = list(writes(cluster, since))
-    for write in said[:5]:
+    written = list(writes(cluster, since))
+    for write in written[:5]:
         print("  written in quiet:", write)
-    bar(f"writes-in-{seconds:.0f}s-of-quiet", len(said), 0, "")
+    bar(f"writes-in-{seconds:.0f}s-of-quiet", len(written), 0, "")
     bar("processor-in-quiet-of-both-operators", 100 * computed / seconds, QUIET_PERCENT, "%")
 
 
 def reactions(world: ClusterWorld) -> None:
-    """With all of them present: a child changed by hand, and a changed spec."""
+    """Measure the reactions to a manually changed child and to a changed spec, with all resources present."""
     kube, namespace = world.site.kube, world.namespace
     repaired, changed = [], []
     for number in range(CHANGES):
@@ -188,12 +188,12 @@ def reactions(world: ClusterWorld) -> None:
 
 
 def is_repaired(kube: Kube, namespace: str, name: str) -> bool:
-    """Whether a Service has the label that the rule gives it."""
+    """Whether a Service has its desired label."""
     return bool(kube.get("services", namespace, name)["metadata"]["labels"][LABEL] == "runtime")
 
 
 def has_more_deployments(kube: Kube, namespace: str, name: str, before: set[str]) -> bool:
-    """Whether a resource has a Deployment that it did not have."""
+    """Whether a resource has a new Deployment."""
     return bool(deployments(kube, namespace, name) - before)
 
 
@@ -210,13 +210,13 @@ def deployments(kube: Kube, namespace: str, name: str) -> set[str]:
 
 
 def touch(world: ClusterWorld, number: int, value: str) -> None:
-    """Change a spec, so that whoever leads has something to write."""
+    """Change a spec, so that the leader must write."""
     spec = {"spec": {"template": {"env": [{"name": "TOUCHED", "value": value}]}}}
     world.site.kube.request("PATCH", path("modeldeployments", world.namespace, f"m{number}"), spec)
 
 
 def leadership(world: ClusterWorld) -> None:
-    """The leader killed, and the leader stopped for a while."""
+    """Measure the takeover after the leader is killed, and the writes of a leader that was stopped for a while."""
     site, cluster = world.site, world.site.cluster
     assert cluster is not None
     old = leader(site)
@@ -264,10 +264,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quiet-seconds", type=float, default=300.0)
-    parser.add_argument("--keep", action="store_true", help="leave the cluster")
+    parser.add_argument("--keep", action="store_true", help="keep the cluster")
     given = parser.parse_args()
     environment()
-    controllers = {"kube-api-qps": "200", "kube-api-burst": "400"}  # its default of 20 a second would be the bench
+    controllers = {"kube-api-qps": "200", "kube-api-burst": "400"}  # the default of 20 a second would limit the result
     cluster = Cluster(NAME, ports={PORT: 30080}, audit=True, controller_manager=controllers)
     images = built_images()
     try:
@@ -285,7 +285,7 @@ def main() -> None:
             thousand(site, world)
             quiet(site, cluster, given.quiet_seconds)
             reactions(world)
-            cluster.open(cluster.node_names[0])  # or an operator that is killed could not come back
+            cluster.open(cluster.node_names[0])  # otherwise a killed operator could not be scheduled
             cluster.close(cluster.node_names[0])
             leadership(world)
     finally:

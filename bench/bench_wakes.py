@@ -1,16 +1,16 @@
-"""How long wakes take on a cluster, beside what cannot be avoided: starting a pod of the same image.
+"""Bench of cold starts on a cluster, compared with a baseline: the start of a plain pod of the same image.
 
-Three kinds of wakes, each measured in turns with its measure, so that whatever disturbs this machine disturbs all:
+Three kinds of cold starts, each measured alternately with its baseline, so that disturbances affect both:
 
-- A runtime that does nothing but live in our serving shell, and so announces itself on NATS. Its measure is a bare pod
-  of the same image and command, as anybody would write it (so with its account's token mounted), until its first 200
-  (`bare_pods.serving`). Told beside it, without a bar: the same one with the models mounted, as engines with weights
-  have them. The kubelet takes its time for a volume, whichever it is.
-- A brought container that knows nothing of headrace. Its measure is a bare pod of its image and command, which starts
-  sooner than the one above: both show up when the API server tells of them.
-- SmolLM2. Its measure is a pod of the runtime's image that ends at once, and a cold start of `headrace up`.
+- A minimal runtime in the serving shell, which registers itself on NATS. Its baseline is a plain pod of the same image
+  and command (with the default mount of its account's token) until its first 200 (`bare_pods.serving`). Also printed,
+  without a bar: the same runtime with the models volume, as engines with weights have it, because the kubelet needs
+  time for any volume.
+- A custom container that does not register itself. Its baseline is a plain pod of its image and command, which starts
+  sooner than the one above: both are detected by a watch on the API server.
+- SmolLM2. Its baseline is a pod of the runtime's image that exits at once, plus a cold start of `headrace up`.
 
-`--kubeconfig` measures on a cluster that has headrace in it.
+`--kubeconfig` measures on a cluster with headrace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent / folder) for folder in ("tests
 from bare_pods import Prober, Started, ending, seen, serving
 from bars import bar, environment, spread
 from cluster import CACHE, GATEWAY_PORT, ROOT, run
-from cluster_bench import Manifest, Watch, ask, is_of, rest, runs
+from cluster_bench import Manifest, Watch, complete, is_of, runs, wait_idle
 from cluster_world import EXAMPLE, ClusterWorld, Site, tenant
 from installation import kind_cluster
 from kube import Kube
@@ -46,9 +46,10 @@ from release import COMPONENTS, NAME, NAMESPACE, Release
 ROUNDS = 15
 MODEL_ROUNDS = 10
 BARE_PODS = 3
-"""For each wake of the minimal runtime: when the API shows a pod varies by 1 s, the kubelet's turn."""
+"""Plain pods for each cold start of the minimal runtime, because the time until the API shows a pod varies by 1 s."""
 PAUSE_SECONDS = (0.5, 1.5)
-"""Before each start, at random: the kubelet looks at its containers once a second, and no series may keep step."""
+"""Range of the random pause before each start: the kubelet relists its containers once a second, and no series may be
+synchronous with that."""
 IDLE_SECONDS = 2
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
 ENGINE_MODEL = "echo"
@@ -57,11 +58,11 @@ BROUGHT = ["python", "/echo/brought.py"]
 ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/announcing.py", "bench/echo/brought.py")
 ECHO_ENGINE = "tests/serving/serving_echo.py"
 ANSWER = "answer"
-"""The last stage of a wake for who asked."""
+"""The last stage of a cold start for the client."""
 
 
 class Series:
-    """What was measured of one kind of start."""
+    """Measurements of one kind of start."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -70,24 +71,24 @@ class Series:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Median of the whole start, seconds."""
         return statistics.median(self.seconds)
 
     def add(self, started: Started, end: float) -> None:
-        """Take one in; its last stage is the end."""
+        """Add a measurement that ended at `end`."""
         self.seconds.append(end - started.began)
         for stage, at in started.stages.items():
             self._stages.setdefault(stage, []).append(at - started.began)
 
-    def tell(self) -> None:
-        """Print the spread of each stage, in the order in which they came, and of the whole."""
+    def report(self) -> None:
+        """Print the distribution of each stage, in their order, and of the whole start."""
         for stage, seconds in sorted(self._stages.items(), key=lambda item: statistics.median(item[1])):
             spread(f"  {self._name}: to '{stage}'", seconds, "s")
         spread(self._name, self.seconds, "s")
 
 
 def echo_image(gateway: str) -> str:
-    """Build the echo image on top of the gateway's, which has all that the shell needs; return its name and tag."""
+    """Build the echo image on the gateway's image, which has all dependencies; return its name and tag."""
     digest = hashlib.sha256(gateway.encode())
     context = CACHE / "images/echo"
     shutil.rmtree(context, ignore_errors=True)
@@ -101,70 +102,70 @@ def echo_image(gateway: str) -> str:
 
 
 class Watches:
-    """What the API server tells of a tenant."""
+    """Watches on the pods and Deployments of a tenant."""
 
     def __init__(self, world: ClusterWorld) -> None:
         self.pods = Watch(world.site.kube, "pods", world.namespace)
         self.deployments = Watch(world.site.kube, "deployments", world.namespace)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop the watches."""
         self.pods.close()
         self.deployments.close()
 
 
 def woken(world: ClusterWorld, watches: Watches, name: str, model: str, *, stream: bool) -> Started:
-    """Wake a model that rests; its end is the answer, or the first token of a stream."""
-    rest(world, name)
+    """Send a request to an idle model; it ends with the response, or with the first token of a stream."""
+    wait_idle(world, name)
     pause()
-    answer = ask(world, model, stream=stream)
+    answer = complete(world, model, stream=stream)
     pod = watches.pods.first(lambda pod: is_of(name)(pod) and runs(pod), answer.sent).object
     patched = watches.deployments.first(lambda it: is_of(name)(it) and it["spec"]["replicas"] == 1, answer.sent)
     stages = {"Deployment patched": patched.at, **seen(world, watches.pods, pod, answer.sent)}
-    stages |= {f"the client hears {stage}": at for stage, at in answer.stages.items()}
+    stages |= {f"the client receives {stage}": at for stage, at in answer.stages.items()}
     return Started(answer.sent, {**stages, ANSWER: answer.arrived})
 
 
 def pause() -> None:
-    """Let the machine come to rest, for a time that nothing else keeps."""
+    """Pause for a random time, so that no start is synchronous with the kubelet."""
     time.sleep(random.uniform(*PAUSE_SECONDS))
 
 
-def brought_as(image: str, command: list[str], *, announces: bool) -> Manifest:
-    """Return a spec's runtime."""
+def container_runtime(image: str, command: list[str], *, announces: bool) -> Manifest:
+    """Return the spec.runtime of a custom container."""
     engine = {"image": image, "command": command, "modelName": ENGINE_MODEL, "announces": announces}
     return {"type": "Container", "container": engine}
 
 
 def apply(world: ClusterWorld, name: str, runtime: Manifest, model: Manifest) -> None:
-    """Make a model that rests as soon as nobody asks, and wait until it does."""
+    """Create a model with a short idle timeout, and wait until it is idle."""
     scaling = {"minReplicas": 0, "maxReplicas": 1, "idleTimeoutSeconds": IDLE_SECONDS}
     spec = {"model": model, "runtime": runtime, "scaling": scaling, "template": {"resources": RESOURCES}}
     world.apply(
         {"apiVersion": "headrace.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": name}, "spec": spec}
     )
-    rest(world, name)
+    wait_idle(world, name)
 
 
 def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
-    """Wakes of the smallest runtimes, and bare pods of them."""
+    """Measure cold starts of the minimal runtimes, and plain pods of the same images."""
     world.put("echo", b"There is no model in here.")
-    announcing = brought_as(image, ANNOUNCING, announces=True)
+    announcing = container_runtime(image, ANNOUNCING, announces=True)
     apply(world, "minimal", announcing, {})
     apply(world, "mounting", announcing, {"source": {"uri": world.uri("echo")}})
-    apply(world, "brought", brought_as(image, BROUGHT, announces=False), {})
+    apply(world, "brought", container_runtime(image, BROUGHT, announces=False), {})
     wakes = {
         "minimal": Series("wake of a minimal runtime"),
         "mounting": Series("wake of the same with the models mounted"),
-        "brought": Series("wake of a brought container"),
+        "brought": Series("wake of a custom container"),
     }
-    bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the brought container")
+    bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the custom container")
     with closing(Watches(world)) as watches, closing(Prober(node(world))) as prober:
 
         def wake(name: str) -> None:
             began = woken(world, watches, name, name, stream=False)
             wakes[name].add(began, began.stages[ANSWER])
-            rest(world, name)
+            wait_idle(world, name)
 
         def bare(series: Series, command: list[str]) -> None:
             pause()
@@ -178,29 +179,29 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
             partial(bare, bare_brought, BROUGHT),
         ]
         for _ in range(rounds):
-            for turn in random.sample(turns, len(turns)):  # none always comes after the same one
+            for turn in random.sample(turns, len(turns)):  # in random order, so that none always follows the same one
                 turn()
     for series in (bare_minimal, *wakes.values(), bare_brought):
-        series.tell()
+        series.report()
     bar("wake-minimal-over-bare-pod", wakes["minimal"].median / bare_minimal.median, 0.8, "")
     bar("wake-brought-over-bare-pod", wakes["brought"].median / bare_brought.median, 1.15, "")
 
 
 def smollm2(world: ClusterWorld, rounds: int) -> None:
-    """Wakes of a real model; beside them cold starts on this machine without a cluster, of the same file and engine.
+    """Measure cold starts of a real model, and local cold starts of the same file and engine without a cluster.
 
-    A pod's start ends when its program says that it runs: the API server shows it, and more so its end, much later.
+    A pod's start ends with the time that its program prints: the API server shows it, and its end, much later.
     """
     name, model = EXAMPLE["metadata"]["name"], EXAMPLE["spec"]["model"]["name"]
     scaling = {"minReplicas": 0, "maxReplicas": 1, "idleTimeoutSeconds": IDLE_SECONDS}
     world.apply({**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": scaling}})
     wakes, pods, local = Series("wake of SmolLM2"), Series("pod of its image"), Series("local cold start of SmolLM2")
-    rest(world, name)
+    wait_idle(world, name)
     with closing(Watches(world)) as watches, local_instance() as instance:
         for _ in range(rounds):
             wake = woken(world, watches, name, model, stream=True)
             wakes.add(wake, wake.stages[ANSWER])
-            rest(world, name)
+            wait_idle(world, name)
             pause()
             pod = ending(world, watches.pods, world.engine_image)
             pods.add(pod, pod.stages["it ran"])
@@ -208,13 +209,13 @@ def smollm2(world: ClusterWorld, rounds: int) -> None:
             pause()
             local.add(*cold_start())
     for series in (pods, local, wakes):
-        series.tell()
+        series.report()
     bar("wake-smollm2", wakes.median, 1.25 * (pods.median + local.median) + 0.5, "s")
 
 
 @contextmanager
 def local_instance() -> Iterator[BenchInstance]:
-    """`headrace up` with the example, at rest."""
+    """Run `headrace up` with the example, scaled to zero."""
     with tempfile.TemporaryDirectory(prefix="hr") as directory:
         home = Path(directory)
         manifest = {**EXAMPLE, "spec": {**EXAMPLE["spec"], "scaling": {"minReplicas": 0, "idleTimeoutSeconds": 1}}}
@@ -230,22 +231,22 @@ def local_instance() -> Iterator[BenchInstance]:
 
 
 def cold_start() -> tuple[Started, float]:
-    """Wake the local instance's model; return that, and when the first token came."""
+    """Send a request to the local instance's idle model; return the stages and the time of the first token."""
     wake = Wake()
     wake.run()
     assert wake.first_token, "the stream ended without a token"
-    stages = {f"the client hears {name}": wake.sent + ms / 1000 for name, ms in wake.stages.items()}
+    stages = {f"the client receives {name}": wake.sent + ms / 1000 for name, ms in wake.stages.items()}
     return Started(wake.sent, stages), wake.first_token
 
 
 def node(world: ClusterWorld) -> str:
-    """Return the node's container."""
+    """Return the name of the node's container."""
     assert world.site.cluster is not None
     return world.site.cluster.node_names[0]
 
 
 def measure(site: Site, rounds: int = ROUNDS, model_rounds: int = MODEL_ROUNDS) -> None:
-    """Measure on a cluster with headrace in it."""
+    """Measure on a cluster with headrace."""
     assert site.cluster is not None
     if rounds:
         image = echo_image(site.release.images["gateway"])
@@ -260,9 +261,9 @@ def measure(site: Site, rounds: int = ROUNDS, model_rounds: int = MODEL_ROUNDS) 
 def main() -> None:
     """Measure on an existing cluster, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kubeconfig", type=Path, required=True, help="of a kind cluster with headrace in it")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of echoes")
-    parser.add_argument("--model-rounds", type=int, default=MODEL_ROUNDS, help="of SmolLM2")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="kubeconfig of a kind cluster with headrace")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the minimal runtimes")
+    parser.add_argument("--model-rounds", type=int, default=MODEL_ROUNDS, help="rounds of SmolLM2")
     given = parser.parse_args()
     environment()
     kube = Kube(given.kubeconfig)

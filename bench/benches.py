@@ -1,4 +1,4 @@
-"""Every bench, one after another; the last lines of all are the bars."""
+"""Runs all benches one after another and prints all bars at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BENCHES = ("local.py", "faults.py", "gateway.py")
 
 
 def main() -> int:
-    """Run the benches; return 1 when one could not be run. A short bar is a result, not a failure."""
+    """Run the benches; return 1 if one failed to run. A missed bar is a result, not a failure."""
     bars: list[str] = []
     failed = False
     for bench in BENCHES:

@@ -1,6 +1,6 @@
-"""What the benches of a cluster share: waiting, asking the gateway, and what the API server tells, when it tells it.
+"""Shared code of the benches on a cluster: waiting, requests to the gateway, and timestamped watches.
 
-All times are Unix times of this machine, whose clock the nodes (containers of it) and everything in them read too.
+All times are Unix times of this machine, whose clock the nodes (its containers) and all pods use too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Manifest = dict[str, Any]
 
 
 def until(look: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS, pause: float = 0.05) -> float:
-    """Wait until it is true; return how long it took."""
+    """Wait until `look` returns true; return how long it took."""
     began = time.monotonic()
     while not look():
         assert time.monotonic() - began < seconds, f"not in {seconds:.0f} s: {what}"
@@ -49,24 +49,24 @@ def reason(world: ClusterWorld, name: str) -> str:
     return next((c["reason"] for c in conditions if c["type"] == "Ready"), "")
 
 
-def rest(world: ClusterWorld, name: str) -> None:
-    """Wait until a model is at zero and wakeable, and its pods are gone."""
-    until(lambda: reason(world, name) == "Idle" and not world.pods(name), f"{name} rests", pause=0.2)
+def wait_idle(world: ClusterWorld, name: str) -> None:
+    """Wait until a model is scaled to zero (Idle) and its pods are deleted."""
+    until(lambda: reason(world, name) == "Idle" and not world.pods(name), f"{name} is idle", pause=0.2)
 
 
 @dataclass(slots=True)
 class Answer:
-    """One request through the gateway, and when what came."""
+    """Times of one request through the gateway."""
 
     sent: float
     arrived: float = 0.0
-    """All of it, or the first token of a stream."""
+    """When the whole response, or the first token of a stream, arrived."""
     stages: dict[str, float] = field(default_factory=dict)
-    """When a stream's comments first named a stage."""
+    """When the stream's comments first named each stage."""
 
 
-def ask(world: ClusterWorld, model: str, *, stream: bool) -> Answer:
-    """Ask for one token. The connection is there before the clock runs."""
+def complete(world: ClusterWorld, model: str, *, stream: bool) -> Answer:
+    """Request one token. The time starts after the connection is established."""
     body = {"model": model, "prompt": "Once", "max_tokens": 1, "stream": stream, "temperature": 0}
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {world.api_key}"}
     connection = http.client.HTTPConnection(urlsplit(world.site.gateway).netloc, timeout=DEADLINE_SECONDS)
@@ -83,16 +83,16 @@ def ask(world: ClusterWorld, model: str, *, stream: bool) -> Answer:
                 break
         assert answer.arrived, "the stream ended without a token"
     else:
-        said = response.read()
+        content = response.read()
         answer.arrived = time.time()
-        assert response.status == 200, said
+        assert response.status == 200, content
     connection.close()
     return answer
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Something that the API server told."""
+class WatchEvent:
+    """An event of a watch, with the time of its arrival."""
 
     at: float
     verb: str
@@ -100,33 +100,33 @@ class Told:
 
 
 class Watch(threading.Thread):
-    """Everything that the API server tells of a kind in a namespace, from now until it is closed.
+    """Events of a kind in a namespace, from now until the watch is closed.
 
-    A watch is what anybody has who is not told by the pod itself; nobody learns of a pod through the API sooner.
+    A watch is the fastest way in which a client learns of a pod through the API.
     """
 
     def __init__(self, kube: Kube, kind: str, namespace: str) -> None:
         super().__init__(daemon=True)
         self._client = kubernetes.config.new_client_from_config(str(kube.kubeconfig))  # type: ignore[no-untyped-call]
         self._path = path_of(kind, namespace)
-        self._told: list[Told] = []
-        self._news = threading.Condition()
-        """Guards what was told."""
+        self._events: list[WatchEvent] = []
+        self._arrived = threading.Condition()
+        """Guards `_events`."""
         self._closed = False
         self.start()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop the watch."""
         self._closed = True
 
     @override
     def run(self) -> None:
-        """Listen. A watch that ends (they do, after half an hour) is begun anew."""
+        """Receive events. A watch that ends (after half an hour, as a rule) is restarted."""
         try:
             while not self._closed:
                 self._listen()
         except (OSError, urllib3.exceptions.HTTPError):
-            if not self._closed:  # else the cluster is gone, as it should be
+            if not self._closed:  # otherwise the cluster was deleted, as expected
                 raise
 
     def _listen(self) -> None:
@@ -136,34 +136,34 @@ class Watch(threading.Thread):
         for chunk in response.stream(None):
             at = time.time()
             *lines, unfinished = (unfinished + chunk).split(b"\n")
-            with self._news:
-                self._told += [_told(at, json.loads(line)) for line in lines]
-                self._news.notify_all()
+            with self._arrived:
+                self._events += [_watch_event(at, json.loads(line)) for line in lines]
+                self._arrived.notify_all()
 
-    def first(self, look: Callable[[Manifest], object], since: float, seconds: float = DEADLINE_SECONDS) -> Told:
-        """Return the first thing told since then that is so; wait for it if need be."""
+    def first(self, look: Callable[[Manifest], object], since: float, seconds: float = DEADLINE_SECONDS) -> WatchEvent:
+        """Return the first event since `since` whose object matches; wait for it if necessary."""
         seen, deadline = 0, time.monotonic() + seconds
-        with self._news:
+        with self._arrived:
             while True:
-                for told in self._told[seen:]:
-                    if told.at >= since and told.verb != "DELETED" and look(told.object):
-                        return told
-                seen = len(self._told)
-                if not self._news.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"not told in {seconds:.0f} s: {self._path}")
+                for event in self._events[seen:]:
+                    if event.at >= since and event.verb != "DELETED" and look(event.object):
+                        return event
+                seen = len(self._events)
+                if not self._arrived.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"no matching event in {seconds:.0f} s: {self._path}")
 
 
-def _told(at: float, event: Manifest) -> Told:
-    return Told(at, event["type"], event["object"])
+def _watch_event(at: float, event: Manifest) -> WatchEvent:
+    return WatchEvent(at, event["type"], event["object"])
 
 
 def is_of(model: str) -> Callable[[Manifest], bool]:
-    """Return whether an object is a model's."""
+    """Return a predicate for objects of a model."""
     return lambda found: found["metadata"].get("labels", {}).get(MODEL_LABEL) == model
 
 
 def is_named(name: str) -> Callable[[Manifest], bool]:
-    """Return whether an object has the name."""
+    """Return a predicate for objects with a name."""
     return lambda found: bool(found["metadata"]["name"] == name)
 
 

@@ -1,4 +1,4 @@
-"""How soon local mode works again after a kill -9: the gateway, and a wake that was asked while NATS was away."""
+"""Bench of local mode's recovery after kill -9: the gateway, and a cold start requested while NATS is unavailable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def child(instance: BenchInstance, program: str) -> int | None:
 
 
 def until(look: Callable[[], object], what: str) -> None:
-    """Wait until it is true."""
+    """Wait until `look` returns true."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not look():
         assert time.monotonic() < deadline, f"not in {DEADLINE_SECONDS:.0f} s: {what}"
@@ -37,7 +37,7 @@ def until(look: Callable[[], object], what: str) -> None:
 
 
 def serves() -> bool:
-    """Whether the gateway answers a new connection."""
+    """Whether the gateway serves a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE_SECONDS)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/v1/models")
@@ -46,7 +46,7 @@ def serves() -> bool:
 
 
 def gateway_restart(instance: BenchInstance) -> float:
-    """Return the seconds from the gateway's death until a new connection is answered."""
+    """Return the seconds from killing the gateway until it serves a new connection."""
     pid = child(instance, "headrace-gateway")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -56,9 +56,9 @@ def gateway_restart(instance: BenchInstance) -> float:
 
 
 def wake_after_broker(instance: BenchInstance) -> float:
-    """Return the seconds from NATS' return to the runtime's process, for a request that was sent while it was away.
+    """Return the seconds from the restart of NATS to the runtime's process, for a request sent during the outage.
 
-    The supervisor is stopped meanwhile, or it would have NATS back in milliseconds.
+    The supervisor is stopped meanwhile, because it restarts NATS within milliseconds.
     """
     instance.wait_idle()
     broker = child(instance, "nats-server")
@@ -72,13 +72,13 @@ def wake_after_broker(instance: BenchInstance) -> float:
         until(lambda: wake.sent, "the request is sent")
     finally:
         os.kill(instance.process.pid, signal.SIGCONT)
-    until(lambda: child(instance, "nats-server") not in (None, broker), "NATS is back")
-    back = time.monotonic()
-    until(lambda: instance.runtime_pid() is not None, "the model is woken")
+    until(lambda: child(instance, "nats-server") not in (None, broker), "NATS is restarted")
+    restarted = time.monotonic()
+    until(lambda: instance.runtime_pid() is not None, "the model is started")
     woken = time.monotonic()
     wake.join()
     assert wake.first_token, "the stream ended without a token"
-    return woken - back
+    return woken - restarted
 
 
 def main() -> None:
@@ -94,12 +94,14 @@ def main() -> None:
         instance.start()
         instance.wait_idle()
         restarts, wakes = [], []
-        for _ in range(KILLS):  # in turns: who is killed three times within ten seconds is made to wait, by design
+        for _ in range(
+            KILLS
+        ):  # alternately, because a process that fails three times within ten seconds is restarted with a delay
             restarts.append(gateway_restart(instance))
             wakes.append(wake_after_broker(instance))
         instance.stop()
     spread("gateway killed to served", restarts, "s")
-    spread("NATS back to process of a held request", wakes, "s")
+    spread("NATS restarted to process of a queued request", wakes, "s")
     bar("gateway-restart", statistics.median(restarts), 2.0, "s")
     bar("wake-after-broker", statistics.median(wakes), 2.0, "s")
 

@@ -1,8 +1,8 @@
-"""The gateway's bars: what it adds to a request, how many it carries, what a chunk of a stream costs.
+"""Bench of the gateway: added latency, throughput, and CPU time per chunk of a stream.
 
-The gateway is pinned to one core; the load generator (bounded, in this file: raw uvloop protocols with prepared bytes,
-so that it can outrun what it measures) and the replica share the others. Baseline: the same load without the gateway,
-in the same run. Everything is on 127.0.0.1, with a real NATS server, routes from its bucket and the access log on.
+The gateway is pinned to one core; the load generator (raw uvloop protocols with prepared bytes, so that it is faster
+than the gateway) and the replica share the others. Baseline: the same load without the gateway, in the same
+run. Everything is on 127.0.0.1, with a real NATS server, routes from its bucket, and the access log enabled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ JSON_SECONDS = 3.0
 STREAMS = 128
 CHUNKS = 150
 CHUNK_SECONDS = 0.02
-"""50 chunks a second and stream, apart from each other: joined ones would make the figure look better than it is."""
+"""50 chunks per second and stream, sent separately: joined chunks would lower the CPU time per chunk."""
 
 ANSWER_BODY = (
     b'{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"content":"' + b"a" * 900 + b'"}}]}'
@@ -59,7 +59,7 @@ CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
 
 def request(body: bytes) -> bytes:
-    """Return a request of a kilobyte, with the headers that the openai SDK sends."""
+    """Return a request of one kilobyte with the headers of the openai SDK."""
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n"
         b"content-type: application/json\r\nuser-agent: AsyncOpenAI/Python\r\nauthorization: Bearer none\r\n"
@@ -74,7 +74,7 @@ STREAM_REQUEST = request(
 
 
 class Upstream(asyncio.Protocol):
-    """A replica that answers at once, or streams at its pace."""
+    """A replica that responds at once, or streams at a fixed rate."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
@@ -113,8 +113,8 @@ class Upstream(asyncio.Protocol):
         self._loop.call_at(at + CHUNK_SECONDS, self._chunk, left - 1, at + CHUNK_SECONDS)
 
 
-class Asker(asyncio.Protocol):
-    """Asks again as soon as an answer has come, until told to stop."""
+class JsonClient(asyncio.Protocol):
+    """Sends the next request when a response is complete, until `until` returns true."""
 
     def __init__(self, until: Callable[[int], bool]) -> None:
         self.latencies: list[float] = []
@@ -125,9 +125,9 @@ class Asker(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         self._missing = -1
         self._at = time.perf_counter()
         self._transport.write(JSON_REQUEST)
@@ -146,10 +146,10 @@ class Asker(asyncio.Protocol):
             self.done.set_result(None)
             self._transport.close()
         else:
-            self._ask()
+            self._send()
 
 
-class Listener(asyncio.Protocol):
+class StreamClient(asyncio.Protocol):
     """Reads one stream to its end."""
 
     def __init__(self) -> None:
@@ -171,17 +171,19 @@ class Listener(asyncio.Protocol):
             self._transport.close()
 
 
-async def ask(port: int, connections: int, until: Callable[[int], bool]) -> list[float]:
+async def request_json(port: int, connections: int, until: Callable[[int], bool]) -> list[float]:
     """Return the latencies of all requests."""
     loop = asyncio.get_running_loop()
-    askers = [(await loop.create_connection(lambda: Asker(until), "127.0.0.1", port))[1] for _ in range(connections)]
+    clients = [
+        (await loop.create_connection(lambda: JsonClient(until), "127.0.0.1", port))[1] for _ in range(connections)
+    ]
     async with asyncio.timeout(30):
-        await asyncio.gather(*(asker.done for asker in askers))
-    return [latency for asker in askers for latency in asker.latencies]
+        await asyncio.gather(*(client.done for client in clients))
+    return [latency for client in clients for latency in client.latencies]
 
 
 async def routed(port: int) -> None:
-    """Return when the gateway knows the model."""
+    """Wait until the gateway lists the model."""
     async with asyncio.timeout(10):
         listed = b""
         while b'"bench"' not in listed:
@@ -191,13 +193,13 @@ async def routed(port: int) -> None:
             writer.close()
 
 
-async def listen(port: int) -> int:
-    """Read the streams, all at once; return the events that came."""
+async def request_streams(port: int) -> int:
+    """Read all streams at once; return the number of received events."""
     loop = asyncio.get_running_loop()
-    listeners = [(await loop.create_connection(Listener, "127.0.0.1", port))[1] for _ in range(STREAMS)]
+    clients = [(await loop.create_connection(StreamClient, "127.0.0.1", port))[1] for _ in range(STREAMS)]
     async with asyncio.timeout(30):
-        await asyncio.gather(*(listener.done for listener in listeners))
-    return sum(listener.events for listener in listeners)
+        await asyncio.gather(*(client.done for client in clients))
+    return sum(client.events for client in clients)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -206,8 +208,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def announce(client: Client, upstream_port: int, secret: str) -> None:
-    """Write the route, and speak for the replica."""
+async def publish_reports(client: Client, upstream_port: int, secret: str) -> None:
+    """Write the route, and publish the replica's reports until cancelled."""
     jetstream = client.jetstream()
     for bucket in (subjects.ROUTES_BUCKET, subjects.KEYS_BUCKET):
         await jetstream.create_key_value(KeyValueConfig(bucket=bucket))
@@ -234,16 +236,16 @@ async def announce(client: Client, upstream_port: int, secret: str) -> None:
 async def measure(gateway_port: int, gateway_pid: int, upstream_port: int) -> None:
     """Run the three measurements and print the bars."""
     await routed(gateway_port)
-    await ask(gateway_port, 1, lambda count: count >= 100)  # held until the replica is admitted
+    await request_json(gateway_port, 1, lambda count: count >= 100)  # queued until the gateway routes to the replica
 
-    direct = await ask(upstream_port, 1, lambda count: count >= LATENCY_REQUESTS)
-    through = await ask(gateway_port, 1, lambda count: count >= LATENCY_REQUESTS)
+    direct = await request_json(upstream_port, 1, lambda count: count >= LATENCY_REQUESTS)
+    through = await request_json(gateway_port, 1, lambda count: count >= LATENCY_REQUESTS)
     spread("direct, 1 connection", [1000 * each for each in direct], "ms")
     spread("gateway, 1 connection", [1000 * each for each in through], "ms")
 
     began, used = time.perf_counter(), cpu_seconds(gateway_pid)
     stop_at = began + JSON_SECONDS
-    latencies = await ask(gateway_port, JSON_CONNECTIONS, lambda _: time.perf_counter() >= stop_at)
+    latencies = await request_json(gateway_port, JSON_CONNECTIONS, lambda _: time.perf_counter() >= stop_at)
     rate = len(latencies) / (time.perf_counter() - began)
     used = cpu_seconds(gateway_pid) - used
     print(
@@ -254,9 +256,9 @@ async def measure(gateway_port: int, gateway_pid: int, upstream_port: int) -> No
     )
 
     used = cpu_seconds(gateway_pid)
-    events = await listen(gateway_port)
+    events = await request_streams(gateway_port)
     used = cpu_seconds(gateway_pid) - used
-    assert events == STREAMS * CHUNKS, f"{events} events of {STREAMS * CHUNKS} came"
+    assert events == STREAMS * CHUNKS, f"received {events} of {STREAMS * CHUNKS} events"
 
     bar("gateway_added_p50", 1000 * (statistics.median(through) - statistics.median(direct)), 0.3, "ms")
     bar("gateway_json_rate", rate, 10_000, "/s", at_least=True)
@@ -264,7 +266,7 @@ async def measure(gateway_port: int, gateway_pid: int, upstream_port: int) -> No
 
 
 async def run() -> None:
-    """Start the parts, measure, and end them."""
+    """Start the processes, measure, and stop them."""
     environment()
     os.sched_setaffinity(0, set(CORES[1:]) or set(CORES))
     with ExitStack() as stack:
@@ -286,16 +288,16 @@ async def run() -> None:
         upstream_port, secret = free_port(), new_secret()
         start(stack, [sys.executable, __file__, "upstream", upstream_port, secret])
         client = await connect(nats_url, name="bench")
-        speaking = asyncio.create_task(announce(client, upstream_port, secret))
+        reporting = asyncio.create_task(publish_reports(client, upstream_port, secret))
         try:
             await measure(listener.getsockname()[1], gateway.pid, upstream_port)
         finally:
-            speaking.cancel()
+            reporting.cancel()
             await client.close()
 
 
 def start(stack: ExitStack, command: list[object], *pass_fds: int) -> subprocess.Popen[bytes]:
-    """Start a process that ends with the stack."""
+    """Start a process that is killed when the stack is closed."""
     process = subprocess.Popen(list(map(str, command)), pass_fds=pass_fds, stderr=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.kill)
@@ -303,7 +305,7 @@ def start(stack: ExitStack, command: list[object], *pass_fds: int) -> subprocess
 
 
 def free_port() -> int:
-    """Return a port that nobody has."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -315,7 +317,7 @@ async def serve_upstream(port: int, secret: str) -> None:
 
 
 def main() -> None:
-    """Measure, or (as `upstream PORT SECRET`) be the replica."""
+    """Measure, or (with `upstream PORT SECRET`) run the replica."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_upstream(int(sys.argv[2]), sys.argv[3]) if sys.argv[1:2] == ["upstream"] else run())
 

@@ -1,7 +1,8 @@
-"""Local mode's bars: how fast an instance is up, a model wakes, a command answers. Baseline: `import torch`, same run.
+"""Bench of local mode: start of an instance, cold start of a model, duration of commands.
 
-A wake is measured from outside: the request is sent, the supervisor's children are watched until the runtime's process
-is there, and the stream is read until its first token. All clocks are the machine's monotonic one.
+The baseline is `import torch` in the same run. A cold start is measured from outside: the request is sent, the
+supervisor's children are polled until the runtime's process exists, and the stream is read until its first token. All
+times are from the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ with socket.create_server(("127.0.0.1", 0)) as _free:
 ROOT = Path(__file__).parent.parent
 WAKES = 20
 TORCH_IMPORTS = 5
-"""Before the wakes, and as many after them."""
+"""Number before the cold starts, and again after them."""
 STARTS = 10
 COMMANDS = 20
 IDLE_SECONDS = 1
@@ -38,7 +39,7 @@ DEADLINE_SECONDS = 60.0
 
 
 class BenchInstance:
-    """`headrace up` in a process."""
+    """A process of `headrace up`."""
 
     def __init__(self, home: Path, file: Path) -> None:
         self._home = home
@@ -51,7 +52,7 @@ class BenchInstance:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
-        """Start it; return the seconds until `/v1/models` lists the model."""
+        """Start the instance; return the seconds until `/v1/models` lists the model."""
         began = time.monotonic()
         with (self._home / "bench.log").open("ab") as log:
             self.process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
@@ -61,7 +62,7 @@ class BenchInstance:
         return time.monotonic() - began
 
     def stop(self) -> None:
-        """Stop it."""
+        """Stop the instance."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         self.process.wait(timeout=DEADLINE_SECONDS)
@@ -72,7 +73,7 @@ class BenchInstance:
         return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True).stdout
 
     def runtime_pid(self) -> int | None:
-        """Return the runtime's process, if there is one."""
+        """Return the id of the runtime's process, if it runs."""
         assert self.process is not None
         pid = self.process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -95,10 +96,10 @@ class BenchInstance:
         return found
 
     def wait_idle(self) -> None:
-        """Wait until the model is at zero, wakeable, and its process gone."""
+        """Wait until the model is scaled to zero (Idle) and its process has exited."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while self.runtime_pid() is not None or not self._is_idle():
-            assert time.monotonic() < deadline, "the model does not go back to zero"
+            assert time.monotonic() < deadline, "the model does not scale to zero"
             time.sleep(0.05)
 
     def _is_idle(self) -> bool:
@@ -116,17 +117,17 @@ class BenchInstance:
 
 
 class Wake(threading.Thread):
-    """One request for the model at zero, streamed; notes when it was sent, and when its first token came."""
+    """A streamed request to a model at zero replicas, with the times of the request and of the first token."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent = self.first_token = 0.0
         self.stages: dict[str, float] = {}
-        """Milliseconds from the request to the first word of each stage."""
+        """Milliseconds from the request to the first comment with each stage."""
 
     @override
     def run(self) -> None:
-        """Ask."""
+        """Send the request and read the stream to its first token."""
         question = {"role": "user", "content": "What is the capital of France?"}
         body = {
             "model": "smollm2-135m-instruct",
@@ -151,14 +152,14 @@ class Wake(threading.Thread):
 
 
 def torch_import() -> float:
-    """Return the seconds that a Python takes that imports torch and ends."""
+    """Return the seconds of a Python process that imports torch and exits."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
     return time.monotonic() - began
 
 
 def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
-    """Return, of each wake, seconds to the process and to the first token; print the stages, and a warm first token."""
+    """Return the seconds to the process and to the first token of each cold start; print stages and warm requests."""
     spawned, first, warm = [], [], []
     stages: dict[str, list[float]] = {}
     for _ in range(WAKES):
@@ -177,10 +178,10 @@ def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
         again.start()
         again.join()
         warm.append(again.first_token - again.sent)
-        for stage, milliseconds in wake.stages.items():
-            stages.setdefault(stage, []).append(milliseconds)
-    for stage, heard in stages.items():
-        spread(f"request at zero to the stage {stage}", heard, "ms")
+        for stage, elapsed in wake.stages.items():
+            stages.setdefault(stage, []).append(elapsed)
+    for stage, milliseconds in stages.items():
+        spread(f"request at zero to the stage {stage}", milliseconds, "ms")
     spread("request to first token, warm", warm, "s")
     return spawned, first
 
@@ -198,7 +199,7 @@ def main() -> None:
         instance.start()
         began = time.monotonic()
         instance.wait_idle()
-        print(f"model fetched and at rest {time.monotonic() - began:.1f} s after the start; measuring")
+        print(f"model fetched and scaled to zero {time.monotonic() - began:.1f} s after the start; measuring")
         commands = []
         for _ in range(COMMANDS):
             began = time.monotonic()

@@ -1,11 +1,10 @@
-"""A kind cluster, by name: made fresh, and deleted whatever happened to the run that made it.
+"""A kind cluster with a fixed name, created for a run and always deleted after it.
 
-`kind` keeps no state but containers, so the name is all there is to remember: a cluster that a crash left behind is
-deleted by it before the next one is made. What a cluster writes on this machine is its kubeconfig, the models that it
-fetched (so that the next one need not) and, where asked for, the API server's audit log, all in `.cache/`.
+`kind` has no state except containers, so a cluster that a crashed run left behind is found by its name and deleted
+before the next one is created. A cluster writes its kubeconfig, its fetched models (a cache for the next one) and,
+if enabled, the API server's audit log into `.cache/`.
 
-The one thing special: every node sees the same directories of models and of the broker, which stand for volumes that
-follow a pod to any node.
+All nodes mount the same directories for models and for the broker, in place of volumes that follow a pod to any node.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ MODELS = CACHE / "models"
 MODELS_IN_NODE = "/models-host"
 BROKER_IN_NODE = "/broker-host"
 OUR_USER = 65532
-"""Every container of ours runs as this user, and a hostPath volume knows no fsGroup: the directory must be its own."""
+"""User of all containers; a hostPath volume does not support fsGroup, so this user must own the directory."""
 GATEWAY_PORT = 18080
 GATEWAY_NODE_PORT = 30080
 CREATE_SECONDS = 300
 LOAD_SECONDS = 600
 MOST_SAID = 4000
-"""Characters of a failed command's output that go into the error: kubeadm alone says thousands of lines."""
+"""Characters of a failed command's output in the error, because kubeadm prints thousands of lines."""
 
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -46,24 +45,24 @@ AUDIT_POLICY = {
         {"level": "None"},
     ],
 }
-"""Every write, with who sent it (user and user agent): by it a bench can tell the writes of two leaders apart."""
+"""All writes with their user and user agent, so that a bench can distinguish the writes of two leaders."""
 
 
 class CannotRun(Exception):
-    """This machine lacks something; the message says what, in one line."""
+    """A requirement is missing on this machine; the message names it in one line."""
 
 
 def require_tools(tools: Sequence[str] = TOOLS) -> None:
-    """Raise CannotRun with what is missing, unless everything is there."""
+    """Raise CannotRun with the missing tools, if any."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         raise CannotRun(f"not in PATH: {', '.join(missing)}; the end-to-end suite needs Docker, kind, kubectl and helm")
     if "docker" in tools and subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
-        raise CannotRun("the Docker engine does not answer: start it, or see `docker version`")
+        raise CannotRun("the Docker engine does not respond: start it, or see `docker version`")
 
 
 def run(*command: str, timeout: float = 120, text: str | None = None) -> str:
-    """Run a command that should succeed, and return what it printed."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, input=text, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr)[-MOST_SAID:]
@@ -73,7 +72,7 @@ def run(*command: str, timeout: float = 120, text: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster is to be like. Nothing happens before `create`."""
+    """The configuration of a cluster, which `create` creates."""
 
     name: str = NAME
     nodes: int = 1
@@ -85,17 +84,17 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """Where the credentials are written."""
+        """Path of the kubeconfig."""
         return CACHE / f"{self.name}.kubeconfig"
 
     @property
     def audit_log(self) -> Path:
-        """Where the API server's audit log appears, if asked for."""
+        """Path of the API server's audit log, if enabled."""
         return CACHE / self.name / "audit" / "audit.log"
 
     @property
     def broker_store(self) -> Path:
-        """What the broker keeps: as old as the cluster."""
+        """Directory of the broker's data, which lives as long as the cluster."""
         return CACHE / self.name / "broker"
 
     @property
@@ -104,11 +103,11 @@ class Cluster:
         return sorted(run("kind", "get", "nodes", "--name", self.name).split())
 
     def exists(self) -> bool:
-        """Whether a cluster of this name is there."""
+        """Whether a cluster of this name exists."""
         return self.name in run("kind", "get", "clusters").split()
 
     def create(self) -> None:
-        """Make the cluster anew and wait until its nodes are ready."""
+        """Recreate the cluster and wait until its nodes are ready."""
         self.delete()
         make_writable(MODELS)
         shutil.rmtree(self.broker_store, ignore_errors=True)
@@ -121,24 +120,24 @@ class Cluster:
             command += ["--image", image]
         with step(f"creating the cluster {self.name} of {self.nodes} node(s)"):
             run(*command, timeout=CREATE_SECONDS, text=yaml.safe_dump(self.configuration()))
-        if self.nodes > 1:  # beside workers kind taints the control plane; we want nodes that are alike
+        if self.nodes > 1:  # with workers, kind taints the control plane; all nodes should be equal
             self._kubectl("taint", "node", self.node_names[0], "node-role.kubernetes.io/control-plane:NoSchedule-")
 
     def close(self, node: str) -> None:
-        """Let no more pods onto a node."""
+        """Cordon a node."""
         self._kubectl("cordon", node)
 
     def open(self, node: str) -> None:
-        """Let pods onto a node again."""
+        """Uncordon a node."""
         self._kubectl("uncordon", node)
 
     def delete(self) -> None:
-        """Delete the cluster, if there is one, and forget its credentials."""
+        """Delete the cluster, if it exists, and its kubeconfig."""
         run("kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self.kubeconfig))
         self.kubeconfig.unlink(missing_ok=True)
 
     def load(self, images: Sequence[str], nodes: Sequence[str] = ()) -> None:
-        """Bring images into nodes (default: all), those that are not there yet."""
+        """Load missing images into nodes (default: all)."""
         for node in nodes or self.node_names:
             present = self._images_of(node)
             for image in images:
@@ -148,14 +147,14 @@ class Cluster:
                         run(*command, timeout=LOAD_SECONDS)
 
     def tag(self, image: str, other: str) -> None:
-        """Give an image that the nodes have another name, on all nodes that have it."""
+        """Tag an image with another name on all nodes that have it."""
         for node in self.node_names:
             if image in self._images_of(node):
                 names = (f"docker.io/library/{name}" for name in (image, other))
                 run("docker", "exec", node, "ctr", "-n", "k8s.io", "images", "tag", "--force", *names)
 
     def kill_container(self, node: str, container: str) -> None:
-        """`kill -9` the process of a container, by the id that its status tells."""
+        """`kill -9` the process of a container, by the id from its status."""
         running = run("docker", "exec", node, "ctr", "-n", "k8s.io", "tasks", "ls")
         pids = [line.split()[1] for line in running.splitlines() if line.startswith(container)]
         if not pids:
@@ -209,7 +208,7 @@ class Cluster:
 
 
 def make_writable(directory: Path) -> None:
-    """Make a directory that our user may write to: as root by giving it away, else by opening it to all."""
+    """Create a directory that the containers' user can write to: owned by it (as root), else writable for all."""
     directory.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         os.chown(directory, OUR_USER, OUR_USER)

@@ -20,28 +20,28 @@ from headrace.routes.api_keys import digest_of, new_key
 from headrace.sources.location import location
 
 FILES = MODELS / "files"
-"""Sources that tests put there, a folder for each tenant."""
+"""Directory of the tests' sources, with a folder for each tenant."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "headrace-e2e": "true"}
-"""Labels of a tenant's namespace: the API server refuses every pod that is not locked down."""
+"""Labels of a tenant's namespace, in which the API server rejects pods that violate the restricted standard."""
 EXAMPLE: Manifest = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())
 SMOLLM2 = str(EXAMPLE["spec"]["model"]["source"]["uri"])
 SMOLLM2_PATH = MODELS / location(SMOLLM2, None)
-"""Where a fetch Job puts the example's model, as this machine sees it."""
+"""Path on this machine of the example's model as a fetch Job writes it."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster with headrace in it."""
+    """A cluster with headrace."""
 
     kube: Kube
     release: Release
     gateway: str
-    """Base URL of the gateway's Service, as it is reached from here."""
+    """Base URL of the gateway's Service from this machine."""
     cluster: Cluster | None = None
-    """Set when the nodes are containers of this machine: then processes in them can be killed."""
+    """Set if the nodes are containers on this machine, so that processes in them can be killed."""
 
     def kill_container(self, namespace: str, pod: Manifest) -> str:
-        """`kill -9` a pod's only container; return its id. Where nodes cannot be entered: force the pod away."""
+        """`kill -9` a pod's only container; return its id. Without access to nodes: delete the pod by force."""
         container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
         if self.cluster is not None:
             self.cluster.kill_container(pod["spec"]["nodeName"], container)
@@ -103,15 +103,15 @@ class ClusterWorld:
         self.site.kube.kubectl("scale", f"mdep/{name}", f"--replicas={replicas}", "-n", self.namespace)
 
     def lives(self, name: str) -> list[str]:
-        """Return a container's id for each runtime pod that exists, its name where it has no container yet.
+        """Return the container's id for each runtime pod, or the pod's name if it has no container yet.
 
-        What was killed is no life, though a pod's status tells of it for up to a second (the kubelet's look).
+        Killed containers are excluded, because a pod's status shows them for up to a second (the kubelet's interval).
         """
         lives = [_container(pod) or str(pod["metadata"]["name"]) for pod in self.pods(name)]
         return [life for life in lives if life not in self.killed]
 
     def pods(self, name: str) -> list[Manifest]:
-        """Return a model's runtime pods, those that are going included."""
+        """Return a model's runtime pods, including terminating ones."""
         selector = f"headrace.dev/model-deployment={name},headrace.dev/component=runtime"
         return self.site.kube.items("pods", self.namespace, selector)
 
@@ -138,7 +138,7 @@ class ClusterWorld:
             self._scale_nats(1)
 
     def held(self, public_name: str) -> float:
-        """Ask every gateway, through the API server."""
+        """Read the metrics of every gateway, through the API server's proxy."""
         kube = self.site.kube
         pods = [pod["metadata"]["name"] for pod in self.site.release.pods("gateway")]
         answers = [kube.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics") for pod in pods]
@@ -152,7 +152,7 @@ class ClusterWorld:
 
 
 def key_secret(namespace: str, name: str, key: str, **data: str) -> Manifest:
-    """Return the Secret by which a key is known."""
+    """Return the Secret of an API key."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -175,11 +175,11 @@ def tenant(site: Site, namespace: str, directory: str = "") -> Iterator[ClusterW
     try:
         yield ClusterWorld(site, namespace, key)
     finally:
-        kube.delete("namespaces", None, namespace)  # nobody waits for it but who wants it anew
+        kube.delete("namespaces", None, namespace)  # only the next test with this namespace waits for the deletion
 
 
 def tenants(kube: Kube) -> list[str]:
-    """Return the namespaces that the suite made."""
+    """Return the namespaces that the suite created."""
     return [found["metadata"]["name"] for found in kube.items("namespaces", selector="headrace-e2e=true")]
 
 
@@ -199,5 +199,5 @@ def _ready(pod: Manifest) -> bool:
 
 
 def said_by(answer: str) -> str:
-    """Return the message of an API server's refusal."""
+    """Return the message of an API server's error."""
     return str(json.loads(answer)["message"])

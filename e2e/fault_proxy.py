@@ -1,7 +1,7 @@
-"""An HTTP proxy before the API server that goes wrong on demand, and counts what it did.
+"""An HTTP proxy in front of the API server that injects faults and counts them.
 
-It runs in a thread with an event loop of its own, listens on 127.0.0.1 without TLS, and asks the real API server with
-the kubeconfig's credentials. One fault acts at a time. A test looks at `counts` to know that its fault did act.
+It runs in a thread with its own event loop, listens on 127.0.0.1 without TLS, and forwards requests to the API server
+with the kubeconfig's credentials. One fault is active at a time. A test checks `counts` to verify that it was injected.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from yarl import URL
 
 START_SECONDS = 10.0
 EXPIRE_SECONDS = 1.0
-"""How long a watch that will be told 410 may wait for its one event."""
+"""Longest time that a watch waits for an event before it gets 410."""
 CONFLICT_EVERY = 3
 CUT_EVERY = 4
-"""Not three: a Lease whose renewal was cut asks three times until it is renewed, so all renewals would be cut. For the
-same reason its requests are counted by themselves."""
+"""Not three: a Lease's renewal needs up to three requests after a cut response, so all renewals would be cut. For the
+same reason, the Lease's requests are counted separately."""
 CUT_EVERY_WRITE = 2
 LONGEST_EVENT = 2**21
 REMEMBERED_WRITES = 12
@@ -40,30 +40,29 @@ _NOT_PASSED_ON = frozenset({"host", "connection", "transfer-encoding", "content-
 
 
 class Fault(Enum):
-    """What goes wrong. The name in lower case is that of its count, unless said otherwise."""
+    """A fault. Its name in lower case is the name of its count, unless stated otherwise."""
 
     NOTHING = auto()
     AWAY = auto()
-    """What is open is dropped (count: `reset`), and nobody listens."""
+    """Open connections are dropped (count: `reset`), and new ones are refused."""
     SILENT = auto()
-    """Every watch never says anything again, and stays open, also after the fault: those that are open, and those that
-    are opened. Of the former every other one is ended first, so that there are some of the latter (`mute`). Counted too
-    are the events that nobody was told of (`swallowed`)."""
+    """Watches send no more events and stay open, also after the fault: existing watches and new ones. Every other
+    existing watch is closed first, so that new ones are opened (`mute`). Dropped events are counted (`swallowed`)."""
     GONE = auto()
-    """Every watch is told that its resourceVersion is too old: those that are open, and every other new one, at once;
-    the others after an event."""
+    """Watches get 410 (resourceVersion too old): existing ones and every other new one at once, the others after an
+    event."""
     CONFLICT = auto()
-    """Every third write is refused with 409, and every third of the Lease's. Deletions are not: with no precondition
-    but the uid, the API server answers so when the object is another one by now, and never when it is not."""
+    """Every third write is rejected with 409, and every third of the Lease's. Deletions are not: their precondition is
+    only the uid, so the API server returns 409 only if the object is another one."""
     CUT = auto()
-    """Every other answer to a write, every fourth of the other answers, of the Lease's and of the watches' events ends
-    in its middle, and its connection is dropped. What was asked for has happened. (`cut write`, `cut answer`,
-    `cut lease answer`, `cut event`)"""
+    """Every other response to a write, and every fourth of the other responses, of the Lease's and of the watches'
+    events is truncated, and its connection is dropped after the API server has processed the request. (`cut write`,
+    `cut answer`, `cut lease answer`, `cut event`)"""
 
 
 @dataclass(eq=False)
 class _Watch:
-    """A watch that is open."""
+    """An open watch."""
 
     response: web.StreamResponse
     task: asyncio.Task[Any]
@@ -72,14 +71,14 @@ class _Watch:
 
 @dataclass
 class FaultProxy:
-    """See the module. A context manager: it listens while it is entered."""
+    """The proxy, a context manager: it listens while the context is entered."""
 
     api_kubeconfig: Path
     counts: Counter[str] = field(default_factory=Counter)
-    """What the faults did, and under `forwarded` how many requests reached the API server."""
+    """Injected faults by name, and under `forwarded` the requests that reached the API server."""
     on_request: Callable[[str], bool] | None = None
-    """Told, in the proxy's thread, of each request, a `read` (also a watch) or a `write`; False: its connection is
-    reset, and it never happens."""
+    """Called in the proxy's thread for each request, with `read` (also for a watch) or `write`; on False the connection
+    is reset and the request is not forwarded."""
     port: int = 0
     _fault: Fault = Fault.NOTHING
     _wrote: float = 0.0
@@ -99,7 +98,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def fault(self, fault: Fault) -> Iterator[None]:
-        """Let something go wrong while the context is entered. Counts start anew."""
+        """Inject a fault while the context is entered, and reset the counts."""
         self._do(self._begin(fault))
         try:
             yield
@@ -108,16 +107,16 @@ class FaultProxy:
 
     @property
     def quiet_seconds(self) -> float:
-        """How long ago the last write was that was not the Lease's."""
+        """Seconds since the last write, except those to the Lease."""
         return time.monotonic() - self._wrote
 
     @property
     def last_writes(self) -> str:
-        """The last writes, one in a line, for whoever wonders why it is not quiet."""
+        """The last writes, one per line, to diagnose why writes continue."""
         return "\n".join(self._last_writes)
 
     def write_kubeconfig(self, path: Path) -> None:
-        """Write a kubeconfig for those who should come by this way; they need no credentials."""
+        """Write a kubeconfig for clients of the proxy, which need no credentials."""
         named = {"name": "proxy"}
         config = {
             "apiVersion": "v1",
@@ -205,7 +204,7 @@ class FaultProxy:
             body, headers = await answer.read(), _passed_on(answer.headers)
         what, every = "answer", CUT_EVERY
         if leads:
-            what = "lease answer"  # counted by itself, or several answers of one renewal could be cut
+            what = "lease answer"  # counted separately, because otherwise several responses of one renewal could be cut
         elif writes:
             what, every = "write", CUT_EVERY_WRITE
         if self._fault is Fault.CUT and self._is_nth(what, every):
@@ -219,7 +218,7 @@ class FaultProxy:
     @contextlib.asynccontextmanager
     async def _ask(self, request: web.Request, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._fault is Fault.AWAY:
-            raise ConnectionResetError  # it was read just before its connection was dropped
+            raise ConnectionResetError  # the request was read just before its connection was dropped
         self.counts["forwarded"] += 1
         url, headers = URL(self._server + request.raw_path, encoded=True), _passed_on(request.headers)
         async with self._session.request(request.method, url, headers=headers, data=body or None) as answer:
@@ -263,10 +262,10 @@ class FaultProxy:
         await self._expire(watch)
 
     async def _expire(self, watch: _Watch) -> None:
-        """End a watch with the event by which an API server says that it does not know its resourceVersion any more."""
+        """End a watch with the API server's event for an expired resourceVersion (410)."""
         self.counts["gone"] += 1
         said = {"type": "ERROR", "object": _status(410, "Expired", "too old resource version")}
-        with contextlib.suppress(ConnectionError):  # it has just ended by itself
+        with contextlib.suppress(ConnectionError):  # the watch has just ended
             await watch.response.write(json.dumps(said).encode() + b"\n")
             await watch.response.write_eof()
 
@@ -276,7 +275,7 @@ class FaultProxy:
 
 
 def _reset(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
-    """Drop the connection; what is returned goes nowhere."""
+    """Drop the connection; the returned response is not sent."""
     if request.transport is not None:
         request.transport.abort()
     return response or web.Response()

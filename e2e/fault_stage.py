@@ -1,8 +1,8 @@
-"""What the fault proxy stands before: an operator of this checkout, and resources whose state is known by the rule.
+"""The environment of the fault tests: an operator behind the fault proxy, and resources with a known desired state.
 
-The operator is a process of this machine, started again whenever it ends, as a kubelet does; the proxy is its only way
-to the cluster's API server. Broker and gateway are processes too, so that models at rest are Ready, and nothing but
-news makes the operator look at them. No model ever starts; one fetches a file.
+The operator of this checkout is a process on this machine, restarted whenever it exits, as by a kubelet; it reaches the
+cluster's API server only through the proxy. Broker and gateway are processes too, so that models at zero are Ready, and
+only changes cause reconcile passes. No model ever starts; one fetches a file.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ LEASE = "faults"
 BIN = Path(sys.executable).parent
 FILES = ("one.gguf", "two.gguf")
 BEFORE = ("changed", "kept", "deleted", "tampered", "bereft", "remade")
-"""The resources that there are before a fault."""
+"""The resources before a fault."""
 AFTER = ("changed", "kept", "tampered", "bereft", "remade", "new")
-"""And after it."""
+"""The resources after a fault."""
 QUIET_SECONDS = 5.0
 SETTLE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
@@ -53,14 +53,14 @@ MOST_SAID = 4000
 
 @dataclass
 class Operator:
-    """The operator as a process, and a kubelet in small: it is started again whenever it ends."""
+    """The operator as a process that is restarted whenever it exits, as a kubelet does."""
 
     kube: Kube
     command: list[str]
     variables: dict[str, str]
     log: Path
     exits: list[int] = field(default_factory=list)
-    """Exit codes of the lives that ended; negative: the signal."""
+    """Exit codes of all processes; negative: the signal."""
     logged: int = 0
 
     @contextlib.contextmanager
@@ -82,7 +82,7 @@ class Operator:
         self._process.kill()
 
     def forget(self) -> None:
-        """Begin to tell anew what it does."""
+        """Reset the exit codes and the start of the log."""
         self.exits.clear()
         self.logged = self.log.stat().st_size
 
@@ -96,7 +96,7 @@ class Operator:
             self._started.set()
             code = self._process.wait()
             self.exits.append(code)
-            if code == -signal.SIGKILL:  # its holder is surely dead, so the next one need not wait for ten seconds
+            if code == -signal.SIGKILL:  # its holder has exited, so the next one does not have to wait ten seconds
                 freed = {"spec": {"holderIdentity": ""}}
                 self.kube.request("PATCH", path_of("leases", TENANT, LEASE), freed)
             self._stopping.wait(RESTART_SECONDS)
@@ -104,7 +104,7 @@ class Operator:
 
 @dataclass
 class Stage:
-    """Where it all happens, and what is there."""
+    """The environment of the tests: cluster, operator, proxy and resources."""
 
     world: ClusterWorld
     proxy: FaultProxy
@@ -117,7 +117,7 @@ class Stage:
         return self.world.site.kube
 
     def settle(self) -> None:
-        """Have the resources there that there are before each fault, and no others."""
+        """Create exactly the resources before a fault."""
         self.kube.delete("modeldeployments", TENANT, "new")
         for name in BEFORE:
             self.world.apply(self.manifest(name))
@@ -125,7 +125,7 @@ class Stage:
         self.operator.forget()
 
     def change(self) -> None:
-        """Change a little of everything, and not by way of the proxy."""
+        """Change some resources of each type, without the proxy."""
         self.file = 1 - self.file
         self.world.apply(self.manifest("changed"))
         self.world.apply(self.manifest("new"))
@@ -143,7 +143,9 @@ class Stage:
         if name == "changed":  # another file is another revision, and another Job
             return model(self.world.uri(FILES[self.file]), name, scaling=SCALING)
         engine = {"image": self.world.site.release.images["runtime"], "command": ["headrace-llm"]}
-        scaling = {**SCALING, "maxReplicas": 2} if name == "bereft" else SCALING  # of two there is a disruption budget
+        scaling = (
+            {**SCALING, "maxReplicas": 2} if name == "bereft" else SCALING
+        )  # two replicas have a disruption budget
         return model("", name, model={}, runtime={"type": "Container", "container": engine}, scaling=scaling)
 
     def patch(self, kind: str, name: str, patch: Manifest, part: str = "") -> None:
@@ -156,7 +158,7 @@ class Stage:
         return str(found["metadata"]["name"])
 
     def wait_whole(self, names: tuple[str, ...], seconds: float) -> None:
-        """Wait until all is as the rule says, and nothing was written for a while."""
+        """Wait until the state is the desired one and writes have stopped."""
         began = time.monotonic()
         while self.proxy.quiet_seconds < QUIET_SECONDS or self.wrong(names):
             if time.monotonic() - began > seconds + QUIET_SECONDS:
@@ -166,7 +168,7 @@ class Stage:
         print(f"whole and quiet after {time.monotonic() - began:.1f} s; {dict(self.proxy.counts)}")
 
     def wrong(self, names: tuple[str, ...]) -> list[str]:
-        """Say what is not as it should be."""
+        """Return the differences from the desired state."""
         resources = {each["metadata"]["name"]: each for each in self.kube.items("modeldeployments", TENANT)}
         wrong = self._wrong_routes(names)
         if resources.keys() != set(names):
@@ -195,8 +197,8 @@ class Stage:
         try:
             served = {each.id for each in self._client.models.list()}
         except openai.APIError as error:  # it does not know the key yet, or has not started
-            return [f"the gateway says {error!r}"]
-        return [] if served == set(names) else [f"the gateway knows {served}"]
+            return [f"the gateway returned {error!r}"]
+        return [] if served == set(names) else [f"the gateway serves {served}"]
 
     @cached_property
     def _client(self) -> openai.OpenAI:
@@ -222,7 +224,7 @@ def _wrong_status(resource: Manifest) -> list[str]:
 
 
 def _is_finished(child: Manifest) -> bool:
-    """Whether it is a Job that has ended well: Kubernetes removes it after a while."""
+    """Whether a child is a succeeded Job, which Kubernetes deletes after a while."""
     return child["kind"] == "Job" and bool(child.get("status", {}).get("succeeded"))
 
 
@@ -232,7 +234,7 @@ def _is_owned(child: Manifest) -> bool:
 
 
 def _differences(wanted: Any, there: Any, path: str = "") -> list[str]:
-    """Return where something is not as it is wanted; what an API server adds is no difference."""
+    """Return the paths of fields that differ from the desired ones; fields that an API server adds are ignored."""
     if isinstance(wanted, dict) and isinstance(there, dict):
         return [each for key in wanted for each in _differences(wanted[key], there.get(key), f"{path}.{key}")]
     if isinstance(wanted, list) and isinstance(there, list) and len(wanted) == len(there):
@@ -243,7 +245,7 @@ def _differences(wanted: Any, there: Any, path: str = "") -> list[str]:
 
 @contextlib.contextmanager
 def fault_stage(site: Site, directory: Path) -> Iterator[Stage]:
-    """Set the stage, with logs in a directory. The installed operator must not run."""
+    """Start the environment, with logs in a directory. The installed operator must not run."""
     with contextlib.ExitStack() as stack:
         broker = Broker()
         stack.callback(broker.stop)

@@ -1,4 +1,4 @@
-"""Bringing headrace into a cluster: images built and loaded, the chart installed."""
+"""Installation of headrace in a cluster: build and load the images, install the chart."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from progress import step
 from release import REPOSITORIES, Images, Release
 
 KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
-"""An existing cluster to use; it is not deleted. One of kind's is recognised by its context, and gets images loaded."""
+"""Kubeconfig of an existing cluster, which is not deleted. Images are loaded into it if it is one of kind's."""
 URL = "HEADRACE_E2E_URL"
-"""With a cluster that is not kind's: where its gateway Service will be reached from here."""
+"""For a cluster without kind: URL of the gateway's Service from this machine."""
 REGISTRY = "HEADRACE_E2E_REGISTRY"
-"""With such a cluster: the prefix under which its nodes find the images, `brought_engine` too (the caller pushes)."""
+"""For such a cluster: prefix of the images, including that of `brought_engine`, which the caller must push."""
 STORAGE_CLASS = "HEADRACE_E2E_STORAGE_CLASS"
-"""With such a cluster: a class whose volumes many nodes may write."""
+"""For such a cluster: a StorageClass with ReadWriteMany volumes."""
 
 
 def prepare(kubeconfig: Path, *, every_node: bool = False) -> Site:
-    """Return a cluster with headrace in it, as built from this checkout. What is there already costs little.
+    """Return a cluster with headrace built from this checkout. Existing images and releases are reused.
 
-    Of kind's nodes the first one alone gets the images, unless every node is to have them: the suite's second node is
-    closed, and a test that opens it loads them there.
+    Images are loaded into the first node of kind only, unless `every_node` is set: the suite's second node is cordoned,
+    and a test that uncordons it loads them.
     """
     kube, cluster = Kube(kubeconfig), kind_cluster(kubeconfig)
     with step("building the images"):
@@ -48,21 +48,21 @@ def prepare(kubeconfig: Path, *, every_node: bool = False) -> Site:
 
 
 def kind_cluster(kubeconfig: Path) -> Cluster | None:
-    """Return kind's cluster that a kubeconfig is for, if it is one of kind's."""
+    """Return the kind cluster of a kubeconfig; None for another cluster."""
     context = str(yaml.safe_load(kubeconfig.read_text())["current-context"])
     kind, dash, name = context.partition("-")
     return Cluster(name) if (kind, dash) == ("kind", "-") else None
 
 
 def built_images() -> Images:
-    """Build the images (what is unchanged is not built again) and return their names by the chart's components."""
+    """Build the changed images, and return the names of all by the chart's components."""
     built = _built()
     return {component: built[repository] for component, repository in REPOSITORIES.items()}
 
 
 def brought_engine(site: Site) -> Engine:
-    """Return `transformers serve` in an image, built and loaded here: nothing but its test needs it."""
-    runtime = site.release.images["runtime"].rpartition("/")[2]  # as it is called where it was built
+    """Return an engine with `transformers serve`. The image is built and loaded here, for the only test with it."""
+    runtime = site.release.images["runtime"].rpartition("/")[2]  # its name on this machine
     engine = _build_module().Image(
         "transformers",
         also=("transformers[serving]",),
@@ -88,12 +88,12 @@ def _built(*arguments: Any) -> dict[str, str]:
 
 @cache
 def _build_module() -> Any:
-    """Return `images/build.py`, which lies in no package."""
+    """Return the module `images/build.py`, which is not in a package."""
     spec = importlib.util.spec_from_file_location("headrace_images", ROOT / "images/build.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up
+    sys.modules[spec.name] = module  # required by dataclasses
     spec.loader.exec_module(module)
     return module
 

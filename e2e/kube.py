@@ -1,7 +1,7 @@
-"""What the tests ask of a cluster, in plain manifests.
+"""Access of the tests to a cluster, with plain manifests.
 
-Looking is done through the official client, over a kept connection: tests look often, and a `kubectl` per look would
-cost more than what is tested. What a person would do is done with `kubectl`, as they would do it.
+Reads use the official client over a persistent connection, because tests poll often and a `kubectl` process per read
+would cost more than the tested operation. Actions of users use `kubectl`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster import run
 
 Manifest = dict[str, Any]
 SECONDS = 120.0
-"""In which anything ought to have happened: not a promise, a limit for waiting."""
+"""Default timeout of waits; not a bound that headrace guarantees."""
 GROUPS = {
     "modeldeployments": "/apis/headrace.dev/v1alpha1",
     "greetings": "/apis/headrace.dev/v1alpha1",
@@ -40,13 +40,13 @@ MOST_DUMPED = 60_000
 
 @dataclass(frozen=True)
 class Kube:
-    """A cluster, as whoever the kubeconfig says; or as the bearer of a token."""
+    """A cluster, with the credentials of a kubeconfig or with a token."""
 
     kubeconfig: Path
     token: str | None = field(default=None, repr=False)
 
     def kubectl(self, *words: str, text: str | None = None, seconds: float = SECONDS) -> str:
-        """Run kubectl, which should succeed."""
+        """Run kubectl, which must succeed."""
         return run("kubectl", "--kubeconfig", str(self.kubeconfig), *words, text=text, timeout=seconds)
 
     def try_kubectl(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,7 +55,7 @@ class Kube:
         return subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECONDS, check=False)
 
     def request(self, method: str, path: str, body: Manifest | None = None) -> tuple[int, str]:
-        """Send a request to the API server; return the status and the answer as it is."""
+        """Send a request to the API server; return the status and the body."""
         headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
         if method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
@@ -78,13 +78,13 @@ class Kube:
         return found
 
     def get(self, kind: str, namespace: str | None, name: str) -> Manifest:
-        """Return an object that is there."""
+        """Return an existing object."""
         found = self.find(kind, namespace, name)
         assert found is not None, f"there is no {name} among the {kind} of {namespace}"
         return found
 
     def items(self, kind: str, namespace: str | None = None, selector: str = "") -> list[Manifest]:
-        """Return the objects of a kind, of one namespace or of all."""
+        """Return the objects of a kind in one namespace or in all."""
         return self.collect(path_of(kind, namespace), selector)
 
     def collect(self, path: str, selector: str = "") -> list[Manifest]:
@@ -93,7 +93,7 @@ class Kube:
         return found
 
     def collections(self) -> list[str]:
-        """Return the paths of all collections that there are, of every kind that can be listed and deleted."""
+        """Return the paths of all collections of kinds that can be listed and deleted."""
         groups = [group["preferredVersion"]["groupVersion"] for group in self._read("/apis")["groups"]]
         return [
             f"{path}/{resource['name']}"
@@ -109,16 +109,16 @@ class Kube:
         return found
 
     def apply(self, *manifests: Manifest) -> str:
-        """Apply manifests as a person does."""
+        """Apply manifests with kubectl."""
         return self.kubectl("apply", "-f", "-", text="\n---\n".join(json.dumps(manifest) for manifest in manifests))
 
     def delete(self, kind: str, namespace: str | None, name: str) -> None:
-        """Delete an object without waiting for its end; it may be gone already."""
+        """Delete an object, if it exists, without waiting."""
         status, answer = self.request("DELETE", path_of(kind, namespace, name))
         assert status in (200, 202, 404), answer
 
     def force_delete(self, namespace: str, pod: str) -> None:
-        """Kill a pod at once: no grace, and its name is free."""
+        """Delete a pod without a grace period, so that its name is free at once."""
         body = {"gracePeriodSeconds": 0}
         status, answer = self.request("DELETE", path_of("pods", namespace, pod), body)
         assert status in (200, 404), answer
@@ -139,11 +139,11 @@ class Kube:
         )
 
     def as_service_account(self, namespace: str, name: str) -> Kube:
-        """Return the same cluster, asked as a service account."""
+        """Return the same cluster with the credentials of a service account."""
         return Kube(self.kubeconfig, token=self.kubectl("create", "token", name, "-n", namespace).strip())
 
     def dump(self, namespaces: list[str]) -> str:
-        """Return what a person would want to see after a failure. Never fails itself."""
+        """Return the state of namespaces for the diagnosis of a failure. Never raises."""
         parts = []
         for namespace in namespaces:
             here = ("-n", namespace)
@@ -171,7 +171,7 @@ class Kube:
         client = kubernetes.config.new_client_from_config(str(self.kubeconfig))  # type: ignore[no-untyped-call]
         if self.token is None:
             return client
-        # Without our certificate: an API server that is shown one asks for no token.
+        # Without a client certificate, because an API server would prefer it to the token.
         configuration = kubernetes.client.Configuration()
         configuration.host = client.configuration.host
         configuration.ssl_ca_cert = client.configuration.ssl_ca_cert

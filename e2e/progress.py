@@ -1,4 +1,4 @@
-"""Lines that tell a person what a slow step does, on standard error."""
+"""Progress of slow steps, printed to standard error."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import time
 from collections.abc import Callable, Iterator
 
 EVERY_SECONDS = 10.0
-"""Between two lines of one step."""
+"""Interval between two lines of a step."""
 
 
 def say(text: str) -> None:
-    """Write a line."""
+    """Print a line."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def step(what: str, state: Callable[[], str] | None = None) -> Iterator[None]:
-    """Say that a step begins, what its state is while it lasts, and how long it took."""
+    """Print the start of a step, its state at intervals, and its duration."""
     started, ended = time.monotonic(), threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         while not ended.wait(EVERY_SECONDS):
             detail = "" if state is None else f": {state()}"
             say(f"  {what}: {time.monotonic() - started:.0f} s{detail}")
 
     say(f"{what} …")
-    telling = threading.Thread(target=tell, daemon=True)
-    telling.start()
+    reporting = threading.Thread(target=report, daemon=True)
+    reporting.start()
     try:
         yield
     finally:
         ended.set()
-        telling.join()
+        reporting.join()
     say(f"{what}: done in {time.monotonic() - started:.0f} s")

@@ -1,4 +1,4 @@
-"""headrace in a cluster, installed, changed and removed as a user does it: with helm."""
+"""The Helm release of headrace in a cluster: installation, upgrade, rollback and removal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ REPOSITORIES = {
     for component, image in yaml.safe_load((CHART / "values.yaml").read_text())["images"].items()
     if isinstance(image, dict) and image["repository"]
 }
-"""The image of each component that the chart names under `images`, but those without a default."""
+"""Repository of each image under the chart's `images`, except those without a default."""
 COMPONENTS = tuple(REPOSITORIES)
 HELM_SECONDS = 240
 PASSED_ON = {"PIP_INDEX_URL": "PIP_INDEX_URL", "HTTPS_PROXY": "HTTPS_PROXY", "NO_PROXY": "NO_PROXY"}
-"""Variables of this machine that say how the outside is reached, if set; the fetch pods need the same."""
+"""Environment variables of this machine for outgoing connections, if set, which fetch pods need too."""
 SMALL = {"requests": {"cpu": "20m", "memory": "64Mi"}}
-"""Two cores carry a whole cluster and a test suite here: no component may reserve much of them."""
+"""Small requests of all components, because a cluster and the test suite may share two cores."""
 
 Images = Mapping[str, str]
 """Component -> `repository:tag`."""
@@ -40,12 +40,12 @@ Images = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Release:
-    """A helm release, which need not exist yet."""
+    """A Helm release, which may not exist yet."""
 
     kube: Kube
     images: Images
     pull_policy: str = "Never"
-    """What is tested was loaded; a node that would pull it from elsewhere tests something else."""
+    """Images are loaded into the nodes; pulling could test other ones."""
     storage_class: str = STORAGE_CLASS
 
     def values(self, images: Images | None = None) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Release:
         }
 
     def install(self, changes: Mapping[str, Any] | None = None) -> None:
-        """Install, or upgrade what is installed, and wait until it runs."""
+        """Install or upgrade the release, and wait until it runs."""
         values = _merged(self.values(), changes or {})
         if self.storage_class == STORAGE_CLASS:
             self.kube.apply(storage_class())
@@ -83,7 +83,7 @@ class Release:
         return self._helm("test", NAME)
 
     def rollback(self) -> None:
-        """Go back to what was installed before."""
+        """Roll back to the previous revision."""
         self._helm("rollback", NAME, "--wait")
 
     def uninstall(self) -> None:
@@ -91,25 +91,25 @@ class Release:
         self._helm("uninstall", NAME, "--wait")
 
     def wait(self) -> None:
-        """Wait until every part is there."""
+        """Wait until every component is available."""
         for component in ("operator", "gateway"):
             self.kube.wait_available("deployments", NAMESPACE, f"{NAME}-{component}")
         self.kube.wait_available("statefulsets", NAMESPACE, f"{NAME}-nats")
 
     def pods(self, component: str) -> list[Manifest]:
-        """Return the pods of a component that are not going."""
+        """Return the pods of a component that are not terminating."""
         selector = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}"
         pods = self.kube.items("pods", NAMESPACE, selector)
         return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
     def _running(self) -> str:
-        """Return how many of the pods are ready, as kubectl tells it."""
+        """Return the number of ready pods, with kubectl."""
         ready = ("-o", "jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].status} {end}")
         listed = self.kube.try_kubectl("get", "pods", "-n", NAMESPACE, *ready).stdout.split()
         return f"{listed.count('True')} of {len(listed)} pods ready"
 
     def objects(self) -> list[str]:
-        """Return everything that carries the label of something of ours, in any namespace, as `kind/namespace/name`."""
+        """Return all objects with a label of headrace, in any namespace, as `kind/namespace/name`."""
         ours = (f"app.kubernetes.io/instance={NAME}", "app.kubernetes.io/managed-by=headrace")
         return sorted(
             {
@@ -126,7 +126,7 @@ class Release:
 
 
 def storage_class() -> Manifest:
-    """Return the class of our volumes: they are made by hand, one for each claim."""
+    """Return the StorageClass of the suite's volumes, without a provisioner: one volume is created for each claim."""
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
@@ -137,7 +137,7 @@ def storage_class() -> Manifest:
 
 
 def volume(namespace: str, claim: str, path: str) -> Manifest:
-    """Return the volume for a claim: a directory that every node sees."""
+    """Return the volume for a claim: a directory that all nodes mount."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -154,7 +154,7 @@ def volume(namespace: str, claim: str, path: str) -> Manifest:
 
 
 def renew_volume(kube: Kube, wanted: Manifest) -> None:
-    """Make a volume, anew if it was bound to a claim that is gone: it would never be bound again."""
+    """Create a volume; recreate one that was bound to a deleted claim, because it would never be bound again."""
     name, claim = wanted["metadata"]["name"], wanted["spec"]["claimRef"]
     found = kube.find("persistentvolumes", None, name)
     if found is not None:

@@ -1,4 +1,4 @@
-"""A pod of a tenant that runs a Python program with its namespace's NATS login: what any tenant could start."""
+"""A pod of a tenant that runs a Python program with its namespace's NATS login, which any tenant can start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from release import NAME, NAMESPACE
 
 @contextlib.contextmanager
 def speaker(world: ClusterWorld, name: str, program: str, arguments: Mapping[str, object]) -> Iterator[None]:
-    """Run the program, which finds its arguments as JSON in `ARGUMENTS`; the block begins once it prints."""
+    """Run the program with its arguments as JSON in `ARGUMENTS`; the context is entered after its first output."""
     kube = world.site.kube
     kube.apply(_pod(world, name, program, arguments))
     try:
@@ -25,7 +25,7 @@ def speaker(world: ClusterWorld, name: str, program: str, arguments: Mapping[str
 
 
 def said(world: ClusterWorld, name: str) -> str:
-    """Return what the program has printed."""
+    """Return the program's output."""
     return world.site.kube.try_kubectl("logs", name, "-n", world.namespace).stdout
 
 

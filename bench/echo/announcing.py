@@ -1,4 +1,4 @@
-"""`headrace-echo`: the shell that every runtime of ours lives in, around an engine without weights."""
+"""`headrace-echo`: the serving shell of headrace's runtimes around an engine without weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from headrace.serving.openai.endpoints import OpenAIEndpoints
 
 
 def main() -> int:
-    """Serve until told to stop; return the exit code."""
+    """Serve until SIGTERM; return the exit code."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("model", help="name by which it is asked for")
+    parser.add_argument("model", help="name of the model in requests")
     model: str = parser.parse_args().model
     runtime: Runtime[TextEngine] = Runtime(
         model=model,

@@ -1,4 +1,4 @@
-"""An engine that knows nothing of headrace and cannot announce itself: it listens, and answers as OpenAI's API does."""
+"""A custom container that does not register itself: an HTTP server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ PORT = 8000
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Says the prompt again."""
+    """Returns the prompt."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """List the models, of which there is one."""
+        """List the single model."""
         self._answer({"object": "list", "data": [{"id": "echo", "object": "model", "created": 0, "owned_by": "echo"}]})
 
     def do_POST(self) -> None:
-        """Complete."""
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        choice = {"index": 0, "text": asked.get("prompt", ""), "finish_reason": "stop"}
+        """Return a completion."""
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        choice = {"index": 0, "text": request.get("prompt", ""), "finish_reason": "stop"}
         self._answer({"id": "1", "object": "text_completion", "created": 0, "model": "echo", "choices": [choice]})
 
     def _answer(self, payload: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)  # the first process of a container is not ended by it otherwise
+    signal.signal(signal.SIGTERM, _stop)  # the first process of a container ignores it by default
     server = ThreadingHTTPServer(("", PORT), Echo)
     server.daemon_threads = True
     print("the echo is ready", flush=True)

@@ -1,7 +1,7 @@
-"""The one exception tree: what went wrong, why, and what the reader can do about it.
+"""The exception tree: each error has a cause and a remedy for the reader.
 
-Every class knows the three faces of its failure, so that the HTTP answer, the status condition and the exit code
-of a command can never disagree. `reason` is CamelCase and part of the API: it appears in conditions, in the
+Each class defines its HTTP status, condition reason and exit code, so that HTTP responses, conditions and commands
+report an error in the same way. `reason` is CamelCase and part of the API: it appears in conditions, in the
 `x-headrace-reason` header and in events.
 """
 
@@ -13,11 +13,11 @@ from typing_extensions import override
 
 
 class HeadraceError(Exception):
-    """Base of every failure that headrace explains to a person.
+    """Base of all errors that are reported to users.
 
     Args:
         message: what happened and why, in one sentence, without a final full stop.
-        hint: what the reader can do, an imperative sentence; empty when there is nothing to do.
+        hint: the remedy, an imperative sentence; empty if there is none.
     """
 
     http_status: int = 500
@@ -35,7 +35,7 @@ class HeadraceError(Exception):
 
 
 class InvalidResource(HeadraceError):
-    """A resource breaks its schema or a rule; `causes` name each field."""
+    """A resource violates its schema or a rule; `causes` has an error for each field."""
 
     http_status = 422
     reason = "InvalidSpec"
@@ -47,7 +47,7 @@ class InvalidResource(HeadraceError):
 
 
 class FieldError(Exception):
-    """One field's fault: `field` is a path as kubectl prints it, e.g. `spec.scaling.minReplicas`."""
+    """The error of one field: `field` is a path in kubectl's notation, e.g. `spec.scaling.minReplicas`."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -56,7 +56,7 @@ class FieldError(Exception):
 
 
 class NotFound(HeadraceError):
-    """The named thing does not exist."""
+    """The named object does not exist."""
 
     http_status = 404
     reason = "NotFound"
@@ -64,7 +64,7 @@ class NotFound(HeadraceError):
 
 
 class CannotStart(HeadraceError):
-    """A process, an instance or a runtime could not be brought up; the message is the cause in one line."""
+    """A process, an instance or a runtime failed to start; the message is the cause in one line."""
 
     http_status = 503
     reason = "CannotStart"
@@ -72,7 +72,7 @@ class CannotStart(HeadraceError):
 
 
 class NotRunning(HeadraceError):
-    """No local instance answers."""
+    """No local instance is running."""
 
     http_status = 503
     reason = "NotRunning"
@@ -80,7 +80,7 @@ class NotRunning(HeadraceError):
 
 
 class SourceError(HeadraceError):
-    """A model source could not be turned into a verified file."""
+    """Fetching or verifying the file of a model source failed."""
 
     http_status = 503
     reason = "FetchFailed"
@@ -88,13 +88,13 @@ class SourceError(HeadraceError):
 
 
 class SourceUnreachable(SourceError):
-    """The bytes could not be had: no route, refused, timed out, not found, cut short. Trying again may heal it."""
+    """The download failed: no route, connection refused, timeout, not found, truncated. A retry may succeed."""
 
     reason = "SourceUnreachable"
 
 
 class SourceNotAllowed(SourceError):
-    """The URI's scheme or address is refused by configuration. Trying again does not help."""
+    """The configuration forbids the URI's scheme or address. A retry fails in the same way."""
 
     http_status = 422
     reason = "SourceNotAllowed"
@@ -102,31 +102,31 @@ class SourceNotAllowed(SourceError):
 
 
 class DigestMismatch(SourceError):
-    """The bytes came, and are not the ones promised. Trying again helps only when the source was repaired."""
+    """The file does not have the required digest. A retry succeeds only after the source was repaired."""
 
     reason = "DigestMismatch"
     exit_code = 12
 
 
 class InvalidModel(CannotStart):
-    """The file is not a model that this runtime can serve: broken, cut, or of an unknown architecture."""
+    """The file is not a model that this runtime can serve: corrupt, truncated, or of an unknown architecture."""
 
     reason = "InvalidModel"
     exit_code = 14
 
 
 class SystemFault(HeadraceError):
-    """The operating system refuses a file, a directory, a socket or a process: see `explained`."""
+    """An operation on a file, a directory, a socket or a process failed in the operating system: see `explained`."""
 
     http_status = 500
     reason = "SystemFault"
     exit_code = 1
     remedy: str = ""
-    """What the reader can do about it, without a full stop."""
+    """The remedy, without a full stop."""
 
 
 class NoSpace(SystemFault):
-    """A disk is full: that of the models, that of an instance, or where the output goes."""
+    """A disk is full: that of the models, of an instance, or of the command's output."""
 
     http_status = 507
     reason = "NoSpace"
@@ -135,7 +135,7 @@ class NoSpace(SystemFault):
 
 
 class AccessDenied(SystemFault):
-    """A file or directory belongs to somebody else, or lies on a file system that is read-only."""
+    """A file or directory belongs to another user, or its file system is read-only."""
 
     reason = "AccessDenied"
     exit_code = 15
@@ -143,7 +143,7 @@ class AccessDenied(SystemFault):
 
 
 class NameTooLong(SystemFault):
-    """A path is longer than the file system takes."""
+    """A path is longer than the file system allows."""
 
     reason = "NameTooLong"
     exit_code = 16
@@ -153,20 +153,20 @@ class NameTooLong(SystemFault):
 SYSTEM_FAULTS: dict[str, type[SystemFault]] = {
     kind.reason: kind for kind in (SystemFault, NoSpace, AccessDenied, NameTooLong)
 }
-"""By reason, for who gets one from another process."""
+"""By reason, for clients that receive the error from another process."""
 _BY_NUMBER: dict[int, type[SystemFault]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), NoSpace),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), AccessDenied),
     errno.ENAMETOOLONG: NameTooLong,
 }
 _SHOWN_CHARACTERS = 160
-"""Of a path: one that is too long would fill the terminal."""
+"""Longest path in a message: a longer one would fill the terminal."""
 
 
 def explained(error: OSError, *, what: str = "", or_else: str = "") -> SystemFault:
-    """Return what an error of the operating system means to a person. Every such error that is shown passes here.
+    """Return the error to report for an OSError. Every OSError that is shown to users is converted here.
 
-    `what` failed (default: the use of the file that the error names); `or_else` is another way out, in lower case.
+    `what` failed (default: the use of the error's file); `or_else` is an alternative remedy, in lower case.
     """
     kind = _BY_NUMBER.get(error.errno or 0, SystemFault)
     cause = error.strerror or str(error) or type(error).__name__
@@ -178,11 +178,11 @@ def explained(error: OSError, *, what: str = "", or_else: str = "") -> SystemFau
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, or the share of it that the user has, is full."""
+    """Whether the disk is full, or the user's quota on it is exceeded."""
     return _BY_NUMBER.get(error.errno or 0) is NoSpace
 
 
 def shortened(path: object) -> str:
-    """Return a path as a message shows it."""
+    """Return a path, shortened for a message."""
     text, half = str(path), _SHOWN_CHARACTERS // 2
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:half]}…{text[-half:]}"

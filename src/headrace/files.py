@@ -1,4 +1,4 @@
-"""Writing files that others read, and naming the file of an error that does not name it."""
+"""Atomic writes of private files, and paths for OSErrors that have none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _PRIVATE = 0o600
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file at once by one that only this user may read. Raises OSError, with the path, and leaves no part."""
+    """Replace a file atomically by one that only this user may read.
+
+    Raises OSError, with the path, and removes the temporary file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with naming(path):
         try:
@@ -27,7 +30,7 @@ def write_private(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError the path that it is about: one of a write or a socket has none."""
+    """Set the path of an OSError: the error of a write or a socket has none."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""A child process that is ours, and that cannot outlive us.
+"""A child process that never outlives its parent.
 
-It gets a parent-death signal, so that the kernel ends it when this process is killed, and a session of its own, so that
-its whole group can be ended with it. It is watched and signalled by pidfd: no thread, no poll, and never a stranger
-that got its process id.
+The child has a parent-death signal, so the kernel kills it when this process is killed, and its own session, so its
+whole process group can be killed. It is watched and signalled by pidfd: without a thread, without polling, and without
+the risk of signalling another process that reuses the process id.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
-"""Loaded before any fork: a child between fork and exec must not load anything."""
+"""Loaded before any fork, because a child must not load libraries between fork and exec."""
 
 
 class Process:
-    """A running child; `code` is None until it has ended (negative: the signal that ended it)."""
+    """A child process; `code` is None until it has exited (negative: the signal that killed it)."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self.pid = popen.pid
@@ -33,7 +33,7 @@ class Process:
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens when it has ended. SIGKILL goes to its whole group."""
+        """Send a signal, unless the process has exited. SIGKILL is sent to its whole group."""
         if self.code is not None:
             return
         if number == signal.SIGKILL:
@@ -42,13 +42,13 @@ class Process:
             signal.pidfd_send_signal(self._pidfd, number)
 
     async def wait(self) -> int:
-        """Return the exit code, when it has ended."""
+        """Wait for the process to exit, and return the exit code."""
         await self._ended.wait()
         assert self.code is not None
         return self.code
 
     async def stop(self, grace_seconds: float) -> int:
-        """End it: SIGTERM, and SIGKILL after the grace. Return the exit code."""
+        """Stop the process: SIGTERM, and SIGKILL after the grace period. Return the exit code."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_seconds):
@@ -59,7 +59,7 @@ class Process:
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        self._kill_group()  # what it left behind, while its unreaped id can name no other group
+        self._kill_group()  # its own children; before the wait, no other group can have its id
         self.code = self._popen.wait()
         os.close(self._pidfd)
         self._ended.set()
@@ -72,9 +72,9 @@ class Process:
 def spawn(
     command: Sequence[str], variables: Mapping[str, str], log: Path | None, *, pass_fds: Sequence[int] = ()
 ) -> Process:
-    """Start a child whose output is appended to `log` (None: goes where ours goes). Raises OSError when it cannot be.
+    """Start a child process whose output is appended to `log` (None: inherited). Raises OSError on failure.
 
-    Must be called in the main thread: the parent-death signal follows the thread that forks.
+    Must be called in the main thread: the parent-death signal is sent when the forking thread ends.
     """
     with contextlib.nullcontext() if log is None else log.open("ab") as output:
         popen = subprocess.Popen(
@@ -85,15 +85,15 @@ def spawn(
             stderr=None if output is None else subprocess.STDOUT,
             start_new_session=True,
             pass_fds=pass_fds,
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - no threads fork here, and it only makes two system calls
+            preexec_fn=_set_parent_death_signal(os.getpid()),  # noqa: PLW1509 - no threads fork here, and it only makes two system calls
         )
     return Process(popen)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def _set_parent_death_signal(parent: int) -> Callable[[], None]:
     def prepare() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(1)  # it died before we asked to die with it
+            os._exit(1)  # the parent exited before the signal was set
 
     return prepare

@@ -1,4 +1,4 @@
-"""Finding the programs that come with headrace: beside this Python first, then on PATH."""
+"""Look-up of programs that are installed with headrace: first next to this Python, then on PATH."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.errors import CannotStart
 
 
 def find_program(name: str, *, hint: str) -> str:
-    """Return the program's path. Raises CannotStart with the hint when this machine does not have it."""
+    """Return the program's path. Raises CannotStart with the hint if the program is not installed."""
     own = (str(Path(sys.executable).parent), sysconfig.get_path("scripts"))
     found = shutil.which(name, path=os.pathsep.join((*own, os.environ.get("PATH", os.defpath))))
     if found is None:

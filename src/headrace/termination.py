@@ -1,4 +1,4 @@
-"""The last words of a child: one short text that its pod's status quotes (Kubernetes' termination message)."""
+"""The termination message of a container: a short text that becomes part of its pod's status."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from headrace import environment
 
 DEFAULT_PATH = "/dev/termination-log"
 MAX_BYTES = 4096
-"""What a kubelet reads."""
+"""Longest message that a kubelet reads."""
 
 
 def write_termination_message(text: str) -> None:
-    """Leave the text for the pod's status. Without a place to leave it (a terminal, say) nothing happens.
+    """Write the termination message. Does nothing without a file for it (in a terminal, for example).
 
-    The default place is never made: a kubelet has put it there, or nobody would read it.
+    The default file is never created: without a kubelet, which creates it, it would not be read.
     """
     named = os.environ.get(environment.TERMINATION_MESSAGE_PATH)
     path = Path(named or DEFAULT_PATH)

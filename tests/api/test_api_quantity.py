@@ -130,4 +130,4 @@ def test_quantity_when_written_as_number_or_text_then_it_is_the_same_spec() -> N
 def test_quantity_when_it_has_a_point_and_no_quotes_then_the_fault_shows_how_to_write_it() -> None:
     with pytest.raises(InvalidResource) as caught:
         ModelDeployment.parse(resource(0.5))
-    assert caught.value.causes[0].message == 'must be in quotes, because it has a point: "0.5"'
+    assert caught.value.causes[0].message == 'must be in quotes, because it is a decimal fraction: "0.5"'

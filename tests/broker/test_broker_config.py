@@ -15,7 +15,7 @@ USERS = Users(Credentials("reconciler", "r"), Credentials("gateway", "g"), {"a":
 
 @pytest.mark.parametrize("namespace", ["*", ">", "a.b", "", "a b", "a\n", "A", "-a"])
 def test_permissions_when_a_namespace_is_no_label_are_not_given(namespace: str) -> None:
-    with pytest.raises(ValueError, match="is no namespace"):
+    with pytest.raises(ValueError, match="is not a namespace"):
         runtime_permissions(namespace)
 
 

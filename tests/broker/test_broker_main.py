@@ -158,7 +158,7 @@ async def test_broker_when_told_to_end_ends_well_and_so_does_its_server(broker: 
 async def test_broker_when_its_server_dies_ends_with_a_cause(broker: BrokerProcess) -> None:
     os.kill(broker.server_pid(), signal.SIGKILL)
     assert await broker.ended() == 1
-    assert "nats-server ended with code -9" in broker.termination.read_text()
+    assert "nats-server exited with code -9" in broker.termination.read_text()
 
 
 async def test_server_when_the_broker_is_killed_dies_too(broker: BrokerProcess) -> None:
@@ -172,7 +172,7 @@ async def test_broker_when_a_port_is_taken_ends_with_a_cause(broker: BrokerProce
     second.store.mkdir()
     await second.start()
     assert await second.ended() == 1
-    assert "nats-server ended with code 1" in second.termination.read_text()
+    assert "nats-server exited with code 1" in second.termination.read_text()
 
 
 async def test_broker_when_it_is_a_first_process_collects_strangers(tmp_path: Path) -> None:

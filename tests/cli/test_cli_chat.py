@@ -52,7 +52,7 @@ def test_conversation_when_the_model_does_not_exist_then_it_does_not_begin(
         _use(gateway, monkeypatch, "capital?")
         assert main(["chat", "nosuch"]) == 1
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "error: there is no model 'nosuch'. There are: m\n")
+    assert (said.out, said.err) == ("", "error: there is no model 'nosuch'. Models: m\n")
 
 
 def test_stage_when_it_is_longer_than_the_terminal_is_wide_then_it_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_answer_when_it_is_cut_off_then_that_is_an_error(
         assert main(["chat", "m", "capital?"]) == 1
     complained = capsys.readouterr().err
     assert complained.startswith("error: the answer was cut off")
-    assert "ask again" in complained
+    assert "and retry" in complained
 
 
 def test_answer_when_it_is_cut_off_at_a_terminal_then_the_error_has_its_own_line(
@@ -132,7 +132,10 @@ def test_request_when_options_are_given_or_not_then_the_answer_is_bounded_and_re
 
 @pytest.mark.parametrize(
     ("answer", "told"),
-    [(LONG, "cut at 9 tokens; --max-tokens raises it\n"), (HEAD + said("Paris.") + finished("stop") + DONE, "")],
+    [
+        (LONG, "cut off at 9 tokens; --max-tokens sets the limit\n"),
+        (HEAD + said("Paris.") + finished("stop") + DONE, ""),
+    ],
 )
 def test_answer_when_it_ends_by_its_length_then_that_is_said(
     answer: bytes, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -150,7 +153,7 @@ def test_answer_when_our_own_limit_does_not_fit_the_model_then_it_is_as_long_as_
         _use(gateway, monkeypatch)
         assert main(["chat", "m", "capital?"]) == 0
     assert "max_tokens" not in gateway.asked[1]
-    assert capsys.readouterr().err == "cut: the model takes no more tokens in a conversation\n"
+    assert capsys.readouterr().err == "cut off: the conversation has reached the model's context length\n"
 
 
 def test_answer_when_the_asked_limit_does_not_fit_the_model_then_that_is_an_error(

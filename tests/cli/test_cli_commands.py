@@ -63,7 +63,7 @@ def test_command_when_another_instance_runs_then_both_are_named(capsys: pytest.C
         assert main(["down", "--instance", "three"]) == 3
     assert capsys.readouterr().err == (
         "error: the instance 'three' is not running. Start it with `headrace up --instance three`, "
-        "or use --instance with one that is running: two\n"
+        "or use --instance with a running one: two\n"
     )
 
 
@@ -128,14 +128,14 @@ def test_instance_when_only_the_environment_names_it_then_it_is_that_one(
 def test_namespace_when_it_is_named_anywhere_then_it_is_read(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(words.split())
-    assert "'A/B' cannot name a namespace" in capsys.readouterr().err
+    assert "'A/B' is not a valid namespace" in capsys.readouterr().err
 
 
 def test_namespace_when_the_command_takes_none_then_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["-n", "team-a", "down"])
     assert caught.value.code == 2
-    assert "`headrace down` takes no --namespace" in capsys.readouterr().err
+    assert "`headrace down` has no option --namespace" in capsys.readouterr().err
 
 
 def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_words(

@@ -191,7 +191,7 @@ async def test_command_when_its_output_finds_the_disk_full_then_it_says_so(
                 await asyncio.to_thread(headrace, home.root, COMMANDS["chat"])
     assert ended.complained_in_one_line() == (
         "error: cannot write to standard output: No space left on device. "
-        "Free some space on its disk, or write it elsewhere\n"
+        "Free some space on its disk, or redirect the output\n"
     )
     assert ended.code == 13
 
@@ -244,7 +244,7 @@ def test_error_of_a_system_call_when_it_names_no_file_then_output_is_not_blamed(
 
     monkeypatch.setattr(InstanceHome, "of", fail)
     assert main(["get", "mdep"]) == 1
-    assert capsys.readouterr().err == "error: the operating system refuses a call: Too many open files\n"
+    assert capsys.readouterr().err == "error: a system call failed: Too many open files\n"
 
 
 def test_doctor_when_the_home_cannot_be_used_then_it_is_a_line_with_a_remedy(closed: Path, tmp_path: Path) -> None:

@@ -61,11 +61,20 @@ def test_fault_when_its_field_is_looked_for_then_the_line_is_its_or_its_parents(
         ("- a\n- b\n", ":1: this is not a resource. A resource is a mapping"),
         ("kind: X\nmetadata: {name: y}\n", ":1: the resource has no apiVersion"),
         ("apiVersion: v1\nkind: X\n", ":1: the resource has no metadata.name"),
-        ("# nothing\n", "has no resource in it"),
-        ("---\n---\nnull\n...\n", "has no resource in it"),
-        ("a: &a [*a]\napiVersion: v1\nkind: X\nmetadata: {name: y}\n", ":1: the resource holds what JSON cannot say"),
-        ("a: .nan\napiVersion: v1\nkind: X\nmetadata: {name: y}\n", ":1: the resource holds what JSON cannot say"),
-        ("a: !!binary aGk=\napiVersion: v1\nkind: X\nmetadata: {name: y}\n", ":1: the resource holds what JSON"),
+        ("# nothing\n", "contains no resource"),
+        ("---\n---\nnull\n...\n", "contains no resource"),
+        (
+            "a: &a [*a]\napiVersion: v1\nkind: X\nmetadata: {name: y}\n",
+            ":1: the resource has a value that is not valid in JSON",
+        ),
+        (
+            "a: .nan\napiVersion: v1\nkind: X\nmetadata: {name: y}\n",
+            ":1: the resource has a value that is not valid in JSON",
+        ),
+        (
+            "a: !!binary aGk=\napiVersion: v1\nkind: X\nmetadata: {name: y}\n",
+            ":1: the resource has a value that is not valid in JSON",
+        ),
         ("[" * 20_000, "nested too deeply"),  # some library here raises Python's limit
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
     ],

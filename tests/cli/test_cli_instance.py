@@ -77,7 +77,7 @@ def test_logs_when_a_model_has_several_pods_then_it_says_which_it_prints(
     monkeypatch.setattr(ApiClient, "get", lambda *_: {"items": pods})
     monkeypatch.setattr(ApiClient, "logs", lambda *_, **__: iter(()))
     assert main(["logs", "tiny"]) == 0
-    assert capsys.readouterr().err == "this is the log of pod/tiny-2, the newest; there are also: tiny-1\n"
+    assert capsys.readouterr().err == "log of pod/tiny-2, the newest; other pods: tiny-1\n"
 
 
 async def test_get_when_a_format_is_asked_for_then_it_is_that(session: Session) -> None:
@@ -191,10 +191,10 @@ async def test_object_when_it_is_not_there_then_the_error_says_where_to_look(
     [
         ("logs secret/x", 2, "mdep/NAME or pod/NAME"),
         ("logs tiny", 1, "`headrace describe mdep/tiny`"),
-        ("keys create Not_A_Name", 2, "error: 'Not_A_Name' cannot name a key: it must be a DNS name"),
-        ("apply -f {unknown}", 2, "unknown:2: Foo is not a kind that headrace knows. There are: v1 ConfigMap"),
-        ("apply -f {mistyped}", 2, "mistyped:2: ModelDeploymnt is not a kind that headrace knows. Did you mean Model"),
-        ("apply -f {short}", 2, "short:2: mdep is not a kind that headrace knows. Did you mean ModelDeployment?"),
+        ("keys create Not_A_Name", 2, "error: 'Not_A_Name' is not a valid name of a key: it must be a DNS name"),
+        ("apply -f {unknown}", 2, "unknown:2: unknown kind Foo. Known kinds: v1 ConfigMap"),
+        ("apply -f {mistyped}", 2, "mistyped:2: unknown kind ModelDeploymnt. Did you mean Model"),
+        ("apply -f {short}", 2, "short:2: unknown kind mdep. Did you mean ModelDeployment?"),
         ("apply -f {newer}", 2, "newer:1: there is no ModelDeployment in headrace.dev/v1. Write `apiVersion: headrace"),
         ("apply -f {empty}", 2, "A resource is a mapping with apiVersion"),
         ("apply -f {absent}", 2, "Give the path of a resource file"),
@@ -246,7 +246,7 @@ async def test_keys_when_listed_then_the_models_that_each_opens_are_shown(sessio
     await session.apply()
     await session.headrace("keys", "create", "any")
     await session.headrace("keys", "create", "one", "--model", "tiny", "--model", "other")
-    assert session.complained.endswith("warning: namespace default has no model 'other' now (there are: tiny)\n")
+    assert session.complained.endswith("warning: namespace default has no model 'other' now (models: tiny)\n")
     await session.headrace("keys", "list")
     rows = [line.split()[:-1] for line in session.said.splitlines()]
     assert rows == [["NAME", "MODELS"], ["any", "all"], ["of-a-file", "some"], ["one", "tiny,other"]]
@@ -257,7 +257,7 @@ async def test_keys_when_they_are_in_other_namespaces_then_these_are_named(sessi
     assert session.said == "no API keys\n"
     await session.headrace("keys", "create", "app", "-n", "team-a")
     await session.headrace("keys", "list")
-    assert session.said.startswith("no API keys in namespace default; there are some in: team-a")
+    assert session.said.startswith("no API keys in namespace default; namespaces with keys: team-a")
     await session.headrace("keys", "list", "-A")
     assert [line.split()[0] for line in session.said.splitlines()] == ["NAMESPACE", "team-a"]
 
@@ -266,7 +266,7 @@ async def test_keys_when_the_name_is_that_of_another_secret_then_it_is_left_alon
     session.file.write_text("apiVersion: v1\nkind: Secret\nmetadata: {name: app}\n")
     await session.apply()
     assert await session.headrace("keys", "create", "app") == 1
-    assert "which is no key" in session.complained
+    assert "is not an API key" in session.complained
     assert await session.headrace("keys", "revoke", "app") == 1
     assert session.complained.startswith("error: there is no key 'app'")
 
@@ -279,7 +279,7 @@ async def test_scale_when_the_autoscaler_decides_then_it_is_a_warning(session: S
     assert session.complained.startswith("warning: modeldeployment/tiny is not scaled")
     assert "Change its minReplicas and maxReplicas" in session.complained
     assert await session.headrace("scale", "mdep/tiny", "--replicas", "0") == 0
-    assert "To force zero, set spec.suspend: true" in session.complained
+    assert "To scale to zero, set spec.suspend: true" in session.complained
 
 
 async def test_get_when_a_model_has_its_public_name_then_the_wide_table_shows_it(session: Session) -> None:

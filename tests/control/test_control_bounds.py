@@ -137,4 +137,4 @@ async def test_gateways_when_many_came_and_died_then_only_the_living_are_remembe
         await hub._on_presence(said(f"$KV.{subjects.GATEWAYS_BUCKET}.g{number}"))
         await hub._on_demand(said(subjects.demand(KEY.namespace, KEY.name), demand.encode()))
     assert len(hub._gateways) <= 6
-    assert len(hub._heard[KEY].demand) <= 6
+    assert len(hub._received[KEY].demand) <= 6

@@ -149,7 +149,7 @@ async def test_gateways_when_many_come_and_go_then_only_the_living_are_remembere
         await hearing.demand(f"g{number}")
         hearing.now += LONG
     assert len(hearing.hub._gateways) == 1
-    assert len(hearing.hub._heard[KEY].demand) == 1
+    assert len(hearing.hub._received[KEY].demand) == 1
 
 
 async def test_admission_when_its_gateway_is_not_heard_any_more_then_it_does_not_count(hearing: Hearing) -> None:
@@ -203,7 +203,7 @@ async def test_pods_when_they_are_gone_then_what_they_said_is_too(hearing: Heari
     await hearing.admit(1.0)
     hearing.hub.forget_pods(KEY, frozenset())
     assert hearing.hub.signals(KEY).replicas == {}
-    assert hearing.hub._heard[KEY].admissions == {}
+    assert hearing.hub._received[KEY].admissions == {}
 
 
 async def test_fetch_when_its_job_is_gone_then_its_progress_is_too(hearing: Hearing) -> None:

@@ -211,7 +211,7 @@ async def test_reports_when_nothing_happens_then_they_are_said_again_each_newer_
 async def test_reports_when_somebody_asks_then_they_are_said_at_once(
     broker: Broker, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.control.spokesman.SAY_SECONDS", 3600.0)
+    monkeypatch.setattr("headrace.control.spokesman.REPORT_SECONDS", 3600.0)
     async with speaking(broker) as spokesman:
         await spokesman.tell(KEY, [pod(engine, ready=True)])
         await ear.hears(ReplicaState.READY)

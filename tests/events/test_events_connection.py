@@ -212,11 +212,12 @@ async def test_log_then_each_change_of_state_is_one_line_and_closing_none(
     server.kill()
     await until(lambda: not client.is_connected, "the loss is seen")
     server.start()
-    await until(lambda: "is back" in caplog.text, "the return")
+    await until(lambda: "is connected again" in caplog.text, "the reconnection")
     await client.close()
 
     words = [record.getMessage().removeprefix(f"NATS at {server.url} ") for record in caplog.records]
-    assert [word.split(" (")[0] for word in words] == ["is not there", "is there", "is away; reconnecting", "is back"]
+    expected = ["is unavailable", "is connected", "is disconnected; reconnecting", "is connected again"]
+    assert [word.split(" (")[0] for word in words] == expected
 
 
 async def test_cancellation_when_it_meets_the_answer_then_heeding_ends_the_task() -> None:

@@ -40,7 +40,7 @@ def test_report_when_it_has_what_is_needed_then_it_is_returned() -> None:
         ({"percent": 41.5, "capacity": 0}, "not a valid ReplicaReport: capacity, percent"),
         ({"stage": "a\n\ndata: forged"}, "not a valid ReplicaReport: stage"),
         ({"state": "Fine"}, "not a valid ReplicaReport: state"),
-        ({"pod": "p-2"}, "it speaks of another pod"),
+        ({"pod": "p-2"}, "it names another pod than its subject"),
     ],
 )
 def test_report_when_it_is_wrong_then_one_line_says_what(
@@ -49,7 +49,7 @@ def test_report_when_it_is_wrong_then_one_line_says_what(
     decoder = Decoder()
     for _ in range(3):
         assert decoder.decode(ReplicaReport, said(**changed)) is None
-    assert [record.getMessage() for record in caplog.records] == [f"ignored what is said on {SUBJECT}: {told}"]
+    assert [record.getMessage() for record in caplog.records] == [f"ignored a message on {SUBJECT}: {told}"]
 
 
 def test_message_when_it_is_no_json_then_it_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,11 +17,6 @@ NAMED = re.compile(r"\bdocs/(?!decisions/NNNN)[\w/.-]+\.md\b")
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-OUTDATED = {
-    ("gateway/headrace_gateway/table.py", "docs/kubernetes.md"): "docs/operations/keys.md",
-    ("runtimes/llm/headrace_llm/config.py", "docs/llm-runtime.md"): "docs/reference/llm-runtime.md",
-}
-"""Names to be replaced with the next change of these files."""
 
 
 @cache
@@ -55,5 +50,4 @@ def test_documents_when_a_file_names_them_then_they_exist() -> None:
     named = {(path, found) for path in files if path != Path(__file__) for found in NAMED.findall(path.read_text())}
     assert named
     missing = {(str(path.relative_to(ROOT)), found) for path, found in named if not (ROOT / found).exists()}
-    assert missing <= OUTDATED.keys()
-    assert all((ROOT / replacement).exists() for replacement in OUTDATED.values())
+    assert missing == set()

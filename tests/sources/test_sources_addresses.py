@@ -59,8 +59,8 @@ def test_check_of_a_private_or_public_address_then_allows(address: str) -> None:
 @pytest.mark.parametrize(
     ("host", "says"),
     [
-        ("169.254.169.254", "169.254.169.254 is an address of this machine"),
-        ("metadata.test", "metadata.test is 169.254.169.254, an address of this machine"),
+        ("169.254.169.254", "169.254.169.254 is a loopback, link-local"),
+        ("metadata.test", "metadata.test is 169.254.169.254, a loopback, link-local"),
     ],
 )
 def test_check_when_it_refuses_then_says_the_address_once(host: str, says: str) -> None:

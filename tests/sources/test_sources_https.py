@@ -135,7 +135,7 @@ def test_fetch_when_the_file_is_not_there_then_says_so_at_once(fetcher: Fetcher,
     outcome = fetcher.fetch(origin.uri("/model.gguf?token=hush"))
 
     assert (outcome.code, outcome.said["reason"]) == (10, "SourceUnreachable")
-    assert "answered 404" in outcome.said["message"]
+    assert "returned 404" in outcome.said["message"]
     assert len(origin.asked) == 1
     assert "hush" not in outcome.output + str(outcome.said)
 
@@ -146,7 +146,7 @@ def test_fetch_when_nothing_says_where_the_file_ends_then_refuses_it(fetcher: Fe
     outcome = fetcher.fetch(origin.uri())
 
     assert outcome.code == 10
-    assert "does not say how long" in outcome.said["message"]
+    assert "sends no size for" in outcome.said["message"]
 
 
 def test_fetch_when_the_server_sends_chunks_then_needs_no_length(fetcher: Fetcher, origin: Origin) -> None:

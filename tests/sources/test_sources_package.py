@@ -100,7 +100,7 @@ def test_fetch_when_the_wheel_is_damaged_then_says_so_and_heals(fetcher: Fetcher
     outcome = fetcher.fetch(URI)
 
     assert outcome.code == 10
-    assert "is damaged" in outcome.said["message"]
+    assert "is corrupt" in outcome.said["message"]
     (wheels / WHEEL).write_bytes(whole)
     assert fetcher.fetch(URI).code == 0
 

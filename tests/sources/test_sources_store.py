@@ -163,14 +163,14 @@ def test_fetch_when_files_may_not_be_so_large_then_says_no_space(fetcher: Fetche
     [
         ("file:///nowhere/model.gguf", 10, "cannot read /nowhere/model.gguf: No such file or directory"),
         ("file:///dev/zero", 10, "/dev/zero is not a regular file"),
-        ("file:///", 10, "names no file of this machine"),
-        ("file://server/model.gguf", 10, "names no file of this machine"),
+        ("file:///", 10, "is not a file on this machine"),
+        ("file://server/model.gguf", 10, "is not a file on this machine"),
         ("ftp://server/model.gguf", 11, "unknown scheme ftp://"),
         ("http://server/model.gguf", 11, "unknown scheme http://"),
-        ("https://server:port/model.gguf", 10, "is no URL"),
-        ("https://:443/model.gguf", 10, "names no host"),
-        (f"https://{'x' * 70}.test/model.gguf", 10, "is no URL"),
-        ("package://--editable@1/x", 10, "is no package URI"),
+        ("https://server:port/model.gguf", 10, "is not a URL"),
+        ("https://:443/model.gguf", 10, "has no host"),
+        (f"https://{'x' * 70}.test/model.gguf", 10, "is not a URL"),
+        ("package://--editable@1/x", 10, "is not a package URI"),
     ],
 )
 def test_fetch_of_an_impossible_uri_then_names_the_fault(fetcher: Fetcher, uri: str, code: int, words: str) -> None:

@@ -36,10 +36,10 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- end }}
 {{- end -}}
 
-{{/* Labels of pods: without versions, so that a new chart alone restarts nothing. Call: (list $ "gateway" podLabels). */}}
+{{/* Labels of pods: without versions, so that a new version of the chart alone does not restart pods. Call: (list $ "gateway" podLabels). */}}
 {{- define "headrace.podLabels" -}}
 {{- $ := index . 0 -}}
-{{- /* The selector's labels come last in merge's order of precedence, so that nothing can displace them. */ -}}
+{{- /* The selector's labels have the highest precedence in the merge, so that no other label can override them. */ -}}
 {{- $own := include "headrace.selector" (list $ (index . 1)) | fromYaml -}}
 {{- $_ := set $own "app.kubernetes.io/managed-by" $.Release.Service -}}
 {{- toYaml (merge $own (index . 2) $.Values.commonLabels) -}}
@@ -67,7 +67,7 @@ nats://{{ include "headrace.fullname" . }}-nats.{{ .Release.Namespace }}.svc:422
 {{ .Values.models.existingClaim | default .Values.models.claim }}
 {{- end -}}
 
-{{/* What the status of models shows: the address that clients outside have, as far as the values tell. */}}
+{{/* URL for the status of models: the external address of the gateway, as far as it is known from the values. */}}
 {{- define "headrace.gatewayUrl" -}}
 {{- $gateway := .Values.gateway -}}
 {{- if $gateway.publicUrl -}}

@@ -1,6 +1,6 @@
-{{/* What every pod of the chart has in common: nothing that it does not need. */}}
+{{/* Shared parts of the chart's pods, with least privileges. */}}
 
-{{/* Call: (list $ "operator" withToken) inside a pod's spec. The component's values say where it runs. */}}
+{{/* Call: (list $ "operator" withToken) inside a pod's spec. The component's values define its placement. */}}
 {{- define "headrace.podSpec" -}}
 {{- $ := index . 0 -}}
 {{- $name := index . 1 -}}
@@ -17,10 +17,10 @@ priorityClassName: {{ . }}
 {{- end -}}
 
 {{/*
-How the replicas of a component spread. Call: (list $ "gateway"). Begins with a line break.
+Spread of a component's replicas. Call: (list $ "gateway"). Begins with a line break.
 
 Over nodes by a spread constraint, over zones by affinity: the scheduler ignores every node that lacks the topology key
-of *any* soft constraint, so a second constraint by zone would switch off the one by node where nodes have no zone.
+of *any* soft constraint, so a second constraint by zone would disable the one by node if nodes have no zone.
 */}}
 {{- define "headrace.spread" -}}
 {{- $ := index . 0 -}}
@@ -33,7 +33,7 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
     whenUnsatisfiable: ScheduleAnyway
-    # Of the pods of this revision: else those that are being replaced would hold their places.
+    # Only the pods of this revision: otherwise the pods that are being replaced would count.
     matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels:
@@ -73,7 +73,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Call: a component's values. Begins with a line break when there is anything. */}}
+{{/* Call: a component's values. Begins with a line break unless it is empty. */}}
 {{- define "headrace.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector:

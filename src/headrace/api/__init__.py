@@ -1,4 +1,4 @@
-"""The resources: pydantic models that are the single source of the CRDs, and the words of the API.
+"""What every kind of resource shares: kinds, schemas, rules, and the constants of the API.
 
-Import-light on purpose: the command line uses `kinds` and `vocabulary` and must not wait for pydantic.
+The command line imports `kinds` and `vocabulary`, so these two do not import pydantic, which is slow to load.
 """

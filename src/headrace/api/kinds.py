@@ -1,4 +1,4 @@
-"""How kinds are named: those of Kubernetes that headrace handles, and its own."""
+"""Names of kinds: headrace's own and the Kubernetes kinds that it handles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headrace.api import vocabulary as v
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a kind is named in manifests, in paths and on the command line."""
+    """Names of a kind in manifests, in API paths and on the command line."""
 
     api_version: str
     kind: str
@@ -21,12 +21,12 @@ class Kind:
 
     @property
     def group(self) -> str:
-        """The API group; empty for the core."""
+        """The API group; empty for the core group."""
         return self.api_version.rpartition("/")[0]
 
     @property
     def version(self) -> str:
-        """The version in the group."""
+        """The version within the group."""
         return self.api_version.rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""What the models of every kind's spec and status are built of."""
+"""Base class and shared types of the spec and status models of every kind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Time = Annotated[str, AfterValidator(_rfc3339), Field(json_schema_extra={"format
 
 
 class Part(BaseModel):
-    """Base of every part of a spec or status: camelCase outside, strict, and closed to unknown fields."""
+    """Base of every part of a spec or status: camelCase in manifests, strict types, no unknown fields."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, frozen=True, use_enum_values=True
@@ -29,28 +29,30 @@ class Part(BaseModel):
 
 
 def described_by_its_list(schema: dict[str, Any]) -> None:
-    """Drop the class's description from the schema (`json_schema_extra` of a list's item): the list has one."""
+    """Drop the class's description from the schema of a list item, because the list has a description."""
     del schema["description"]
 
 
 class Condition(Part):
-    """A condition, as every Kubernetes API has it."""
+    """A condition, as in every Kubernetes API."""
 
     model_config = ConfigDict(json_schema_extra=described_by_its_list)
 
     type: str = Field(max_length=64, description="Type of the condition.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Status of the condition.")
     reason: str = Field(max_length=64, description="CamelCase reason; part of the API.")
-    message: str = Field(max_length=1024, description="What is the case, for a person.")
-    observed_generation: Int64 | None = Field(default=None, description="Generation that this was observed at.")
-    last_transition_time: Time = Field(description="Last change of status.")
+    message: str = Field(max_length=1024, description="Human-readable details.")
+    observed_generation: Int64 | None = Field(
+        default=None, description="metadata.generation that the condition was set for."
+    )
+    last_transition_time: Time = Field(description="Time of the last change of `status`.")
 
 
 Conditions = Annotated[
     list[Condition],
     Field(
         max_length=16,
-        description="What holds and what does not, one entry per type.",
+        description="Conditions, one entry per type.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]

@@ -1,7 +1,7 @@
-"""Kubernetes quantities: an integer or a text such as `500m`, `8Gi` or `1e3`, as every Deployment takes them.
+"""Kubernetes quantities: an integer or a string such as `500m`, `8Gi` or `1e3`, as in a Deployment.
 
-Inside, a quantity is always a text: `2` and `"2"` are the same spec, the same revision and the same manifest. Numbers
-with a point must be texts (`"0.5"`), because the schema of a CRD knows integers and texts here, and no other number.
+After validation a quantity is always a string: `2` and `"2"` are the same spec, the same revision and the same
+manifest. Decimal fractions must be strings (`"0.5"`), because the CRD schema accepts only integers and strings here.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 PATTERN = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-"""Kubernetes' grammar without a minus sign, since no amount is negative."""
+"""Kubernetes' grammar without a minus sign, because amounts are never negative."""
 MAX_LENGTH = 32
 MAX_INTEGER = 10**18
-"""Nearly the largest that Kubernetes keeps (2^63 - 1), and exact as the floating-point number that a schema has."""
+"""Close to the largest value that Kubernetes stores (2^63 - 1), and exact as the floating-point number in a schema."""
 
 
 def _text(value: object) -> str:
-    """Return a quantity as text."""
+    """Return a quantity as a string."""
     if isinstance(value, float):
         raise PydanticCustomError(
-            "quantity", "must be in quotes, because it has a point: {value}", {"value": f'"{value}"'}
+            "quantity", "must be in quotes, because it is a decimal fraction: {value}", {"value": f'"{value}"'}
         )
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER:
         return str(value)

@@ -1,8 +1,8 @@
-"""Rules between fields, each written once as CEL (for the API server) and once in Python (for everybody else).
+"""Validation rules across fields, each written as CEL (for the API server) and in Python (for local validation).
 
-`headrace.kinds.crds` puts the CEL half into the CRD; `headrace.api.schema` runs the Python half; a property test
-holds that they agree. Standard CEL only: what an old API server or another evaluator lacks (isURL, split, `.?`,
-quantities) stays out.
+`headrace.kinds.crds` writes the CEL expression into the CRD; `headrace.api.schema` runs the Python check; a property
+test verifies that they agree. Only standard CEL is used: functions that an old API server or another evaluator lacks
+(isURL, split, `.?`, quantities) are not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Value = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. `path` is where it stands in the resource ("" is the root, else e.g. `spec.scaling`).
+    """A validation rule. `path` is the object that it applies to ("" is the root, else e.g. `spec.scaling`).
 
-    A path that ends with `[]` is that of each item of a list. `field` is the field to blame, relative to `path`. A
-    transition rule's check gets the old value, others None there. A rule that `quotes` puts the field's value, a
-    string, before its message.
+    A path that ends with `[]` applies to each item of a list. `field` is the field that the error names, relative to
+    `path`. The check of a transition rule receives the old value; other checks receive None. With `quotes`, the
+    message is prefixed with the field's value, which is a string.
     """
 
     path: str
@@ -34,5 +34,8 @@ class Rule:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """As RE2 does: `$` is the end, not also before a last line feed. Every pattern is anchored at both ends."""
+    """Return whether a pattern matches as in RE2: `$` does not match before a final line feed.
+
+    Every pattern is anchored at both ends.
+    """
     return re.fullmatch(pattern, text) is not None

@@ -1,7 +1,7 @@
-"""From a manifest to a valid resource of any kind, or to errors that name each field.
+"""Validation of manifests of any kind, with errors that name each field.
 
-The same checks as the API server's (schema and CEL), so that `headrace apply`, the local API and the operator's
-`Accepted` condition say the same.
+The checks equal the API server's (schema and CEL), so `headrace apply`, the local API and the operator's `Accepted`
+condition report the same errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What an object of a kind may contain. The CRD is generated from it."""
+    """The schema of a kind's objects. The CRD is generated from it."""
 
     kind: Kind
     description: str
@@ -34,7 +34,7 @@ class Schema:
     rules: tuple[Rule, ...]
 
     def validate(self, manifest: Manifest, old: Manifest | None = None) -> None:
-        """Check an object, which replaces `old`; raises InvalidResource with every fault found."""
+        """Check an object that replaces `old`. Raises InvalidResource with all errors found."""
         faults = list(self._schema_faults(manifest)) or list(self._rule_faults(manifest, old))
         if faults:
             metadata = manifest.get("metadata")
@@ -42,10 +42,7 @@ class Schema:
             raise InvalidResource(f"{self.kind.singular} {name} is invalid", causes=tuple(faults))
 
     def with_defaults(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with the defaults written into its spec, as an API server stores it.
-
-        The manifest must be valid.
-        """
+        """Return a valid manifest with the defaults written into its spec, as an API server stores it."""
         defaulted = deepcopy(manifest)
         defaulted["metadata"].setdefault("namespace", "default")
         spec = self.spec.model_validate(defaulted["spec"])
@@ -72,7 +69,7 @@ class Schema:
                 yield _fault_of(detail, self.spec)
 
     def _rule_faults(self, manifest: Manifest, old: Manifest | None) -> Iterator[FieldError]:
-        """Yield the rules that a manifest of sound schema breaks; `old` is the stored object in an update."""
+        """Yield an error for each broken rule; the manifest's schema is valid, `old` is the stored object if any."""
         new_values = self.with_defaults(manifest)
         old_values = self.with_defaults(old) if old is not None else None
         for rule in self.rules:
@@ -81,12 +78,12 @@ class Schema:
                 continue
             for path, value in _at(new_values, rule.path):
                 if not rule.check(value, before):
-                    said = f"{value[rule.field]} {rule.message}" if rule.quotes else rule.message
-                    yield FieldError(f"{path}.{rule.field}" if path else rule.field, said)
+                    message = f"{value[rule.field]} {rule.message}" if rule.quotes else rule.message
+                    yield FieldError(f"{path}.{rule.field}" if path else rule.field, message)
 
 
 def _at(manifest: Manifest, path: str) -> Iterator[tuple[str, Manifest]]:
-    """Yield the value at a rule's path, or each item of the list there, with its own path; nothing if it is absent."""
+    """Yield the value at a rule's path, or each item of the list there, with its own path; nothing if absent."""
     names = path.removesuffix("[]")
     value: Any = manifest
     for step in names.split(".") if names else ():
@@ -107,7 +104,7 @@ def _fault_of(detail: ErrorDetails, spec: type[Part]) -> FieldError:
 
 
 def _message_of(detail: ErrorDetails, spec: type[Part]) -> str:
-    """Say what is allowed, in the words of the resource rather than of the library."""
+    """Return a message that states the allowed values in YAML terms instead of pydantic's."""
     context = detail.get("ctx", {})
     match detail["type"]:
         case "missing":
@@ -145,11 +142,11 @@ def _unknown_field(detail: ErrorDetails, spec: type[Part]) -> str:
         part = _part_of(part, step)
     known = [field.alias or name for name, field in part.model_fields.items()]
     close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-    return "unknown field" + (f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}")
+    return "unknown field" + (f"; did you mean {close[0]}?" if close else f"; known fields: {', '.join(sorted(known))}")
 
 
 def _part_of(part: type[BaseModel], step: int | str) -> type[BaseModel]:
-    """Return the class of a field, looking through Optional and list."""
+    """Return the class of a field, with Optional and list unwrapped."""
     if isinstance(step, int):
         return part
     for field in part.model_fields.values():

@@ -1,6 +1,6 @@
-"""The words of the API: group, labels, annotations, condition types and every reason.
+"""Constants of the API: group, labels, annotations, condition types and reasons.
 
-A reason is part of the API: users write alerts on it. Each constant says who sets it and when.
+A reason is part of the API, because alerts depend on it. The docstring of a constant states when it is set.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 CATEGORY = "headrace"
 FIELD_MANAGER = "headrace-operator"
 MODEL_DEPLOYMENT = "ModelDeployment"
-"""The kind of resource that serves a model."""
+"""Kind of the resource that serves a model."""
 
 # -- labels and annotations ------------------------------------------------------------------------
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -46,58 +46,59 @@ FINALIZER = "headrace.dev/cleanup"
 
 # -- condition types of a ModelDeployment ----------------------------------------------------------
 READY = "Ready"
-"""Summary: True when every gateway has admitted the route, or when at zero and wakeable (reason Idle)."""
+"""Summary: True when every gateway routes to the model, or when it is scaled to zero and the next request starts it
+(reason Idle)."""
 ACCEPTED = "Accepted"
-"""The spec is valid and its names are free."""
+"""True when the spec is valid and its public name is not taken."""
 MODEL_CACHED = "ModelCached"
-"""The source's file is in the model directory and verified."""
+"""True when the source's file is in the model directory and verified."""
 WORKLOADS_READY = "WorkloadsReady"
-"""The wanted number of runtime pods run and are ready; False/Idle-like reasons at zero."""
+"""True when the desired number of runtime pods is ready."""
 ROUTABLE = "Routable"
-"""Every live gateway routes to every ready pod."""
+"""True when every live gateway routes to every ready pod."""
 SCALING_ACTIVE = "ScalingActive"
-"""The autoscaler has fresh signals and is free to act."""
+"""True when the autoscaler has fresh signals and is not disabled."""
 PROGRESSING = "Progressing"
-"""A rollout is in motion."""
+"""True while a rollout is in progress."""
 CONDITIONS = (READY, ACCEPTED, MODEL_CACHED, WORKLOADS_READY, ROUTABLE, SCALING_ACTIVE, PROGRESSING)
-"""Always present, in this order, each with observedGeneration and a non-empty message."""
+"""Conditions in the order of the status. All are always present, with observedGeneration and a non-empty message."""
 
 # -- reasons -------------------------------------------------------------------------------------------------
 # Accepted
 VALID = "Valid"
 INVALID_SPEC = "InvalidSpec"
 NAME_TAKEN = "NameTaken"
-"""Another ModelDeployment of the namespace has the same public model name, or is older and waits for it too."""
+"""Another ModelDeployment of the namespace has the same public name, or is older and waits for the same name."""
 SOURCE_NOT_ALLOWED = "SourceNotAllowed"
 """The source's scheme or address is refused by configuration."""
 # ModelCached
 CACHED = "Cached"
 NO_SOURCE = "NoSource"
-"""There is no file to fetch: the container brings its model."""
+"""There is no file to fetch: the container contains its model."""
 FETCHING = "Fetching"
 SOURCE_UNREACHABLE = "SourceUnreachable"
 DIGEST_MISMATCH = "DigestMismatch"
 NO_SPACE = "NoSpace"
 FETCH_FAILED = "FetchFailed"
-"""The fetch child failed without saying why (killed, out of memory)."""
+"""The fetch Job failed without a termination message (killed, out of memory)."""
 # WorkloadsReady, and Ready when they are its cause
 RUNNING = "Running"
 STARTING = "Starting"
 WAITING_FOR_MODEL = "WaitingForModel"
 IDLE = "Idle"
-"""Scaled to zero: there are no requests, and the next one starts it. Ready is True, unless its last start failed."""
+"""Scaled to zero without requests; the next request starts the model. Ready is True, unless the last start failed."""
 SCALED_TO_ZERO = "ScaledToZero"
-"""At zero because spec.replicas is 0; requests are refused with 503."""
+"""No replicas because spec.replicas is 0; requests are rejected with 503."""
 SUSPENDED = "Suspended"
-"""At zero because spec.suspend is true; requests are refused with 503."""
+"""No replicas because spec.suspend is true; requests are rejected with 503."""
 CRASH_LOOP = "CrashLoop"
-"""The runtime keeps exiting; the message quotes its termination message."""
+"""The runtime exits repeatedly; the message contains its termination message."""
 OOM_KILLED = "OOMKilled"
 UNSCHEDULABLE = "Unschedulable"
-"""There is no room: on no node, or in the namespace's quota."""
+"""No node has capacity for a pod, or the pod exceeds a quota of the namespace."""
 IMAGE_PULL_FAILED = "ImagePullFailed"
 REFUSED = "Refused"
-"""The cluster refuses a child, or its pods (a field that only an API server knows to be wrong, a policy)."""
+"""The API server rejects a child or its pods: a policy, or a field that only the API server validates."""
 STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
 # Routable
 ADMITTED = "Admitted"
@@ -114,35 +115,36 @@ DISABLED = "Disabled"
 STABLE = "Stable"
 ROLLING_OUT = "RollingOut"
 NO_CAPACITY_FOR_SURGE = "NoCapacityForSurge"
-"""There is no room for the new revision beside the old one. False: the old one serves on. True: after 10 s it gives way
-replica by replica."""
+"""There is no capacity for the candidate revision next to the stable one. False: the stable revision serves all
+requests. True: after 10 s, the candidate replaces it replica by replica."""
 REPLACING = "Replacing"
-"""The old revision gives way before the new one comes, because the spec says so (Recreate, surge Never)."""
+"""The stable revision is scaled down before the candidate starts, because the spec requires it (Recreate, surge
+Never)."""
 CANARY = "Canary"
-"""The new revision has the share that spec.rollout.canary gives it, and keeps it until the spec changes."""
-# any condition that was not observed yet
+"""The candidate has the share of spec.rollout.canary until the spec changes."""
+# Any condition that has not been observed yet
 PENDING = "Pending"
-# Progressing; and Ready, while it does not speak of the newest spec
+# Progressing; and Ready while it does not describe the newest generation
 RECONCILE_FAILED = "ReconcileFailed"
-"""Reconcile passes fail one after another (a write that the API server does not answer well); the message says why."""
+"""Consecutive reconcile passes failed (for example: the API server rejects a write); the message has the cause."""
 
-# -- capabilities of a runtime (status.capabilities): what is missing degrades by name ---------------------------
+# -- capabilities of a runtime (status.capabilities) -------------------------------------------------------------
 LOAD_REPORTS = "LoadReports"
-"""It says how busy it is; else gateways count their own requests alone, up to maxConcurrentRequests each."""
+"""The runtime reports its load. Without it, each gateway counts only its own requests, up to maxConcurrentRequests."""
 DRAIN = "Drain"
-"""It waits for the gateways before it refuses work, and finishes what runs; else what it still runs may be cut off, and
-requests are asked for elsewhere."""
+"""The runtime rejects new requests only after the gateways have stopped routing to it, and finishes those in flight.
+Without it, requests in flight may be cut off, and are retried on another replica where possible."""
 PROGRESS = "Progress"
-"""It says how far its start is, which extends the startup deadline and is told to waiting clients."""
+"""The runtime reports the progress of its start, which extends the startup deadline and is shown to waiting clients."""
 CONTRACT_CAPABILITIES = (DRAIN, LOAD_REPORTS, PROGRESS)
-"""Of a runtime that announces itself; what is spoken for has none."""
+"""Capabilities of a self-registering runtime; other containers have none of them."""
 
-# -- reasons that only events and gateway errors carry ------------------------------------------------------
+# -- reasons of events and gateway errors only --------------------------------------------------------------
 SCALE_IGNORED = "ScaleIgnored"
-"""Warning event: spec.replicas was changed while spec.scaling rules."""
+"""Warning event: spec.replicas was changed while spec.scaling is set."""
 SCALED = "Scaled"
-"""Normal event: the autoscaler changed the number of replicas; the message says from, to and why."""
+"""Normal event: the autoscaler changed the number of replicas; the message has both numbers and the cause."""
 KEY_REJECTED = "KeyRejected"
-"""Warning event about the Secret of an API key: it is broken, or holds the digest of an older one."""
+"""Warning event on the Secret of an API key: its digest is invalid, or an older Secret has the same digest."""
 REVISION_CREATED = "RevisionCreated"
 REVISION_RETIRED = "RevisionRetired"

@@ -1,1 +1,1 @@
-"""The broker of a platform: a NATS server whose users are the roles, and that admits namespaces as they appear."""
+"""The broker: a NATS server with a user for each role and for each admitted namespace."""

@@ -1,4 +1,4 @@
-"""Which namespaces' runtimes may log in: a set that the operator names whole, kept on the volume across restarts."""
+"""The namespaces whose runtimes may log in: a set that the operator sends, persisted on the volume."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from headrace.files import write_private
 log = logging.getLogger(__name__)
 
 FILE = "namespaces.json"
-NAMED_AT_MOST = 5
-"""Of the names that are refused, so many are told; one is enough to find the fault."""
+MAX_NAMED = 5
+"""Longest list of invalid names in a message."""
 
 
 class NamespacesRefused(HeadraceError):
-    """Somebody asked to admit what cannot be a namespace."""
+    """A set of namespaces contains an invalid name."""
 
     http_status = 422
     reason = "InvalidNamespace"
@@ -27,26 +27,26 @@ class NamespacesRefused(HeadraceError):
 
 
 def checked(namespaces: Iterable[str]) -> frozenset[str]:
-    """Return the set. Raises NamespacesRefused, naming what is no DNS label: in a subject it could open others."""
+    """Return the set. Raises NamespacesRefused for a name that is no DNS label, which could be a wildcard subject."""
     names = frozenset(namespaces)
     wrong = sorted(name for name in names if not LABEL.fullmatch(name))
     if wrong:
-        told = ", ".join(repr(name[:80]) for name in wrong[:NAMED_AT_MOST])
-        raise NamespacesRefused(f"no DNS label, so no namespace: {told}", hint="Nothing was changed")
+        names_shown = ", ".join(repr(name[:80]) for name in wrong[:MAX_NAMED])
+        raise NamespacesRefused(f"not a DNS label, so not a namespace: {names_shown}", hint="Nothing was changed")
     return names
 
 
 def load(store: Path) -> frozenset[str]:
-    """Return the set that was kept. One that cannot be read is empty: the operator names it again when it connects."""
+    """Return the persisted set; empty if it cannot be read, because the operator sends it again when it connects."""
     try:
         return checked(json.loads((store / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return frozenset()
     except (OSError, ValueError, TypeError, NamespacesRefused) as error:
-        log.warning("%s cannot be read (%s); no namespace is admitted until the operator says so", store / FILE, error)
+        log.warning("cannot read %s (%s); no namespace is admitted until the operator connects", store / FILE, error)
         return frozenset()
 
 
 def keep(store: Path, namespaces: frozenset[str]) -> None:
-    """Write the set, at once."""
+    """Write the set atomically."""
     write_private(store / FILE, json.dumps(sorted(namespaces)) + "\n")

@@ -1,10 +1,10 @@
-"""The NATS server's configuration: who may say what, and how much it may keep. Pure.
+"""Configuration of the NATS server: users, permissions and storage limits. Pure.
 
-One user per role. A role's replies come to an inbox of its own (`headrace.events.subjects.inbox`), so that no role
-reads another's answers. A runtime needs no replies, and has no inbox.
+Each role has a user. The replies to a role have their own inbox (`headrace.events.subjects.inbox`), so that no role
+reads another's replies. A runtime needs no replies and has no inbox.
 
-The gateway is trusted a little more than its list says: whoever may make a consumer of a bucket chooses the subject to
-which the broker delivers that bucket's entries. A runtime, which executes a tenant's model, may make none.
+The gateway has more access than its list shows: a client that may create a consumer of a bucket chooses the subject to
+which the broker delivers that bucket's entries. A runtime, which executes a tenant's model, may not create consumers.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from headrace.events import subjects
 
 LOOPBACK = "127.0.0.1"
 MAX_FILE_STORE_BYTES = 256 * 1024 * 1024
-"""Routes and keys are a few KiB each; this is what a fault could fill of the disk."""
+"""Routes and keys have a few KiB each; this limits the disk space that a fault can fill."""
 MAX_MEMORY_STORE_BYTES = 32 * 1024 * 1024
 LOG_BYTES = 4 * 1024 * 1024
 LOG_FILES = 2
 MAX_CONNECTIONS = 4096
-"""Gateways and loops, and two connections for each replica: a file descriptor and some 20 KiB each."""
+"""For gateways, reconcile loops, and two connections per replica, with a file descriptor and some 20 KiB each."""
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-"""A DNS label: what may name a namespace."""
+"""A DNS label, the form of a namespace's name."""
 RECONCILER = "reconciler"
 GATEWAY = "gateway"
 BROKER = "broker"
@@ -36,7 +36,7 @@ BROKER = "broker"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How a role logs in."""
+    """User and password of a role."""
 
     user: str
     password: str = field(repr=False)
@@ -44,7 +44,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """The subjects that a role may publish and subscribe to; all others are refused."""
+    """The subjects that a role may publish on and subscribe to; all others are rejected."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -52,28 +52,29 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Everybody who may log in."""
+    """All users."""
 
     reconciler: Credentials
     gateway: Credentials
     runtimes: Mapping[str, Credentials] = field(default_factory=dict)
     """By namespace."""
     broker: Credentials | None = None
-    """Who admits namespaces, in a cluster; in local mode the supervisor does, by writing the configuration."""
+    """The broker's own client, which admits namespaces in a cluster; None in local mode, where the supervisor writes
+    the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the server listens, and where it keeps what."""
+    """Addresses and files of the server."""
 
     name: str
     port: int
     store: Path
     host: str = LOOPBACK
     monitoring_port: int | None = None
-    """Where it tells anybody how it is (HTTP): `/healthz`, `/varz`; no passwords, but who is connected."""
+    """Port of `/healthz` and `/varz` (HTTP, without authentication): connected clients, no passwords."""
     log: Path | None = None
-    """None: standard error, where a container's log comes from."""
+    """None: standard error, the log of a container."""
 
 
 def runtime_user(namespace: str) -> str:
@@ -82,13 +83,13 @@ def runtime_user(namespace: str) -> str:
 
 
 def reconciler_permissions() -> Permissions:
-    """Return what the reconcile loop may do: it owns every subject of ours and makes the buckets."""
+    """Return the permissions of the reconcile loop: all subjects of headrace, and the creation of buckets."""
     own = ("headrace.>", "$KV.>")
     return Permissions((*own, "$JS.API.>", "$JS.FC.>"), (*own, f"{subjects.inbox(RECONCILER)}.>"))
 
 
 def gateway_permissions() -> Permissions:
-    """Return what a gateway may do: tell demand and admissions, hear replicas, read buckets, write its presence."""
+    """Return the permissions of a gateway: publish demand, admissions and presence, receive reports, read buckets."""
     buckets = (subjects.ROUTES_BUCKET, subjects.KEYS_BUCKET, subjects.GATEWAYS_BUCKET)
     return Permissions(
         publish=(
@@ -111,9 +112,9 @@ def gateway_permissions() -> Permissions:
 
 
 def runtime_permissions(namespace: str) -> Permissions:
-    """Return what the runtimes and fetch children of a namespace may do: speak of themselves."""
+    """Return the permissions of a namespace's runtimes and fetch Jobs: publish reports and progress of their own."""
     if not LABEL.fullmatch(namespace):
-        raise ValueError(f"{namespace!r} is no namespace: as part of a subject it could open others")
+        raise ValueError(f"{namespace!r} is not a namespace: in a subject it could be a wildcard")
     return Permissions(
         publish=(subjects.replica(namespace, "*", "*"), subjects.progress(namespace, "*")),
         subscribe=(subjects.admission(namespace, "*", "*"), subjects.SOLICIT),
@@ -121,14 +122,14 @@ def runtime_permissions(namespace: str) -> Permissions:
 
 
 def broker_permissions() -> Permissions:
-    """Return what the broker's own client may do: be told the namespaces, and answer the loop that tells them."""
+    """Return the permissions of the broker's own client: receive the set of namespaces, and reply to the loop."""
     return Permissions((f"{subjects.inbox(RECONCILER)}.>",), (subjects.ADMIT,))
 
 
 def render(server: Server, users: Users) -> str:
-    """Return the configuration file. JSON is a part of NATS's own syntax, and quotes every value.
+    """Return the configuration file. JSON is a subset of NATS's syntax, and quotes every value.
 
-    It lacks JSON's escapes by number: letters beyond ASCII, of a path for example, stand as they are.
+    NATS does not support JSON's numeric escapes, so non-ASCII characters, in a path for example, are not escaped.
     """
     members = [
         (users.reconciler, reconciler_permissions()),
@@ -167,7 +168,7 @@ def _user(credentials: Credentials, permissions: Permissions) -> dict[str, Any]:
 
 
 def _reading(bucket: str) -> tuple[str, ...]:
-    """Return the requests by which a client reads and watches a bucket (the broker's API of the stream beneath it)."""
+    """Return the subjects for reading and watching a bucket: the JetStream API of the bucket's stream."""
     stream = f"KV_{bucket}"
     return (
         f"$JS.API.STREAM.INFO.{stream}",

@@ -1,11 +1,11 @@
-"""`headrace-nats`: a NATS server in a container, with a client beside it that admits namespaces as they are named.
+"""`headrace-nats`: a NATS server in a container, and a client of it that admits namespaces.
 
-nats-server reads its users from a configuration file alone. So this process is its parent: it writes the file, and
-listens on the server itself, as the user `broker`, for the operator to tell which namespaces there should be.
-The file is of memory, not of a disk: it holds every password of the platform.
+nats-server reads its users from a configuration file only. So this process is its parent: it writes the file, and
+connects to the server as the user `broker` to receive the set of namespaces from the operator. The file is in memory
+and not on a disk, because it contains every password of the platform.
 
-Neither lives without the other. When the server ends, so does this process, and the kubelet starts both again; what
-counts is on the volume. When this process is killed, the kernel kills the server.
+When the server exits, this process exits too, and the kubelet restarts both; all state is on the volume. When this
+process is killed, the kernel kills the server.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ from headrace.termination import write_termination_message
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 60.0
-"""It takes 5 ms; a store that was cut by a crash, on a slow volume, takes seconds to read."""
+"""A start takes 5 ms; recovering the store after a crash, on a slow volume, takes seconds."""
 STOP_SECONDS = 20.0
-"""For the server to write its store out: well within the 30 s that Kubernetes gives a pod."""
+"""Time for the server to flush its store, within the 30 s of a pod's default grace period."""
 PASSWORD_BYTES = 24
 SECRETS_PREFIX = "HEADRACE_"
-"""Our own variables hold secrets; the server has them in its configuration, and its environment goes without."""
+"""Prefix of variables that contain secrets; the server gets them by its configuration, not by its environment."""
 
 
 class Broker:
-    """One nats-server, its configuration, and who is admitted. Made in a running event loop, in the main thread."""
+    """A nats-server, its configuration and the admitted namespaces.
+
+    Must be created in a running event loop, in the main thread.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -61,8 +64,8 @@ class Broker:
             monitoring_port=settings.monitoring_port,
         )
         kept = admission.load(settings.store)
-        self._obeyed: frozenset[str] | None = kept
-        """The set in force; None while it is not known, because a reload failed."""
+        self._in_force: frozenset[str] | None = kept
+        """The set in force; None while it is unknown because a reload failed."""
         self._file = os.memfd_create("nats.conf")
         self._write_config(kept)
         command = [find_nats_server(), "--config", f"/proc/self/fd/{self._file}"]
@@ -70,15 +73,15 @@ class Broker:
         self.process: Process = spawn(command, variables, None, pass_fds=[self._file])
 
     async def serve(self) -> None:
-        """Admit who is named, for ever. Raises CannotStart when the server does not come up."""
+        """Handle requests of the operator until cancelled. Raises CannotStart if the server does not become ready."""
         settings = self._settings
-        await until_ready(self.process, settings.own_host, settings.port, READY_SECONDS, hint="Its log tells why")
+        await until_ready(self.process, settings.own_host, settings.port, READY_SECONDS, hint="See its log")
         login = self._login
         client = await connect(settings.own_url, name="broker", user=login.user, password=login.password)
         try:
-            # The client awaits one answer before it looks at the next request, so two changes never overlap.
+            # The client awaits each callback before it handles the next request, so two changes never overlap.
             await client.subscribe(subjects.ADMIT, cb=self._answer)
-            log.info("ready; admitted: %s", _told(self._obeyed or ()))
+            log.info("ready; admitted namespaces: %s", _listed(self._in_force or ()))
             await asyncio.Event().wait()
         finally:
             await client.close()
@@ -87,23 +90,23 @@ class Broker:
         try:
             await self._admit(AdmittedNamespaces.decode(request.data))
         except (HeadraceError, ValidationError, OSError) as error:
-            log.error("the set of namespaces is as it was: %s", error)  # noqa: TRY400 - the message is the explanation
+            log.error("the set of namespaces is unchanged: %s", error)  # noqa: TRY400 - the message is sufficient
             answer = AdmittedAnswer(refusal=str(error))
         else:
             answer = AdmittedAnswer()
-        with contextlib.suppress(nats.errors.Error, OSError):  # the server is gone, and we are about to follow
+        with contextlib.suppress(nats.errors.Error, OSError):  # the server has exited, and so will this process
             await request.respond(answer.encode())
 
-    async def _admit(self, asked: AdmittedNamespaces) -> None:
-        namespaces = admission.checked(asked.namespaces)
-        if namespaces == self._obeyed:
+    async def _admit(self, request: AdmittedNamespaces) -> None:
+        namespaces = admission.checked(request.namespaces)
+        if namespaces == self._in_force:
             return
-        self._obeyed = None
+        self._in_force = None
         admission.keep(self._settings.store, namespaces)
         self._write_config(namespaces)
         await reload(self.process, self._settings.own_host, self._settings.monitoring_port)
-        self._obeyed = namespaces
-        log.info("admitted: %s", _told(namespaces))
+        self._in_force = namespaces
+        log.info("admitted namespaces: %s", _listed(namespaces))
 
     def _write_config(self, namespaces: frozenset[str]) -> None:
         settings = self._settings
@@ -116,22 +119,22 @@ class Broker:
         )
         text = render(self._server, users).encode()
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, text, 0)  # the server reads it at its start and at SIGHUP only
+        os.pwrite(self._file, text, 0)  # the server reads it only at its start and at SIGHUP
 
 
-def _told(namespaces: Iterable[str]) -> str:
-    return ", ".join(sorted(namespaces)) or "nobody"
+def _listed(namespaces: Iterable[str]) -> str:
+    return ", ".join(sorted(namespaces)) or "none"
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotStart when the server does not come up, or ends by itself."""
+    """Serve until SIGTERM or SIGINT. Raises CannotStart if the server does not become ready, or exits."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     broker = Broker(settings)
-    loop.add_signal_handler(signal.SIGCHLD, _reap_strangers, broker.process.pid)
-    _reap_strangers(broker.process.pid)  # those who died before the handler was there
+    loop.add_signal_handler(signal.SIGCHLD, _reap_orphans, broker.process.pid)
+    _reap_orphans(broker.process.pid)  # those that exited before the handler was set
     stopped = asyncio.create_task(stopping.wait())
     ended = asyncio.create_task(broker.process.wait())
     serving = asyncio.create_task(broker.serve())
@@ -143,7 +146,7 @@ async def run(settings: Settings) -> None:
         elif serving.done():
             serving.result()
         else:
-            raise CannotStart(f"nats-server ended with code {ended.result()}", hint="Its log tells why")
+            raise CannotStart(f"nats-server exited with code {ended.result()}", hint="See its log")
     finally:
         serving.cancel()
         await broker.process.stop(STOP_SECONDS)
@@ -151,14 +154,14 @@ async def run(settings: Settings) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _reap_strangers(own: int) -> None:
-    """Collect the dead that the kernel gave us as a container's first process; our own child is its `Process`'s."""
+def _reap_orphans(own: int) -> None:
+    """Reap orphaned processes, which become children of a container's first process; `Process` reaps our own child."""
     with contextlib.suppress(ChildProcessError):
         while True:
-            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if dead is None or dead.si_pid == own:
+            exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if exited is None or exited.si_pid == own:
                 return
-            os.waitpid(dead.si_pid, 0)
+            os.waitpid(exited.si_pid, 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(run(Settings.parse(arguments)))
     except HeadraceError as error:
-        log.error("%s", error)  # noqa: TRY400 - the message is the explanation; a trace would bury it
+        log.error("%s", error)  # noqa: TRY400 - the message is sufficient; a traceback would hide it
         write_termination_message(str(error))
         return error.exit_code
     return 0

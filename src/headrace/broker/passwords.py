@@ -1,7 +1,7 @@
-"""The password of a namespace's runtimes, which nobody has to keep.
+"""The password of a namespace's runtimes, which is derived and not stored.
 
-It is derived from one key that the broker and the operator share, so that the operator can give it to a namespace and
-the broker can check it without telling each other. A namespace that is deleted and made again has the same one.
+It is derived from one key that the broker and the operator share, so the operator can create a namespace's Secret and
+the broker can check the password without communication. A namespace that is deleted and recreated has the same one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an operator may set of the broker. Secrets come by environment only: a command line is public."""
+"""Settings of the broker. Secrets are environment variables, because command lines are public."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Settings:
     """Address to listen on; 0.0.0.0 for all, :: for all of both families."""
     port: int
     monitoring_port: int
-    """Where nats-server tells how it is: `/healthz` for probes."""
+    """Port of nats-server's `/healthz`, for probes."""
     store: Path
-    """The volume: JetStream's files, and which namespaces are admitted."""
+    """The volume: JetStream's files, and the set of admitted namespaces."""
     reconciler_password: str = field(repr=False)
     gateway_password: str = field(repr=False)
     runtime_key: str = field(repr=False)
-    """From which the password of each namespace's runtimes is derived."""
+    """Key from which the password of each namespace's runtimes is derived."""
 
     @property
     def own_host(self) -> str:
-        """Where this process itself reaches the server."""
+        """Address at which this process reaches the server."""
         address = ip_address(self.host)
         if not address.is_unspecified:
             return self.host
@@ -42,16 +42,16 @@ class Settings:
 
     @property
     def own_url(self) -> str:
-        """The same as a client's URL."""
+        """URL at which this process reaches the server."""
         host = f"[{self.own_host}]" if ":" in self.own_host else self.own_host
         return f"nats://{host}:{self.port}"
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
-        """Return what was given; exits with 2 and the usage on nonsense. Raises CannotStart without the secrets."""
+        """Return the settings; exits with 2 and the usage for invalid arguments. Raises CannotStart without secrets."""
         parser = argparse.ArgumentParser(
             prog="headrace-nats",
-            description="NATS server of a platform, which admits namespaces as the operator names them.",
+            description="NATS server of headrace, which admits the runtimes of the namespaces that the operator sends.",
             epilog=f"From the environment: {RECONCILER_PASSWORD}, {GATEWAY_PASSWORD}, {environment.NATS_RUNTIME_KEY}.",
         )
         parser.add_argument("--host", type=_address, default="127.0.0.1", help="IP address to listen on (%(default)s)")
@@ -62,7 +62,7 @@ class Settings:
             default=8222,
             help="port of the server's /healthz and /varz (%(default)s)",
         )
-        parser.add_argument("--store", type=Path, required=True, help="directory to keep everything in")
+        parser.add_argument("--store", type=Path, required=True, help="directory for all persistent data")
         given = parser.parse_args(arguments)
         return cls(
             host=given.host,

@@ -1,5 +1,5 @@
-"""The `headrace` command: a small kubectl for the local instance, and what starts and stops one.
+"""The `headrace` command: a small kubectl for the local instance, and commands that start and stop one.
 
-It imports the standard library, PyYAML where a file is read, and nothing that takes time: an answer comes in well under
-0.3 s. What needs more (the instance itself) is imported by the one command that needs it.
+It imports only the standard library, and PyYAML to read files, so that a command takes well under 0.3 s. Slow modules
+(the instance itself) are imported only by the command that needs them.
 """

@@ -1,4 +1,4 @@
-"""The instance's API over its Unix socket: Kubernetes' paths and objects, plain HTTP/1.1."""
+"""Client of the instance's API on its Unix socket: Kubernetes' paths and objects over HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from headrace.local.home import InstanceHome, home_fault
 from headrace.local.unix_socket import address_of
 
 DEFAULT_NAMESPACE = "default"
-"""What `-n` is when it is not given."""
+"""Default of `-n`."""
 DEFAULT_INSTANCE = "default"
-"""What `--instance` is when it is not given."""
-ANSWER_SECONDS = 30.0
-"""An answer that takes longer than this is a fault of the instance; watches and logs wait without a limit."""
+"""Default of `--instance`."""
+RESPONSE_SECONDS = 30.0
+"""Timeout of a request; watches and logs have none."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+    """HTTP connection over a Unix socket."""
 
     def __init__(self, path: Path, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -53,26 +53,26 @@ class _UnixConnection(http.client.HTTPConnection):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What applying an object did."""
+    """The result of applying an object."""
 
     manifest: dict[str, Any]
     verb: str
-    """`created`, `configured` or `unchanged`, as kubectl says it."""
+    """`created`, `configured` or `unchanged`, like kubectl's."""
 
 
 class ApiClient:
-    """One instance's API. Methods raise `NotRunning` when nobody listens, else the error that the API answered."""
+    """Client of one instance. Methods raise `NotRunning` if it is not running, else the error of the response."""
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
         self._log = socket_path.parent / "logs" / "headrace.log"
 
     def get(self, kind: Kind, namespace: str | None, name: str | None = None) -> dict[str, Any]:
-        """Return an object, or without a name the list of a namespace (None: of all)."""
+        """Return an object, or without a name the list of a namespace (None: all namespaces)."""
         return self._json("GET", path_of(kind, namespace, name), absent=_listing(kind, namespace))
 
     def apply(self, kind: Kind, manifest: dict[str, Any], *, dry_run: bool = False) -> Applied:
-        """Make the object be as the manifest says (server-side apply)."""
+        """Create or update the object (server-side apply)."""
         metadata = manifest["metadata"]
         path = path_of(kind, metadata["namespace"], metadata["name"]) + ("?dryRun=All" if dry_run else "")
         response = self._request("PATCH", path, manifest, content_type="application/apply-patch+json")
@@ -99,33 +99,33 @@ class ApiClient:
         _read(self._request("DELETE", path_of(kind, namespace, name), absent=_listing(kind, namespace)))
 
     def watch(self, kind: Kind, namespace: str | None) -> Iterator[dict[str, Any]]:
-        """Return `{"type": …, "object": …}`: what is there first (as ADDED), then every change from this call on."""
+        """Return `{"type": …, "object": …}`: first the existing objects (as ADDED), then every later change."""
         response = self._request("GET", path_of(kind, namespace) + "?watch=true", timeout=None)
         return (json.loads(line) for line in _lines(response))
 
     def logs(self, namespace: str, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[bytes]:
-        """Yield the pod's log as it comes."""
+        """Yield the pod's log in chunks as they arrive."""
         query = {"follow": str(follow).lower(), "previous": str(previous).lower()}
         if tail is not None:
             query["tailLines"] = str(tail)
         path = f"/api/v1/namespaces/{quote(namespace, '')}/pods/{quote(pod, '')}/log?{urlencode(query)}"
-        timeout = None if follow else ANSWER_SECONDS
+        timeout = None if follow else RESPONSE_SECONDS
         response = self._request("GET", path, timeout=timeout, absent=_listing(KINDS["Pod"], namespace))
-        with _ending("the log"):
+        with _breaking("the log"):
             while chunk := response.read1(65536):
                 yield chunk
 
     def instance(self) -> dict[str, Any]:
-        """Return what the instance says of itself: instance, pid, version, endpoint, started, home."""
+        """Return the instance's description: instance, pid, version, endpoint, started, home."""
         return self._json("GET", "/headrace/v1/instance")
 
     def shutdown(self) -> None:
-        """Ask the instance to stop; it answers before it does."""
+        """Request the instance to stop; the response arrives before it stops."""
         _read(self._request("POST", "/headrace/v1/shutdown"))
 
     def _json(self, method: str, path: str, *, absent: str = "") -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(_read(self._request(method, path, absent=absent)))
-        return answer
+        body: dict[str, Any] = json.loads(_read(self._request(method, path, absent=absent)))
+        return body
 
     def _request(
         self,
@@ -134,10 +134,10 @@ class ApiClient:
         body: dict[str, Any] | None = None,
         *,
         content_type: str = "application/json",
-        timeout: float | None = ANSWER_SECONDS,
+        timeout: float | None = RESPONSE_SECONDS,
         absent: str = "",
     ) -> http.client.HTTPResponse:
-        """Send a request and return the answer once it begins. `absent`: what to do where the object is not there."""
+        """Send a request and return the response when its head arrives. `absent`: hint for an object not found."""
         connection = _UnixConnection(self._socket_path, timeout)
         try:
             payload = None if body is None else json.dumps(body).encode()
@@ -147,56 +147,56 @@ class ApiClient:
             raise _not_running(self._socket_path.parent) from error
         except TimeoutError as error:
             raise NotRunning(
-                f"the instance did not answer within {ANSWER_SECONDS:.0f} s",
-                hint=f"Look at its log ({self._log}), or stop it with `headrace down`",
+                f"the instance did not respond within {RESPONSE_SECONDS:.0f} s",
+                hint=f"See its log ({self._log}), or stop it with `headrace down`",
             ) from error
         except OSError as error:
-            raise home_fault(error, what=f"cannot reach the instance by {shortened(self._socket_path)}") from error
+            raise home_fault(error, what=f"cannot connect to the instance at {shortened(self._socket_path)}") from error
         if response.status >= http.client.BAD_REQUEST:
             raise error_of(response.status, _read(response), log=self._log, absent=absent)
         return response
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    with _ending("its answer"):
+    with _breaking("the response"):
         return response.read()
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield what is streamed, line by line, to its end; a last line that was cut off is dropped."""
-    with _ending("its answer"):
+    """Yield the lines of a streamed response; an incomplete last line is dropped."""
+    with _breaking("the response"):
         for line in response:
             if line.endswith(b"\n") and line.strip():
                 yield line
 
 
 @contextlib.contextmanager
-def _ending(what: str) -> Iterator[None]:
-    """Raise NotRunning for a connection that breaks: the instance was killed."""
+def _breaking(what: str) -> Iterator[None]:
+    """Raise NotRunning if the connection breaks, because the instance was killed."""
     try:
         yield
     except (http.client.HTTPException, OSError) as error:
-        raise NotRunning(f"the instance ended in the midst of {what}", hint="Start it with `headrace up`") from error
+        raise NotRunning(f"the instance exited while it sent {what}", hint="Start it with `headrace up`") from error
 
 
 def instance_option(name: str) -> str:
-    """Return the option with which a command speaks to that instance."""
+    """Return the option that selects an instance, empty for the default one."""
     return "" if name == DEFAULT_INSTANCE else f" --instance {name}"
 
 
 def _not_running(directory: Path) -> NotRunning:
-    """Return the error that names those instances that do run: the option may be wrong, or forgotten."""
+    """Return an error that lists the running instances, because the option may be wrong or missing."""
     name, root = directory.name, directory.parent.parent
     others = sorted(path.name for path in directory.parent.glob("*") if path.name != name)
     running = [other for other in others if _runs(InstanceHome(root, other))]
     hint = f"Start it with `headrace up{instance_option(name)}`"
     if running:
-        hint += f", or use --instance with one that is running: {', '.join(running)}"
+        hint += f", or use --instance with a running one: {', '.join(running)}"
     return NotRunning(f"the instance {name!r} is not running", hint=hint)
 
 
 def _runs(home: InstanceHome) -> bool:
-    with contextlib.suppress(OSError):  # what this user may not look into is not to be used either
+    with contextlib.suppress(OSError):  # a directory that this user may not read cannot be used either
         return home.is_running()
     return False
 
@@ -210,19 +210,19 @@ def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
 
 def _listing(kind: Kind, namespace: str | None) -> str:
     option = "" if namespace in (None, DEFAULT_NAMESPACE) else f" -n {namespace}"
-    return f"`headrace get {kind.plural}{option}` lists what is there"
+    return f"`headrace get {kind.plural}{option}` lists the {kind.plural}"
 
 
 def error_of(status: int, body: bytes, *, log: Path, absent: str = "") -> HeadraceError:
-    """Return the exception for a Kubernetes `Status` answer.
+    """Return the exception for a Kubernetes `Status` response.
 
-    Its message says what the one who asked can do; a fault of the instance itself is for who reads its log.
+    The message of a client error contains its remedy; for a server error, the hint names the instance's log.
     """
     try:
         answer = json.loads(body)
         message = str(answer["message"])
     except (ValueError, KeyError, TypeError):
-        return HeadraceError(f"the instance answered {status}", hint=f"Look at its log: {log}")
+        return HeadraceError(f"the instance returned {status}", hint=f"See its log: {log}")
     causes = answer.get("details", {}).get("causes", [])
     if causes:
         faults = tuple(FieldError(cause.get("field", ""), cause.get("message", "")) for cause in causes)
@@ -232,5 +232,5 @@ def error_of(status: int, body: bytes, *, log: Path, absent: str = "") -> Headra
     if status == http.client.NOT_FOUND:
         return NotFound(message, hint=absent)
     if status >= http.client.INTERNAL_SERVER_ERROR:
-        return HeadraceError(message, hint=f"Look at the instance's log: {log}")
+        return HeadraceError(message, hint=f"See the instance's log: {log}")
     return HeadraceError(message)

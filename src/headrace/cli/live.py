@@ -1,4 +1,4 @@
-"""The live view of `headrace up`: a table that is redrawn for a person, plain lines for a file."""
+"""The live view of `headrace up`: a table that is redrawn on a terminal, lines in a file."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from headrace.kinds.columns import Object, condition
 from headrace.kinds.registry import KINDS
 
 RETRY_SECONDS = 0.5
-_LEFT_OUT = ("URL", "RUNTIME", "AGE")
-"""For room; and an age stands still in a table that is drawn only when something changes."""
-_LINES_AROUND = 2
-"""Of a table that is too high: the line that says so, and the cursor's own below it."""
+_HIDDEN_COLUMNS = ("URL", "RUNTIME", "AGE")
+"""To save space; and an age would be outdated in a table that is drawn only when something changes."""
+_RESERVED_LINES = 2
+"""Lines below a table that is too high: the number of hidden rows, and the cursor's line."""
 
 
 class LiveView:
-    """Follows the instance's ModelDeployments in a thread of its own, as any client would, until the process ends."""
+    """Watches the instance's ModelDeployments in a thread until the process ends, and prints their states."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
         self._objects: dict[str, Object] = {}
         self._drawn: list[str] = []
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._paused = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
 
     def start(self) -> None:
-        """Begin to show."""
+        """Start the output."""
         self._thread.start()
 
     def pause(self) -> None:
-        """Show nothing any more: something else is being printed."""
+        """Stop the output, because something else is printed."""
         self._paused.set()
 
     def _follow(self) -> None:
@@ -46,7 +46,7 @@ class LiveView:
                 for change in self._client.watch(KINDS["ModelDeployment"], None):
                     self._show(change["type"], change["object"])
             except (HeadraceError, OSError, ValueError):
-                time.sleep(RETRY_SECONDS)  # it is stopping, or we were too slow for the watch
+                time.sleep(RETRY_SECONDS)  # the instance is stopping, or the watch was closed because we were too slow
 
     def _show(self, change: str, obj: Object) -> None:
         metadata = obj["metadata"]
@@ -60,32 +60,32 @@ class LiveView:
         if output.is_terminal():
             self._redraw()
         else:
-            self._say(key, change, obj)
+            self._print(key, change, obj)
 
     def _redraw(self) -> None:
         columns = output.columns_of(KINDS["ModelDeployment"], wide=True, all_namespaces=False)
-        columns = [column for column in columns if column.title not in _LEFT_OUT]
+        columns = [column for column in columns if column.title not in _HIDDEN_COLUMNS]
         lines = _fitted(output.table(columns, (self._objects[key] for key in sorted(self._objects))))
         if lines == self._drawn:
-            return  # what changed is not to be seen, such as the percent of a message that is clipped
+            return  # the change is not visible, such as the percentage in a message that is clipped
         up = f"\033[{len(self._drawn)}A\033[J" if self._drawn else ""
         sys.stdout.write(up + "\n".join(lines) + "\n")
         sys.stdout.flush()
         self._drawn = lines
 
-    def _say(self, key: str, change: str, obj: Object) -> None:
+    def _print(self, key: str, change: str, obj: Object) -> None:
         ready = condition(obj, "Ready")
         text = "deleted" if change == "DELETED" else f"{ready.get('reason', 'Pending')}: {ready.get('message', '')}"
         step = re.sub(r"\d+%.*", "", text)  # a line for each percent would be noise in a file
-        if self._said.get(key) != step:
-            self._said[key] = step
+        if self._printed.get(key) != step:
+            self._printed[key] = step
             print(f"{key}  {text}", flush=True)
 
 
 def _fitted(lines: list[str]) -> list[str]:
-    """Return the lines as the terminal can hold them: what wraps or scrolls away could not be drawn over."""
+    """Return the lines cut to the terminal's size, because wrapped or scrolled lines cannot be redrawn."""
     size = shutil.get_terminal_size()
     if len(lines) >= size.lines:
-        shown = max(1, size.lines - _LINES_AROUND)
+        shown = max(1, size.lines - _RESERVED_LINES)
         lines = [*lines[:shown], f"… {len(lines) - shown} more: see `headrace get mdep -A`"]
     return [output.clip(line, size.columns) for line in lines]

@@ -1,4 +1,4 @@
-"""The entry point: arguments, dispatch, and errors written for the person who gets them."""
+"""The entry point: arguments, dispatch, and error messages."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ COMMANDS: dict[str, str] = {
     "wait": "wait until a resource has a condition",
     "chat": "talk to a model through the gateway",
     "keys": "create, list and revoke API keys",
-    "doctor": "check what this machine has and what is missing",
+    "doctor": "check the requirements on this machine",
     "version": "print the version",
-    "dev": "what is needed to work on headrace itself",
+    "dev": "generate files of a checkout of headrace",
 }
 """Each is a module of `headrace.cli.commands` with `configure(parser)` and `run(arguments) -> exit code`."""
 
 INSTANCE_VARIABLE = "HEADRACE_INSTANCE"
 USAGE = 2
-"""Exit code without a command, as argparse's own after a usage error."""
+"""Exit code without a command, equal to argparse's after a usage error."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, equal to a shell's."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,12 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a path or an answer may hold what the terminal cannot show
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a path or response may contain characters that the terminal cannot show
     parser = _parser()
     try:
         options = _parsed(parser, arguments)
         if options.command is not None:
-            return _carried_out(options)
+            return _run(options)
         parser.print_help()
     except OSError as error:
         return _failed(_unwritten(sys.stdout) or error, code=USAGE, is_of_output=error.filename is None)
@@ -66,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     return USAGE if (unwritten := _unwritten(sys.stdout)) is None else _failed(unwritten, code=USAGE, is_of_output=True)
 
 
-def _carried_out(options: argparse.Namespace) -> int:
-    """Run the command; whatever the operating system refuses is one line for a person, as every error is."""
+def _run(options: argparse.Namespace) -> int:
+    """Run the command, and report its error, an OSError too, in one line."""
     run: Callable[[argparse.Namespace], int] = options.run
     code, error = 0, None
     try:
@@ -85,11 +87,11 @@ def _carried_out(options: argparse.Namespace) -> int:
 
 
 def _failed(error: HeadraceError | OSError, *, code: int, is_of_output: bool = False) -> int:
-    """Report an error, and return the exit code; `code` where nobody reads the output."""
+    """Report an error, and return its exit code, or `code` if the output's pipe is closed."""
     if isinstance(error, BrokenPipeError):
-        return code  # `headrace get | head`: the reader has seen enough
+        return code  # `headrace get | head`: the reader has exited
     fault = error if isinstance(error, HeadraceError) else _explained(error, is_of_output=is_of_output)
-    with contextlib.suppress(OSError):  # standard error is full: the exit code remains
+    with contextlib.suppress(OSError):  # if standard error cannot be written, only the exit code reports the error
         print(f"error: {fault}", file=sys.stderr)
         for cause in fault.causes if isinstance(fault, InvalidResource) else ():
             print(f"  {cause}", file=sys.stderr)
@@ -98,7 +100,10 @@ def _failed(error: HeadraceError | OSError, *, code: int, is_of_output: bool = F
 
 
 def _unwritten(stream: TextIO | None) -> OSError | None:
-    """Write what is printed; return why it cannot be. Nothing is left, else Python's own exit would fail with 120."""
+    """Flush a stream and return the error if that fails.
+
+    The buffer is emptied then, because otherwise Python would exit with 120.
+    """
     if stream is None:
         return None
     try:
@@ -110,32 +115,32 @@ def _unwritten(stream: TextIO | None) -> OSError | None:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether a print raised it, as it does without a buffer.
+    """Whether a print raised the error, which happens on an unbuffered stream.
 
-    It names no file, and was raised in the package of the commands itself: these use sockets and files by way of
-    other modules only.
+    Such an error has no file and was raised in the package of the commands, which use sockets and files only through
+    other modules.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return error.filename is None and frame.f_globals.get("__name__", "").startswith("headrace.cli.")
 
 
 def _explained(error: OSError, *, is_of_output: bool) -> HeadraceError:
-    """Return what it means to a person."""
+    """Return the error to report for an OSError."""
     if is_of_output:
-        return explained(error, what="cannot write to standard output", or_else="write it elsewhere")
+        return explained(error, what="cannot write to standard output", or_else="redirect the output")
     if error.filename is None:
-        return explained(error, what="the operating system refuses a call")
+        return explained(error, what="a system call failed")
     return home_fault(error)
 
 
 def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Parse, and let words stand behind options: argparse gives a list of words only what comes before the first."""
+    """Parse the arguments, and accept positional arguments after options, which argparse does not for lists."""
     defaults = argparse.Namespace(instance=os.environ.get(INSTANCE_VARIABLE) or DEFAULT_INSTANCE)
     options, rest = parser.parse_known_args(arguments, defaults)
     if not hasattr(options, "namespace"):
         options.namespace = DEFAULT_NAMESPACE
     elif options.command is not None and not options.takes_namespace:
-        parser.error(f"`headrace {options.command}` takes no --namespace")
+        parser.error(f"`headrace {options.command}` has no option --namespace")
     words = getattr(options, getattr(options, "words", ""), None)
     if rest and (words is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -145,9 +150,9 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser with the option that may stand anywhere: before the command, behind it, and behind its action.
+    """A parser that accepts --instance anywhere: before the command, after it, and after its action.
 
-    Its default is not the parsers' own: each would put it over what was said before.
+    The option has no default here, because the default of one parser would overwrite a value parsed by another.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -155,17 +160,17 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument(
             "--instance",
             default=argparse.SUPPRESS,
-            help=f"which local instance ({INSTANCE_VARIABLE}, default: {DEFAULT_INSTANCE}); two may run side by side",
+            help=f"name of the local instance ({INSTANCE_VARIABLE}, default: {DEFAULT_INSTANCE}); several can run",
         )
 
     @override
     def print_help(self, file: Any = None) -> None:
-        """Raise OSError where the help cannot be written, which argparse does not."""
+        """Print the help. Raises OSError on failure, which argparse ignores."""
         print(self.format_help(), end="", file=file)
 
 
 class _Command(_Parser):
-    """The parser of a command, or of one of its actions; only the module of the command that is used is imported."""
+    """The parser of a command, or of one of its actions; it imports the command's module when it parses."""
 
     module: str | None = None
 
@@ -187,8 +192,8 @@ def _parser() -> argparse.ArgumentParser:
         "laptop and a cluster.",
         epilog="Start with `headrace up -f examples/smollm2.yaml`.",
     )
-    add_namespace(parser, "namespace, for commands that take one")
-    parser.set_defaults(takes_namespace=False)  # until the command says that it does
+    add_namespace(parser, "namespace, for commands with this option")
+    parser.set_defaults(takes_namespace=False)  # the command overrides it
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")

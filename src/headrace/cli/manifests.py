@@ -1,4 +1,4 @@
-"""Resource files: YAML documents that remember where each field stands, so that an error can point at its line."""
+"""Resource files: YAML documents with the position of each field, so that an error can name its line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from headrace.errors import FieldError, HeadraceError
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-"""A resource is a page of text; a larger file is a mistake (a model, say)."""
+"""Limit of a file: a resource is a page of text, so a larger file is a mistake (a model, for example)."""
 
 
 _SHAPE = "A resource is a mapping with apiVersion, kind, metadata.name and spec, as in examples/"
@@ -24,18 +24,18 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: what becomes JSON in the end has no dates, so `2024-05-01` is text."""
+    """YAML as Kubernetes parses it: JSON has no dates, so `2024-05-01` is a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_constructor(_TIMESTAMP, lambda _, node: node.value)  # where a file says !!timestamp
+_Loader.add_constructor(_TIMESTAMP, lambda _, node: node.value)  # for an explicit !!timestamp
 
 
 class InvalidFile(HeadraceError):
-    """A file that is no list of resources."""
+    """A file that is not a list of resources."""
 
     reason = "InvalidFile"
     exit_code = 2
@@ -50,12 +50,12 @@ class Document:
     node: yaml.Node
 
     def where(self, fault: FieldError) -> str:
-        """Return `file:line: field: message` for a fault: the line of the field, or of its nearest parent."""
+        """Return `file:line: field: message` for an error, with the line of the field or of its nearest parent."""
         return f"{self.path}:{line_of(self.node, fault.field)}: {fault}"
 
 
 def read(path: str) -> list[Document]:
-    """Return the documents of a file (`-`: standard input). Raises InvalidFile with the line of the fault."""
+    """Return the documents of a file (`-`: standard input). Raises InvalidFile with the line of the error."""
     name, place = ("standard input", "stdin") if path == "-" else (path, path)
     try:
         text = _read_bounded(path).decode()
@@ -66,14 +66,14 @@ def read(path: str) -> list[Document]:
     except UnicodeDecodeError as error:
         raise InvalidFile(f"{name} is not a text file", hint="Resource files are YAML or JSON in UTF-8") from error
     try:
-        # As kubectl does, an empty document (after a `---` at the end, say) is skipped.
+        # Like in kubectl, an empty document (after a final `---`, for example) is skipped.
         nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None and node.tag != _NULL]
         if not nodes:
-            raise InvalidFile(f"{name} has no resource in it", hint=_SHAPE)
+            raise InvalidFile(f"{name} contains no resource", hint=_SHAPE)
         return [_document(place, node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidFile(f"{place}:{line}: not valid YAML: {error.problem}", hint="Mend that line") from error
+        raise InvalidFile(f"{place}:{line}: not valid YAML: {error.problem}", hint="Fix that line") from error
     except yaml.YAMLError as error:
         raise InvalidFile(f"{name} is not valid YAML: {error}", hint="Resource files are YAML or JSON") from error
     except RecursionError as error:
@@ -88,14 +88,14 @@ def _read_bounded(path: str) -> bytes:
             content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise InvalidFile(
-            f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB and no resource file",
-            hint="A model is named by spec.model.source.uri in one",
+            f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, so it is not a resource file",
+            hint="Set spec.model.source.uri in a resource file to serve a model's file",
         )
     return content
 
 
 def write(manifests: Iterable[dict[str, Any]]) -> str:
-    """Return the text of a file that `read` would read as these."""
+    """Return the text of a resource file with these manifests."""
     return str(yaml.safe_dump_all(manifests, allow_unicode=True, sort_keys=False))
 
 
@@ -110,7 +110,7 @@ def _document(path: str, node: yaml.Node) -> Document:
         json.dumps(manifest, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidFile(
-            f"{path}:{line}: the resource holds what JSON cannot say: {error}", hint="Write it as text, in quotes"
+            f"{path}:{line}: the resource has a value that is not valid in JSON: {error}", hint="Put it in quotes"
         ) from error
     if not isinstance(manifest, dict):
         raise InvalidFile(f"{path}:{line}: this is not a resource", hint=_SHAPE)

@@ -1,4 +1,4 @@
-"""How objects are printed: kubectl's tables and formats."""
+"""Output of objects in kubectl's tables and formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.kinds.registry import RESOURCE_KINDS
 
 
 def columns_of(kind: Kind, *, wide: bool, all_namespaces: bool) -> list[Column]:
-    """Return the columns in which objects of a kind are listed."""
+    """Return the columns of a kind's table."""
     columns = [NAMESPACE] if all_namespaces else []
     resource = RESOURCE_KINDS.get(kind.kind)
     columns += resource.columns if resource is not None else _COLUMNS.get(kind.kind, [NAME, AGE])
@@ -21,7 +21,7 @@ def columns_of(kind: Kind, *, wide: bool, all_namespaces: bool) -> list[Column]:
 
 
 def table(columns: Sequence[Column], objects: Iterable[Object]) -> list[str]:
-    """Return the lines of a table, header first, columns padded to their widest cell."""
+    """Return the lines of a table, header first, with columns padded to their widest cell."""
     rows = [[column.title for column in columns]] + [[column.value(obj) for column in columns] for obj in objects]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -31,38 +31,38 @@ def dump(obj: Object, output: str) -> str:
     """Return an object as `json` or `yaml`."""
     if output == "json":
         return json.dumps(obj, indent=2)
-    import yaml  # noqa: PLC0415 - 30 ms that a table does not need
+    import yaml  # noqa: PLC0415 - takes 30 ms, and tables do not need it
 
     return str(yaml.safe_dump(obj, sort_keys=False)).rstrip()
 
 
 def public_name(model: Object) -> str:
-    """Return what clients put into the field `model` for a ModelDeployment."""
+    """Return the public name of a ModelDeployment: the value of the field `model` in requests."""
     return str(model["spec"].get("model", {}).get("name") or model["metadata"]["name"])
 
 
 def last_seen(event: Object) -> str:
-    """Return when an Event happened last, by which they are sorted."""
+    """Return the last timestamp of an Event, the sort key of events."""
     return str(event.get("lastTimestamp", ""))
 
 
 def width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: most letters one, East Asian ones two, accents none."""
+    """Return the terminal columns of a text: one for most characters, two for East Asian ones, none for accents."""
     return sum(_char_width(char) for char in text)
 
 
 def clip(text: str, columns: int) -> str:
-    """Return the text as one line of at most so many columns, so that a terminal never wraps it.
+    """Return the text as one line of at most `columns` columns, so that a terminal never wraps it.
 
-    What would move the cursor or change colours (a message may quote a program's output) becomes a space.
+    Control characters become spaces: a message may contain a program's output, which could move the cursor.
     """
     line = "".join(char if char.isprintable() else " " for char in text)
     if width(line) <= columns:
         return line
-    room, kept = columns - 1, ""
+    free, kept = columns - 1, ""
     for char in line:
-        room -= _char_width(char)
-        if room < 0:
+        free -= _char_width(char)
+        if free < 0:
             break
         kept += char
     return kept + "…"
@@ -75,12 +75,12 @@ def _char_width(char: str) -> int:
 
 
 def is_terminal() -> bool:
-    """Whether a person watches standard output."""
+    """Whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def pod_status(pod: Object) -> str:
-    """Return the word that tells most about a pod, as kubectl chooses it."""
+    """Return the status of a pod in one word, as kubectl does."""
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
     for status in pod.get("status", {}).get("containerStatuses", []):
@@ -111,7 +111,7 @@ def _event_object(event: Object) -> str:
 
 
 NAMESPACE = Column("NAMESPACE", lambda o: str(o["metadata"]["namespace"]))
-_COLUMNS: dict[str, list[Column]] = {  # of Kubernetes' kinds; those of ours are in the registry
+_COLUMNS: dict[str, list[Column]] = {  # of Kubernetes' kinds; those of headrace's kinds are in the registry
     "Pod": [
         NAME,
         Column("READY", _containers_ready),

@@ -1,4 +1,4 @@
-"""What commands share: which instance, which namespace, and names as kubectl takes them (`mdep/smollm2`, `pods x`)."""
+"""Shared arguments of commands: instance, namespace, and names as in kubectl (`mdep/smollm2`, `pods x`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class UnknownKind(HeadraceError):
-    """No such kind of resource."""
+    """The kind of resource does not exist."""
 
     reason = "UnknownKind"
     exit_code = 2
@@ -28,19 +28,19 @@ class UnknownKind(HeadraceError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind, and one object of it when a name was given."""
+    """A kind, and the name of an object if given."""
 
     kind: Kind
     name: str | None
 
 
 def client_of(arguments: argparse.Namespace) -> ApiClient:
-    """Return the client of the instance that the arguments name."""
+    """Return the client of the selected instance."""
     return ApiClient(InstanceHome.of(arguments.instance).socket)
 
 
 def add_namespace(parser: argparse.ArgumentParser, what: str = "namespace") -> None:
-    """Add `-n/--namespace`, which may stand before the command too: the default is put in when all is parsed."""
+    """Add `-n/--namespace`, which may also precede the command, so its default is set after parsing."""
     parser.add_argument(
         "-n",
         "--namespace",
@@ -52,28 +52,28 @@ def add_namespace(parser: argparse.ArgumentParser, what: str = "namespace") -> N
 
 
 def _namespace(text: str) -> str:
-    """Return a namespace as an option gives it."""
+    """Return the namespace of an option."""
     if not _NAMESPACE.fullmatch(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} cannot name a namespace: use up to 63 lower-case letters, digits and dashes"
+            f"{text!r} is not a valid namespace: use up to 63 lower-case letters, digits and dashes"
         )
     return text
 
 
 def count(text: str) -> int:
-    """Return a number, 0 or more, as an option gives it."""
+    """Return the number, 0 or more, of an option."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 
 def add_target(parser: argparse.ArgumentParser, *, name_required: bool = True) -> None:
-    """Add the words that name kinds and objects."""
+    """Add the positional arguments for kinds and objects."""
     parser.add_argument(
         "target",
         nargs="+",
         metavar="KIND/NAME" if name_required else "KIND[/NAME]",
-        help="e.g. mdep/smollm2 or `mdep smollm2`; several: `mdep/a mdep/b` or `mdep a b`",
+        help="e.g. mdep/smollm2 or `mdep smollm2`; for several: `mdep/a mdep/b` or `mdep a b`",
     )
     parser.set_defaults(words="target")
 
@@ -95,13 +95,16 @@ def targets_of(words: list[str], *, name_required: bool = True) -> list[Target]:
     for name in names:
         if "/" in name:
             raise UnknownKind(
-                f"{name!r} names a kind again, after {first!r}", hint="Write KIND NAME NAME, or KIND/NAME KIND/NAME"
+                f"{name!r} has a kind, but {first!r} is the kind", hint="Write KIND NAME NAME, or KIND/NAME KIND/NAME"
             )
     return [Target(kind, name) for name in names]
 
 
 def for_each(targets: Sequence[_T], act: Callable[[_T], None]) -> int:
-    """Act on each target and return the exit code: among several, an error is printed and does not stop the others."""
+    """Call `act` for each target and return the exit code.
+
+    With several targets, an error is printed and the others are processed too.
+    """
     if len(targets) == 1:
         act(targets[0])
         return 0
@@ -135,12 +138,12 @@ def _known_kind(word: str) -> Kind:
         known = ", ".join(known.plural for known in KINDS.values())
         meant = nearest_kind(word)
         guess = f"Did you mean {meant.plural}? " if meant is not None else ""
-        raise UnknownKind(f"there is no kind of resource called {word!r}", hint=f"{guess}There are: {known}")
+        raise UnknownKind(f"unknown kind of resource {word!r}", hint=f"{guess}Known kinds: {known}")
     return kind
 
 
 def find_kind(word: str) -> Kind | None:
-    """Return the kind that a word means: its name, plural, singular or short name, in any case."""
+    """Return the kind with this name, plural, singular or short name, in any case."""
     word = word.lower()
     for kind in KINDS.values():
         if word in (kind.kind.lower(), kind.plural, kind.singular, *kind.short_names):
@@ -149,8 +152,8 @@ def find_kind(word: str) -> Kind | None:
 
 
 def nearest_kind(word: str) -> Kind | None:
-    """Return the kind that was probably meant by a word that is none."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only where something is wrong
+    """Return the kind with the name closest to an unknown word, if any is close."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only for errors
 
     words = {name: kind for kind in KINDS.values() for name in (kind.kind.lower(), kind.plural, *kind.short_names)}
     near = get_close_matches(word.lower(), words, n=1)

@@ -1,5 +1,4 @@
-"""The reconcile loop that both worlds share: hears signals, calls the pure rules, publishes routes and keys.
+"""The reconcile loop: receives signals, calls the pure rules, and publishes routes and API keys.
 
-A world (the local cluster, or the operator's view of an API server) is behind the `World` protocol; nothing here knows
-which one it is.
+It is the same in local mode and in the operator: the local cluster and the API server implement the `World` protocol.
 """

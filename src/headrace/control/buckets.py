@@ -1,8 +1,8 @@
-"""The key-value buckets that the loop owns, kept equal to what it wants them to be.
+"""Writers of the key-value buckets that the reconcile loop owns.
 
-A `BucketWriter` holds the wanted content and writes differences in the background, so that no reconcile ever waits for
-the broker. After a reconnection, or when the bucket is found missing, everything is compared and written again: the
-bucket is a copy, the loop can always make it anew.
+A `BucketWriter` holds the desired content and writes differences in the background, so a reconcile pass never waits for
+the broker. After a reconnection, or if the bucket is missing, the whole content is compared and written again: the
+bucket is a copy that the loop can always recreate.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from headrace.events.connection import heed_cancellation
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Short, because held requests wait for a route; the broker is local to the control plane."""
+"""Short, because queued requests wait for a route; the broker is close to the control plane."""
 AUDIT_SECONDS = 10.0
-"""How long a bucket that somebody deleted can stay lost before it is written again."""
+"""Longest time until a deleted bucket is detected and written again."""
 
 BUCKETS = {
     subjects.ROUTES_BUCKET: KeyValueConfig(bucket=subjects.ROUTES_BUCKET, history=1, storage=StorageType.FILE),
@@ -37,7 +37,7 @@ BUCKETS = {
 
 
 async def open_bucket(jetstream: JetStreamContext, bucket: str) -> KeyValue:
-    """Return the bucket, made when it is missing."""
+    """Return the bucket; create it if it is missing."""
     try:
         return await jetstream.key_value(bucket)
     except (BucketNotFoundError, NotFoundError):
@@ -46,7 +46,7 @@ async def open_bucket(jetstream: JetStreamContext, bucket: str) -> KeyValue:
 
 
 class BucketWriter:
-    """Keeps one bucket equal to `wanted`. Keys that nobody wants are removed at each full comparison."""
+    """Keeps one bucket equal to the desired entries. Other keys are removed at each full comparison."""
 
     def __init__(self, client: Client, bucket: str) -> None:
         self._client = client
@@ -55,15 +55,15 @@ class BucketWriter:
         self._dirty: set[str] = set()
         self._compare = True
         self._complete = False
-        """Whether `wanted` is everything there should be; before that, unknown keys are left alone."""
+        """Whether `_wanted` has all desired entries; before that, unknown keys are not removed."""
         self._work = asyncio.Event()
         self._work.set()
         self._clean = asyncio.Event()
 
     def want(self, key: str, value: bytes | None) -> None:
-        """The entry should have this value, or (None) not exist."""
+        """Set the desired value of an entry; None removes it."""
         if self._wanted.get(key) == value and (value is not None or self._complete):
-            return  # also when it is unwanted already: a comparison removes what nobody wants
+            return  # also for an unknown key: the comparison removes keys that are not desired
         if value is None:
             self._wanted.pop(key, None)
         else:
@@ -72,7 +72,7 @@ class BucketWriter:
         self._begin()
 
     def want_exactly(self, entries: dict[str, bytes]) -> None:
-        """The bucket should hold these entries and no others."""
+        """Set the desired entries of the bucket and remove all others."""
         for key in self._wanted.keys() - entries.keys():
             self.want(key, None)
         for key, value in entries.items():
@@ -80,18 +80,18 @@ class BucketWriter:
         self.complete()
 
     def complete(self) -> None:
-        """From now on, what is not wanted is removed, also what an earlier life of the loop wrote."""
+        """Remove keys that are not desired from now on, including those that an earlier process wrote."""
         if not self._complete:
             self._complete = True
             self.compare()
 
     def compare(self) -> None:
-        """Compare the whole bucket soon: call it after a reconnection."""
+        """Schedule a comparison of the whole bucket, for example after a reconnection."""
         self._compare = True
         self._begin()
 
     async def written(self) -> None:
-        """Return when the bucket is what it should be."""
+        """Wait until the bucket has the desired content."""
         await self._clean.wait()
 
     async def run(self) -> None:
@@ -109,7 +109,7 @@ class BucketWriter:
             self._work.clear()
             try:
                 if audit and bucket is not None:
-                    await bucket.status()  # raises when the bucket is lost
+                    await bucket.status()  # raises if the bucket is missing
                 if bucket is None or self._compare:
                     bucket = await open_bucket(jetstream, self._bucket)
                     await self._compare_all(bucket)
@@ -118,7 +118,7 @@ class BucketWriter:
                     self._clean.set()
             except (nats.errors.Error, TimeoutError, OSError) as error:
                 heed_cancellation()
-                log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
+                log.debug("bucket %s: %s; retrying", self._bucket, error or type(error).__name__)
                 bucket = None
                 self._compare = True
                 self._work.set()

@@ -1,11 +1,11 @@
-"""Which models each API key gives access to, and which of their Secrets are faulty. Pure.
+"""Access of each API key to models, and errors in the Secrets of API keys. Pure.
 
 A digest is bound to its Secret's namespace (`headrace.routes.api_keys`), so Secrets of two namespaces never compete. Of
-two in one namespace the oldest decides, and the later one is reported. The order is that of the Secrets' creation and
-names, so it is the same after every restart.
+two Secrets with one digest in a namespace the oldest applies, and an error is reported on the other. They are ordered
+by creation time and name, so the order does not change with a restart.
 
-A digest in two namespaces is a mistake or an attempt, and is reported on all of its Secrets: a digest does not show
-which namespace the key names, so the older Secret may be the copy.
+A digest in two namespaces is a mistake or an attack, and is reported on all of its Secrets: the digest does not contain
+the namespace that the key names, so the older Secret may be the copy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headrace.routes.api_keys import entry_name, is_digest
 
 @dataclass(frozen=True, slots=True, order=True)
 class SecretKey:
-    """Names a Secret."""
+    """Namespace and name of a Secret."""
 
     namespace: str
     name: str
@@ -34,7 +34,7 @@ _COPIED = (
     "another namespace has a Secret with the same SHA-256. A key is accepted only in the namespace that it names "
     "(hr_<namespace>_…). Delete the Secret that is not in that namespace"
 )
-"""Without the other namespace's name: a tenant does not learn the names of others."""
+"""Without the other namespace's name, which a tenant must not learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,13 @@ class ApiKeys:
     """The API keys of a world."""
 
     grants: Mapping[str, KeyGrant]
-    """The access that each gives, by its entry's name in the bucket."""
+    """Access of each key, by its entry's name in the bucket."""
     faults: Mapping[SecretKey, str]
-    """Why the key of a Secret is not accepted, or may not be."""
+    """By Secret: why its key is not accepted, or may not be."""
 
 
 def api_keys(secrets: Iterable[Manifest]) -> ApiKeys:
-    """Return the access that these Secrets give, those of them that are API keys, and their faults."""
+    """Return the access of the API keys among the Secrets, and the errors in their Secrets."""
     grants: dict[str, KeyGrant] = {}
     faults: dict[SecretKey, str] = {}
     holders: dict[str, list[SecretKey]] = defaultdict(list)
@@ -63,7 +63,7 @@ def api_keys(secrets: Iterable[Manifest]) -> ApiKeys:
         if (older := grants.get(entry)) is not None:
             faults[key] = (
                 f"the older Secret {older.name} has the same SHA-256, and its data.models applies. Delete this Secret, "
-                "and make a new key for it"
+                "and create a new key"
             )
             continue
         holders[digest].append(key)
@@ -76,7 +76,7 @@ def api_keys(secrets: Iterable[Manifest]) -> ApiKeys:
 
 
 def is_api_key(secret: Manifest) -> bool:
-    """Whether a Secret is meant as an API key."""
+    """Whether a Secret has the label of an API key."""
     return v.API_KEY_LABEL in (secret["metadata"].get("labels") or {})
 
 
@@ -86,7 +86,7 @@ def _seniority(secret: Manifest) -> tuple[str, str, str]:
 
 
 def _data(secret: Manifest) -> dict[str, str]:
-    """Return the Secret's data; nothing when it is not text."""
+    """Return the Secret's data; empty if a value is not UTF-8 text."""
     try:
         return {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
     except (binascii.Error, UnicodeDecodeError):

@@ -1,8 +1,8 @@
-"""The reconcile loop: one queue of resource keys, a few workers, the pure rule in the middle.
+"""The reconcile loop: a queue of resource keys, a few workers, and a pure rule.
 
-Whatever happens (a resource changes, a pod dies, a request is queued, a timer ends) only says *look at this key*.
-Several reasons while a key waits are one look; a key is never looked at twice at once. A look that fails is repeated
-after a back-off and hurts no other key.
+Each event (a resource changes, a pod exits, a request is queued, a timer ends) enqueues the key of a resource. Several
+events while a key is queued result in one reconcile pass, and a key is never reconciled twice at the same time. A
+failed pass is retried after a back-off and does not affect other keys.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, Publica
 log = logging.getLogger(__name__)
 
 WORKERS = 4
-"""Looks in flight at once: they wait for writes to the world, not for the processor."""
+"""Concurrent reconcile passes, which wait for writes to the cluster and not for the CPU."""
 GATEWAY_LOOK_SECONDS = 1.0
-"""How late the loop may notice that a gateway's presence has ended."""
+"""Longest time until the loop detects that a gateway's presence has expired."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 TOLD_FAILURES = 3
-"""So many passes in a row that fail are told in the status: by then it has been some seconds, and is no hiccup."""
+"""Consecutive failed passes until the status reports them: after some seconds the error is not transient."""
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
 
 
 @dataclass(slots=True)
 class _Known:
-    """What the loop carries from one look at a resource to the next."""
+    """State that the loop keeps between two reconcile passes of a resource."""
 
     memory: object = None
     """Of the kind's rule, which alone knows its type."""
     failures: int = 0
     refused: dict[ChildKey, str] = field(default_factory=dict)
-    """Why the world did not take a child when it was last applied."""
+    """Why the cluster rejected a child when it was last applied."""
     published: tuple[Publication, ...] = ()
     timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A child that the world did not accept in this pass."""
+    """A child that the cluster rejected in this pass."""
 
     child: Child
     error: ChildRefused
 
 
 class ControlLoop:
-    """Reconciles every resource of a world until cancelled. Made and run in one event loop."""
+    """Reconciles every resource of a world until cancelled. Created and run in one event loop."""
 
     def __init__(self, world: World, client: Client, settings: Settings) -> None:
         self._world = world
@@ -81,7 +81,7 @@ class ControlLoop:
         """What no resource publishes is removed from these."""
         self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
         self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
-        """Made and audited here, filled by the gateways: never `complete`, so that their entries are left alone."""
+        """Created and audited here, written by the gateways: never `complete`, so their entries are not removed."""
         self._known: dict[ResourceKey, _Known] = {}
         self._queue: asyncio.Queue[ResourceKey] = asyncio.Queue()  # bounded by the resources: a key is in it once
         self._waiting: set[ResourceKey] = set()
@@ -92,10 +92,10 @@ class ControlLoop:
         self._idle = asyncio.Event()
         self._idle.set()
         self._looked = time.monotonic()
-        """When a look last came to an end, or the first one was asked for after a rest."""
+        """When a reconcile pass last ended, or the first one was enqueued after an idle period."""
 
     def enqueue(self, key: ResourceKey) -> None:
-        """Look at this resource soon."""
+        """Schedule a reconcile pass of a resource."""
         if key not in self._waiting:
             if self._idle.is_set():
                 self._looked = time.monotonic()
@@ -105,17 +105,17 @@ class ControlLoop:
                 self._queue.put_nowait(key)
 
     def reconnected(self) -> None:
-        """NATS is back: what it holds may be old, and everybody's silence counts anew."""
+        """Compare the buckets and solicit reports after a reconnection to NATS, whose content may be outdated."""
         for writer in self._writers():
             writer.compare()
         self._reconnected.set()
 
     def stuck_seconds(self) -> float:
-        """Return how long looks have waited while none came to an end."""
+        """Return how long reconcile passes have been pending while none ended."""
         return 0.0 if self._idle.is_set() else time.monotonic() - self._looked
 
     async def settled(self) -> None:
-        """Return when everything was looked at that is there now, and the gateways' buckets say so."""
+        """Wait until all present resources are reconciled and the gateways' buckets are written."""
         await self._started.wait()
         await self._idle.wait()
         for writer in (self._keys, *self._published.values()):
@@ -158,7 +158,7 @@ class ControlLoop:
         self._keys.want_exactly({entry: grant.encode() for entry, grant in self._world.api_keys().items()})
 
     async def _watch_gateways(self) -> None:
-        """Look at every resource when a gateway or the broker came or went: their death makes no sound."""
+        """Enqueue every resource when a gateway or the broker appears or disappears, which sends no message."""
         before = (self._client.is_connected, self._signals.live_gateways())
         while True:
             await self._signals.presence_heard(GATEWAY_LOOK_SECONDS)
@@ -203,13 +203,13 @@ class ControlLoop:
             known.failures = 0
             self._note_first_pass(key)
         except Exception as error:
-            # One resource's failure, whatever it is, must not stop the others: logged, counted, tried again.
+            # A failure of one resource must not stop the others: it is logged, counted and retried.
             known.failures += 1
             requeue_seconds = _backoff_seconds(known.failures)
             RECONCILE_ERRORS.inc()
             trace = None if isinstance(error, HeadraceError) else error
-            said = f"reconciling {key}: {error}; again in {requeue_seconds:.0f} s"
-            log.error("%s", said, exc_info=trace)  # noqa: TRY400 - an error of ours is its own explanation
+            said = f"reconciling {key}: {error}; retrying in {requeue_seconds:.0f} s"
+            log.error("%s", said, exc_info=trace)  # noqa: TRY400 - the message of a HeadraceError is sufficient
             if known.failures >= TOLD_FAILURES:
                 await self._tell_failure(key, error)
         RECONCILE_SECONDS.observe(time.perf_counter() - started)
@@ -217,7 +217,7 @@ class ControlLoop:
             known.timer = asyncio.get_running_loop().call_later(requeue_seconds, self.enqueue, key)
 
     async def _tell_failure(self, key: ResourceKey, error: Exception) -> None:
-        """Write into the status why passes fail, unless it is the world that is away."""
+        """Write the cause of failing passes into the status, unless the cluster is unavailable."""
         resource = self._world.resource(key)
         if resource is None:
             return
@@ -230,9 +230,9 @@ class ControlLoop:
             log.warning("%s: its status cannot be written: %s", key, untold)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
-        """What an earlier run published for resources now gone is removed once every present one was reconciled.
+        """Remove entries that an earlier process published for deleted resources, once all present ones are reconciled.
 
-        A pass that failed does not count: its resource's old route may be all that its running pods are served by.
+        A failed pass does not count: requests for its resource may depend on the route of the earlier process.
         """
         if key in self._first_pass:
             self._first_pass.discard(key)
@@ -257,7 +257,7 @@ class ControlLoop:
         refused = {refusal.child.key: str(refusal.error) for refusal in refusals}
         if refused != known.refused:
             for child, why in refused.items():
-                log.warning("%s: the %s %s is refused: %s", key, child.kind, child.name, why)
+                log.warning("%s: the %s %s is rejected: %s", key, child.kind, child.name, why)
             known.refused = refused
             observed = replace(observed, refused=refused)
             outcome = controller.reconcile(resource, observed, signals, self._settings, known.memory)
@@ -284,7 +284,7 @@ class ControlLoop:
     async def _carry_out(
         self, key: ResourceKey, observed: Observed, outcome: Outcome[Any], refused: list[Child]
     ) -> None:
-        """Carry out the rest. Memory is kept only when all of it succeeded."""
+        """Carry out the rest of an outcome. Memory is kept only if all of it succeeds."""
         await self._world.set_routable(key, outcome.routable_pods)
         for surplus in to_delete(outcome.children, observed.children, refused):
             await self._world.delete(key, surplus)
@@ -298,7 +298,7 @@ class ControlLoop:
             self._published[each.bucket].want(each.entry, each.value.encode() if each.value is not None else None)
 
     async def _forget(self, key: ResourceKey, known: _Known) -> None:
-        """Delete the children of a resource that is gone, and withdraw what it published."""
+        """Delete the children of a deleted resource, and withdraw its publications."""
         for child in to_delete((), self._world.observe(key).children, ()):
             await self._world.delete(key, child)
         self._publish(replace(each, value=None) for each in known.published)
@@ -309,5 +309,5 @@ class ControlLoop:
 
 
 def _backoff_seconds(failures: int) -> float:
-    """Return the wait after so many failures in a row. The exponent is bounded: no float holds two to the 1024."""
+    """Return the delay after consecutive failures. The exponent is bounded, because 2.0 ** 1024 overflows."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, MAX_DOUBLINGS), LAST_BACKOFF_SECONDS)

@@ -2,10 +2,10 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-RESOURCES = Gauge("headrace_resources", "ModelDeployments that the reconcile loop looks after.")
+RESOURCES = Gauge("headrace_resources", "Resources that the reconcile loop manages.")
 RECONCILE_SECONDS = Histogram(
     "headrace_reconcile_seconds",
-    "Time of one look at one resource, writes included.",
+    "Duration of a reconcile pass of one resource, including writes.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
 )
-RECONCILE_ERRORS = Counter("headrace_reconcile_errors", "Looks that failed and are tried again.")
+RECONCILE_ERRORS = Counter("headrace_reconcile_errors", "Reconcile passes that failed and are retried.")

@@ -1,17 +1,16 @@
 """Reports for containers that do not register themselves (`runtime.type: Container`).
 
-headrace's own runtimes register themselves on NATS. For other containers the loop publishes the same reports, made of
-the pod's status and its readiness path, so gateways and rules know no difference. They have a subject of their own, on
-which no tenant may publish: a gateway believes the address in them, for it comes from the API server. The path is
-asked here too, and not only by the kubelet, whose probe comes once a second and is told to the API server up to a
-second later.
-Only the kubelet can take a ready pod back: it sees what is between the pod and its node.
+headrace's own runtimes register themselves on NATS. For other containers the reconcile loop publishes the same reports,
+from the pod's status and a probe of its readiness path, so gateways and rules handle both alike. These reports have
+their own subject, on which no tenant may publish: gateways trust the address in them, which comes from the API server.
+The loop probes in addition to the kubelet, whose probe runs once a second and whose result arrives up to a second
+later. Only the kubelet makes a ready pod unready again: it also detects network faults between the pod and its node.
 
-Of those that announce themselves the path is asked too, less often, until it answers once: what keeps it from answering
-is told in a condition, for the containers' owners alone know why. Only what a pod's status and its Deployment name is
-ever asked, never what a report claims.
+Self-registering containers are probed too, less often, until the first success: a condition reports why a probe fails,
+because only the container's owner can fix that. The loop only requests addresses from a pod's status and Deployment,
+never an address from a report.
 
-While no loop is there nobody speaks; gateways then ask the container themselves before they forget it.
+While no reconcile loop is running, these reports are missing; gateways then probe a container before they drop it.
 """
 
 from __future__ import annotations
@@ -34,45 +33,47 @@ from headrace.reconcile.world import ResourceKey
 
 log = logging.getLogger(__name__)
 
-SAY_SECONDS = 1.0
-"""As often as a runtime of ours reports."""
+REPORT_SECONDS = 1.0
+"""Interval of the reports, equal to that of headrace's own runtimes."""
 PROBE_SECONDS = 0.1
 ANNOUNCING_PROBE_SECONDS = 1.0
-"""Of a container that announces itself: no wake waits for this answer."""
+"""Interval for a self-registering container: no cold start waits for this probe."""
 PROBE_TIMEOUT_SECONDS = 5.0
 FAULT_SECONDS = 3.0
-"""For so long after its start a container that does not answer is no fault: many listen only once they have loaded."""
+"""Failed probes within this time after the container's start are not reported: many containers listen only after they
+have loaded the model."""
 MAX_HEAD_BYTES = 4096
-"""Of an answer to a probe: the first line is all that counts."""
+"""Limit of the response to a probe, of which only the first line is read."""
 
 
 @dataclass(slots=True)
 class _Voice:
-    """One pod that is spoken for."""
+    """A pod for which the loop reports."""
 
     key: ResourceKey
     pod: ProbedPod
     answered: bool = False
-    """It answered our probe, or the kubelet's, in this life."""
+    """Whether a probe of ours or the kubelet's has succeeded since the container started."""
     was_ready: bool = False
-    """By the kubelet, in this life: only then can it take that back."""
-    said: ReplicaReport | None = None
+    """Whether the kubelet's probe has succeeded since the container started; only then can it make the pod unready."""
+    last_report: ReplicaReport | None = None
     fault: str = ""
-    """What kept it from answering our last probe."""
+    """Why our last probe failed."""
     probe: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> ReplicaState:
-        """What the container would say of itself."""
+        """The state to report."""
         if self.pod.leaving or (self.was_ready and not self.pod.ready):
             return ReplicaState.DRAINING
         return ReplicaState.READY if self.answered else ReplicaState.LOADING
 
 
 class Spokesman:
-    """See the module. `tell` says at once what is new, `run` says everything every second.
+    """Publishes reports for pods that do not register themselves.
 
-    `changed` is called when `faults` of a resource have changed.
+    `tell` reports a change at once, `run` repeats every report each second. `changed` is called when `faults` of a
+    resource have changed.
     """
 
     def __init__(
@@ -81,75 +82,75 @@ class Spokesman:
         self._client = client
         self._changed = changed
         self._wall = wall
-        self._voices: dict[tuple[ResourceKey, str], _Voice] = {}
+        self._pods: dict[tuple[ResourceKey, str], _Voice] = {}
         self._sequence = 0
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
-        """Speak until cancelled."""
+        """Publish until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             solicited = await self._client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
             try:
                 while True:
                     heed_cancellation()
-                    await self._say_all()
-                    await asyncio.sleep(SAY_SECONDS)
+                    await self._publish_all()
+                    await asyncio.sleep(REPORT_SECONDS)
             finally:
                 self._tasks = None
-                for voice in self._voices.values():
-                    _hush(voice)
+                for reported in self._pods.values():
+                    _hush(reported)
                 with contextlib.suppress(Exception):  # the connection may be closed by now
                     await solicited.unsubscribe()
 
     async def tell(self, key: ResourceKey, pods: Iterable[ProbedPod]) -> None:
         """Take in what there is of a resource now; pods that are gone are forgotten, with a last word."""
         present = {(key, pod.name): pod for pod in pods}
-        for known in [name for name in self._voices if name[0] == key and name not in present]:
-            await self._part_with(self._voices.pop(known))
+        for known in [name for name in self._pods if name[0] == key and name not in present]:
+            await self._drop(self._pods.pop(known))
         for name, pod in present.items():
-            voice = self._voices.get(name)
-            if voice is None or voice.pod.started != pod.started:
-                if voice is not None:
-                    _hush(voice)
-                voice = self._voices[name] = _Voice(key, pod)
-            voice.pod = pod
-            voice.was_ready = voice.was_ready or pod.ready
-            voice.answered = voice.answered or pod.ready
-            if voice.probe is None and not voice.answered and self._tasks is not None:
-                voice.probe = self._tasks.create_task(self._probe(voice))
-            if voice.said is None or voice.said.state is not voice.state:
-                await self._say(voice)
+            reported = self._pods.get(name)
+            if reported is None or reported.pod.started != pod.started:
+                if reported is not None:
+                    _hush(reported)
+                reported = self._pods[name] = _Voice(key, pod)
+            reported.pod = pod
+            reported.was_ready = reported.was_ready or pod.ready
+            reported.answered = reported.answered or pod.ready
+            if reported.probe is None and not reported.answered and self._tasks is not None:
+                reported.probe = self._tasks.create_task(self._probe(reported))
+            if reported.last_report is None or reported.last_report.state is not reported.state:
+                await self._publish(reported)
 
     def faults(self, key: ResourceKey) -> dict[str, str]:
-        """Return what keeps the readiness paths of a resource's pods from answering, by pod."""
-        mine = {pod: voice for (of, pod), voice in self._voices.items() if of == key}
-        return {pod: voice.fault for pod, voice in mine.items() if voice.fault and not voice.answered}
+        """Return why the probes of a resource's pods fail, by pod."""
+        own = {pod: reported for (of, pod), reported in self._pods.items() if of == key}
+        return {pod: reported.fault for pod, reported in own.items() if reported.fault and not reported.answered}
 
-    async def _probe(self, voice: _Voice) -> None:
-        """Ask until it answers."""
-        while not voice.answered and not voice.pod.leaving:
+    async def _probe(self, reported: _Voice) -> None:
+        """Probe the readiness path until it succeeds."""
+        while not reported.answered and not reported.pod.leaving:
             began = time.monotonic()
-            fault = await _fault(voice.pod)
+            fault = await _fault(reported.pod)
             if not fault:
-                voice.answered = True
-                await self._say(voice)
-            elif fault != voice.fault and self._wall() - voice.pod.started >= FAULT_SECONDS:
-                voice.fault = fault
-                self._changed(voice.key)
-            pause = ANNOUNCING_PROBE_SECONDS if voice.pod.announces else PROBE_SECONDS
+                reported.answered = True
+                await self._publish(reported)
+            elif fault != reported.fault and self._wall() - reported.pod.started >= FAULT_SECONDS:
+                reported.fault = fault
+                self._changed(reported.key)
+            pause = ANNOUNCING_PROBE_SECONDS if reported.pod.announces else PROBE_SECONDS
             await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
 
-    async def _say_all(self) -> None:
-        for name in list(self._voices):
-            if (voice := self._voices.get(name)) is not None:  # not a former life of it, while others are spoken for
-                await self._say(voice)
+    async def _publish_all(self) -> None:
+        for name in list(self._pods):
+            if (reported := self._pods.get(name)) is not None:  # it may have been replaced during an earlier publish
+                await self._publish(reported)
 
-    async def _say(self, voice: _Voice) -> None:
-        pod, state = voice.pod, voice.state
+    async def _publish(self, reported: _Voice) -> None:
+        pod, state = reported.pod, reported.state
         if pod.announces:
             return
-        # Counted by the clock: a loop that takes over goes on where the one before it was.
+        # Derived from the clock, so that the sequence of a new leader continues that of the previous one.
         self._sequence = max(self._sequence + 1, int(self._wall() * 1000))
         report = ReplicaReport(
             pod=pod.name,
@@ -162,19 +163,21 @@ class Spokesman:
             stage=STARTING if state is ReplicaState.LOADING else "",
             capacity=pod.capacity,
         )
-        if await publish_quietly(self._client, subjects.brought(voice.key.namespace, voice.key.name, pod.name), report):
-            voice.said = report
+        if await publish_quietly(
+            self._client, subjects.brought(reported.key.namespace, reported.key.name, pod.name), report
+        ):
+            reported.last_report = report
 
-    async def _part_with(self, voice: _Voice) -> None:
-        """It may have gone without having been seen to leave."""
-        _hush(voice)
-        if voice.said is not None and voice.said.state is ReplicaState.READY:
-            voice.pod = replace(voice.pod, leaving=True)
-            await self._say(voice)
+    async def _drop(self, reported: _Voice) -> None:
+        """Report a deleted pod as draining, in case its termination was not observed."""
+        _hush(reported)
+        if reported.last_report is not None and reported.last_report.state is ReplicaState.READY:
+            reported.pod = replace(reported.pod, leaving=True)
+            await self._publish(reported)
 
     async def _on_solicit(self, msg: Msg) -> None:
         del msg
-        await self._say_all()
+        await self._publish_all()
 
 
 def _hush(voice: _Voice) -> None:
@@ -187,7 +190,7 @@ async def _fault(pod: ProbedPod) -> str:
     """Return what keeps the readiness path from answering with 200; empty when it does."""
     host = f"[{pod.host}]" if ":" in pod.host else pod.host
     request = f"GET {pod.path} HTTP/1.1\r\nhost: {host}:{pod.port}\r\nuser-agent: headrace\r\nconnection: close\r\n\r\n"
-    asked = f"its readiness path {pod.path} on port {pod.port}"
+    path = f"its readiness path {pod.path} on port {pod.port}"
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(pod.host, pod.port, limit=MAX_HEAD_BYTES)
@@ -197,11 +200,11 @@ async def _fault(pod: ProbedPod) -> str:
             finally:
                 writer.close()
     except ConnectionRefusedError:
-        return f"{asked} is not answered: the connection is refused"
+        return f"{path} is not answered: the connection is refused"
     except TimeoutError:
-        return f"{asked} is not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
+        return f"{path} is not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
     except (OSError, ValueError):
-        return f"{asked} is not answered: the connection breaks"
+        return f"{path} is not answered: the connection breaks"
     if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
-        return f"{asked} is not answered in HTTP/1.1"
-    return "" if rest[:3] == b"200" else f"{asked} is answered with {rest[:3].decode()}"
+        return f"{path} is not answered in HTTP/1.1"
+    return "" if rest[:3] == b"200" else f"{path} is answered with {rest[:3].decode()}"

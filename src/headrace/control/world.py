@@ -1,4 +1,4 @@
-"""What the reconcile loop asks of the world in which children exist."""
+"""The interface between the reconcile loop and the cluster: `World`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Changed = Callable[[ResourceKey | None], None]
 
 
 class World(Protocol):
-    """Reads are answered from memory (an index, the local store) and never block; writes may take time."""
+    """The local cluster or an API server. Reads are served from memory and never block; writes may take time."""
 
     def subscribe(self, changed: Changed) -> None:
         """Call `changed` after every change from now on, in the event loop's thread."""
@@ -52,16 +52,16 @@ class World(Protocol):
         """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
 
     def resource(self, key: ResourceKey) -> Manifest | None:
-        """Return the resource, or None when it is gone."""
+        """Return the resource, or None if it does not exist."""
 
     def observe(self, key: ResourceKey) -> Observed:
-        """Return the children and pods of the resource, also of one that is gone."""
+        """Return the children and pods of the resource, also of a deleted one."""
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
-        """Return what each API key opens, by its entry's name in the bucket (`headrace.routes.api_keys`)."""
+        """Return the access of each API key, by its entry's name in the bucket (`headrace.routes.api_keys`)."""
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described. Nothing happens when it already is. Raises ChildRefused."""
+        """Create or update the child, unless it is already equal. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child and its pods, with their grace period. Nothing happens when it does not exist.
@@ -73,7 +73,7 @@ class World(Protocol):
         """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
-        """Write the status of the resource. Nothing happens when it is equal or the resource is gone."""
+        """Write the status of the resource, unless it is equal or the resource does not exist."""
 
     async def record(self, key: ResourceKey, event: Event) -> None:
         """Record an event about the resource."""

@@ -1,8 +1,8 @@
-"""Connecting to NATS the way every component of ours does: forever, quickly, and never in anybody's way.
+"""NATS connections of all components: they reconnect forever, quickly, and never block their component.
 
-A broker that is away is normal: it is restarted, moved, upgraded. So a client of ours waits for it for as long as it
-lives, and whoever publishes meanwhile drops what it says: messages carry state, so what counts is said again at the
-return (`on_reconnect`), and a buffer would only deliver yesterday's state first.
+An unavailable broker is normal: it is restarted, moved, upgraded. So a client reconnects until it is closed, and
+messages published in the meantime are dropped: messages carry state, which is published again after the reconnection
+(`on_reconnect`), and a buffer would first deliver outdated state.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from headrace.events.messages import Message
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.1
-"""The broker is near, and held requests wait for its return; a refused connection costs nothing."""
+"""Short, because queued requests wait for the reconnection, and a refused connection costs little."""
 CONNECT_SECONDS = 2
 PING_SECONDS = 1
-"""How often the broker is asked whether it is there. Two unanswered pings: the connection is given up and made anew,
-so a broker whose machine vanished, or that hangs, is missed after 3 s (nats-py's default: 6 minutes). That is before
-anybody is taken for gone who could not be heard because of it: `subjects.GATEWAY_TTL_SECONDS` is the shortest time."""
+"""Interval of pings to the broker. After two pings without a response the client reconnects, so a broker that hangs or
+whose machine failed is detected after 3 s (nats-py's default: 6 minutes). That is less than the shortest time to live
+of a message, `subjects.GATEWAY_TTL_SECONDS`, so no sender expires because of the broker."""
 PENDING_BYTES = 1024 * 1024
-"""Bound of what waits for the socket while the broker is slow."""
+"""Limit of the data that waits for the socket while the broker is slow."""
 FLUSH_SECONDS = 1.0
-"""How long a publisher waits when that bound is reached."""
+"""How long a publisher waits when that limit is reached."""
 
 
 _REFUSAL = "authorization violation"
 _ENDS_OF_REFUSALS = (ConnectionResetError, BrokenPipeError)
-"""How a refusal's connection may end instead of by its `-ERR` line: the broker closes it with a PING of ours unread."""
+"""Errors of a refused login without an `-ERR` line: the broker closes the connection before it has read our PING."""
 
 
 class LoginRefused(HeadraceError):
-    """The broker knows no such login."""
+    """The broker rejects the user or password."""
 
     reason = "LoginRefused"
 
 
 class _Refusals:
-    """How long a broker that is there has refused a login; `seconds` are borne (None: any number)."""
+    """How long an available broker has refused a login; up to `seconds` are tolerated (None: no limit)."""
 
     def __init__(self, what: str, seconds: float | None) -> None:
         self._what = what
         self._seconds = seconds
         self._since: float | None = None
 
-    def forgive(self) -> None:
-        """The login was good once: from now on a refusal heals, as anything else does."""
+    def tolerate_all(self) -> None:
+        """Remove the limit after the first accepted login, because later refusals are transient."""
         self._seconds = None
 
     def check(self, error: Exception) -> None:
-        """Take in why a connection failed. Raises LoginRefused when the login was refused for too long."""
+        """Record why a connection failed. Raises LoginRefused if the login has been refused for too long."""
         now = time.monotonic()
         if _REFUSAL in str(error).lower():
             self._since = now if self._since is None else self._since
-        elif isinstance(error, OSError) and not isinstance(error, _ENDS_OF_REFUSALS):  # it is not there
+        elif isinstance(error, OSError) and not isinstance(error, _ENDS_OF_REFUSALS):  # unavailable
             self._since = None
         if self._seconds is not None and self._since is not None and now - self._since >= self._seconds:
             hint = f"It may have changed since this process read it: see the Secret {environment.NATS_SECRET}"
@@ -73,10 +73,10 @@ class _Refusals:
 
 
 class _PersistentClient(Client):
-    """A client that no error of the broker closes for good.
+    """A client that reconnects after every error of the broker.
 
-    nats-py closes a client for ever on most `-ERR` lines (credentials revoked, too many connections). All of these
-    heal: the broker gets its new configuration a moment later. So they are a lost connection like any other.
+    nats-py closes a client permanently on most `-ERR` lines (credentials revoked, too many connections). All of these
+    are transient: the broker receives its new configuration a moment later. So they are handled as a lost connection.
     """
 
     @override
@@ -96,13 +96,13 @@ async def connect(
     on_reconnect: Callable[[], None] | None = None,
     refused_seconds: float | None = None,
 ) -> Client:
-    """Return a connected client, however long the broker takes to appear; cancel to give up.
+    """Return a connected client; waits without a limit until the broker is available.
 
-    With `refused_seconds`, LoginRefused is raised when the broker is there and has refused the login for so long.
+    With `refused_seconds`, LoginRefused is raised if an available broker has refused the login for that long.
 
-    The client then reconnects for as long as it lives. `on_reconnect` is called after each return of the broker: what
-    it knows of us may be old, so say it again. A change of the connection's state is logged once. Whoever connected
-    closes it (`await client.close()`), which logs nothing.
+    The client then reconnects until it is closed. `on_reconnect` is called after each reconnection, to publish state
+    that the broker may have lost. Each change of the connection's state is logged once. The caller closes the client
+    (`await client.close()`), which logs nothing.
     """
     client = _PersistentClient()
     arrived = waiting = False
@@ -110,10 +110,10 @@ async def connect(
 
     async def disconnected() -> None:
         if not client.is_closed:
-            log.warning("NATS at %s is away; reconnecting", url)
+            log.warning("NATS at %s is disconnected; reconnecting", url)
 
     async def reconnected() -> None:
-        log.info("NATS at %s is back", url)
+        log.info("NATS at %s is connected again", url)
         if on_reconnect is not None:
             on_reconnect()
 
@@ -124,7 +124,7 @@ async def connect(
             log.error("NATS: %s", error)
         elif not (arrived or waiting):
             waiting = True
-            problem = "refuses the login" if _REFUSAL in str(error).lower() else "is not there"
+            problem = "refuses the login" if _REFUSAL in str(error).lower() else "is unavailable"
             log.warning("NATS at %s %s (%s); waiting", url, problem, error or type(error).__name__)
         else:
             log.debug("NATS: %s", error or type(error).__name__)
@@ -153,20 +153,20 @@ async def connect(
         await client.close()
         raise
     arrived = True
-    refusals.forgive()
+    refusals.tolerate_all()
     if waiting:
-        log.info("NATS at %s is there", url)
+        log.info("NATS at %s is connected", url)
     return client
 
 
 def heed_cancellation() -> None:
-    """End the current task if it was cancelled: every loop over calls of nats-py asks, once per round.
+    """End the current task if it was cancelled. Every loop over calls of nats-py must call this in each iteration.
 
-    nats-py waits by `asyncio.wait_for`, which loses a cancellation that meets the answer (Python before 3.12), and
-    makes of some others a `TimeoutError`. The loop would then run on, and whoever cancelled it wait for ever.
+    nats-py uses `asyncio.wait_for`, which loses a cancellation that coincides with the result (Python before 3.12), and
+    turns some others into a `TimeoutError`. Without this check the loop would continue, and its parent wait forever.
 
     Raises:
-        asyncio.CancelledError: the task was cancelled, whatever became of the exception that said so.
+        asyncio.CancelledError: the task was cancelled, even if the original exception was lost.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -174,7 +174,7 @@ def heed_cancellation() -> None:
 
 
 async def publish_quietly(client: Client, subject: str, message: Message) -> bool:
-    """Publish when the broker is there; return whether it was. Never raises for a broker that is away."""
+    """Publish if the broker is available, and return whether it was. Never raises for an unavailable broker."""
     if not client.is_connected:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What comes in from NATS: anybody with a login may have written it."""
+"""Decoding of messages from NATS, which any client with a login may have written."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from headrace.events.messages import Message
 log = logging.getLogger(__name__)
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
-MAX_TOLD = 1024
-"""Lines in all: whoever has a login may invent subjects."""
+MAX_LOGGED = 1024
+"""Limit of log lines, because any client with a login can create subjects."""
 
 
 class Decoder:
-    """Decodes. What is no message costs a line in the log, once for a subject and a fault, and nothing else."""
+    """Decodes messages. Invalid ones are ignored and logged, once for a subject and a fault."""
 
     def __init__(self) -> None:
         self.fault = ""
-        """What was wrong with the last one, if it was ignored."""
-        self._told: set[tuple[str, str]] = set()
+        """Why the last message was ignored, if it was."""
+        self._logged: set[tuple[str, str]] = set()
 
     def decode(self, kind: type[AnyMessage], msg: Msg) -> AnyMessage | None:
-        """Return the message, or None when it is none, or speaks of another pod than its subject.
+        """Return the message, or None if it is invalid or names another pod than its subject.
 
-        A pod's name goes into subjects, headers and the log: as a token of a subject it can break none of them.
+        A pod's name becomes part of subjects, headers and log lines. As a token of a subject, it is safe in all.
         """
         try:
             message = kind.decode(msg.data)
@@ -37,12 +37,12 @@ class Decoder:
             self._ignore(msg.subject, f"not a valid {kind.__name__}: {', '.join(sorted(faults))}")
             return None
         if getattr(message, "pod", None) not in (None, msg.subject.rpartition(".")[2]):
-            self._ignore(msg.subject, "it speaks of another pod")
+            self._ignore(msg.subject, "it names another pod than its subject")
             return None
         return message
 
     def _ignore(self, subject: str, why: str) -> None:
         self.fault = why
-        if (subject, why) not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add((subject, why))
-            log.warning("ignored what is said on %s: %s", subject, why)
+        if (subject, why) not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add((subject, why))
+            log.warning("ignored a message on %s: %s", subject, why)

@@ -1,6 +1,6 @@
-"""The typed messages. JSON on the wire, validated on arrival; unknown fields are ignored so that versions may mix.
+"""Typed NATS messages: JSON on the wire, validated on receipt; unknown fields are ignored, so versions can be mixed.
 
-A message carries a *state*, never an increment: losing one costs freshness, not truth.
+A message carries a *state*, never an increment: a lost message delays information and corrupts nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Message(BaseModel):
-    """Base: frozen; `encode` and `decode` are the only way onto and off the wire."""
+    """Base of all messages: frozen, serialized by `encode` and `decode` only."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)  # JSON cannot say them back
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)  # not valid in JSON
 
     def encode(self) -> bytes:
         """Return the JSON bytes."""
@@ -30,24 +30,24 @@ class Message(BaseModel):
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
-        """Return the message; raises pydantic.ValidationError on a payload that is not one."""
+        """Return the message; raises pydantic.ValidationError for an invalid payload."""
         return cls.model_validate_json(payload)
 
 
 class Demand(Message):
-    """What one gateway knows of the demand for one model."""
+    """Demand for one model at one gateway."""
 
     gateway: str = Field(max_length=128)
     queued: int = Field(ge=0)
-    """Requests held because no replica could take them."""
+    """Requests queued because no replica can take them."""
     in_flight: int = Field(ge=0)
-    """Requests forwarded and not yet finished."""
+    """Requests forwarded and not finished yet."""
     queue_delay_milliseconds: float = Field(default=0.0, ge=0)
-    """Age of the oldest held request, or the longest wait of those released in the last second."""
+    """Age of the oldest queued request, or the longest delay of those dequeued in the last second."""
 
 
 class ReplicaState(StrEnum):
-    """Where a replica is in its life."""
+    """State in the lifecycle of a replica."""
 
     LOADING = "Loading"
     READY = "Ready"
@@ -101,8 +101,8 @@ def _is_extra(name: object, value: object) -> bool:
 class ReplicaReport(Message):
     """The state of a replica. `started` and `sequence` order the reports of one pod name across restarts.
 
-    As it is, the reconcile loop publishes it for a replica that does not register itself, at the address that the API
-    server has. A replica that registers itself publishes an `Announcement`.
+    The reconcile loop publishes it for a replica that does not register itself, with the address from the API server.
+    A self-registering replica publishes an `Announcement`.
     """
 
     pod: str = Field(max_length=253)
@@ -114,33 +114,33 @@ class ReplicaReport(Message):
     sequence: int = Field(ge=0)
     state: ReplicaState
     stage: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
-    """What it is doing while Loading: `starting`, `loading-weights`, `warming-up`. People read it in their streams."""
+    """Stage while Loading: `starting`, `loading-weights`, `warming-up`. It is shown to waiting clients."""
     percent: int | None = Field(default=None, ge=0, le=100)
     capacity: int = Field(default=1, ge=1)
-    """Requests that it takes at once (running and queued inside); a gateway sends no more."""
+    """Requests that the replica accepts at the same time (running and queued inside); a gateway sends no more."""
     load: Load = Load()
 
 
 class Announcement(ReplicaReport):
-    """The report of a self-registering replica. Its address is a claim until the process there has proven it."""
+    """The report of a self-registering replica. A gateway trusts its address only after the process has proven it."""
 
     secret: str = Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)
-    """32 random bytes that the process made at its start, in base64url (see `headrace.events.secret`). Gateways and
-    the reconcile loop alone may subscribe to reports."""
+    """32 random bytes that the process generated at its start, in base64url (see `headrace.events.secret`). Only
+    gateways and the reconcile loop may subscribe to reports."""
 
 
 class Admission(Message):
-    """A gateway acknowledges a replica's state: it routes to it (Ready), or has stopped to (Draining)."""
+    """A gateway's acknowledgement of a replica's state: it routes to the replica (Ready), or no longer (Draining)."""
 
     gateway: str = Field(max_length=128)
     pod: str = Field(max_length=253)
     started: float
-    """The `started` of the report that is acknowledged."""
+    """`started` of the acknowledged report."""
     state: ReplicaState
 
 
 class FetchProgress(Message):
-    """How far the fetch child of a model is."""
+    """Progress of the fetch Job of a model."""
 
     uri: str = Field(max_length=2048)
     """The source URI without credentials."""
@@ -149,19 +149,19 @@ class FetchProgress(Message):
 
     @property
     def percent(self) -> int | None:
-        """Whole percent, or None while the size is unknown."""
+        """Percentage as an integer; None while the size is unknown."""
         if not self.total_bytes:
             return None
         return min(100, self.received_bytes * 100 // self.total_bytes)
 
 
 class AdmittedNamespaces(Message):
-    """The namespaces whose runtimes the broker should let in: all of them; who is not named is shut out."""
+    """The complete set of namespaces whose runtimes may log in to the broker."""
 
     namespaces: tuple[str, ...] = Field(max_length=10_000)
 
 
 class AdmittedAnswer(Message):
-    """The broker obeys the set now; or, with a `refusal`, it does not, and why."""
+    """The broker's response: the set is in force, unless there is a `refusal` with the reason."""
 
     refusal: str | None = None

@@ -1,13 +1,13 @@
-"""The secret of one runtime process: it authenticates the process to gateways, and gateways to the process.
+"""The secret of a runtime process, for mutual authentication with gateways.
 
-A process makes 32 random bytes at its start and publishes them in its reports, which gateways and the reconcile loop
-alone can read. Two values are derived from it, so that the secret itself is never sent to an address:
+A process generates 32 random bytes at its start and publishes them in its reports, which only gateways and the
+reconcile loop can read. Two values are derived from it, so that the secret itself is never sent to an address:
 
-- The *proof* answers a gateway's probe. A report may name any address; the process there has the reported secret only
-  if it is the process that reported.
-- The *token* is sent by gateways with every request. Whoever else reaches the port does not have it.
+- The *proof* is the response to a gateway's probe. A report may contain any address; the process at that address has
+  the reported secret only if it is the process that sent the report.
+- The *token* is sent by gateways with every request. Other clients that reach the port do not have it.
 
-A restarted process has a new secret: proofs and tokens of the old one are not valid for it.
+A restarted process has a new secret, which invalidates earlier proofs and tokens.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _BYTES = 32
 _CHALLENGE_BYTES = 16
 _CHALLENGE = re.compile(r"[0-9a-f]{32}")
 _TOKEN_OF = b"token"
-"""Cannot be confused with what a proof is of: that begins with 32 hexadecimal digits."""
+"""Distinct from the message of a proof, which begins with 32 hexadecimal digits."""
 
 
 def new_secret() -> str:
-    """Return the secret of a process that starts, as `headrace.events.messages.Announcement` carries it."""
+    """Return a new secret in the format of `headrace.events.messages.Announcement`."""
     return secrets.token_urlsafe(_BYTES)
 
 
 def new_challenge() -> str:
-    """Return what a gateway sends with a probe."""
+    """Return a new challenge for a gateway's probe."""
     return secrets.token_hex(_CHALLENGE_BYTES)
 
 
 def proof(secret: str, challenge: str, namespace: str, pod: str) -> str | None:
-    """Return the answer to a challenge in hexadecimal digits; None to what is no challenge.
+    """Return the proof for a challenge in hexadecimal digits; None for an invalid challenge.
 
-    It names the replica, so that no two claims of one secret can be confused.
+    It is derived from the replica's name too, so two replicas that report the same secret have different proofs.
     """
     if not _CHALLENGE.fullmatch(challenge):
         return None
@@ -45,7 +45,7 @@ def proof(secret: str, challenge: str, namespace: str, pod: str) -> str | None:
 
 
 def token(secret: str) -> str:
-    """Return what gateways send with each request, in hexadecimal digits."""
+    """Return the token that gateways send with each request, in hexadecimal digits."""
     return _derived(secret, _TOKEN_OF)
 
 

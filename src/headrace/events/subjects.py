@@ -1,37 +1,37 @@
-"""Every NATS subject and bucket, who publishes on it, and who listens.
+"""NATS subjects and buckets, with their publishers and subscribers.
 
-`namespace` and `name` are those of a ModelDeployment, and DNS labels (no dots), so each is one token. Every subject and
-bucket here is of ModelDeployments alone: a resource of another kind may have the same name, so its kind gets subjects
-and buckets of its own. A user per role may touch only its own:
-`gateway` publishes demand and admissions; `runtime` of a namespace publishes replica reports and fetch progress of
-that namespace; the reconcile loop writes the route and key buckets, and reports for replicas that cannot.
+`namespace` and `name` are those of a ModelDeployment, and DNS labels (no dots), so each is one token. All subjects and
+buckets here are for ModelDeployments only: a resource of another kind may have the same name, so each kind has its own
+subjects and buckets. Each role has a NATS user with its own permissions: `gateway` publishes demand and admissions;
+`runtime` of a namespace publishes replica reports and fetch progress of that namespace; the reconcile loop writes the
+route and key buckets, and publishes reports for replicas that do not register themselves.
 """
 
 from __future__ import annotations
 
 ROUTES_BUCKET = "headrace-routes"
-"""Key-value, key `<namespace>.<name>` -> `headrace.routes.Route`; written by the reconcile loop alone."""
+"""Key-value, key `<namespace>.<name>` -> `headrace.routes.Route`; written by the reconcile loop only."""
 KEYS_BUCKET = "headrace-keys"
 """Key-value, key `<namespace>.<SHA-256 (hex) of an API key>` -> `headrace.routes.KeyGrant`; written by the reconcile
-loop alone."""
+loop only."""
 GATEWAYS_BUCKET = "headrace-gateways"
 """Key-value with a time to live of 5 s: a gateway's presence; key = gateway id; value = its start time."""
 GATEWAY_TTL_SECONDS = 5.0
 
 SOLICIT = "headrace.solicit"
-"""A gateway or loop that just (re)started asks every replica to report at once. Empty payload."""
+"""A gateway or reconcile loop that has (re)started requests a report of every replica. Empty payload."""
 
 ADMIT = "headrace.broker.admit"
-"""Request of the loop to the broker of a cluster: `messages.AdmittedNamespaces`; answer: `messages.AdmittedAnswer`.
+"""Request of the loop to the broker of a cluster: `messages.AdmittedNamespaces`; reply: `messages.AdmittedAnswer`.
 
-At each change of the set, and after each return of the broker.
+Sent at each change of the set, and after each reconnection.
 """
 
 
 def demand(namespace: str, name: str) -> str:
     """Gateway -> loop: `messages.Demand`.
 
-    At once when the first request is queued, then every second while not zero, and once more at the return to zero.
+    Published when the first request is queued, then every second while it is not zero, and once when it is zero again.
     """
     return f"headrace.demand.{namespace}.{name}"
 
@@ -44,13 +44,13 @@ def replica(namespace: str, name: str, pod: str) -> str:
 def brought(namespace: str, name: str, pod: str) -> str:
     """Loop -> gateways and loop: `messages.ReplicaReport` of a replica that does not register itself.
 
-    A subject of its own, because its address is believed without a proof: no runtime may publish on it.
+    It has its own subject, on which no runtime may publish, because gateways trust its address without a proof.
     """
     return f"headrace.brought.{namespace}.{name}.{pod}"
 
 
 def admission(namespace: str, name: str, pod: str) -> str:
-    """Gateway -> loop and that replica: `messages.Admission`, the acknowledgement of ready and of draining."""
+    """Gateway -> loop and the replica: `messages.Admission`, the acknowledgement of Ready and Draining."""
     return f"headrace.admission.{namespace}.{name}.{pod}"
 
 
@@ -65,9 +65,9 @@ ALL_BROUGHT = "headrace.brought.*.*.*"
 ALL_ADMISSIONS = "headrace.admission.*.*.*"
 ALL_PROGRESS = "headrace.progress.*.*"
 ALL_PRESENCE = f"$KV.{GATEWAYS_BUCKET}.*"
-"""A put into a bucket is a message on its subject: heard live, with no consumer that a broker's restart would lose."""
+"""A put into a bucket is a message on its subject, received without a consumer, which a broker's restart would lose."""
 
 
 def inbox(user: str | None) -> str:
-    """Return the prefix of a user's reply subjects: one for each, so that no role may listen to another's answers."""
+    """Return the prefix of a user's reply subjects: each has its own, so that no role receives another's replies."""
     return "_INBOX" if user is None else f"_INBOX.{user}"

@@ -1,4 +1,4 @@
-"""Columns in which objects are listed: by kubectl (of the CRD) and by `headrace get`."""
+"""Columns of object lists: for kubectl (in the CRD) and for `headrace get`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PrinterColumn:
-    """A column that kubectl shows; those of priority 1 with `-o wide` only."""
+    """A column of `kubectl get`; priority 1 is shown with `-o wide` only."""
 
     name: str
     type: Literal["string", "integer", "date"]
@@ -23,7 +23,7 @@ class PrinterColumn:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that `headrace get` shows; `wide` ones with `-o wide` only."""
+    """A column of `headrace get`; a `wide` column is shown with `-o wide` only."""
 
     title: str
     value: Callable[[Object], str]
@@ -31,7 +31,7 @@ class Column:
 
 
 def age(timestamp: str | None, now: float | None = None) -> str:
-    """Return how long ago an RFC 3339 time was, as kubectl writes it: 12s, 5m, 3h, 2d."""
+    """Return the age of an RFC 3339 time in kubectl's notation: 12s, 5m, 3h, 2d."""
     if not timestamp:
         return "<none>"
     seconds = int((time.time() if now is None else now) - datetime.fromisoformat(timestamp).timestamp())
@@ -42,7 +42,7 @@ def age(timestamp: str | None, now: float | None = None) -> str:
 
 
 def condition(obj: Object, type_: str) -> Object:
-    """Return a condition of an object, or an empty one."""
+    """Return a condition of an object; empty if absent."""
     for item in obj.get("status", {}).get("conditions", []):
         if item["type"] == type_:
             return dict(item)
@@ -50,7 +50,7 @@ def condition(obj: Object, type_: str) -> Object:
 
 
 def replicas(obj: Object) -> str:
-    """Return how many of an object's replicas are ready, of how many: 1/2."""
+    """Return an object's ready and total replicas, e.g. 1/2."""
     status = obj.get("status", {})
     return f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}"
 

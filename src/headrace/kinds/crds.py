@@ -1,8 +1,8 @@
-"""The CRDs, generated from the registry: structural schema, defaults, descriptions, rules, columns.
+"""Generation of the CRDs from the registry: structural schema, defaults, descriptions, rules, columns.
 
-`headrace dev crds` writes `crds/` and the chart's copies. Kubernetes wants what pydantic's JSON Schema is not: no
-`$ref`, no `anyOf null`, no `title`; a default on every parent of a defaulted field, or the child's default is never
-applied.
+`headrace dev crds` writes `crds/` and the chart's copies. Kubernetes' structural schema differs from pydantic's JSON
+Schema: it has no `$ref`, no `anyOf null` and no `title`, and every parent of a field with a default needs a default,
+else the field's default is never applied.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from headrace.kinds.resource_kind import ResourceKind
 JsonSchema = dict[str, Any]
 
 CRD_DIRECTORY = Path(__file__).parents[3] / "crds"
-"""Where the checkout keeps them."""
+"""The checkout's folder of CRDs."""
 CHART_CRD_DIRECTORY = CRD_DIRECTORY.parent / "charts/headrace/files/crds"
-"""The chart's copies, which its templates install and upgrade: Helm itself would install them once, and never again."""
+"""The chart's copies, installed and upgraded by its templates: Helm's own `crds/` folder is never upgraded."""
 
 _DROPPED = frozenset({"title", "additionalProperties", "propertyNames"})
 
@@ -84,7 +84,7 @@ def _printed(column: PrinterColumn) -> dict[str, Any]:
 
 
 def _root(schema: Schema) -> JsonSchema:
-    """Return the schema of whole objects, with the rules at their places."""
+    """Return the schema of an object of the kind, with the validation rules."""
     root: JsonSchema = {
         "type": "object",
         "description": schema.description,
@@ -110,7 +110,7 @@ def _root(schema: Schema) -> JsonSchema:
 def _validation(rule: Rule) -> dict[str, str]:
     entry = {"rule": rule.cel, "message": f"{rule.field} {rule.message}"}
     if rule.path and not rule.transition:
-        entry["fieldPath"] = f".{rule.field}"  # metadata is not part of the schema: the server refuses a path into it
+        entry["fieldPath"] = f".{rule.field}"  # metadata is not part of the schema: the server rejects a path into it
     if rule.quotes:
         entry["messageExpression"] = f"self.{rule.field} + ' {rule.message}'"
     return entry
@@ -144,12 +144,15 @@ def _convert(node: JsonSchema, definitions: dict[str, JsonSchema]) -> JsonSchema
 
 
 def _defaults(schema: JsonSchema) -> JsonSchema:
-    """Return the defaults of an object's fields. An API server judges a default by the rules before it completes it."""
+    """Return the defaults of an object's fields.
+
+    They must be complete: an API server validates a default with the rules before it applies nested defaults.
+    """
     return {name: child["default"] for name, child in schema["properties"].items() if "default" in child}
 
 
 def _inlined(node: JsonSchema, definitions: dict[str, JsonSchema]) -> JsonSchema:
-    """Replace a reference, or the `X or null` of an optional field, by what it means; the field's own words win."""
+    """Resolve a reference, or the `X or null` of an optional field; the field's own keywords take precedence."""
     own = {key: value for key, value in node.items() if key not in ("$ref", "allOf", "anyOf")}
     target: JsonSchema = {}
     if "$ref" in node:
@@ -161,7 +164,7 @@ def _inlined(node: JsonSchema, definitions: dict[str, JsonSchema]) -> JsonSchema
 
 
 def write() -> list[Path]:
-    """Write the CRDs into the checkout, the chart's copies too, and return their paths."""
+    """Write the CRDs and the chart's copies into the checkout, and return their paths."""
     paths = []
     for directory in (CRD_DIRECTORY, CHART_CRD_DIRECTORY):
         directory.mkdir(parents=True, exist_ok=True)

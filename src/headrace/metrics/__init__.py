@@ -1,1 +1,1 @@
-"""Names of metrics that more than one component uses, in one place."""
+"""Names of metrics that several components use."""

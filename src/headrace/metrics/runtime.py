@@ -1,6 +1,6 @@
-"""Metrics of a runtime server. vLLM's names where the meaning is the same, so that its dashboards and tools work.
+"""Names of a runtime's metrics: vLLM's names where the meaning is the same, so that its dashboards and tools work.
 
-All carry the label `model_name`. prometheus_client appends `_total` to counters.
+All have the label `model_name`. prometheus_client appends `_total` to counters.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 MODEL_LABEL = "model_name"
 
 REQUESTS_RUNNING = "vllm:num_requests_running"
-"""Gauge: requests that get tokens."""
+"""Gauge: requests in the engine's batch."""
 REQUESTS_WAITING = "vllm:num_requests_waiting"
-"""Gauge: requests inside the engine that wait for a slot."""
+"""Gauge: requests queued inside the engine."""
 KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
 """Gauge: share of the KV cache in use, 0 to 1 (the name is vLLM's)."""
 PROMPT_TOKENS = "vllm:prompt_tokens"
-"""Counter: tokens of the prompts that the engine took."""
+"""Counter: tokens of processed prompts."""
 GENERATION_TOKENS = "vllm:generation_tokens"
-"""Counter: tokens that it generated."""
+"""Counter: generated tokens."""
 REQUEST_SUCCESS = "vllm:request_success"
-"""Counter by `finished_reason`: answers that were complete."""
+"""Counter by `finished_reason`: requests that completed."""
 TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"  # noqa: S105 - a token of text
-"""Histogram: from the request's arrival here to its first token."""
+"""Histogram: from the request's arrival at the runtime to its first token."""
 REQUEST_LATENCY = "vllm:e2e_request_latency_seconds"
-"""Histogram: from the request's arrival here to the end of its answer."""
+"""Histogram: from the request's arrival at the runtime to the end of its response."""
 
 STATE = "headrace_runtime_state"
 """Gauge, 1 for the present `state` (Loading, Ready, Draining), 0 for the others."""
 READY_SECONDS = "headrace_runtime_ready_seconds"
-"""Gauge: from the server's first moment (it listens) to Ready; absent until then."""
+"""Gauge: from the server's start (it listens) to Ready; absent until then."""
 STEP_SECONDS = "headrace_runtime_step_seconds"
 """Gauge: smoothed time of one step of the engine."""
 TOKENS_PER_SECOND = "headrace_runtime_tokens_per_second"
@@ -35,9 +35,9 @@ TOKENS_PER_SECOND = "headrace_runtime_tokens_per_second"
 STEPS = "headrace_runtime_steps"
 """Counter: steps of the engine."""
 STEP_TOKENS = "headrace_runtime_step_tokens"
-"""Counter: tokens computed in them, of prompts and answers. Over the steps: how well batching works."""
+"""Counter: tokens computed in these steps, of prompts and output. Divided by the steps: the mean batch size."""
 CANCELLED = "headrace_runtime_requests_cancelled"
-"""Counter: requests that ended early: the client went away, or the grace period ended."""
+"""Counter: requests that were cancelled because the client disconnected or the grace period ended."""
 
 LLM_UNCOMPUTED_TOKENS = "headrace_llm_uncomputed_tokens"
 """Gauge of the LLM engine: tokens of admitted requests that are not computed yet."""

@@ -1,4 +1,4 @@
-"""The route table's types: what the reconcile loop promises to the gateways, one entry per ModelDeployment."""
+"""Types of the route table, which the reconcile loop publishes to the gateways: one entry per ModelDeployment."""
 
 from headrace.routes.model import Engine, KeyGrant, RevisionWeight, Route, Unavailable
 

@@ -1,7 +1,7 @@
 """Entries of the buckets `headrace-routes` and `headrace-keys`.
 
-The reconcile loop alone writes them; every gateway holds the whole table in memory and a copy on disk, so a request
-never waits for a look-up and running models are served while NATS and the loop are away.
+Only the reconcile loop writes them. Every gateway holds the whole table in memory and a copy on disk, so a request
+never waits for a look-up, and running models are served while NATS and the reconcile loop are unavailable.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from headrace.events.messages import Message
 
 
 class RevisionWeight(Message):
-    """Share of new requests that a revision takes; the weights of a route sum to 100 (or there are none)."""
+    """Share of new requests that a revision receives; the weights of a route sum to 100, or there are none."""
 
     revision: str = Field(max_length=63)
     weight_percent: int = Field(ge=0, le=100)
     operations: tuple[str, ...] = ()
-    """What it serves (`headrace.routes.operations`). Empty: every operation, as in routes written by releases that name
-    none."""
+    """Operations that it serves (`headrace.routes.operations`). Empty: all, as in routes of releases without this
+    field."""
 
     capabilities: tuple[str, ...] = ()
     """Parts of the runtime protocol that it has (`headrace.api.vocabulary`)."""
 
     def serves(self, operation: str) -> bool:
-        """Whether it serves an operation."""
+        """Whether the revision serves an operation."""
         return not self.operations or operation in self.operations
 
 
 class Engine(Message):
-    """A revision whose replicas are brought containers.
+    """A revision whose replicas are custom containers.
 
-    It stands in the route, which the loop alone writes, because a gateway asks whatever it names.
+    It is part of the route, which only the reconcile loop writes, because a gateway sends probes to this path.
     """
 
     revision: str = Field(max_length=63)
     readiness_path: str = Field(max_length=1024, pattern=r"^/[!-~]*$")
-    """What it answers with 200 when it can serve."""
+    """Path whose GET returns 200 when a replica is ready."""
     model_name: str | None = Field(default=None, max_length=1024)
-    """What to write into a request's field `model`; None: what the client wrote."""
+    """Value for the field `model` of forwarded requests; None: the client's value."""
     announces: bool = False
-    """Whether its replicas speak for themselves; else they know nothing of headrace, and the loop speaks for them."""
+    """Whether its replicas register themselves; otherwise the reconcile loop publishes their reports."""
 
 
 class Unavailable(Message):
-    """Why requests are answered with 503 at once instead of being held."""
+    """Why requests are rejected with 503 at once instead of being queued."""
 
     reason: str = Field(max_length=64)
     message: str = Field(max_length=1024)
@@ -52,7 +52,7 @@ class Unavailable(Message):
 
 
 class Route(Message):
-    """One ModelDeployment as a gateway sees it. Replicas are not in here: they announce themselves."""
+    """The route of one ModelDeployment. It does not contain replicas, which gateways learn from their reports."""
 
     namespace: str = Field(max_length=63)
     name: str = Field(max_length=63)
@@ -61,10 +61,10 @@ class Route(Message):
     """Unix time of the resource's creation, for `/v1/models`."""
     revisions: tuple[RevisionWeight, ...] = ()
     engines: tuple[Engine, ...] = ()
-    """Of the revisions that exist; those of our own runtimes are not named."""
+    """Engines of the existing revisions with custom containers."""
     unavailable: Unavailable | None = None
     stage: str = Field(default="", max_length=64)
-    """What the loop is doing for a model that cannot answer yet, kebab-case, e.g. `fetching` or `starting`."""
+    """Startup stage of a model that is not ready yet, kebab-case, e.g. `fetching` or `starting`."""
     max_queued_requests: int = Field(default=1000, ge=0)
     queue_timeout_seconds: int = Field(default=300, ge=1)
 
@@ -75,10 +75,10 @@ class Route(Message):
 
 
 class KeyGrant(Message):
-    """What an API key opens: the models of a namespace, or those of its allow list."""
+    """Access of an API key: all models of a namespace, or those of its allow list."""
 
     namespace: str = Field(max_length=63)
     name: str = Field(max_length=253)
     """The Secret's name, for the access log; never the key."""
     models: tuple[str, ...] = ()
-    """Public names; empty means all models of the namespace."""
+    """Allowed public names; empty: all models of the namespace."""

@@ -1,6 +1,6 @@
-"""Names of operations: what a revision serves, and a client can request of it.
+"""Names of the operations that revisions serve and clients request.
 
-The gateway's table (`headrace_gateway.operations`) says how each is requested.
+The gateway's table (`headrace_gateway.operations`) defines the requests of each operation.
 """
 
 from __future__ import annotations

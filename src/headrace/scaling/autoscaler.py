@@ -1,27 +1,27 @@
-"""When to add and remove replicas of a ModelDeployment.
+"""The autoscaler of a ModelDeployment's replicas.
 
-The rule is Knative's KPA on LLM signals. Two windows average the same load: the *stable* window (60 s) decides in calm;
-the *panic* window (6 s) takes over when it asks for at least twice the ready replicas, and from then until a whole
-stable window has passed without such a burst the number never shrinks. Pure: time and signals come in as arguments, a
-decision goes out.
+The rule is Knative's KPA on LLM signals. Two windows average the same load: the *stable* window (60 s) decides by
+default; the *panic* window (6 s) decides when its average needs at least twice the ready replicas, and from then until
+a whole stable window has passed without such a burst the number of replicas never decreases. Pure: time and signals
+are arguments, and a decision is the result.
 
     desired = ceil(load)        clamped to [ready / 2, ready * 1000], then to [min, max]
 
-Load is in replicas' worth of work. For Concurrency it is requests (held and running) over the target; for QueueDelay it
-is the ready replicas times the delay over its target, so that a doubled delay asks for doubled replicas; and never less
-than what the running requests fill, because where there is just enough room nobody waits, and everybody is busy.
+The unit of load is one replica's work. For Concurrency it is the requests (queued and in flight) over the target; for
+QueueDelay it is the ready replicas times the delay over its target, so that a doubled delay needs doubled replicas, and
+at least the requests in flight over a replica's capacity, because fully used replicas cause no delay.
 
-Utilisation: Knative aims at 70 % of a *limit*. Our target is already an aim (`maxConcurrentRequests` is the limit, by
-default twice the target), so it is used as it stands; whoever wants more headroom writes a lower target.
+Utilisation: Knative's default target is 70 % of a *limit*. Our target is not a limit (`maxConcurrentRequests` is the
+limit, by default twice the target), so no percentage is applied; more headroom needs a lower target.
 
-From zero: one held request is enough, at once. To zero: only after `idle_timeout_seconds` without any request, and
-then at once, whatever the windows say. A rule that has just (re)started, or that could not hear anybody for a while,
-does not know what went on: it counts activity from now and begins in panic, so that it may grow at once but shrinks
-only after a stable window of its own.
+Scale from zero: at once, with the first queued request. Scale to zero: only after `idle_timeout_seconds` without any
+request, and then at once, regardless of the windows. A rule that has just (re)started, or that received no signals for
+a while, does not know the past demand: its idle timeout starts now and it starts in panic mode, so it may scale up at
+once but scales down only after a full stable window.
 
-A replica is *activating* until it was ready once, fails, or exceeds its startup deadline; the caller counts them. While
-there are any, nothing shrinks: a client that gives up and retries would otherwise start one replica after another and
-get no answer from any. The idle timeout therefore also counts from when a replica became ready for the first time.
+A replica is *activating* until it was ready once, fails, or exceeds its startup deadline; the caller counts these.
+While there are any, no replica is removed: a client that gives up and retries would otherwise start one replica after
+another and never get a response. The idle timeout therefore also starts when a replica first becomes ready.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ STABLE_WINDOW_SECONDS = 60
 PANIC_WINDOW_SECONDS = 6
 """A tenth of the stable window, Knative's default."""
 PANIC_THRESHOLD = 2.0
-"""Panic when the short window asks for this many times the ready replicas."""
+"""Panic mode starts when the panic window needs this many times the ready replicas."""
 MAX_SCALE_UP_RATE = 1000.0
 MAX_SCALE_DOWN_RATE = 2.0
-"""At most to half in one decision: the requests of a removed replica must fit into the rest."""
+"""At most to half in one decision, because the other replicas must take the requests of the removed ones."""
 TARGET_BURST_CAPACITY = 211
-"""Requests that may arrive at once without being held, Knative's default; what `Decision.burst_capacity` is against."""
+"""Requests that can arrive at once without being queued: Knative's default, subtracted in `Decision.burst_capacity`."""
 
 
 class Reason(StrEnum):
-    """Why a decision is as it is; goes into events as it stands."""
+    """Reason of a decision, part of the message of the event `Scaled`."""
 
     WOKEN = "a request is waiting"
     IDLE = "no requests for the idle timeout"
@@ -60,7 +60,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScalePolicy:
-    """What the resource asks for."""
+    """The scaling settings of a resource."""
 
     min_replicas: int
     max_replicas: int
@@ -69,12 +69,12 @@ class ScalePolicy:
     """Concurrency: requests per replica. QueueDelay: milliseconds."""
     idle_timeout_seconds: float
     replica_capacity: int
-    """Requests that one replica works on at the same time: its limit, where the target is the aim."""
+    """Requests that one replica processes at the same time: the limit, above the target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is measured now, over all gateways."""
+    """Present measurements, over all gateways."""
 
     queued: int
     in_flight: int
@@ -85,66 +85,66 @@ class Sample:
     last_activation: float = -math.inf
     """When a replica last became ready for the first time (monotonic seconds)."""
     fresh: bool = True
-    """False while the senders cannot be heard: silence then means nothing."""
+    """False while NATS or the gateways are unavailable: the counts are then unknown, not zero."""
 
     @property
     def requests(self) -> int:
-        """Requests held and running."""
+        """Requests queued and in flight."""
         return self.queued + self.in_flight
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleState:
-    """What the rule remembers between decisions."""
+    """State of the rule between decisions."""
 
     replicas: int
     """The last decision."""
     last_active: float
-    """When a request was last seen, a replica became ready for the first time, or either could have been missed."""
+    """When there was last a request, a replica became ready for the first time, or either may have been missed."""
     window: Window = field(default_factory=Window)
     panic_since: float | None = None
-    """When the panic window last asked for more, or nothing was known; None when calm."""
+    """When the panic window last exceeded its threshold, or demand was unknown; None outside panic mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas there should be, why, and what to remember."""
+    """The desired number of replicas, its reason, and the next state."""
 
     replicas: int
     reason: Reason
     state: ScaleState
     asked: int
-    """What the demand asks for, before the resource's bounds."""
+    """Replicas that the demand needs, before the limits of the resource."""
     burst_capacity: int
-    """Requests that could arrive at once beyond the target burst before any is held; negative when some would be."""
+    """Requests beyond the target burst that can arrive at once without being queued; negative if some would be."""
     seconds_to_idle: float | None = None
-    """When the idle timeout could end; None while there is demand, or at the minimum that idling leads to."""
+    """Time until the idle timeout can expire; None while there is demand, or if no idle timeout applies."""
 
 
 def start(replicas: int, now: float) -> ScaleState:
-    """Return the state of a rule that starts now beside `replicas` existing ones: activity counts from now."""
+    """Return the state of a rule that starts now with `replicas` existing ones: the idle timeout starts now."""
     return ScaleState(replicas=replicas, last_active=now, panic_since=now if replicas else None)
 
 
 def decide(policy: ScalePolicy, state: ScaleState, sample: Sample, now: float) -> Decision:
-    """Return how many replicas there should be at `now` (monotonic seconds)."""
+    """Return the decision at `now` (monotonic seconds)."""
     if not sample.fresh:
-        # What was measured before the silence says nothing about the time after it.
-        blind = start(state.replicas, now)
-        return _decision(policy, blind, sample, max(state.replicas, policy.min_replicas), Reason.STALE)
+        # Measurements from before the outage do not describe the demand after it.
+        restarted = start(state.replicas, now)
+        return _decision(policy, restarted, sample, max(state.replicas, policy.min_replicas), Reason.STALE)
     state = replace(state, last_active=now if sample.requests else max(state.last_active, sample.last_activation))
     if not sample.requests and (state.replicas == 0 or _is_idle(policy, state, sample, now)):
-        rested = replace(state, window=Window(), panic_since=None)
-        return _decision(policy, rested, sample, 0, Reason.IDLE)
+        idle = replace(state, window=Window(), panic_since=None)
+        return _decision(policy, idle, sample, 0, Reason.IDLE)
     load = _load(policy, sample)
     state = replace(state, window=state.window.with_sample(now, load, keep_seconds=STABLE_WINDOW_SECONDS))
     if state.replicas == 0:
         return _decision(policy, state, sample, max(1, math.ceil(load)), Reason.WOKEN)
     state, wanted, reason = _from_windows(state, sample, now)
     if sample.activating_replicas and wanted < state.replicas:
-        # None at all is removed: a Deployment removes replicas that are not ready first.
+        # No replica is removed, because a Deployment first removes replicas that are not ready.
         wanted, reason = state.replicas, Reason.ACTIVATING
-    # The last replica goes by the idle timeout alone, whatever the averages say.
+    # Only the idle timeout removes the last replica, regardless of the averages.
     decision = _decision(policy, state, sample, max(wanted, 1), reason)
     if sample.requests or sample.activating_replicas or policy.min_replicas:
         return decision
@@ -160,7 +160,7 @@ def _idle_left(policy: ScalePolicy, state: ScaleState, now: float) -> float:
 
 
 def _load(policy: ScalePolicy, sample: Sample) -> float:
-    """Return the demand in replicas' worth of work."""
+    """Return the load; the unit is one replica's work."""
     if policy.metric == "Concurrency":
         return sample.requests / policy.target
     if sample.requests == 0:
@@ -195,11 +195,11 @@ def _decision(policy: ScalePolicy, state: ScaleState, sample: Sample, asked: int
     replicas = min(max(asked, policy.min_replicas), policy.max_replicas)
     if asked < policy.min_replicas:
         reason = Reason.MINIMUM
-    room = sample.ready_replicas * policy.replica_capacity - sample.requests
+    free_capacity = sample.ready_replicas * policy.replica_capacity - sample.requests
     return Decision(
         replicas=replicas,
         reason=reason,
         state=replace(state, replicas=replicas),
         asked=asked,
-        burst_capacity=room - TARGET_BURST_CAPACITY,
+        burst_capacity=free_capacity - TARGET_BURST_CAPACITY,
     )

@@ -1,4 +1,4 @@
-"""Averages over the last seconds, in buckets of one second, as Knative's autoscaler keeps them."""
+"""Averages over the last seconds, in buckets of one second, like those of Knative's autoscaler."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One second of the monotonic clock, at its peak.
+    """Peak value of one second of the monotonic clock.
 
-    The peak, where Knative takes the mean: looks are driven by events here, and how often somebody looked within a
-    second must not change what it weighs. Looking twice decides the same.
+    Knative takes the mean of a second. Here events cause the samples, and the number of samples within a second must
+    not change its weight: deciding twice gives the same result.
     """
 
     second: int
@@ -20,12 +20,12 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The buckets, newest last; frozen, so that rules stay pure. Bounded by the seconds that are kept."""
+    """The buckets, newest last; frozen, so that rules are pure. Bounded by the seconds that are kept."""
 
     buckets: tuple[Bucket, ...] = ()
 
     def with_sample(self, now: float, value: float, *, keep_seconds: int) -> Window:
-        """Return the window with a sample added and what is older than `keep_seconds` dropped."""
+        """Return the window with a sample added and without buckets older than `keep_seconds`."""
         second = math.floor(now)
         kept = [bucket for bucket in self.buckets if bucket.second > second - keep_seconds]
         if kept and kept[-1].second == second:
@@ -34,10 +34,10 @@ class Window:
         return Window(tuple(kept))
 
     def average(self, now: float, seconds: int) -> float:
-        """Return the mean of the sampled seconds' peaks among the last `seconds`; 0.0 without any.
+        """Return the mean of the buckets of the last `seconds`; 0.0 without any.
 
-        Seconds without a sample are left out rather than counted as zero: nobody looks while nothing happens, and a
-        burst after a long rest must count in full.
+        Seconds without a sample do not count as zero: without events there are no samples, and a burst after an idle
+        period must count in full.
         """
         oldest = math.floor(now) - seconds
         peaks = [bucket.peak for bucket in self.buckets if bucket.second > oldest]

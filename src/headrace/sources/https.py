@@ -1,9 +1,9 @@
-"""https://…: a download that goes on where it was cut, and never talks to this machine or its link.
+"""https://…: downloads that can be resumed, and that never connect to loopback or link-local addresses.
 
-A name is resolved here, every address of it is checked, and the connection is made to a checked address: a name that
-answers differently at a second look (DNS rebinding) is not asked a second time. The same holds for every redirect.
-Behind a proxy the proxy resolves, so there the URL's host is checked when it is an address or `localhost`, and names
-are the proxy's to judge. Private addresses are allowed: that is where mirrors are.
+A name is resolved here, all its addresses are checked, and the connection uses a checked address: the name is not
+resolved a second time, so DNS rebinding has no effect. The same applies to every redirect. With a proxy, the proxy
+resolves names, so only a URL's host that is an address or `localhost` is checked, and the proxy must check names.
+Private addresses are allowed, because mirrors have them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from headrace.sources.transfer import Interrupted, Transfer, reason_of
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30
-"""For a connection and for each read: a source that is silent for so long is tried again."""
+"""Timeout of a connection and of each read; the download is then retried."""
 RETRY_SECONDS = (0.5, 1.0, 2.0)
-"""The waits between tries. Afterwards the fetch fails, says why, and its Job tries again at a slower pace."""
+"""Delays between attempts. Then the fetch fails with the cause, and its Job retries with longer delays."""
 RENEWING_BYTES = 16 * 1024 * 1024
-"""A try that brought so much was worth it: the waits begin anew, so that a large file survives many cuts."""
+"""An attempt that received this much resets the delays, so that a large file survives many interruptions."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~?"
@@ -44,16 +44,16 @@ _V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 @dataclass(frozen=True, slots=True)
 class _Url:
-    """Where one hop leads."""
+    """The URL of a request: the source's, or of a redirect."""
 
     host: str
     port: int
     target: str
-    """Path and query, as the request line has them."""
+    """Path and query for the request line."""
     authorization: str | None
     """From `user:password@`, if the URL has it."""
     shown: str
-    """Without secrets."""
+    """The URL without secrets, for messages."""
 
     @classmethod
     def parse(cls, url: str) -> Self:
@@ -62,11 +62,11 @@ class _Url:
             host, port = parts.hostname or "", parts.port or http.client.HTTPS_PORT
             host.encode("idna")
         except ValueError as error:
-            raise SourceUnreachable(f"{redacted(url)} is no URL: {error}", hint="Check the URI") from error
+            raise SourceUnreachable(f"{redacted(url)} is not a URL: {error}", hint="Check the URI") from error
         if parts.scheme != "https":
             raise SourceNotAllowed(f"a redirect leads to {parts.scheme}://", hint="Give the final https:// URI")
         if not host:
-            raise SourceUnreachable(f"{redacted(url)} names no host", hint="Check the URI")
+            raise SourceUnreachable(f"{redacted(url)} has no host", hint="Check the URI")
         target = quote(parts.path or "/", _PATH_CHARACTERS)
         if parts.query:
             target += "?" + quote(parts.query, _PATH_CHARACTERS)
@@ -81,7 +81,7 @@ def _basic(parts: SplitResult) -> str | None:
 
 
 def fetch_https(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
-    """Download into the transfer, from where an earlier try was cut if the server still has the same file."""
+    """Download into the transfer; resume an earlier attempt if the server still has the same file."""
     waits = iter(RETRY_SECONDS)
     while True:
         before = transfer.received
@@ -93,7 +93,7 @@ def fetch_https(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
             wait = next(waits, None)
             if wait is None:
                 raise
-            print(f"{error.message}; trying again in {wait} s", file=sys.stderr, flush=True)  # noqa: T201 - the fetch's log
+            print(f"{error.message}; retrying in {wait} s", file=sys.stderr, flush=True)  # noqa: T201 - the fetch's log
             time.sleep(wait)
         else:
             return
@@ -103,9 +103,9 @@ def _try(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
     url = first = _Url.parse(uri)
     for _ in range(MAX_REDIRECTS + 1):
         with contextlib.closing(_connection(url, allow_loopback=allow_loopback)) as connection:
-            # What is secret to the first host is nobody else's business.
-            own = (url.host, url.port) == (first.host, first.port)
-            response = _get(connection, url, transfer, first.authorization if own else None)
+            # Credentials of the first host are not sent to another one.
+            same_host = (url.host, url.port) == (first.host, first.port)
+            response = _get(connection, url, transfer, first.authorization if same_host else None)
             if response.status not in _REDIRECTS:
                 _receive(response, url, transfer)
                 return
@@ -143,7 +143,7 @@ def _proxied(proxy: str, url: _Url, context: ssl.SSLContext) -> http.client.HTTP
 
 
 def _dial(url: _Url, *, allow_loopback: bool) -> socket.socket:
-    """Connect to the first address that answers, none of which may be inside."""
+    """Connect to the first reachable address, after all addresses are checked."""
     addresses = [str(info[4][0]) for info in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)]
     for address in addresses:
         _check(address, url.host, allow_loopback=allow_loopback)
@@ -157,7 +157,7 @@ def _dial(url: _Url, *, allow_loopback: bool) -> socket.socket:
 
 
 def _literal(host: str) -> str | None:
-    """Return the address that the host is, in whatever notation (127.1 is one), or None for a name."""
+    """Return the address of a host that is an address in any notation (such as 127.1), or None for a name."""
     if host == "localhost" or host.endswith(".localhost"):
         return "127.0.0.1"
     try:
@@ -168,15 +168,17 @@ def _literal(host: str) -> str | None:
 
 def _check(address: str, host: str, *, allow_loopback: bool) -> None:
     ip = _reached(ipaddress.ip_address(address.partition("%")[0]))
-    inside = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast
-    if inside and not (allow_loopback and ip.is_loopback):
+    forbidden = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast
+    if forbidden and not (allow_loopback and ip.is_loopback):
         found = f"{host} is" if host == str(ip) else f"{host} is {ip},"
-        mirror = ", or `headrace up --allow-loopback-sources` for a mirror on it" if ip.is_loopback else ""
-        raise SourceNotAllowed(f"{found} an address of this machine or its link", hint=f"Use another host{mirror}")
+        mirror = ", or `headrace up --allow-loopback-sources` for a local mirror" if ip.is_loopback else ""
+        raise SourceNotAllowed(
+            f"{found} a loopback, link-local, unspecified or multicast address", hint=f"Use another host{mirror}"
+        )
 
 
 def _reached(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the IPv4 address that an IPv6 address stands for (mapped, compatible, 6to4, NAT64), else the address."""
+    """Return the IPv4 address that an IPv6 address embeds (mapped, compatible, 6to4, NAT64), else the address."""
     if not isinstance(ip, ipaddress.IPv6Address):
         return ip
     embedded = ip.ipv4_mapped or ip.sixtofour
@@ -209,41 +211,43 @@ def _failed(url: _Url, error: Exception) -> SourceUnreachable:
 
 
 def _receive(response: http.client.HTTPResponse, url: _Url, transfer: Transfer) -> None:
-    """Take the body: all of it, or what was missing."""
+    """Receive the body: all of it, or the missing rest."""
     length = response.headers.get("content-length", "")
     size = int(length) if length.isdecimal() else None
     match response.status:
         case http.client.OK:
             if size is None and not response.chunked:
-                raise SourceUnreachable(f"{url.host} does not say how long {url.shown} is", hint="Use another server")
+                raise SourceUnreachable(f"{url.host} sends no size for {url.shown}", hint="Use another server")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise SourceUnreachable(f"{url.host} sends {url.shown} encoded only", hint="Use another server")
+                raise SourceUnreachable(
+                    f"{url.host} sends {url.shown} only with a content encoding", hint="Use another server"
+                )
             transfer.begin(size, validator=_validator(response))
             transfer.copy(response)
         case http.client.PARTIAL_CONTENT:
             transfer.go_on(_total(response, r"bytes (\d+)-\d+/(\d+)", transfer))
             transfer.copy(response)
         case http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # Everything was received already; only the end of the last try is missing.
+            # The earlier attempt received everything, but was interrupted before it finished.
             transfer.go_on(_total(response, r"bytes ()\*/(\d+)", transfer))
             transfer.copy(io.BytesIO())
         case status:
             kind = Interrupted if status in _BUSY else SourceUnreachable
             reason = re.sub(r"[^ -~]", "", response.reason)[:100]
-            raise kind(f"{url.host} answered {status} {reason} for {url.shown}", hint="Check the URI")
+            raise kind(f"{url.host} returned {status} {reason} for {url.shown}", hint="Check the URI")
 
 
 def _total(response: http.client.HTTPResponse, pattern: str, transfer: Transfer) -> int:
-    """Return the file's size from Content-Range; a range other than the one asked for makes a new beginning."""
-    said = re.fullmatch(pattern, response.headers.get("content-range", ""))
-    if said is None or int(said[1] or said[2]) != transfer.received:
+    """Return the file's size from Content-Range; discard the transfer if the range is not the requested one."""
+    content_range = re.fullmatch(pattern, response.headers.get("content-range", ""))
+    if content_range is None or int(content_range[1] or content_range[2]) != transfer.received:
         transfer.discard()
-        raise Interrupted("the server sent another part of the file than the missing one", hint="It is tried again")
-    return int(said[2])
+        raise Interrupted("the server sent another range than the requested one", hint="It is retried")
+    return int(content_range[2])
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:
-    """Return what If-Range may be asked with: a strong ETag, or the date where there is no ETag."""
+    """Return the value for If-Range: a strong ETag, or the date if there is no ETag."""
     tag = response.headers.get("etag")
     if tag is not None:
         return None if tag.startswith("W/") else tag

@@ -1,6 +1,6 @@
-"""Where a source's file lies in the model directory, and how its URI may be shown: pure, so that everybody agrees.
+"""Path of a source's file in the model directory, and the URI without secrets. Pure, and used by all components.
 
-No function here raises, whatever the URI: the reconcile loop calls them on what users wrote.
+No function here raises for any URI, because the reconcile loop calls them with unvalidated input.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 PACKAGE_URI = r"^package://[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.!+_-]*/[^/].*$"
 HTTPS_URI = r"^https://[^/]+/.+$"
 PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9_][A-Za-z0-9._+=@-]*)+$"
-"""A path of plain names, none of which leads upwards or is hidden."""
+"""A path of plain names, without `..` and hidden files."""
 FILE_URI = r"^file:///.+$"
 
 
@@ -19,15 +19,15 @@ SCHEMES = ("package", "https", "pvc", "file")
 
 
 def scheme_of(uri: str) -> str:
-    """Return the URI's scheme, lower case."""
+    """Return the URI's scheme in lower case."""
     return uri.partition("://")[0].lower()
 
 
 def location(uri: str, digest: str | None) -> str:
     """Return the file's path relative to the model directory.
 
-    The URI and the digest given in the spec make the directory, so that a changed source never overwrites the file
-    that a running replica has open. A file of a claim stays where it is: the claim is mounted there.
+    The directory depends on the URI and the digest of the spec, so that a changed source never overwrites the file
+    that a running replica has open. The path of a file in a claim is that in the claim, which is mounted there.
     """
     if claim_of(uri) is not None:
         return _parts(uri)[1]
@@ -37,24 +37,24 @@ def location(uri: str, digest: str | None) -> str:
 
 
 def claim_of(uri: str) -> str | None:
-    """Return the PersistentVolumeClaim that the file lies in already; None when it has to be fetched."""
+    """Return the PersistentVolumeClaim of the file; None if the file must be fetched."""
     return _parts(uri)[0] if re.fullmatch(PVC_URI, uri) else None
 
 
 def redacted(uri: str) -> str:
-    """Return the URI without user, password, query and fragment: what may be shown, logged and published."""
+    """Return the URI without user, password, query and fragment, for messages, logs and the status."""
     scheme, separator, rest = _bare(uri).partition("://")
     authority, slash, path = rest.partition("/")
-    if scheme_of(uri) != "package":  # where the @ stands before the version
+    if scheme_of(uri) != "package":  # where @ precedes the version
         authority = authority.rpartition("@")[2]
     return f"{scheme}{separator}{authority}{slash}{path}"
 
 
 def _parts(uri: str) -> list[str]:
-    """Return the claim, and the path in it."""
+    """Return the claim and the path in it."""
     return uri.removeprefix("pvc://").split("/", 1)
 
 
 def _bare(uri: str) -> str:
-    """Without query and fragment. Not `urlsplit`, which raises for some texts."""
+    """Return the URI without query and fragment; `urlsplit` would raise for some texts."""
     return re.split(r"[?#]", uri, maxsplit=1)[0]

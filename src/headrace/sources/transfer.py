@@ -1,7 +1,7 @@
-"""Bytes on their way into the model directory: a `.part` file, counted, hashed, and moved into place whole.
+"""Transfer of a file into the model directory: a `.part` file that is counted, hashed, and renamed when complete.
 
-What a try has received stays in the `.part` file, beside it the server's validator (its ETag) in `.part.validator`, so
-that the next try can ask for the rest. Hashing happens on the way: a model is read once, not twice.
+An interrupted attempt leaves its `.part` file, and the server's validator (its ETag) in `.part.validator`, so that the
+next attempt can request the rest. The file is hashed during the transfer, so it is read only once.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from headrace.errors import NoSpace, SourceError, SourceUnreachable, is_full
 
 CHUNK_BYTES = 1024 * 1024
 MAX_BYTES = 1 << 40
-"""One tebibyte: nothing that a machine of today serves is larger; bounds a server that never ends."""
+"""Limit for servers that send without an end: one tebibyte, more than any model of today."""
 
 Progress = Callable[[int, int | None], None]
-"""`progress(received, total)`: bytes so far; the total is None while it is unknown. Called often."""
+"""`progress(received, total)` in bytes; the total is None while it is unknown. Called often."""
 
 
 class Interrupted(SourceUnreachable):
-    """The source broke off or is busy: going on with the same one, soon, may well work."""
+    """The source closed the connection or is overloaded: a retry may succeed soon."""
 
 
 class Readable(Protocol):
-    """What bytes are copied from."""
+    """A source of bytes."""
 
     def read1(self, size: int, /) -> bytes:
-        """Return up to `size` bytes as soon as there are any, none at the end."""
+        """Return up to `size` bytes as soon as any are available; empty at the end."""
 
 
 class Transfer:
-    """One file being brought: `begin` or `go_on`, then `copy`, then `finish` or `discard`."""
+    """Transfer of one file: call `begin` or `go_on`, then `copy`, then `finish` or `discard`."""
 
     def __init__(self, target: Path, progress: Progress) -> None:
         self.target = target
@@ -44,22 +44,22 @@ class Transfer:
         self.part = target.with_name(target.name + ".part")
         self.progress = progress
         self.digest = ""
-        """`sha256:<hex>` of everything received, once `copy` has returned."""
+        """`sha256:<hex>` of the received bytes, set by `copy`."""
         self._total: int | None = None
         self._validator = target.with_name(target.name + ".part.validator")
 
     @property
     def received(self) -> int:
-        """Bytes that are there already, from this try or an earlier one."""
+        """Bytes received in this attempt and earlier ones."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     @property
     def validator(self) -> str | None:
-        """What the server called the version of the file that the `.part` is the beginning of."""
+        """The server's validator of the file of which `.part` is the beginning."""
         return self._validator.read_text(encoding="utf-8") if self._validator.exists() else None
 
     def begin(self, total: int | None, *, validator: str | None = None) -> None:
-        """Start anew with a file of `total` bytes."""
+        """Start the transfer of a file of `total` bytes from its beginning."""
         self.discard()
         self.go_on(total)
         if validator is not None:
@@ -69,7 +69,7 @@ class Transfer:
                 raise write_failed(error, self.directory) from error
 
     def go_on(self, total: int | None) -> None:
-        """Continue to a file of `total` bytes, if there is room for it: a disk is not filled in vain."""
+        """Resume the transfer of a file of `total` bytes. Raises NoSpace before it fills the disk in vain."""
         self._total = total
         if total is None:
             return
@@ -80,14 +80,14 @@ class Transfer:
             raise no_space(self.directory, f"{missing} bytes are needed, {free} are free")
 
     def copy(self, source: Readable, *, quiet: bool = False) -> None:
-        """Append everything that `source` has; `quiet` when it is here already and only unpacked."""
+        """Append all bytes of `source`; with `quiet`, for local data, without progress."""
         received = self.received
         digest = self._digest_of_part()
         try:
             with self.part.open("ab") as file:
                 while chunk := _read(source, received):
                     file.write(chunk)
-                    file.flush()  # what was received is kept, however the fetch ends
+                    file.flush()  # received bytes are kept if the fetch is killed
                     digest.update(chunk)
                     received += len(chunk)
                     if received > MAX_BYTES:
@@ -97,15 +97,15 @@ class Transfer:
                 os.fsync(file.fileno())
         except OSError as error:
             if is_full(error):
-                self.discard()  # a disk that is full because of half a file serves nobody
+                self.discard()  # an incomplete file must not keep the disk full
             raise write_failed(error, self.directory, needed=self._total, received=received) from error
         if self._total is not None and received < self._total:
             raise Interrupted(
-                f"the source was cut off after {received} of {self._total} bytes", hint="It is tried again"
+                f"the connection was closed after {received} of {self._total} bytes", hint="It is retried"
             )
         if self._total is not None and received > self._total:
             self.discard()
-            raise SourceUnreachable(f"the source sent {received} bytes, but said {self._total}")
+            raise SourceUnreachable(f"the source sent {received} bytes instead of {self._total}")
         self.digest = f"sha256:{digest.hexdigest()}"
 
     def finish(self) -> None:
@@ -114,7 +114,7 @@ class Transfer:
         self._validator.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Forget what was received."""
+        """Delete the received bytes."""
         self.part.unlink(missing_ok=True)
         self._validator.unlink(missing_ok=True)
 
@@ -126,19 +126,19 @@ class Transfer:
 
 
 def _read(source: Readable, received: int) -> bytes:
-    """Read; what fails here is the source's fault, not the disk's."""
+    """Read from the source; an OSError here is the source's, not the disk's."""
     try:
         return source.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise Interrupted(
-            f"the source was cut off after {received} bytes: {reason_of(error)}", hint="It is tried again"
+            f"the connection failed after {received} bytes: {reason_of(error)}", hint="It is retried"
         ) from error
 
 
 def write_failed(
     error: OSError, directory: Path, *, needed: int | None = None, received: int = 0
 ) -> SourceError | NoSpace:
-    """Return what an error in writing to the model directory means; `needed` is the file's size where it is known."""
+    """Return the error for a failed write to the model directory; `needed` is the file's size if known."""
     if is_full(error):
         size = f"{needed} bytes" if needed is not None else f"more than {received} bytes"
         return no_space(directory, f"the file has {size} ({error.strerror})")
@@ -148,12 +148,12 @@ def write_failed(
 
 
 def no_space(directory: Path, need: str) -> NoSpace:
-    """Return the error of a model directory that has no room for what is needed."""
-    return NoSpace(f"no space in {directory}: {need}", hint="Free some, or give the models a larger disk")
+    """Return the error for a model directory without enough free space."""
+    return NoSpace(f"no space in {directory}: {need}", hint="Free some space, or use a larger disk for models")
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's cause in a few words."""
+    """Return a short cause of an error."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

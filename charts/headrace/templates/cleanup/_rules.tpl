@@ -1,4 +1,4 @@
-{{/* What the clean-up may do where models are, for the seconds that it runs. */}}
+{{/* Permissions of the clean-up in the namespaces with models, while it runs. */}}
 {{- define "headrace.cleanup.rules" -}}
 - apiGroups: [apps]
   resources: [deployments]
@@ -15,7 +15,7 @@
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, delete]
-# It asks for those labelled as the operator's alone; RBAC knows no labels, and deletion is by name.
+# It lists only Secrets with the operator's label, but RBAC does not support labels; deletion is restricted by name.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [list]
@@ -34,14 +34,14 @@
 {{- end }}
 {{- end -}}
 
-{{/* A hook's metadata. RBAC comes before the Job; what succeeded goes, and what failed stays to be looked at. */}}
+{{/* Metadata of a hook. RBAC precedes the Job; succeeded objects are deleted, failed ones are kept for diagnosis. */}}
 {{- define "headrace.cleanup.annotations" -}}
 helm.sh/hook: pre-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{/* Not empty when the claims that the operator made go too. Yours never do. */}}
+{{/* Not empty if the claims that the operator created are deleted too. Claims of users are never deleted. */}}
 {{- define "headrace.cleanup.deletesModels" -}}
 {{- if and (not .Values.cleanup.keepModels) (not .Values.models.existingClaim) }}true{{ end -}}
 {{- end -}}

@@ -1,8 +1,8 @@
 {{/*
-What the operator may do where models are. No wildcards, no pod logs, no deletion of anything that holds data.
+Permissions of the operator in the namespaces with models. No wildcards, no pod logs, no deletion of data.
 
-The login and the claim of a namespace are granted by name, their creation too: the operator writes them by server-side
-apply, whose request carries the name also when it creates. A claim that is there it only looks at.
+The login Secret and the claim of a namespace are granted by name, including their creation: the operator writes them by
+server-side apply, whose request contains the name. An existing claim is only read.
 */}}
 {{- define "headrace.operator.rules" -}}
 - apiGroups: [headrace.dev]
@@ -11,8 +11,8 @@ apply, whose request carries the name also when it creates. A claim that is ther
 - apiGroups: [headrace.dev]
   resources: [modeldeployments/status]
   verbs: [patch]
-# Opens nothing by itself. Where the admission plugin OwnerReferencesPermissionEnforcement is on (OpenShift), an
-# object may name a ModelDeployment as its owner only with this.
+# Gives no access by itself. With the admission plugin OwnerReferencesPermissionEnforcement (OpenShift), it is required
+# for owner references to a ModelDeployment.
 - apiGroups: [headrace.dev]
   resources: [modeldeployments/finalizers]
   verbs: [update]
@@ -32,15 +32,15 @@ apply, whose request carries the name also when it creates. A claim that is ther
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
-# What became of them; and the readiness gate.
+# Status of the children's pods, and their readiness gate.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]
-# API keys. It asks for Secrets with the label headrace.dev/api-key alone, but RBAC knows no labels: this lets it see
-# every Secret of the namespaces it serves. `watchNamespaces` bounds that.
+# API keys. The operator lists only Secrets with the label headrace.dev/api-key, but RBAC does not support labels, so it
+# can read every Secret in the namespaces that it serves. `watchNamespaces` limits that.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [list, watch]
@@ -55,7 +55,7 @@ apply, whose request carries the name also when it creates. A claim that is ther
   resourceNames: [{{ include "headrace.modelsClaim" . }}]
   verbs: [get, create, patch]
 {{- end }}
-# Its own; and those of a fetch Job that gets no pod, because nothing else says why.
+# The operator's events, and those of a fetch Job without a pod, the only source of the cause.
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list, patch]

@@ -1,4 +1,4 @@
-"""`headrace apply`: resources from files into the running instance."""
+"""`headrace apply`: create or update resources from files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from headrace.kinds.registry import KINDS, user_kinds
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-f", "--filename", action="append", required=True, metavar="FILE", help="YAML file, or -")
-    add_namespace(parser, "for resources that name none")
-    parser.add_argument("--dry-run", action="store_true", help="check only; change nothing")
+    add_namespace(parser, "namespace of resources without one")
+    parser.add_argument("--dry-run", action="store_true", help="validate only; change nothing")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check every document first, then apply all; nothing is applied when one is wrong."""
+    """Validate all documents, then apply all; nothing is applied if one is invalid."""
     client = client_of(arguments)
     documents = [document for path in arguments.filename for document in read(path)]
     faulty = False
@@ -42,21 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"{kind.singular}/{document.manifest['metadata']['name']} {applied.verb}{suffix}")
                 warn_of_replicas(document)
     if faulty:
-        print("error: nothing was applied. Mend the lines above and apply again", file=sys.stderr)
+        print("error: nothing was applied. Fix the lines above and apply again", file=sys.stderr)
         return InvalidResource.exit_code
     return 0
 
 
 def warn_of_replicas(document: Document) -> None:
-    """Print a warning where spec.replicas is given and ignored."""
+    """Print a warning if spec.replicas is set but ignored."""
     spec = document.manifest.get("spec")
     if isinstance(spec, dict) and spec.get("scaling") is not None and "replicas" in spec:
         where = f"{document.path}:{line_of(document.node, 'spec.replicas')}"
-        print(f"warning: {where}: spec.replicas is ignored, since spec.scaling is set. Remove one", file=sys.stderr)
+        print(f"warning: {where}: spec.replicas is ignored, because spec.scaling is set. Remove one", file=sys.stderr)
 
 
 def kind_of(document: Document) -> Kind:
-    """Return the kind of a document; raises UnknownKind with its place."""
+    """Return the kind of a document. Raises UnknownKind with its file and line."""
     word, api_version = document.manifest["kind"], document.manifest["apiVersion"]
     kind = KINDS.get(word)
     if kind is None:
@@ -64,8 +64,8 @@ def kind_of(document: Document) -> Kind:
         guess = f"Did you mean {meant.kind}? " if meant is not None else ""
         known = ", ".join(f"{kind.api_version} {name}" for name, kind in sorted(user_kinds().items()))
         raise UnknownKind(
-            f"{document.path}:{line_of(document.node, 'kind')}: {word} is not a kind that headrace knows",
-            hint=f"{guess}There are: {known}",
+            f"{document.path}:{line_of(document.node, 'kind')}: unknown kind {word}",
+            hint=f"{guess}Known kinds: {known}",
         )
     if kind.api_version != api_version:
         raise UnknownKind(

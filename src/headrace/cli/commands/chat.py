@@ -1,4 +1,4 @@
-"""`headrace chat`: talk to a model through the gateway, as any OpenAI client does."""
+"""`headrace chat`: a chat with a model through the gateway, with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -23,40 +23,46 @@ STAGE_PREFIX = b": headrace "
 DATA_PREFIX = b"data: "
 DONE = b"data: [DONE]"
 MAX_TOKENS = 512
-"""The longest answer unless another is asked for: without one, a small model that loses its thread goes on until its
-context is full."""
+"""Default limit of an answer's tokens: without a limit, a small model may generate until its context is full."""
 CONTEXT_FULL = "context_length_exceeded"
-"""OpenAI's code for a prompt and answer that do not fit together."""
-_LOOK = "See whether the instance runs (`headrace get mdep`), and look into its logs (`headrace doctor` names them)"
+"""OpenAI's code for prompt and answer that exceed the context length."""
+_CHECK_HINT = (
+    "Check that the instance is running (`headrace get mdep`), and see its logs (`headrace doctor` lists them)"
+)
 
 
 class NoRoom(HeadraceError):
-    """The conversation and an answer of that length are more than the model takes."""
+    """The conversation and an answer of the requested length exceed the model's context length."""
 
     reason = "NoRoom"
 
 
 class AnswerCutOff(HeadraceError):
-    """The stream ended before the answer did."""
+    """The stream ended before the answer was complete."""
 
     reason = "AnswerCutOff"
 
     def __init__(self) -> None:
         super().__init__(
-            "the answer was cut off: the gateway closed the connection before the end, as when it is stopped or killed",
-            hint="See whether the instance runs (`headrace get mdep`), and ask again",
+            "the answer was cut off: the gateway closed the connection before the end, as when it is stopped",
+            hint="Check that the instance is running (`headrace get mdep`), and retry",
         )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("model", help="the model's public name, as `/v1/models` lists it")
-    parser.add_argument("prompt", nargs="*", help="one question; without it, a conversation until Ctrl-D")
+    parser.add_argument("model", help="the model's public name, as listed by `/v1/models`")
+    parser.add_argument("prompt", nargs="*", help="a single question; without it, a conversation until Ctrl-D")
     parser.set_defaults(words="prompt")
     parser.add_argument("--system", help="a system message")
-    parser.add_argument("--max-tokens", type=int, help=f"longest answer (default: {MAX_TOKENS}, or what fits)")
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="more is more varied; 0: always the likeliest token (default: 0)"
+        "--max-tokens", type=int, help=f"maximum tokens of an answer (default: {MAX_TOKENS}, or what fits)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="sampling temperature; 0: always the most likely token (default: 0)",
     )
 
 
@@ -72,17 +78,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_model(client: ApiClient, name: str) -> None:
-    """Raise NotFound before a question is typed for a model that does not exist."""
+    """Raise NotFound for a model that does not exist, before a question is typed."""
     models = sorted({output.public_name(model) for model in client.get(KINDS["ModelDeployment"], None)["items"]})
     if name not in models:
-        known = f"There are: {', '.join(models)}" if models else "There is none yet: `headrace apply -f FILE`"
+        known = f"Models: {', '.join(models)}" if models else "Create one: `headrace apply -f FILE`"
         raise NotFound(f"there is no model {name!r}", hint=known)
 
 
 def _converse(chat: _Chat) -> int:
-    """Ask what is typed until Ctrl-D; an answer that fails or is stopped by Ctrl-C ends nothing but itself.
+    """Send each line of input until Ctrl-D; a failed answer, or Ctrl-C, does not end the conversation.
 
-    The exit code tells of a failure only to a script, which did not see the error when it came.
+    The exit code reports a failure only without a terminal, because a user on a terminal has seen the error.
     """
     print("Ctrl-D ends the conversation, Ctrl-C an answer.")
     failed = 0
@@ -106,7 +112,7 @@ def _converse(chat: _Chat) -> int:
 
 
 class _Chat:
-    """One conversation: the questions that were answered, and the answers."""
+    """A conversation: the answered questions and the answers."""
 
     def __init__(self, endpoint: str, arguments: argparse.Namespace) -> None:
         self._endpoint = urlsplit(endpoint)
@@ -118,11 +124,11 @@ class _Chat:
             self._messages.append({"role": "system", "content": arguments.system})
 
     def ask(self, question: str) -> None:
-        """Send a question and print the answer as it comes. One that fails leaves nothing in the conversation."""
+        """Send a question and print the answer as it arrives. A failed one is not added to the conversation."""
         messages = [*self._messages, {"role": "user", "content": question}]
         answer = ""
         try:
-            with closing(self._stream(messages)) as stream:  # the gateway learns at once that we left
+            with closing(self._stream(messages)) as stream:  # an abort is visible to the gateway at once
                 for text in stream:
                     answer += text
                     print(text, end="", flush=True)
@@ -137,11 +143,11 @@ class _Chat:
 
     def _cut(self) -> str:
         if self._limit is None:
-            return "cut: the model takes no more tokens in a conversation"
-        return f"cut at {self._limit} tokens; --max-tokens raises it"
+            return "cut off: the conversation has reached the model's context length"
+        return f"cut off at {self._limit} tokens; --max-tokens sets the limit"
 
     def _stream(self, messages: list[dict[str, str]]) -> Generator[str]:
-        """Yield the answer's text as it comes. http.client takes a body cut short for its end, so that [DONE] tells."""
+        """Yield the answer's text as it arrives. http.client ignores a truncated body, so [DONE] must mark the end."""
         connection = http.client.HTTPConnection(self._endpoint.hostname or "127.0.0.1", self._endpoint.port)
         stage = _Stage()
         begun, self._finish = False, ""
@@ -168,13 +174,13 @@ class _Chat:
         raise AnswerCutOff
 
     def _post(self, connection: http.client.HTTPConnection, messages: list[dict[str, str]]) -> http.client.HTTPResponse:
-        """Ask for an answer. Our own limit gives way where it does not fit; one that was asked for is an error then."""
-        asked = self._arguments.max_tokens
-        self._limit = MAX_TOKENS if asked is None else asked
+        """Send the request. If the limit does not fit into the context, drop the default one, else raise NoRoom."""
+        requested = self._arguments.max_tokens
+        self._limit = MAX_TOKENS if requested is None else requested
         try:
             return self._request(connection, messages)
         except NoRoom:
-            if asked is not None:
+            if requested is not None:
                 raise
             self._limit = None
             return self._request(connection, messages)
@@ -193,26 +199,26 @@ class _Chat:
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
             response = connection.getresponse()
         except (http.client.HTTPException, OSError) as error:
-            raise NotRunning("the gateway does not answer", hint="See `headrace doctor`") from error
+            raise NotRunning("the gateway does not respond", hint="See `headrace doctor`") from error
         if response.status != http.client.OK:
             raise _refusal(response)
         return response
 
 
 class _Stage:
-    """What a waking model is doing, shown in place, to a person only, until the answer begins."""
+    """Startup stage of the model, shown on a terminal until the answer begins."""
 
     def __init__(self) -> None:
         self._shown = False
 
     def show(self, text: str) -> None:
-        """Show it in place of the one before."""
+        """Show a stage in place of the previous one."""
         if sys.stderr.isatty():
             self._write(output.clip(text, shutil.get_terminal_size().columns))
             self._shown = True
 
     def clear(self) -> None:
-        """Take away what is shown. Where nothing is, the line is the answer's and stays."""
+        """Clear the shown stage, if any; otherwise the line may be part of the answer."""
         if self._shown:
             self._write("")
             self._shown = False
@@ -228,22 +234,22 @@ def _text_of(chunk: dict[str, Any]) -> str:
 
 
 def _finish_of(chunk: dict[str, Any]) -> str:
-    """Return why the answer ended, in its last chunk."""
+    """Return the finish reason, which is in the last chunk."""
     return "".join(choice.get("finish_reason") or "" for choice in chunk.get("choices", []))
 
 
 def _refusal(response: http.client.HTTPResponse) -> HeadraceError:
-    """Return the error of an answer that is not 200; a proxy's page has none of ours in it."""
+    """Return the error of a response that is not 200; the body may be a proxy's page without an error of ours."""
     try:
         return _error(json.loads(response.read())["error"])
     except (ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException, OSError):
-        return HeadraceError(f"the gateway answered {response.status} without an explanation", hint=_LOOK)
+        return HeadraceError(f"the gateway returned {response.status} without a message", hint=_CHECK_HINT)
 
 
 def _error(error: dict[str, Any]) -> HeadraceError:
-    """Return the exception for an error in OpenAI's shape. Its message says already what can be done, but for a key."""
+    """Return the exception for an error in OpenAI's format. The message contains the remedy, except for API keys."""
     hint = (
-        "Give an API key in HEADRACE_API_KEY (`headrace keys create NAME` makes one)"
+        "Set HEADRACE_API_KEY to an API key (`headrace keys create NAME` creates one)"
         if error.get("code") == "invalid_api_key"
         else ""
     )

@@ -1,4 +1,4 @@
-"""`headrace delete`: remove resources and what they own."""
+"""`headrace delete`: delete resources and their children."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="*", metavar="KIND/NAME", help="e.g. mdep/smollm2 or `mdep a b`")
     parser.set_defaults(words="target")
     parser.add_argument(
-        "-f", "--filename", action="append", default=[], metavar="FILE", help="what this file describes"
+        "-f", "--filename", action="append", default=[], metavar="FILE", help="delete the resources in this file"
     )
     add_namespace(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Delete what is named."""
+    """Delete the resources."""
     client = client_of(arguments)
-    doomed = []
+    resources = []
     for path in arguments.filename:
         for document in read(path):
             metadata = document.manifest["metadata"]
-            doomed.append((kind_of(document), metadata.get("namespace", arguments.namespace), metadata["name"]))
+            resources.append((kind_of(document), metadata.get("namespace", arguments.namespace), metadata["name"]))
     targets = targets_of(arguments.target) if arguments.target else []
-    doomed += [(target.kind, arguments.namespace, str(target.name)) for target in targets]
-    if not doomed:
-        raise UnknownKind("nothing is named that could be deleted", hint="Give KIND/NAME or -f FILE")
+    resources += [(target.kind, arguments.namespace, str(target.name)) for target in targets]
+    if not resources:
+        raise UnknownKind("no resource to delete is given", hint="Give KIND/NAME or -f FILE")
 
-    def delete(doomed: tuple[Kind, str, str]) -> None:
-        kind, namespace, name = doomed
+    def delete(resource: tuple[Kind, str, str]) -> None:
+        kind, namespace, name = resource
         client.delete(kind, namespace, name)
         print(f"{kind.singular}/{name} deleted")
 
-    return for_each(doomed, delete)
+    return for_each(resources, delete)

@@ -1,4 +1,4 @@
-"""`headrace describe`: one resource, why it is as it is, and what happened to it."""
+"""`headrace describe`: the details of a resource with its conditions, pods and events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describe each."""
+    """Describe each resource."""
     client = client_of(arguments)
     targets = targets_of(arguments.target)
 

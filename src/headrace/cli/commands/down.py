@@ -1,4 +1,4 @@
-"""`headrace down`: stop the running instance and wait until nothing of it is left."""
+"""`headrace down`: stop the running instance and wait until all its processes have exited."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stop it. Resources, models and events stay for the next `headrace up`."""
+    """Stop the instance. Resources, models and events are kept for the next `headrace up`."""
     client_of(arguments).shutdown()
-    from headrace.local.gateway_process import GRACE_SECONDS  # noqa: PLC0415 - slow, but it is stopping meanwhile
+    from headrace.local.gateway_process import GRACE_SECONDS  # noqa: PLC0415 - slow, and the instance stops meanwhile
 
-    print(f"stopping (running requests may finish, for {GRACE_SECONDS:.0f} s at most) …", flush=True)
+    print(f"stopping (requests in flight have up to {GRACE_SECONDS:.0f} s to finish) …", flush=True)
     wait_stopped(InstanceHome.of(arguments.instance))
-    print(f"stopped. Resources and models stay for the next `headrace up{instance_option(arguments.instance)}`")
+    print(f"stopped. Resources and models are kept for the next `headrace up{instance_option(arguments.instance)}`")
     return 0

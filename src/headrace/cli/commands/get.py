@@ -1,4 +1,4 @@
-"""`headrace get`: list resources, once or as they change."""
+"""`headrace get`: list resources, once or with --watch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_target(parser, name_required=False)
     add_namespace(parser)
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help="of every namespace")
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="list all namespaces")
     parser.add_argument("-o", "--output", choices=("wide", "yaml", "json", "name"), help="format")
-    parser.add_argument("-w", "--watch", action="store_true", help="print what changes until Ctrl-C")
+    parser.add_argument("-w", "--watch", action="store_true", help="print changes until Ctrl-C")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is asked for, a table for each kind; a name that is not there does not hide the others."""
+    """Print the objects, in a table for each kind; a missing object does not hide the others."""
     client = client_of(arguments)
     targets = targets_of(arguments.target, name_required=False)
     everywhere = arguments.all_namespaces and all(target.name is None for target in targets)
@@ -33,10 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     found: list[_Found] = []
 
     def look_up(target: Target) -> None:
-        answer = client.get(target.kind, namespace, target.name)
+        response = client.get(target.kind, namespace, target.name)
         if target.kind.kind == "Event" and target.name is None:
-            answer["items"].sort(key=output.last_seen)
-        found.append(_Found(target.kind, answer))
+            response["items"].sort(key=output.last_seen)
+        found.append(_Found(target.kind, response))
 
     code = for_each(targets, look_up)
     if arguments.output in ("json", "yaml"):
@@ -53,22 +53,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the API answered for one target."""
+    """The API's response for one target."""
 
     kind: Kind
-    answer: Object
+    response: Object
 
     @property
     def objects(self) -> list[Object]:
         """Return the object, or those of the list."""
-        objects: list[Object] = self.answer.get("items", [self.answer])
+        objects: list[Object] = self.response.get("items", [self.response])
         return objects
 
 
 def _one(found: list[_Found]) -> Object:
-    """Return what was asked for as one document: several are a List, as kubectl prints them."""
+    """Return the responses as one document: several become a List, as in kubectl."""
     if len(found) == 1:
-        return found[0].answer
+        return found[0].response
     return {"apiVersion": "v1", "kind": "List", "items": [obj for item in found for obj in item.objects]}
 
 
@@ -85,10 +85,10 @@ def _print(kind: Kind, objects: list[Object], namespace: str | None, form: str |
 
 
 def _watch(client: ApiClient, targets: list[Target], namespace: str | None, form: str | None) -> int:
-    """Print the header once and a row for each that looks different from before; `json`, `yaml` and `name` print all.
+    """Print the header once, and a row for each visible change; `json`, `yaml` and `name` print all changes.
 
-    A model that is fetched changes its status with every percent, which a row may not show. Cells are not aligned with
-    those of rows to come.
+    A model that is fetched changes its status with every percent, which a row may not show. The columns of different
+    rows are not aligned.
     """
     kind, names = targets[0].kind, {target.name for target in targets}
     if any(target.kind is not kind for target in targets):
@@ -107,14 +107,14 @@ def _watch(client: ApiClient, targets: list[Target], namespace: str | None, form
             print(f"{kind.singular}/{obj['metadata']['name']}", flush=True)
             continue
         key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
-        # An event that happens again looks as it did, but for its time.
-        looks = [column.value(obj) for column in columns if column is not AGE] + [output.last_seen(obj)]
+        # A repeated event differs from the earlier one only in its time.
+        row = [column.value(obj) for column in columns if column is not AGE] + [output.last_seen(obj)]
         if change["type"] == "DELETED":
             seen.pop(key, None)
-        elif seen.get(key) == looks:
+        elif seen.get(key) == row:
             continue
         else:
-            seen[key] = looks
+            seen[key] = row
         lines = output.table(columns, [obj])
         suffix = "   (deleted)" if change["type"] == "DELETED" else ""
         if not header_printed:

@@ -1,4 +1,4 @@
-"""`headrace keys`: API keys of a namespace. A key is shown once; what is kept is its SHA-256, in a Secret."""
+"""`headrace keys`: API keys of a namespace. A key is shown once; only its SHA-256 is stored, in a Secret."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from headrace.kinds.registry import KINDS
 from headrace.routes.api_keys import digest_of, new_key
 
 MODELS_ANNOTATION = f"{GROUP}/models"
-"""On the Secret of a key that was made here: its `models` again, since the API shows no value of a Secret. For people;
-what counts is the Secret's data."""
+"""On the Secret of a key that this command created: a copy of its `models` for display, because the API does not return
+a Secret's values. Only the Secret's data grants access."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="create|list|revoke", title="actions")
-    create = actions.add_parser("create", help="make a key and print it alone to standard output, once")
-    create.add_argument("name", help="a name for it, e.g. the application's")
-    create.add_argument("--model", action="append", default=[], help="only this public model name (repeatable)")
+    create = actions.add_parser("create", help="create a key and print it to standard output, once")
+    create.add_argument("name", help="name of the key, e.g. the application's")
+    create.add_argument("--model", action="append", default=[], help="allow this public model name only (repeatable)")
     listing = actions.add_parser("list", help="list the keys of a namespace")
-    listing.add_argument("-A", "--all-namespaces", action="store_true", help="of every namespace")
-    revoke = actions.add_parser("revoke", help="make a key useless, at once")
+    listing.add_argument("-A", "--all-namespaces", action="store_true", help="list all namespaces")
+    revoke = actions.add_parser("revoke", help="revoke a key at once")
     revoke.add_argument("name")
     for level in (parser, create, listing, revoke):
         add_namespace(level)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out the action."""
+    """Run the action."""
     client = client_of(arguments)
     if arguments.action == "create":
         return _create(client, arguments.namespace, arguments.name, arguments.model)
@@ -51,7 +51,7 @@ def _list(client: ApiClient, namespace: str | None) -> int:
         print("\n".join(output.table(_COLUMNS if namespace else [output.NAMESPACE, *_COLUMNS], keys)))
     elif every:
         others = ", ".join(sorted({key["metadata"]["namespace"] for key in every}))
-        print(f"no API keys in namespace {namespace}; there are some in: {others} (`headrace keys list -A`)")
+        print(f"no API keys in namespace {namespace}; namespaces with keys: {others} (`headrace keys list -A`)")
     else:
         print("no API keys" + (f" in namespace {namespace}" if namespace else ""))
     return 0
@@ -59,12 +59,12 @@ def _list(client: ApiClient, namespace: str | None) -> int:
 
 def _create(client: ApiClient, namespace: str, name: str, models: list[str]) -> int:
     try:
-        there = client.get(KINDS["Secret"], namespace, name)
+        existing = client.get(KINDS["Secret"], namespace, name)
     except NotFound:
         pass
     else:
-        if not _is_key(there):
-            raise HeadraceError(f"a Secret {name!r}, which is no key, has this name", hint="Choose another one")
+        if not _is_key(existing):
+            raise HeadraceError(f"the Secret {name!r} exists and is not an API key", hint="Choose another name")
         revoke = f"headrace keys revoke {name}{_option(namespace)}"
         raise HeadraceError(f"a key {name!r} exists already", hint=f"Choose another name, or `{revoke}`")
     first = not _keys(client, None)
@@ -87,44 +87,44 @@ def _create(client: ApiClient, namespace: str, name: str, models: list[str]) -> 
     except InvalidResource as error:
         raise _name_fault(name, error) from error
     print(key, flush=True)
-    print("Keep it: it is not shown again. Use it as the API key of an OpenAI client.", file=sys.stderr)
+    print("Store it: it is not shown again. Use it as the API key of an OpenAI client.", file=sys.stderr)
     if first:
         print("From now on every request needs a key: `headrace chat` reads it from HEADRACE_API_KEY.", file=sys.stderr)
     for model in models:
         if model not in served:
-            known = f"there are: {', '.join(sorted(served))}" if served else "there is none"
+            known = f"models: {', '.join(sorted(served))}" if served else "it has none"
             print(f"warning: namespace {namespace} has no model {model!r} now ({known})", file=sys.stderr)
     return 0
 
 
 def _name_fault(name: str, error: InvalidResource) -> InvalidResource:
-    """Return the error about the key's name where that is what the Secret was refused for."""
+    """Return an error about the key's name if the Secret was rejected because of it."""
     for cause in error.causes:
         if cause.field == "metadata.name":
-            return InvalidResource(f"{name!r} cannot name a key: it {cause.message}", causes=())
+            return InvalidResource(f"{name!r} is not a valid name of a key: it {cause.message}", causes=())
     return error
 
 
 def _revoke(client: ApiClient, namespace: str, name: str) -> int:
-    hint = f"`headrace keys list{_option(namespace)}` lists what is there"
+    hint = f"`headrace keys list{_option(namespace)}` lists the keys"
     try:
         secret = client.get(KINDS["Secret"], namespace, name)
     except NotFound as error:
         raise NotFound(f"there is no key {name!r} in namespace {namespace!r}", hint=hint) from error
     if not _is_key(secret):
-        raise NotFound(f"there is no key {name!r}: the Secret of that name is something else", hint=hint)
+        raise NotFound(f"there is no key {name!r}: the Secret of that name is not an API key", hint=hint)
     client.delete(KINDS["Secret"], namespace, name)
     print(f"key {name} revoked")
     if not _keys(client, None):
         print(
             "That was the last key: requests from this machine need none again "
-            "(with `headrace up --host` on an address that is not loopback, every request is refused without one)."
+            "(with `headrace up --host` and an address that is not loopback, requests without a key are rejected)."
         )
     return 0
 
 
 def _keys(client: ApiClient, namespace: str | None) -> list[Object]:
-    """Return the keys of a namespace, or (None) of all: as long as there is any, every request needs one."""
+    """Return the keys of a namespace, or (None) of all. While any key exists, every request needs one."""
     return [secret for secret in client.get(KINDS["Secret"], namespace)["items"] if _is_key(secret)]
 
 
@@ -133,7 +133,7 @@ def _option(namespace: str) -> str:
 
 
 def _models(key: Object) -> str:
-    """Return the models that a key opens. Which ones is not told of a Secret that was made elsewhere."""
+    """Return the models that a key gives access to; "some" for a Secret that another client created."""
     if "models" not in (key.get("data") or {}):
         return "all"
     return str(key["metadata"].get("annotations", {}).get(MODELS_ANNOTATION, "some"))

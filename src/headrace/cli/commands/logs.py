@@ -1,4 +1,4 @@
-"""`headrace logs`: what a model's pod prints."""
+"""`headrace logs`: print the log of a model's pod."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs=1, metavar="NAME", help="one ModelDeployment, or pod/NAME")
     parser.set_defaults(words="target")
     add_namespace(parser)
-    parser.add_argument("-f", "--follow", action="store_true", help="go on printing until Ctrl-C")
-    parser.add_argument("-p", "--previous", action="store_true", help="of the container's last life")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the log until Ctrl-C")
+    parser.add_argument("-p", "--previous", action="store_true", help="log of the container's previous run")
     parser.add_argument("--tail", type=count, metavar="LINES", help="only the last lines")
-    parser.add_argument("--fetch", action="store_true", help="of the child that fetches the model")
+    parser.add_argument("--fetch", action="store_true", help="log of the fetch Job")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,5 +62,5 @@ def newest_pod(client: ApiClient, namespace: str, target: Target, *, fetches: bo
     pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
     newest, *others = [str(pod["metadata"]["name"]) for pod in pods]
     if others:
-        print(f"this is the log of pod/{newest}, the newest; there are also: {', '.join(others)}", file=sys.stderr)
+        print(f"log of pod/{newest}, the newest; other pods: {', '.join(others)}", file=sys.stderr)
     return newest

@@ -1,4 +1,4 @@
-"""`headrace up`: an instance on this machine, with the resources of some files."""
+"""`headrace up`: run an instance on this machine, with resources from files."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from headrace.local.home import InstanceHome, Record
 DETACH_SECONDS = 60.0
 POLL_SECONDS = 0.02
 TRY_QUESTION = "What is the capital of France?"
-"""Of the request that is shown to be tried: one that a small model answers well, and shortly."""
+"""Question of the suggested request, with a short answer that a small model generates correctly."""
 TRY_TOKENS = 60
-"""Its longest answer: a small model may not find an end."""
+"""Token limit of its answer, because a small model may not stop by itself."""
 MAX_PORT = 65535
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-f", "--filename", action="append", default=[], metavar="FILE", help="apply this file")
-    add_namespace(parser, "for resources that name none")
+    add_namespace(parser, "namespace of resources without one")
     parser.add_argument("--host", default="127.0.0.1", help="address of the gateway (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, help="port of the gateway (default: 8080, or the next free one)")
     parser.add_argument(
-        "--allow-loopback-sources", action="store_true", help="let https:// sources be on this machine (a local mirror)"
+        "--allow-loopback-sources", action="store_true", help="allow https:// sources on this machine (a local mirror)"
     )
-    parser.add_argument("--detach", action="store_true", help="go on in the background; stop with `headrace down`")
+    parser.add_argument("--detach", action="store_true", help="run in the background; stop with `headrace down`")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         return _detach(home, arguments, documents)
     home.make()
-    logging.raiseExceptions = False  # a line that finds the disk full is lost; its trace would be all that is printed
+    logging.raiseExceptions = False  # a log line is lost if the disk is full; its traceback would hide the error
     logging.basicConfig(
         filename=home.logs / "headrace.log",
         encoding="utf-8",
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    # The instance's imports take half a second, which no other command should wait for.
+    # These imports take half a second, which other commands do not need.
     from headrace.local import instance  # noqa: PLC0415 - see above
 
     options = instance.InstanceOptions(
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         allow_loopback_sources=arguments.allow_loopback_sources,
     )
-    return instance.run(options, _Narrator(home, documents, _key_note(home, arguments.host)))
+    return instance.run(options, _ProgressPrinter(home, documents, _key_note(home, arguments.host)))
 
 
 def _port(text: str) -> int:
@@ -82,7 +82,7 @@ def _port(text: str) -> int:
 
 
 def _check(documents: list[Document]) -> None:
-    """Refuse what is wrong before anything is started, with file and line."""
+    """Raise InvalidResource before anything is started, and print each error with file and line."""
     faulty = False
     for document in documents:
         resource = RESOURCE_KINDS.get(kind_of(document).kind)
@@ -96,23 +96,23 @@ def _check(documents: list[Document]) -> None:
                 print(document.where(fault), file=sys.stderr)
         warn_of_replicas(document)
     if faulty:
-        raise InvalidResource("nothing was started", causes=(), hint="Mend the lines above and try again")
+        raise InvalidResource("nothing was started", causes=(), hint="Fix the lines above and try again")
 
 
 def _key_note(home: InstanceHome, host: str) -> str:
-    """Return how to make the key that every request needs on an address that is not loopback; empty where none is."""
+    """Return how to create the API key that requests to an address that is not loopback need; empty for loopback."""
     from headrace.local.gateway_process import needs_keys  # noqa: PLC0415 - see run
 
     try:
         needed = needs_keys(host)
-    except ValueError:  # no address: the instance says so
+    except ValueError:  # not an address: the instance reports it
         return ""
     create = f"export HEADRACE_API_KEY=$(headrace keys create{instance_option(home.name)} NAME)"
     return f"keys: {host} is not loopback, so every request needs an API key: {create}" if needed else ""
 
 
-class _Narrator:
-    """Prints what the instance does; an output that takes no more (a full disk, a closed pipe) does not end it."""
+class _ProgressPrinter:
+    """Prints the progress of the instance; a failed output (a full disk, a closed pipe) does not stop the instance."""
 
     def __init__(self, home: InstanceHome, documents: list[Document], key_note: str) -> None:
         self._home = home
@@ -126,13 +126,13 @@ class _Narrator:
             self._live.pause()
         with contextlib.suppress(OSError):
             if stage == "ready":
-                self._greet(detail)
+                self._print_ready(detail)
             else:
                 print(f"{stage}: {detail}", flush=True)
         if stage == "ready":
             self._live.start()
 
-    def _greet(self, endpoint: str) -> None:
+    def _print_ready(self, endpoint: str) -> None:
         print(f"ready in {time.monotonic() - self._began:.1f} s: {endpoint}/v1  (logs: {self._home.logs})")
         if self._key_note:
             print(self._key_note)
@@ -157,10 +157,10 @@ def _is_model(manifest: dict[str, Any]) -> bool:
 
 
 def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[Document]) -> int:
-    """Start ourselves again in a session of its own, and wait until that instance is up.
+    """Start this command again in its own session, and wait until that instance is ready.
 
-    It gets the resources through its standard input, as we have read and checked them: standard input and a pipe
-    (`-f -`, `-f <(…)`) can be read once only, and a file may have changed meanwhile.
+    It receives the validated resources on its standard input, because standard input and a pipe (`-f -`, `-f <(…)`)
+    can be read only once, and a file may have changed since.
     """
     home.make()
     home.check_stopped()
@@ -170,13 +170,13 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
     command += [] if arguments.port is None else ["--port", str(arguments.port)]
     command += ["--allow-loopback-sources"] if arguments.allow_loopback_sources else []
     command += ["--filename", "-"] if documents else []
-    with log.open("ab") as out:  # appended to, so that whoever shortens it meanwhile leaves no hole in it
+    with log.open("ab") as out:  # in append mode, so that truncating it meanwhile leaves no hole
         out.truncate(0)
         background = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, encoding="utf-8"
         )
     assert background.stdin is not None
-    with contextlib.suppress(BrokenPipeError), background.stdin as pipe:  # broken when it died: told below
+    with contextlib.suppress(BrokenPipeError), background.stdin as pipe:  # broken if it has exited: handled below
         pipe.write(manifests.write(document.manifest for document in documents))
     deadline = time.monotonic() + DETACH_SECONDS
     while time.monotonic() < deadline:
@@ -194,19 +194,19 @@ def _detach(home: InstanceHome, arguments: argparse.Namespace, documents: list[D
             if arguments.port is None and port != DEFAULT_PORT:
                 print(f"port {DEFAULT_PORT} is taken: using {port}")
             option = instance_option(home.name)
-            print(f"the instance {home.name!r} is up: {record.endpoint}/v1")
+            print(f"the instance {home.name!r} is ready: {record.endpoint}/v1")
             if note := _key_note(home, arguments.host):
                 print(note)
             print(f"next: headrace get mdep{option}; stop it with `headrace down{option}`")
             return 0
         time.sleep(POLL_SECONDS)
-    raise CannotStart(f"the instance did not come up within {DETACH_SECONDS:.0f} s", hint=f"Look into {log}")
+    raise CannotStart(f"the instance was not ready within {DETACH_SECONDS:.0f} s", hint=f"See {log}")
 
 
-def _ended(code: int, said: str, home: InstanceHome) -> CannotStart:
-    """Return the error of an instance that ended instead of coming up: in its own words, and with its exit code."""
-    words = re.split(r"^error: ", said, flags=re.MULTILINE)[-1].strip()
-    hint = "" if words else f"Look into {home.logs}"
-    error = CannotStart(words or f"the instance ended with code {code}", hint=hint)
+def _ended(code: int, printed: str, home: InstanceHome) -> CannotStart:
+    """Return the error of an instance that exited before it was ready: its error message and its exit code."""
+    message = re.split(r"^error: ", printed, flags=re.MULTILINE)[-1].strip()
+    hint = "" if message else f"See {home.logs}"
+    error = CannotStart(message or f"the instance exited with code {code}", hint=hint)
     error.exit_code = code if code > 0 else CannotStart.exit_code
     return error

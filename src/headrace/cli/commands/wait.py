@@ -1,4 +1,4 @@
-"""`headrace wait`: block until a resource has a condition, or is gone."""
+"""`headrace wait`: block until a resource has a condition, or is deleted."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from headrace.kinds.columns import Object, condition
 STATUSES = ("True", "False", "Unknown")
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
 MAX_SECONDS = 366 * 24 * 3600.0
-"""More is a mistake, and the platform's clocks end somewhere."""
+"""Longest timeout: a longer one is a mistake, and may exceed the limit of the system's timers."""
 
 
 class WaitTimeout(HeadraceError):
-    """The condition did not come in time."""
+    """The condition was not met before the timeout."""
 
     reason = "WaitTimeout"
 
 
 @dataclass(frozen=True, slots=True)
 class _Goal:
-    """What is waited for: that the object is gone, or that a condition has a status."""
+    """The awaited state: the object is deleted, or a condition has a status."""
 
     text: str
-    gone: bool = False
+    deleted: bool = False
     type: str = ""
     status: str = ""
 
@@ -37,22 +37,24 @@ class _Goal:
     def parse(cls, text: str) -> _Goal:
         """Read `--for`."""
         if text == "delete":
-            return cls(text, gone=True)
+            return cls(text, deleted=True)
         word, _, wanted = text.partition("=")
         type_, equals, status = wanted.partition("=")
         if word != "condition" or not type_:
             raise argparse.ArgumentTypeError(
-                f"{text!r} is nothing to wait for: write condition=TYPE, condition=TYPE=False or delete"
+                f"{text!r} is not valid: write condition=TYPE, condition=TYPE=False or delete"
             )
         status = status.capitalize() if equals else "True"
         if status not in STATUSES:
-            raise argparse.ArgumentTypeError(f"{text!r} will never be: a condition is True, False or Unknown")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not valid: the status of a condition is True, False or Unknown"
+            )
         return cls(text, type=type_, status=status)
 
 
 @dataclass(frozen=True, slots=True)
 class _Duration:
-    """How long is waited, as it was written and in seconds."""
+    """A timeout, as given and in seconds."""
 
     text: str
     seconds: float
@@ -66,7 +68,7 @@ class _Duration:
         except ValueError:
             seconds = 0.0
         if not 0 < seconds <= MAX_SECONDS:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a time to wait: write 30s, 5m or 1h, up to a year")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a timeout: write 30s, 5m or 1h, up to a year")
         return cls(text, seconds)
 
 
@@ -85,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Wait for all of them at once; the time is for all together."""
+    """Wait for all resources at once, with one timeout."""
     client = client_of(arguments)
     waits = [_Wait(client, target, arguments.namespace, arguments.what) for target in targets_of(arguments.target)]
     deadline = time.monotonic() + arguments.timeout.seconds
@@ -94,13 +96,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     def finish(wait: _Wait) -> None:
         wait.finish(deadline, arguments.timeout)
-        print(f"{wait.named} {'deleted' if arguments.what.gone else 'condition met'}", flush=True)
+        print(f"{wait.named} {'deleted' if arguments.what.deleted else 'condition met'}", flush=True)
 
     return for_each(waits, finish)
 
 
 class _Wait:
-    """Follows one object in a thread of its own, since a blocking read cannot be given a deadline across messages."""
+    """Watches one object in a thread, because a blocking read has no deadline across messages."""
 
     def __init__(self, client: ApiClient, target: Target, namespace: str, goal: _Goal) -> None:
         self._client = client
@@ -108,12 +110,12 @@ class _Wait:
         self._namespace = namespace
         self._goal = goal
         self.named = f"{target.kind.singular}/{target.name}"
-        self.seen = "nothing was seen of it"
+        self.seen = "it was not observed"
         self._met = threading.Event()
         self._error: HeadraceError | None = None
 
     def finish(self, deadline: float, timeout: _Duration) -> None:
-        """Return when the goal is met. Raises WaitTimeout when it is not by the deadline."""
+        """Wait until the goal is met. Raises WaitTimeout after the deadline."""
         self._met.wait(max(0.0, deadline - time.monotonic()))
         if self._error is not None:
             raise self._error
@@ -124,7 +126,7 @@ class _Wait:
             )
 
     def follow(self) -> None:
-        """Set the event once the goal is met, or cannot be any more."""
+        """Set the event when the goal is met or an error occurs."""
         try:
             self._follow()
         except HeadraceError as error:
@@ -132,22 +134,22 @@ class _Wait:
             self._met.set()
 
     def _follow(self) -> None:
-        gone = self._goal.gone
-        changes = self._client.watch(self._target.kind, self._namespace)  # before the look: nothing falls between
+        deleted = self._goal.deleted
+        changes = self._client.watch(self._target.kind, self._namespace)  # before the read, so no change is missed
         try:
             self._client.get(self._target.kind, self._namespace, self._target.name)
         except NotFound:
-            if not gone:
+            if not deleted:
                 raise
             self._met.set()
             return
         for change in changes:
             if change["object"]["metadata"]["name"] != self._target.name:
                 continue
-            if (gone and change["type"] == "DELETED") or (not gone and self._holds(change["object"])):
+            if (deleted and change["type"] == "DELETED") or (not deleted and self._holds(change["object"])):
                 self._met.set()
                 return
-        raise NotRunning("the instance stopped while we waited", hint="Start it with `headrace up`")
+        raise NotRunning("the instance stopped during the wait", hint="Start it with `headrace up`")
 
     def _holds(self, obj: Object) -> bool:
         found = condition(obj, self._goal.type)

@@ -1,8 +1,8 @@
-"""Which ModelDeployment of a namespace fetches a source that several have. Pure.
+"""Selection of the ModelDeployment that fetches a source shared by several in a namespace. Pure.
 
-One fetches, so that fifty models of one source are one fetch. The chosen one stays for as long as it has the source,
-its spec is accepted, its reconcile passes succeed and it is not being deleted. Next comes one whose file is verified
-already, then the oldest.
+One resource fetches for all, so fifty models of one source need one fetch. It stays selected while it has the source,
+its spec is accepted, its reconcile passes succeed and it is not being deleted. A resource whose file is already
+verified is preferred, then the oldest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace.reconcile.world import Manifest, ResourceKey
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A source as a spec names it, in a namespace."""
+    """A source of a spec, in a namespace."""
 
     namespace: str
     uri: str
@@ -25,16 +25,16 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What a resource has to do with a source."""
+    """A resource that has a source and can fetch it."""
 
     source: _Source
     cached: tuple[str, ...]
-    """What its followers take over of its condition ModelCached: without the progress, which changes often."""
+    """Its condition ModelCached as resources with the same source copy it: without progress, which changes often."""
     seniority: tuple[str, str]
 
 
 class Fetchers:
-    """Who fetches which source, kept up to date."""
+    """The fetching resource of each source, updated with each change of a resource."""
 
     def __init__(self) -> None:
         self._claims: dict[ResourceKey, _Claim] = {}
@@ -42,7 +42,7 @@ class Fetchers:
         self._chosen: dict[_Source, ResourceKey] = {}
 
     def update(self, key: ResourceKey, manifest: Manifest | None) -> set[ResourceKey]:
-        """Take in a resource as it is now (None: it is gone); return those that waited for what it fetches."""
+        """Update with the present state of a resource (None: deleted); return those that wait for its fetch."""
         before, now = self._claims.pop(key, None), None if manifest is None else _claim(key, manifest)
         if now is not None:
             self._claims[key] = now
@@ -56,7 +56,7 @@ class Fetchers:
         return waited
 
     def other(self, key: ResourceKey) -> ResourceKey | None:
-        """Return who fetches the source of a resource; None when that is itself, or it has none."""
+        """Return the other resource that fetches a resource's source; None if it fetches itself or has no source."""
         claim = self._claims.get(key)
         if claim is None:
             return None
@@ -78,7 +78,7 @@ class Fetchers:
 
 
 def _claim(key: ResourceKey, manifest: Manifest) -> _Claim | None:
-    """Return a resource's claim; None when it has no source, or cannot fetch it for others."""
+    """Return a resource's claim; None if it has no source or cannot fetch for others."""
     metadata = manifest["metadata"]
     if metadata.get("deletionTimestamp"):
         return None
@@ -90,9 +90,9 @@ def _claim(key: ResourceKey, manifest: Manifest) -> _Claim | None:
     cached = conditions.get(v.MODEL_CACHED, {})
     if conditions.get(v.PROGRESSING, {}).get("reason") == v.RECONCILE_FAILED and cached.get("status") != "True":
         return None
-    told = tuple(str(cached.get(field, "")) for field in ("status", "reason", "message"))
+    condition = tuple(str(cached.get(field, "")) for field in ("status", "reason", "message"))
     return _Claim(
         source=_Source(key.namespace, str(source.get("uri")), str(source.get("digest") or "")),
-        cached=told[:2] if cached.get("reason") == v.FETCHING else told,
+        cached=condition[:2] if cached.get("reason") == v.FETCHING else condition,
         seniority=(metadata.get("creationTimestamp") or "", metadata["name"]),
     )

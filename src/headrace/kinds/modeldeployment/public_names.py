@@ -1,8 +1,8 @@
-"""Which ModelDeployment of a namespace has a public name. Pure.
+"""Assignment of public names to the ModelDeployments of a namespace. Pure.
 
-A public name belongs to the resource that was accepted with it (`status.publicName`) until that one takes another name
-or goes; age decides only among those that have not got it yet. So nothing that is applied puts a served model off the
-air.
+A public name belongs to the resource that was accepted with it (`status.publicName`) until that resource takes another
+name or is deleted. Among resources that wait for a name, the oldest gets it. So applying another resource never makes a
+served model unavailable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace.reconcile.world import Manifest, ResourceKey
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What a resource has to do with names."""
+    """The public names that a resource has and requests."""
 
     held: str | None
     wanted: str | None
@@ -33,14 +33,14 @@ class _Claim:
 
 
 class Names:
-    """Who has and wants which public name, kept up to date: a look asks for one of perhaps thousands of resources."""
+    """Index of the public names that resources have and request, because a reconcile pass must not scan thousands."""
 
     def __init__(self) -> None:
         self._claims: dict[ResourceKey, _Claim] = {}
         self._by_name: dict[tuple[str, str], set[ResourceKey]] = defaultdict(set)
 
     def update(self, key: ResourceKey, manifest: Manifest | None) -> set[ResourceKey]:
-        """Take in a resource as it is now (None: it is gone); return the others that its change concerns."""
+        """Update with the present state of a resource (None: deleted); return the others that the change affects."""
         before = self._claims.pop(key, None)
         now = None if manifest is None else _Claim.of(manifest)
         if now is not None:
@@ -57,7 +57,7 @@ class Names:
         return {other for name in old | new for other in self._by_name.get((key.namespace, name), ())} - {key}
 
     def taken(self, key: ResourceKey) -> dict[str, str]:
-        """Return those of the names that a resource has or wants which others have before it, and who that is."""
+        """Return the names that a resource has or requests but another one owns, with the name of the owner."""
         mine = self._claims.get(key)
         if mine is None:
             return {}
@@ -65,7 +65,7 @@ class Names:
         return {name: other for name, other in others if other is not None}
 
     def _before(self, key: ResourceKey, mine: _Claim, name: str) -> str | None:
-        """Return the resource that has a name before another: who holds it, else the oldest that wants it."""
+        """Return the resource with precedence over `mine`: the holder of the name, else the oldest that requests it."""
         claims = {other: self._claims[other] for other in self._by_name[key.namespace, name] - {key}}
         ahead = [other for other, claim in claims.items() if _first(claim, mine, name)]
         first = min(ahead, key=lambda other: (claims[other].held != name, claims[other].seniority), default=None)
@@ -73,7 +73,7 @@ class Names:
 
 
 def _first(other: _Claim, mine: _Claim, name: str) -> bool:
-    """Whether the other has the name before me."""
+    """Whether the other resource has precedence for the name."""
     older = other.seniority < mine.seniority
     if other.held == name:
         return mine.held != name or older
@@ -86,7 +86,7 @@ def _held(manifest: Manifest) -> str | None:
 
 
 def _wanted(manifest: Manifest) -> str | None:
-    """Return the name that a resource waits for; None when it is refused for its own faults."""
+    """Return the name that a resource requests; None if its spec is rejected for another reason."""
     for condition in manifest.get("status", {}).get("conditions", []):
         refused = condition["type"] == v.ACCEPTED and condition["status"] == "False"
         if refused and condition["reason"] != v.NAME_TAKEN:

@@ -1,4 +1,4 @@
-"""The rules between the fields of a ModelDeployment."""
+"""Validation rules across the fields of a ModelDeployment."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ RULES: tuple[Rule, ...] = (
         "metadata.name",
         f"self.metadata.name.matches('{DNS_LABEL}')",
         lambda self, _: matches(DNS_LABEL, self["metadata"]["name"]),
-        "must start with a letter and have only lower-case letters, digits and '-'",
+        "must start with a letter and contain only lower-case letters, digits and '-'",
     ),
     Rule(
         "spec.model.source",
@@ -74,7 +74,7 @@ RULES: tuple[Rule, ...] = (
         "type",
         "self.type == oldSelf.type",
         lambda self, old: old is None or self["type"] == old["type"],
-        "is immutable: make another ModelDeployment for another runtime",
+        "is immutable: create another ModelDeployment for another runtime",
         transition=True,
     ),
     Rule(
@@ -125,6 +125,6 @@ RULES: tuple[Rule, ...] = (
         "env",
         "!has(self.env) || self.env.all(one, self.env.exists_one(other, other.name == one.name))",
         lambda self, _: len({one["name"] for one in self.get("env", ())}) == len(self.get("env", ())),
-        "must not name a variable twice",
+        "must not set a variable twice",
     ),
 )

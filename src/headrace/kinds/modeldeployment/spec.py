@@ -1,8 +1,8 @@
-"""ModelDeployment v1alpha1: one served model, small enough to fit a screen.
+"""Spec of ModelDeployment v1alpha1: one served model.
 
 These classes are the single source of the CRD's schema (`headrace.kinds.crds`), its defaults and its descriptions.
-Strings and lists are bounded, because an API server must bound what its CEL rules may cost. Rules between fields are in
-`headrace.api.rules`.
+Strings and lists are bounded, because the API server limits the estimated cost of CEL rules. Validation rules across
+fields are in `headrace.kinds.modeldeployment.rules`.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ class Source(Part):
         min_length=1,
         max_length=2048,
         description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, pvc://CLAIM/PATH (a "
-        "file in a PersistentVolumeClaim of the namespace, used where it is; in a cluster only), or file:///PATH "
+        "file in a PersistentVolumeClaim of the namespace, not copied; in a cluster only), or file:///PATH "
         "(local mode only).",
     )
     digest: str | None = Field(
         default=None,
         max_length=71,
         pattern=r"^sha256:[0-9a-f]{64}$",
-        description="SHA-256 that the file must have. Without it, the digest of the first fetch is recorded in "
+        description="Required SHA-256 of the file. Without it, the digest of the first fetch is recorded in "
         "status.source.digest and enforced from then on.",
     )
 
 
 class Model(Part):
-    """What is served, and under which name."""
+    """The model and its public name."""
 
     name: str | None = Field(
         default=None,
         min_length=1,
         max_length=128,
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$",
-        description="Public name: what a client puts into the field `model`, e.g. org/model or llama3.1:8b. Default: "
+        description="Public name: the value of the field `model` in requests, e.g. org/model or llama3.1:8b. Default: "
         "metadata.name.",
     )
     source: Source | None = Field(
         default=None,
-        description="Where the model's file comes from. May change; a change makes a revision. Required unless "
-        "runtime.type is Container: a container may bring its model itself.",
+        description="Where the model's file comes from. A change creates a revision. Required unless runtime.type is "
+        "Container, because a container image may contain its model.",
     )
 
 
@@ -71,61 +71,62 @@ class LLMRuntime(Part):
         default=2048,
         ge=16,
         le=1_048_576,
-        description="Longest prompt and answer together, in tokens. More than the context of the model's file is "
-        "lowered to it, with a warning in the runtime's log.",
+        description="Maximum tokens of prompt and answer together. A value above the context length of the model's "
+        "file is lowered to it, with a warning in the runtime's log.",
     )
     max_concurrent_requests: int = Field(
-        default=16, ge=1, le=1024, description="Requests that one replica generates for at the same time."
+        default=16, ge=1, le=1024, description="Requests that one replica processes at the same time."
     )
 
 
 class ContainerRuntime(Part):
-    """An engine that you bring: any container that serves OpenAI's API over HTTP."""
+    """A custom container: any image that serves OpenAI's API over HTTP."""
 
     image: str = Field(
         min_length=1,
         max_length=512,
         pattern=r"^[!-~]+$",
-        description="Its image. Required in local mode too, which runs the command instead.",
+        description="Container image. Required in local mode too, although the command runs instead.",
     )
     command: list[Word] = Field(
         default_factory=list,
         max_length=64,
-        description="What to run instead of the image's entrypoint; required in local mode.",
+        description="Command that replaces the image's entrypoint; required in local mode.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     args: list[Word] = Field(
         default_factory=list,
         max_length=256,
-        description="Its arguments. $(HEADRACE_MODEL_PATH) is the model's file, $(HEADRACE_MODEL_NAME) its public "
-        "name, $(HEADRACE_POD_IP) the address to listen on.",
+        description="Arguments. $(HEADRACE_MODEL_PATH) is the model's file, $(HEADRACE_MODEL_NAME) its public name, "
+        "$(HEADRACE_POD_IP) the address to listen on.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
-    port: int = Field(default=8000, ge=1, le=65535, description="Where it listens.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port on which it listens.")
     readiness_path: str = Field(
         default="/v1/models",
         max_length=1024,
         pattern=r"^/[!-~]*$",
-        description="What it answers with 200 (GET) when it can serve.",
+        description="Path whose GET returns 200 when the container is ready to serve.",
     )
     model_name: str | None = Field(
         default=None,
         min_length=1,
         max_length=1024,
-        description="Name by which it knows the model: gateways write it into requests. Default: the public name.",
+        description="Name of the model in the container's API; gateways write it into requests. Default: the public "
+        "name.",
     )
     max_concurrent_requests: int = Field(
-        default=16, ge=1, le=10_000, description="Requests that one replica gets at the same time from each gateway."
+        default=16, ge=1, le=10_000, description="Requests that each gateway sends to one replica at the same time."
     )
     announces: bool = Field(
         default=False,
-        description="Whether it speaks headrace's runtime contract: on NATS it says itself that it is ready, how busy "
-        "it is and that it stops. It gets a login for that.",
+        description="Whether the container implements headrace's runtime contract and registers itself: it reports "
+        "readiness, load and draining on NATS, and its pods get credentials for NATS.",
     )
 
 
 class Runtime(Part):
-    """Which engine serves the model: a type and the member of that name."""
+    """The runtime that serves the model: a type and the settings of that type."""
 
     type: RuntimeType = Field(
         default=LLM.type,
@@ -133,7 +134,7 @@ class Runtime(Part):
     )
     llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
     container: ContainerRuntime | None = Field(
-        default=None, description="The engine when type is Container; required then."
+        default=None, description="The custom container; required when type is Container."
     )
 
     @cached_property
@@ -160,87 +161,92 @@ def _part_of(options: str) -> type[Part]:
 class ConcurrencyMetric(Part):
     """Scale on the number of requests."""
 
-    target: int = Field(
-        default=8, ge=1, le=10_000, description="Requests (held and running) that one replica should have."
-    )
+    target: int = Field(default=8, ge=1, le=10_000, description="Desired requests per replica, queued and in flight.")
 
 
 class QueueDelayMetric(Part):
-    """Scale on how long requests wait."""
+    """Scale on the queueing delay of requests."""
 
     target_milliseconds: int = Field(
-        default=200, ge=1, le=600_000, description="How long a request should wait for a replica, in milliseconds."
+        default=200, ge=1, le=600_000, description="Desired time that a request waits for a replica, in milliseconds."
     )
 
 
 class Metric(Part):
-    """What the autoscaler looks at: a type and the member of that name."""
+    """The metric of the autoscaler: a type and the settings of that type."""
 
-    type: Literal["Concurrency", "QueueDelay"] = Field(default="Concurrency", description="Which signal.")
+    type: Literal["Concurrency", "QueueDelay"] = Field(default="Concurrency", description="Type of the metric.")
     concurrency: ConcurrencyMetric | None = Field(default=None, description="Settings when type is Concurrency.")
     queue_delay: QueueDelayMetric | None = Field(default=None, description="Settings when type is QueueDelay.")
 
 
 class ColdStart(Part):
-    """What a request meets while no replica runs."""
+    """Queueing of requests while no replica can take them."""
 
     queue_timeout_seconds: int = Field(
-        default=300, ge=1, le=3600, description="How long a request is held before it is answered with 503."
+        default=300, ge=1, le=3600, description="How long a request is queued before it fails with 503."
     )
     max_queued_requests: int = Field(
-        default=1000, ge=0, le=100_000, description="Requests held at once per gateway; more are answered with 429."
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="Maximum queued requests per gateway; further requests are rejected with 429.",
     )
 
 
 class Scaling(Part):
-    """How the number of replicas follows demand."""
+    """Autoscaling: the number of replicas follows demand."""
 
-    min_replicas: int = Field(default=0, ge=0, le=1000, description="Never fewer. 0: the model may rest at zero.")
-    max_replicas: int = Field(default=1, ge=1, le=1000, description="Never more.")
-    metric: Metric = Field(default_factory=Metric, description="What the autoscaler looks at.")
+    min_replicas: int = Field(
+        default=0, ge=0, le=1000, description="Minimum number of replicas. 0: the model can scale to zero."
+    )
+    max_replicas: int = Field(default=1, ge=1, le=1000, description="Maximum number of replicas.")
+    metric: Metric = Field(default_factory=Metric, description="Metric of the autoscaler.")
     idle_timeout_seconds: int = Field(
-        default=300, ge=1, le=86_400, description="Time without any request after which the last replica goes."
+        default=300, ge=1, le=86_400, description="Time without requests after which the model scales to zero."
     )
     cold_start: ColdStart = Field(
-        default_factory=ColdStart, description="What a request meets while no replica can take it."
+        default_factory=ColdStart, description="Queueing of requests while no replica can take them."
     )
 
 
 class RollingUpdate(Part):
-    """How a new revision comes beside the old one."""
+    """Settings of a rolling update."""
 
     surge: Literal["Auto", "Never"] = Field(
         default="Auto",
-        description="Auto: the new revision starts beside the full old one; when there is no room for that for 10 s, "
-        "replica by replica in its place. Never: in its place from the beginning.",
+        description="Auto: the candidate revision starts in addition to all replicas of the stable one; without "
+        "capacity for that for 10 s, it replaces the stable revision replica by replica. Never: it replaces the "
+        "stable revision replica by replica from the beginning.",
     )
 
 
 class Canary(Part):
-    """How much a new revision gets until it is promoted or taken back."""
+    """Share of a candidate revision until it is promoted or rolled back."""
 
-    percent: int = Field(ge=1, le=99, description="Share of the replicas (rounded up) and of new requests, percent.")
+    percent: int = Field(ge=1, le=99, description="Share of the replicas (rounded up) and of new requests, in percent.")
 
 
 class Rollout(Part):
-    """How a new revision takes over, and limits of starting and stopping."""
+    """How a new revision is rolled out, and time limits for starting and stopping replicas."""
 
     type: Literal["RollingUpdate", "Recreate", "Canary"] = Field(
         default="RollingUpdate",
-        description="RollingUpdate: the old revision serves until the new one does. Recreate: the old one goes first; "
-        "requests are held meanwhile. Canary: the new one gets a share and keeps it until the type changes (which "
-        "promotes it) or the old spec is applied; when it fails, its share goes back to the old one.",
+        description="RollingUpdate: the stable revision serves until the candidate is ready. Recreate: the stable "
+        "revision is stopped first; requests are queued meanwhile. Canary: the candidate gets a share until the type "
+        "changes (which promotes it) or the previous spec is applied; if it fails, its share returns to the stable "
+        "revision.",
     )
     rolling_update: RollingUpdate | None = Field(default=None, description="Settings when type is RollingUpdate.")
-    canary: Canary | None = Field(default=None, description="Settings when type is Canary; required then.")
+    canary: Canary | None = Field(default=None, description="Settings; required when type is Canary.")
     startup_deadline_seconds: int = Field(
         default=600,
         ge=1,
         le=86_400,
-        description="Time in which a replica must become ready; progress in loading extends it.",
+        description="Time within which a replica must become ready; reported loading progress extends it.",
     )
     drain_timeout_seconds: int = Field(
-        default=30, ge=1, le=3600, description="Time that running requests have to finish when a replica is stopped."
+        default=30, ge=1, le=3600, description="Time for requests in flight to finish when a replica is stopped."
     )
 
 
@@ -250,17 +256,17 @@ class EnvVar(Part):
     name: str = Field(
         min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
     )
-    value: str = Field(default="", max_length=4096, description="Its value.")
+    value: str = Field(default="", max_length=4096, description="Value of the variable.")
 
 
 class Resources(Part):
     """Compute resources of the runtime's container."""
 
     requests: dict[Label, Quantity] = Field(
-        default_factory=dict, max_length=16, description="Least amounts, as Kubernetes quantities: 2, 500m, 8Gi."
+        default_factory=dict, max_length=16, description="Requested amounts, as Kubernetes quantities: 2, 500m, 8Gi."
     )
     limits: dict[Label, Quantity] = Field(
-        default_factory=dict, max_length=16, description="Most amounts, as Kubernetes quantities: 2, 500m, 8Gi."
+        default_factory=dict, max_length=16, description="Maximum amounts, as Kubernetes quantities: 2, 500m, 8Gi."
     )
 
 
@@ -268,7 +274,7 @@ class Toleration(Part):
     """A taint that the pods tolerate."""
 
     key: str | None = Field(default=None, max_length=253, description="Key of the taint.")
-    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How the value is compared.")
+    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="Comparison of the value.")
     value: str | None = Field(default=None, max_length=253, description="Value of the taint.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Effect of the taint; absent: all."
@@ -276,43 +282,44 @@ class Toleration(Part):
 
 
 class Template(Part):
-    """What is laid over the pod template of the runtime."""
+    """Additions to the pod template of the runtime."""
 
     env: list[EnvVar] = Field(
         default_factory=list,
         max_length=64,
-        description="Environment variables of the runtime. Those that headrace sets itself (HEADRACE_POD_IP and its "
-        "like) are refused.",
+        description="Environment variables of the runtime. Variables that headrace sets (such as HEADRACE_POD_IP) are "
+        "rejected.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    resources: Resources = Field(default_factory=Resources, description="Compute resources; local mode ignores them.")
+    resources: Resources = Field(default_factory=Resources, description="Compute resources; ignored in local mode.")
     node_selector: dict[Label, Label] = Field(
-        default_factory=dict, max_length=32, description="Labels that a node must have; local mode ignores them."
+        default_factory=dict, max_length=32, description="Labels that a node must have; ignored in local mode."
     )
     tolerations: list[Toleration] = Field(
         default_factory=list,
         max_length=32,
-        description="Taints that the pods tolerate; local mode ignores them.",
+        description="Taints that the pods tolerate; ignored in local mode.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
 
 
 class Spec(Part):
-    """What should be true."""
+    """The desired state."""
 
-    model: Model = Field(description="What is served, and under which name.")
-    runtime: Runtime = Field(default_factory=Runtime, description="Which engine serves the model.")
+    model: Model = Field(description="The model and its public name.")
+    runtime: Runtime = Field(default_factory=Runtime, description="The runtime that serves the model.")
     replicas: int = Field(
         default=1,
         ge=0,
         le=1000,
-        description="Number of replicas while `scaling` is not set; 0 means off: requests are refused, not held.",
+        description="Number of replicas while `scaling` is not set. 0: requests are rejected, not queued.",
     )
     scaling: Scaling | None = Field(
-        default=None, description="Lets the number of replicas follow demand; `replicas` is then ignored."
+        default=None, description="Autoscaling: the number of replicas follows demand, and `replicas` is ignored."
     )
     rollout: Rollout = Field(
-        default_factory=Rollout, description="How a new revision takes over, and limits of starting and stopping."
+        default_factory=Rollout,
+        description="How a new revision is rolled out, and time limits for starting and stopping replicas.",
     )
-    suspend: bool = Field(default=False, description="true: no replicas, and requests are refused with 503.")
-    template: Template = Field(default_factory=Template, description="What is laid over the pod template.")
+    suspend: bool = Field(default=False, description="true: no replicas, and requests are rejected with 503.")
+    template: Template = Field(default_factory=Template, description="Additions to the pod template of the runtime.")

@@ -1,7 +1,7 @@
-"""The status of a ModelDeployment, which only the reconcile loop writes.
+"""Status of a ModelDeployment, written by the reconcile loop only.
 
-These classes are the single source of the status schema in the CRD. Every field may be absent: a status is written from
-the first reconcile pass on, and some fields only once there is something to record.
+These classes are the single source of the status schema in the CRD. Every field may be absent: the first reconcile pass
+writes the status, and some fields are set later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from headrace.api.parts import Conditions, Int64, Part, Time, described_by_its_l
 
 
 class SourceStatus(Part):
-    """The model's file as it was fetched."""
+    """The fetched file of the model."""
 
     uri: str | None = Field(default=None, max_length=2048, description="URI without credentials.")
     digest: str | None = Field(default=None, max_length=71, description="SHA-256 of the file, enforced from now on.")
@@ -23,67 +23,73 @@ class SourceStatus(Part):
 
 
 class RevisionStatus(Part):
-    """A revision that exists."""
+    """An existing revision."""
 
     model_config = ConfigDict(json_schema_extra=described_by_its_list)
 
     name: str = Field(max_length=63, description="Hash of the revision.")
-    weight_percent: Int64 | None = Field(default=None, description="Share of new requests, percent.")
-    replicas: Int64 | None = Field(default=None, description="Wanted replicas.")
+    weight_percent: Int64 | None = Field(default=None, description="Share of new requests, in percent.")
+    replicas: Int64 | None = Field(default=None, description="Desired replicas.")
     ready_replicas: Int64 | None = Field(default=None, description="Replicas that every gateway routes to.")
     failure: str | None = Field(
         default=None,
         max_length=64,
-        description="Why it is taken back as a canary: it gets no requests until the spec changes.",
+        description="Reason for which the canary was rolled back; it gets no requests until the spec changes.",
     )
 
 
 class ColdStartStatus(Part):
-    """The last wake from zero, stage by stage."""
+    """Stages of the last cold start from zero."""
 
-    start_time: Time | None = Field(default=None, description="When it was asked for.")
+    start_time: Time | None = Field(default=None, description="When the cold start began.")
     queued_milliseconds: Int64 | None = Field(
-        default=None, description="How long the oldest request had waited by then."
+        default=None, description="Age of the oldest queued request at startTime."
     )
-    pod_milliseconds: Int64 | None = Field(default=None, description="From then until the runtime spoke first.")
-    ready_milliseconds: Int64 | None = Field(default=None, description="From then until a gateway routed to it.")
+    pod_milliseconds: Int64 | None = Field(
+        default=None, description="Time from startTime until the first report of the runtime."
+    )
+    ready_milliseconds: Int64 | None = Field(
+        default=None, description="Time from startTime until a gateway routed to the replica."
+    )
 
 
 class StartFailure(Part):
-    """Why the model last could not start; gone once a start succeeds."""
+    """The last failure to start the model; removed when a start succeeds."""
 
     observed_generation: Int64 | None = Field(
-        default=None, description="Generation that failed: a changed spec is not blamed for it."
+        default=None, description="metadata.generation that failed to start; later generations are not affected."
     )
     reason: str | None = Field(default=None, max_length=64, description="CamelCase reason, as in the conditions.")
-    message: str | None = Field(default=None, max_length=1024, description="What happened, for a person.")
+    message: str | None = Field(default=None, max_length=1024, description="Human-readable details.")
 
 
 class Status(Part):
-    """What is true."""
+    """The observed state."""
 
-    observed_generation: Int64 | None = Field(default=None, description="Generation that this status is about.")
+    observed_generation: Int64 | None = Field(
+        default=None, description="metadata.generation that this status describes."
+    )
     url: str | None = Field(default=None, max_length=2048, description="Base URL of the gateway.")
     public_name: str | None = Field(
-        default=None, max_length=128, description="Public name that the resource has; nobody takes it away."
+        default=None, max_length=128, description="Public name that is reserved for the resource."
     )
-    replicas: Int64 | None = Field(default=None, description="Replicas that exist.")
+    replicas: Int64 | None = Field(default=None, description="Existing replicas.")
     ready_replicas: Int64 | None = Field(default=None, description="Replicas that every gateway routes to.")
     spec_replicas: Int64 | None = Field(
-        default=None, description="spec.replicas as last seen: tells when it is changed in vain."
+        default=None, description="Last observed spec.replicas, to detect changes that spec.scaling overrides."
     )
     selector: str | None = Field(default=None, max_length=1024, description="Label selector of the runtime's pods.")
     capabilities: list[Annotated[str, Field(max_length=64)]] | None = Field(
         default=None,
         max_length=16,
-        description="What the runtime can do for headrace; what is missing degrades by name.",
+        description="Capabilities of the runtime: LoadReports, Drain, Progress.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     source: SourceStatus | None = None
     revisions: list[RevisionStatus] | None = Field(
         default=None,
         max_length=16,
-        description="Revisions that exist, newest first.",
+        description="Existing revisions, newest first.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     last_cold_start: ColdStartStatus | None = None
