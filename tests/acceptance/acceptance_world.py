@@ -49,8 +49,7 @@ class LocalWorld:
         self.instance.headrace("delete", f"mdep/{name}")
 
     def get(self, name: str) -> Manifest:
-        found: Manifest = self.instance.get("mdep", name)
-        return found
+        return self.instance.get(name)
 
     def describe(self, name: str) -> str:
         return self.instance.headrace("describe", f"mdep/{name}")

@@ -124,7 +124,7 @@ def pod(engine: Engine, **changes: Any) -> BroughtPod:
     return replace(made, **changes)
 
 
-async def test_container_when_it_answers_its_path_then_it_is_ready_before_the_kubelet_knows(
+async def test_container_when_path_answers_then_ready_before_kubelet(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
     await spokesman.tell(KEY, [pod(engine)])
@@ -137,7 +137,7 @@ async def test_container_when_it_answers_its_path_then_it_is_ready_before_the_ku
 
 
 @pytest.mark.parametrize("announces", [False, True])
-async def test_container_when_its_path_does_not_answer_then_the_fault_says_how_until_it_does(
+async def test_container_when_its_path_fails_then_the_fault_says_how(
     spokesman: Spokesman, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, announces: bool
 ) -> None:
     monkeypatch.setattr("headrace.control.spokesman.ANNOUNCING_PROBE_SECONDS", 0.05)
@@ -155,7 +155,7 @@ async def test_container_when_its_path_does_not_answer_then_the_fault_says_how_u
     assert bool(ear.reports) is not announces
 
 
-async def test_container_when_it_has_just_started_then_that_it_does_not_answer_is_no_fault(
+async def test_container_when_just_started_then_silence_is_no_fault(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
     await spokesman.tell(KEY, [pod(engine, started=time.time())])
@@ -163,9 +163,10 @@ async def test_container_when_it_has_just_started_then_that_it_does_not_answer_i
     assert spokesman.faults(KEY) == {}
 
 
-async def test_container_when_the_kubelet_says_ready_then_so_at_once_and_unready_only_by_the_kubelet(
+async def test_container_when_kubelet_says_ready_then_ready_at_once(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
+    """Only the kubelet makes it unready."""
     await spokesman.tell(KEY, [pod(engine, ready=True)])
     await ear.hears(ReplicaState.READY)
     await spokesman.tell(KEY, [pod(engine, ready=False)])
@@ -200,7 +201,7 @@ async def test_container_when_it_started_anew_then_it_is_asked_anew(
     await ear.hears(ReplicaState.READY, ReplicaState.LOADING, ReplicaState.READY)
 
 
-async def test_reports_when_nothing_happens_then_they_are_said_again_each_newer_than_the_last(
+async def test_reports_when_nothing_happens_then_repeated_as_newer(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
     await spokesman.tell(KEY, [pod(engine, ready=True)])
@@ -225,9 +226,7 @@ async def test_reports_when_somebody_asks_then_they_are_said_at_once(
         await until(asked, "it is said again")
 
 
-async def test_reports_when_another_loop_takes_over_then_they_are_newer(
-    broker: Broker, ear: Ear, engine: Engine
-) -> None:
+async def test_reports_when_another_loop_takes_over_then_newer(broker: Broker, ear: Ear, engine: Engine) -> None:
     for _ in range(2):
         async with speaking(broker) as spokesman:
             count = len(ear.reports)
@@ -269,12 +268,12 @@ def seen(*, ready: bool = False, running: bool = True, ip: str | None = "10.1.0.
     }
 
 
-def test_pods_when_they_run_then_what_is_known_of_them_is_known_from_status_and_template() -> None:
+def test_pods_when_running_then_known_from_status_and_template() -> None:
     (found,) = brought_pods(resource(maxConcurrentRequests=5), observed(seen(ready=True)))
     assert found == BroughtPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, leaving=False)
 
 
-def test_pod_when_it_announces_itself_then_nothing_is_said_for_it() -> None:
+def test_pod_when_self_registering_then_nothing_reported_for_it() -> None:
     (found,) = brought_pods(resource(), observed(seen(), labels={v.ANNOUNCES_LABEL: "true"}))
     assert found.announces
 
@@ -299,6 +298,6 @@ def test_pods_when_there_is_nobody_to_speak_for_then_none(there: Observed) -> No
 
 
 @pytest.mark.parametrize("spec", [None, {}, {"runtime": 3}, {"runtime": {"container": []}}])
-def test_pods_when_the_spec_has_become_unsound_then_they_are_still_spoken_for(spec: Any) -> None:
+def test_pods_when_the_spec_is_invalid_then_still_reported_for(spec: Any) -> None:
     (found,) = brought_pods({"spec": spec}, observed(seen()))
     assert found.capacity == 16
