@@ -13,7 +13,7 @@ up: $(VENV)/.installed-local ## serve $(FILE) on this machine (Ctrl-C stops it)
 	@$(BIN)/headrace up -f $(FILE)
 
 # In the order of their names, files with long tests (acceptance) start first; xdist would start those with few tests last.
-test: $(VENV)/.installed-dev ## run every test that needs no cluster, one process per core
+test: $(VENV)/.installed-dev ## run every test that needs no cluster, in parallel
 	@$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 e2e: $(VENV)/.installed-dev ## run the end-to-end suite in a kind cluster of its own

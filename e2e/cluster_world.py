@@ -125,7 +125,7 @@ class ClusterWorld:
     def part_is_whole(self, part: Part) -> bool:
         kind = "statefulsets" if part == "nats" else "deployments"
         pods = self.site.release.pods(part)
-        alive = all(_container(pod) not in self.killed and _ready(pod) for pod in pods)
+        alive = all(_container(pod) not in self.killed and is_ready(pod) for pod in pods)
         return alive and self.site.kube.available(kind, NAMESPACE, f"{NAME}-{part}")
 
     @contextlib.contextmanager
@@ -193,7 +193,13 @@ def _container(pod: Manifest) -> str:
     return str(statuses[0].get("containerID", "")).rpartition("/")[2] if statuses else ""
 
 
-def _ready(pod: Manifest) -> bool:
+def was_restarted(pod: Manifest) -> bool:
+    """Whether a container of the pod ended before."""
+    return any(status["restartCount"] for status in pod["status"].get("containerStatuses", []))
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether the pod has the condition Ready."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 

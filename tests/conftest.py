@@ -1,4 +1,4 @@
-"""What tests of several rooms need."""
+"""What tests of several packages need."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from skips import fail_skipped
 from headrace.sources.store import fetch
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one process more than there are cores, for `-n auto`: much of the tests is waiting for other processes."""
+    del config
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -30,7 +30,7 @@ def flags(rendered: Rendered, kind: str, name: str) -> list[str]:
 
 
 # -- everything ----------------------------------------------------------------------------------------------------
-def test_objects_when_rendered_then_each_is_labelled_and_in_its_namespace(rendered: Rendered) -> None:
+def test_objects_when_rendered_then_labelled_and_namespaced(rendered: Rendered) -> None:
     for one in rendered.objects:
         metadata, where = one["metadata"], f"{one['kind']}/{one['metadata']['name']}"
         labels = metadata["labels"]
@@ -41,7 +41,7 @@ def test_objects_when_rendered_then_each_is_labelled_and_in_its_namespace(render
         assert cluster_wide == ("namespace" not in metadata), where
 
 
-def test_pods_when_rendered_then_nothing_displaces_the_labels_that_select_them(rendered: Rendered) -> None:
+def test_pods_when_rendered_then_selector_labels_not_overridden(rendered: Rendered) -> None:
     for one in rendered.all("Deployment", "StatefulSet"):
         selector, labels = one["spec"]["selector"]["matchLabels"], one["spec"]["template"]["metadata"]["labels"]
         assert selector.items() <= labels.items()
@@ -49,7 +49,7 @@ def test_pods_when_rendered_then_nothing_displaces_the_labels_that_select_them(r
         assert not any("version" in key or "chart" in key for key in labels), "a new chart alone restarts nothing"
 
 
-def test_containers_when_rendered_then_each_has_requests_and_a_bound_of_memory(rendered: Rendered) -> None:
+def test_containers_when_rendered_then_requests_and_memory_limit(rendered: Rendered) -> None:
     for name, pod in rendered.pods():
         for container in pod["spec"]["containers"]:
             resources = container["resources"]
@@ -85,7 +85,7 @@ def test_gateway_when_it_is_started_so_then_it_understands(rendered: Rendered) -
     assert settings.state_directory == Path("/state")
 
 
-def test_gateway_when_nothing_is_said_then_a_key_is_always_needed() -> None:
+def test_gateway_when_values_are_defaults_then_a_key_is_required() -> None:
     assert GatewaySettings.parse(flags(render(), "Deployment", "gateway"), {}).anonymous_namespace is None
     settings = GatewaySettings.parse(flags(render(EVERYTHING), "Deployment", "gateway"), {})
     assert settings.anonymous_namespace == "default"
@@ -116,7 +116,7 @@ def test_cleanup_when_it_is_started_so_then_it_understands(rendered: Rendered, m
 
 
 @pytest.mark.parametrize(("grace", "pre_stop"), [(60, 5), (600, 0), (1, 15)])
-def test_gateway_when_it_stops_then_the_kubelet_waits_for_all_its_periods(grace: int, pre_stop: int) -> None:
+def test_gateway_when_stopped_then_grace_period_covers_phases(grace: int, pre_stop: int) -> None:
     rendered = render({"gateway": {"graceSeconds": grace, "preStopSeconds": pre_stop}})
     pod = rendered.get("Deployment", "gateway")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > grace + pre_stop
@@ -184,7 +184,7 @@ def test_operator_when_values_are_set_then_it_is_told(values: Any, expected: set
     assert not [flag for flag in given if absent and flag.startswith(absent)]
 
 
-def test_images_when_named_then_registry_tag_and_digest_are_those_of_the_values() -> None:
+def test_images_when_named_then_registry_tag_and_digest_are_used() -> None:
     default, everything = render(), render(EVERYTHING)
     assert default.container("StatefulSet", "nats")["image"] == "headrace-nats:0.1.0.dev0"
     assert everything.container("StatefulSet", "nats")["image"] == "registry.example.org/mirror/headrace-nats:nats-1"
@@ -213,7 +213,7 @@ def test_pods_when_placement_is_given_then_they_follow(rendered: Rendered) -> No
 
 # -- what stands around them ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["operator", "gateway"])
-def test_replicas_when_nodes_are_drained_or_rolled_then_one_serves(name: str) -> None:
+def test_replicas_when_nodes_drained_or_rolled_then_one_serves(name: str) -> None:
     deployment, budget = render().get("Deployment", name), render().get("PodDisruptionBudget", name)
     assert deployment["spec"]["replicas"] == 2
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
@@ -221,7 +221,7 @@ def test_replicas_when_nodes_are_drained_or_rolled_then_one_serves(name: str) ->
     assert budget["spec"]["selector"] == deployment["spec"]["selector"]
 
 
-def test_service_when_it_is_a_load_balancer_then_it_has_what_was_set() -> None:
+def test_service_when_load_balancer_then_has_configured_fields() -> None:
     service = render(EVERYTHING).get("Service", "gateway")
     assert service["metadata"]["annotations"] == {"load-balancer": "internal"}
     assert service["spec"]["loadBalancerClass"] == "example.org/lb"
@@ -242,7 +242,7 @@ def test_services_when_they_select_then_pods_have_the_port(rendered: Rendered) -
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
-def test_ingress_when_enabled_then_its_hosts_lead_to_the_gateway_with_tls() -> None:
+def test_ingress_when_enabled_then_hosts_reach_gateway_with_tls() -> None:
     ingress = render(EVERYTHING).get("Ingress", "gateway")["spec"]
     assert ingress["ingressClassName"] == "nginx"
     assert ingress["tls"] == [{"secretName": "llm-tls", "hosts": ["llm.example.org"]}]
@@ -262,7 +262,7 @@ def test_http_route_when_enabled_then_it_joins_the_gateway_given() -> None:
     assert rule["timeouts"] == {"request": "0s"}
 
 
-def test_autoscaling_when_enabled_then_the_deployment_names_no_replicas() -> None:
+def test_autoscaling_when_enabled_then_deployment_omits_replicas() -> None:
     rendered = render(EVERYTHING)
     scaler, deployment = rendered.get("HorizontalPodAutoscaler", "gateway"), rendered.get("Deployment", "gateway")
     assert scaler["spec"]["scaleTargetRef"] == {
@@ -274,7 +274,7 @@ def test_autoscaling_when_enabled_then_the_deployment_names_no_replicas() -> Non
     assert "replicas" not in deployment["spec"], "an upgrade would undo what the autoscaler did"
 
 
-def test_broker_when_it_keeps_its_data_then_the_claim_goes_with_the_release() -> None:
+def test_broker_when_persistent_then_its_claim_goes_with_release() -> None:
     stateful_set = render().get("StatefulSet", "nats")
     assert stateful_set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
     (claim,) = claims(stateful_set)
@@ -283,7 +283,7 @@ def test_broker_when_it_keeps_its_data_then_the_claim_goes_with_the_release() ->
     assert claims(render(SMALLEST).get("StatefulSet", "nats")) == []
 
 
-def test_definitions_when_installed_then_they_are_kept_and_unchanged_otherwise() -> None:
+def test_crds_when_installed_then_they_are_kept_and_unchanged() -> None:
     (crd,) = render().all("CustomResourceDefinition")
     assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     file = CHART / "files/crds" / f"{crd['metadata']['name']}.yaml"
@@ -293,7 +293,8 @@ def test_definitions_when_installed_then_they_are_kept_and_unchanged_otherwise()
 
 
 # -- hooks ---------------------------------------------------------------------------------------------------------
-def test_cleanup_when_uninstalled_then_it_has_its_rights_before_it_starts_and_leaves_none() -> None:
+def test_cleanup_when_uninstalled_then_rights_only_for_it() -> None:
+    """The cleanup's roles are created before its job starts, and none remains."""
     rendered = render()
     hooks = {
         f"{one['kind']}/{one['metadata']['name']}": one["metadata"]["annotations"]
@@ -312,7 +313,7 @@ def test_cleanup_when_uninstalled_then_it_has_its_rights_before_it_starts_and_le
     )
 
 
-def test_cleanup_when_models_are_kept_then_it_cannot_delete_a_claim() -> None:
+def test_cleanup_when_models_kept_then_it_cannot_delete_claim() -> None:
     def may_delete_claims(rendered: Rendered) -> bool:
         rules = rendered.get("ClusterRole", "cleanup")["rules"]
         return any("persistentvolumeclaims" in rule["resources"] for rule in rules)
@@ -339,7 +340,7 @@ def test_test_pod_when_rendered_then_its_program_is_python() -> None:
 
 # -- notes ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_notes_when_installed_then_they_lead_from_a_key_to_an_answer(variant: str, tmp_path: Path) -> None:
+def test_notes_when_installed_then_they_lead_from_key_to_answer(variant: str, tmp_path: Path) -> None:
     text = notes(VARIANTS[variant], tmp_path)
     for step in ("helm -n platform test", "headrace.dev/api-key=true", "examples/smollm2.yaml", "/v1/chat/completions"):
         assert step in text

@@ -38,11 +38,11 @@ def violations(pod: Manifest) -> Iterator[str]:
         yield from (f"host port of {container['name']}" for port in container.get("ports", ()) if "hostPort" in port)
 
 
-def test_pods_when_rendered_then_the_restricted_standard_admits_them(rendered: Rendered) -> None:
+def test_pods_when_rendered_then_restricted_standard_admits_them(rendered: Rendered) -> None:
     assert {name: list(violations(pod)) for name, pod in rendered.pods() if list(violations(pod))} == {}
 
 
-def test_pods_when_rendered_then_only_who_speaks_to_the_api_server_has_a_token(rendered: Rendered) -> None:
+def test_pods_when_rendered_then_only_api_clients_have_a_token(rendered: Rendered) -> None:
     with_token = {name for name, pod in rendered.pods() if pod["spec"]["automountServiceAccountToken"]}
     assert with_token - {"Job/headrace-cleanup"} == {"Deployment/headrace-operator"}
     assert not any(one["automountServiceAccountToken"] for one in rendered.all("ServiceAccount"))
@@ -72,7 +72,7 @@ WRITES = [*READS, "create", "update", "patch", "delete", "deletecollection"]
         ("edit", {"edit", "admin"}, WRITES, ["get", "update", "patch"]),
     ],
 )
-def test_people_when_they_have_a_namespaces_role_then_it_covers_models(
+def test_user_role_when_bound_in_namespace_then_it_covers_models(
     name: str, into: set[str], verbs: list[str], scale: list[str]
 ) -> None:
     role = render().get("ClusterRole", name)
@@ -108,7 +108,7 @@ OWN_RIGHTS: dict[Granted, set[str]] = {
 """What the operator may do whatever kinds there are."""
 
 
-def test_operator_when_it_serves_then_it_may_what_the_registry_needs() -> None:
+def test_operator_when_rendered_then_has_the_rights_of_registry() -> None:
     """It reads resources and writes their status, reads and writes the kinds of their children, and no more."""
     expected = dict(OWN_RIGHTS)
     for resource in RESOURCE_KINDS.values():
@@ -127,7 +127,8 @@ def test_operator_when_it_serves_then_it_may_what_the_registry_needs() -> None:
     assert granted == expected
 
 
-def test_operator_when_it_serves_then_what_can_give_rights_or_look_inside_is_not_granted() -> None:
+def test_operator_when_rendered_then_cannot_escalate_or_inspect() -> None:
+    """Nothing that can grant rights, read logs or enter a pod is granted."""
     granted = {resource for _, rule in rules(render()) for resource in rule["resources"]}
     assert not [one for one in granted if one.startswith(("role", "clusterrole", "nodes", "pods/log", "pods/exec"))]
     assert not granted & {"serviceaccounts/token", "customresourcedefinitions", "configmaps", "statefulsets"}
@@ -138,7 +139,7 @@ def test_operator_when_the_claim_is_the_users_then_it_makes_none() -> None:
     assert not [rule for rule in role["rules"] if "persistentvolumeclaims" in rule["resources"]]
 
 
-def test_namespaces_when_they_are_named_then_there_are_roles_in_them_and_no_cluster_role_of_ours() -> None:
+def test_namespaces_when_named_then_roles_replace_cluster_role() -> None:
     rendered = render(WATCHED)
     people = [one["metadata"]["name"] for one in rendered.all("ClusterRole", "ClusterRoleBinding")]
     assert people == ["headrace-edit", "headrace-view"]
@@ -151,7 +152,7 @@ def test_namespaces_when_they_are_named_then_there_are_roles_in_them_and_no_clus
         assert flags == ["--watch-namespace=a", "--watch-namespace=b"]
 
 
-def test_bindings_when_rendered_then_each_gives_its_own_role_to_its_own_account(rendered: Rendered) -> None:
+def test_bindings_when_rendered_then_each_role_has_one_account(rendered: Rendered) -> None:
     for binding in rendered.all("RoleBinding", "ClusterRoleBinding"):
         role, (subject,) = binding["roleRef"], binding["subjects"]
         assert role["name"] == binding["metadata"]["name"]
@@ -231,7 +232,7 @@ CONNECTIONS = [
 
 
 @pytest.mark.parametrize(("source", "target", "port", "default", "everything", "watched"), CONNECTIONS)
-def test_connection_when_policies_are_enforced_then_only_what_is_needed_comes_about(
+def test_connection_when_policies_apply_then_only_needed_pass(
     source: str, target: str, port: int, *, default: bool, everything: bool, watched: bool
 ) -> None:
     for values, wanted in (({}, default), (EVERYTHING, everything), (WATCHED, watched)):
@@ -239,7 +240,7 @@ def test_connection_when_policies_are_enforced_then_only_what_is_needed_comes_ab
         assert may_speak(policies, known[source], known[target], port) is wanted, values
 
 
-def test_policies_when_rendered_then_every_pod_of_the_release_is_denied_both_ways_first() -> None:
+def test_policies_when_rendered_then_every_pod_denied_by_default() -> None:
     rendered = render()
     deny = rendered.get("NetworkPolicy", "deny")["spec"]
     assert deny.keys() == {"podSelector", "policyTypes"}
@@ -258,14 +259,14 @@ def passwords(rendered: Rendered) -> set[str]:
     }
 
 
-def test_passwords_when_rendered_twice_without_a_cluster_then_they_differ() -> None:
+def test_passwords_when_rendered_twice_then_they_differ() -> None:
     """So whoever renders without a cluster gives Secrets of their own; with one, `lookup` keeps them (e2e upgrade)."""
     first, second = render({}, "--set", "nameOverride="), render({}, "--set", "fullnameOverride=")
     assert len(passwords(first)) == 3
     assert not passwords(first) & passwords(second)
 
 
-def test_passwords_when_secrets_are_named_then_the_chart_makes_none_and_uses_those() -> None:
+def test_passwords_when_secrets_are_named_then_those_are_used() -> None:
     rendered = render(EVERYTHING)
     assert rendered.all("Secret") == []
     used = {

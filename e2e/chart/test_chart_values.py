@@ -23,7 +23,7 @@ def test_chart_when_linted_then_helm_finds_nothing(variant: str) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), *api, "-f", "-", text=values)
 
 
-def test_version_when_released_then_the_chart_brings_that_of_the_programs() -> None:
+def test_version_when_released_then_chart_and_programs_agree() -> None:
     pyproject = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == pyproject["project"]["version"]
 
@@ -92,14 +92,14 @@ def test_schema_when_it_allows_a_key_then_the_values_explain_it() -> None:
         ("cleanup.keepModels=yes-please", "cleanup.keepModels"),
     ],
 )
-def test_value_when_it_makes_no_sense_then_helm_refuses_and_names_it(setting: str, said: str) -> None:
+def test_value_when_invalid_then_helm_refuses_and_names_it(setting: str, said: str) -> None:
     with pytest.raises(Refused) as refused:
         render({}, "--set", setting)
     # Helm 3.17 and later write a path with slashes.
     assert said in str(refused.value).replace("/", ".")
 
 
-def test_bounds_when_they_contradict_each_other_then_helm_refuses() -> None:
+def test_limits_when_contradicting_each_other_then_helm_refuses() -> None:
     with pytest.raises(Refused, match="minReplicas is more than maxReplicas"):
         render({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 7}}})
 
@@ -109,13 +109,13 @@ def test_kubernetes_when_it_is_too_old_then_helm_refuses() -> None:
         render({}, "--kube-version", "1.29.0")
 
 
-def test_gateway_api_when_the_cluster_has_none_then_helm_says_what_to_install() -> None:
+def test_gateway_api_when_not_in_the_cluster_then_helm_explains() -> None:
     values = json.dumps({"gateway": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}})
     with pytest.raises(Refused, match="install the Gateway API's CRDs first"):
         helm("template", str(CHART), "-f", "-", text=values)
 
 
-def test_release_when_it_has_another_name_then_every_name_has_it_too() -> None:
+def test_release_when_it_has_another_name_then_every_name_has_it() -> None:
     names = {one["metadata"]["name"] for one in render(release="inference").objects}
     assert [name for name in names if not name.startswith("inference-headrace")] == ["modeldeployments.headrace.dev"]
     long = render({"fullnameOverride": "a" * 40}).objects

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from behaviours.behaviours_world import SCALING, Engine, World, model, wait
+from behaviours.behaviours_world import SCALING, Engine, World, model, until, wait
 from cluster import CACHE
-from cluster_world import SMOLLM2_PATH, ClusterWorld, Site, tenant, tenants
+from cluster_world import SMOLLM2_PATH, ClusterWorld, Site, is_ready, tenant, tenants, was_restarted
 from installation import KUBECONFIG, brought_engine, prepare
 from kube import MOST_DUMPED, Kube
 from release import NAMESPACE
@@ -77,7 +77,13 @@ def engine(site: Site) -> Engine:
 
 @pytest.fixture
 def faulty(served: ClusterWorld) -> ClusterWorld:
-    """What is broken in a cluster mends: no tenant of its own is needed."""
+    """What is broken in a cluster mends: no tenant of its own is needed.
+
+    A replica that was killed before is replaced: the kubelet doubles the pause before each restart of a container.
+    """
+    for pod in filter(was_restarted, served.pods("smol")):
+        served.site.kube.force_delete(served.namespace, pod["metadata"]["name"])
+    until(lambda: [is_ready(pod) for pod in served.pods("smol")] == [True], "its replica is ready", served.patience)
     wait(served, "smol", "Running")
     return served
 

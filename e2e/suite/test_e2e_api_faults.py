@@ -181,9 +181,10 @@ def stage(site: Site, no_operator: None, tmp_path_factory: pytest.TempPathFactor
         (restart, HEAL_SECONDS),
     ],
 )
-def test_operator_when_the_api_server_fails_it_then_everything_becomes_as_the_rule_says_and_quiet(
+def test_operator_when_api_server_fails_then_state_converges(
     stage: Stage, fault: Callable[[Stage], contextlib.AbstractContextManager[None]], heal_seconds: float
 ) -> None:
+    """Every resource reaches the state that the rule decides, and then nothing is written any more."""
     stage.settle()
     with fault(stage):
         stage.change()

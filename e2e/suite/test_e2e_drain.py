@@ -48,9 +48,10 @@ def nodes_of(world: ClusterWorld) -> list[str]:
     return [pod["spec"].get("nodeName", "") for pod in world.pods("smol")]
 
 
-def test_node_when_drained_under_traffic_then_the_only_replica_moves_and_no_request_fails(
+def test_node_when_drained_under_traffic_then_no_request_fails(
     site: Site, kube: Kube, served: ClusterWorld, second_node: str
 ) -> None:
+    """The only replica moves to another node."""
     gateways = [pod["spec"]["nodeName"] for pod in site.release.pods("gateway")]
     assert second_node in gateways
     with Traffic(served, seconds=300).running() as traffic:
@@ -61,9 +62,8 @@ def test_node_when_drained_under_traffic_then_the_only_replica_moves_and_no_requ
     assert second_node not in nodes_of(served)
 
 
-def test_replicas_when_one_is_evicted_then_the_other_stays_until_it_is_replaced(
-    kube: Kube, served: ClusterWorld
-) -> None:
+def test_replicas_when_one_is_evicted_then_the_other_stays(kube: Kube, served: ClusterWorld) -> None:
+    """It stays until the evicted replica is replaced."""
     budget = partial(kube.find, "poddisruptionbudgets", served.namespace, "smol-runtime")
     served.scale("smol", 2)
     until(lambda: allowed(budget()) == 1, lambda: f"one may go: {budget()}", served.patience)

@@ -17,7 +17,7 @@ def with_template(name: str, **template: Any) -> dict[str, Any]:
     return model(SMOLLM2, name, template=template)
 
 
-def test_pod_when_no_node_has_room_then_the_condition_says_so_and_it_heals(served: ClusterWorld) -> None:
+def test_pod_when_no_node_has_room_then_condition_and_heals(served: ClusterWorld) -> None:
     served.apply(with_template("huge", resources={"requests": {"memory": "9Ti"}}))
     message = wait(served, "huge", "Unschedulable", "WorkloadsReady")["message"]
     assert "Insufficient memory" in message
@@ -26,15 +26,13 @@ def test_pod_when_no_node_has_room_then_the_condition_says_so_and_it_heals(serve
     served.delete("huge")
 
 
-def test_pod_when_its_memory_limit_is_too_low_then_the_condition_names_the_limit(served: ClusterWorld) -> None:
+def test_pod_when_memory_limit_too_low_then_condition_names_it(served: ClusterWorld) -> None:
     served.apply(with_template("tight", resources={"limits": {"memory": "128Mi"}}))
     assert "limit" in wait(served, "tight", "OOMKilled", "WorkloadsReady")["message"]
     served.delete("tight")
 
 
-def test_model_when_it_cannot_be_scheduled_then_a_request_is_held_until_it_can(
-    kube: Kube, served: ClusterWorld
-) -> None:
+def test_model_when_unschedulable_then_requests_are_held(kube: Kube, served: ClusterWorld) -> None:
     selector = {"headrace-e2e/room": "yes"}
     served.apply({**with_template("waiting", nodeSelector=selector)})
     wait(served, "waiting", "Unschedulable", "WorkloadsReady")
@@ -47,9 +45,10 @@ def test_model_when_it_cannot_be_scheduled_then_a_request_is_held_until_it_can(
         served.delete("waiting")
 
 
-def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_what_serves_goes_on(
+def test_template_when_refused_then_its_error_is_shown(
     served: ClusterWorld,
 ) -> None:
+    """The API server's message is in the condition, and the running revision still serves."""
     wrong = {"requests": {"memory": "4Gi"}, "limits": {"memory": "2Gi"}}
     served.apply(with_template("refused", resources=wrong))
     assert "memory limit" in wait(served, "refused", "Refused")["message"]
@@ -62,9 +61,10 @@ def test_template_when_the_api_server_refuses_it_then_its_words_are_told_and_wha
     served.delete("refused")
 
 
-def test_write_when_a_webhook_fails_then_the_500_is_told_of_a_new_model_and_of_an_idle_one_and_heals(
+def test_write_when_a_webhook_fails_then_500_is_shown_and_heals(
     site: Site,
 ) -> None:
+    """Both a new model and an idle one show the error of the webhook."""
     with tenant(site, "e2e-webhook") as world:
         world.apply(model(SMOLLM2, "idle", scaling=SCALING))
         wait(world, "idle", "Idle")
@@ -109,7 +109,7 @@ def failing_webhook(world: ClusterWorld) -> Iterator[None]:
         kube.kubectl("delete", "validatingwebhookconfigurations", name)
 
 
-def test_quota_when_it_is_smaller_than_a_pod_then_its_words_are_told_until_it_is_not(site: Site) -> None:
+def test_quota_when_smaller_than_a_pod_then_its_error_is_shown(site: Site) -> None:
     with tenant(site, "e2e-quota") as world:
         give_quota(world, "1Gi")
         world.apply(with_template("large", resources={"requests": {"memory": "2Gi"}}))
@@ -118,7 +118,7 @@ def test_quota_when_it_is_smaller_than_a_pod_then_its_words_are_told_until_it_is
         wait(world, "large", "Running")
 
 
-def test_quota_when_it_admits_no_fetch_then_its_words_are_told_until_it_does(site: Site) -> None:
+def test_quota_when_it_admits_no_fetch_then_its_error_is_shown(site: Site) -> None:
     with tenant(site, "e2e-quota-fetch") as world:
         give_quota(world, "64Mi")
         world.apply(model(SMOLLM2, "unfetched", scaling=SCALING))
@@ -129,9 +129,8 @@ def test_quota_when_it_admits_no_fetch_then_its_words_are_told_until_it_does(sit
 
 
 @pytest.mark.parametrize("scarce", ["node", "quota"])
-def test_rollout_when_there_is_no_room_for_both_then_the_old_one_gives_way_and_no_request_fails(
-    kube: Kube, site: Site, scarce: str
-) -> None:
+def test_rollout_when_no_room_for_both_then_no_request_fails(kube: Kube, site: Site, scarce: str) -> None:
+    """The stable revision is scaled down first."""
     with tenant(site, f"e2e-scarce-{scarce}") as world:
         memory = "2Gi"
         if scarce == "quota":
@@ -163,9 +162,7 @@ def give_quota(world: ClusterWorld, memory: str) -> None:
         ("https://127.0.0.1:9/model.gguf", "SourceNotAllowed"),
     ],
 )
-def test_source_when_it_brings_nothing_then_the_request_is_told_the_conditions_reason(
-    served: ClusterWorld, uri: str, reason: str
-) -> None:
+def test_source_when_fetch_fails_then_requests_get_its_reason(served: ClusterWorld, uri: str, reason: str) -> None:
     served.apply(model(uri, "sourceless", scaling=SCALING))
     condition = wait(served, "sourceless", reason, "ModelCached")
 
@@ -178,7 +175,7 @@ def test_source_when_it_brings_nothing_then_the_request_is_told_the_conditions_r
     served.delete("sourceless")
 
 
-def test_digest_when_the_file_has_another_then_the_condition_names_both(served: ClusterWorld) -> None:
+def test_digest_when_file_has_another_then_condition_names_both(served: ClusterWorld) -> None:
     wrong = f"sha256:{'0' * 64}"
     served.apply(model(SMOLLM2, "digest", model={"source": {"uri": SMOLLM2, "digest": wrong}}, scaling=SCALING))
     assert wrong in wait(served, "digest", "DigestMismatch", "ModelCached")["message"]

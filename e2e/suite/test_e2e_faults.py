@@ -32,9 +32,8 @@ def leader_pod(site: Site) -> Manifest:
     return until(look, lambda: f"an operator leads; the lease's holder is {leader(site.kube)}")
 
 
-def test_operator_when_the_leader_is_killed_under_traffic_then_the_other_takes_over_and_nothing_is_lost(
-    site: Site, served: ClusterWorld
-) -> None:
+def test_operator_when_leader_is_killed_then_other_takes_over(site: Site, served: ClusterWorld) -> None:
+    """Nothing is lost under traffic."""
     before = leader_pod(site)
     with Traffic(served).running() as traffic:
         site.kill_container(NAMESPACE, before)
@@ -49,9 +48,8 @@ def test_operator_when_the_leader_is_killed_under_traffic_then_the_other_takes_o
     served.delete("after")
 
 
-def test_operator_when_every_replica_is_gone_then_running_models_are_served_and_a_wake_waits(
-    site: Site, kube: Kube, served: ClusterWorld
-) -> None:
+def test_operator_when_unavailable_then_running_models_serve(site: Site, kube: Kube, served: ClusterWorld) -> None:
+    """A wake waits until an operator is available."""
     served.apply(model(served.model_uri, "sleeper", scaling={**SCALING, "idleTimeoutSeconds": 1}))
     wait(served, "sleeper", "Idle")
     until(lambda: served.lives("sleeper") == [], "it rests", served.patience)
@@ -64,9 +62,8 @@ def test_operator_when_every_replica_is_gone_then_running_models_are_served_and_
     served.delete("sleeper")
 
 
-def test_gateway_when_one_of_two_is_killed_under_traffic_then_only_its_connections_break(
-    site: Site, served: ClusterWorld
-) -> None:
+def test_gateway_when_one_of_two_killed_then_only_its_own_break(site: Site, served: ClusterWorld) -> None:
+    """Only connections of the killed gateway break."""
     wait(served, "smol", "Running")
     lives = served.lives("smol")
     with Traffic(served).running() as traffic:
@@ -81,9 +78,7 @@ def test_gateway_when_one_of_two_is_killed_under_traffic_then_only_its_connectio
     assert served.lives("smol") == lives
 
 
-def test_gateway_when_its_pod_is_deleted_under_traffic_then_no_request_fails(
-    site: Site, kube: Kube, served: ClusterWorld
-) -> None:
+def test_gateway_when_pod_deleted_under_traffic_then_no_failure(site: Site, kube: Kube, served: ClusterWorld) -> None:
     with Traffic(served).running() as traffic:
         pod = site.release.pods("gateway")[0]["metadata"]["name"]
         kube.delete("pods", NAMESPACE, pod)
@@ -92,9 +87,7 @@ def test_gateway_when_its_pod_is_deleted_under_traffic_then_no_request_fails(
     traffic.assert_nothing_lost()
 
 
-def test_replica_when_its_pod_is_forced_away_under_traffic_then_no_request_fails(
-    kube: Kube, served: ClusterWorld
-) -> None:
+def test_replica_when_pod_force_deleted_then_no_request_fails(kube: Kube, served: ClusterWorld) -> None:
     (pod,) = served.pods("smol")
     with Traffic(served).running() as traffic:
         kube.force_delete(served.namespace, pod["metadata"]["name"])
@@ -121,9 +114,8 @@ def test_child_when_it_is_deleted_by_hand_then_it_is_made_again(kube: Kube, serv
     assert len(revisions(served, "smol")) == 1
 
 
-def test_children_when_orphaned_and_the_resource_is_applied_again_then_the_running_pod_is_adopted(
-    kube: Kube, served: ClusterWorld
-) -> None:
+def test_children_when_orphaned_then_new_resource_adopts_them(kube: Kube, served: ClusterWorld) -> None:
+    """The running pod serves on."""
     idle_seconds = 20
     manifest = model(served.model_uri, "adopted", scaling={**SCALING, "idleTimeoutSeconds": idle_seconds})
     served.apply(manifest)

@@ -25,16 +25,14 @@ def jobs(kube: Kube, world: ClusterWorld) -> list[Manifest]:
     return kube.items("jobs", world.namespace)
 
 
-def test_models_when_of_one_source_then_one_job_fetches_it_for_all(kube: Kube, many: ClusterWorld) -> None:
+def test_models_when_of_one_source_then_one_job_fetches_it(kube: Kube, many: ClusterWorld) -> None:
     for index in range(MODELS):
         assert wait(many, f"m{index}", "Cached", "ModelCached")["status"] == "True"
     assert len(jobs(kube, many)) == 1
     assert len({many.get(f"m{index}")["status"]["source"]["digest"] for index in range(MODELS)}) == 1
 
 
-def test_job_when_removed_after_its_end_then_nothing_is_fetched_again_and_a_wake_works(
-    kube: Kube, many: ClusterWorld
-) -> None:
+def test_job_when_removed_after_its_end_then_nothing_refetched(kube: Kube, many: ClusterWorld) -> None:
     """Kubernetes removes it after ttlSecondsAfterFinished, with its pod; here nobody waits for that."""
     (job,) = jobs(kube, many)
     assert job["spec"]["ttlSecondsAfterFinished"] == 300

@@ -33,7 +33,7 @@ def test_release_when_installed_then_its_own_test_passes(site: Site) -> None:
     assert "Phase:          Succeeded" in site.release.test()
 
 
-def test_example_when_applied_then_it_is_fetched_and_rests_and_answers(quickstart: ClusterWorld) -> None:
+def test_example_when_applied_then_idle_at_zero_and_answers(quickstart: ClusterWorld) -> None:
     quickstart.apply(EXAMPLE)
     wait(quickstart, "smollm2", "Idle")
     assert quickstart.lives("smollm2") == []
@@ -43,7 +43,7 @@ def test_example_when_applied_then_it_is_fetched_and_rests_and_answers(quickstar
     assert condition(quickstart, "smollm2", "ModelCached")["reason"] == "Cached"
 
 
-def test_get_when_asked_then_the_columns_are_those_that_a_person_needs(kube: Kube, quickstart: ClusterWorld) -> None:
+def test_get_when_run_then_columns_are_the_registered_ones(kube: Kube, quickstart: ClusterWorld) -> None:
     quickstart.apply(EXAMPLE)
     printed = kube.kubectl("get", "mdep", "-n", quickstart.namespace).splitlines()
     assert printed[0].split() == COLUMNS
@@ -55,7 +55,7 @@ def test_explain_when_asked_then_fields_are_described(kube: Kube) -> None:
     assert "held before it is answered" in kube.kubectl("explain", "mdep.spec.scaling.coldStart.queueTimeoutSeconds")
 
 
-def test_children_when_a_model_is_served_then_each_is_there_and_owned(kube: Kube, served: ClusterWorld) -> None:
+def test_children_when_model_served_then_each_exists_and_owned(kube: Kube, served: ClusterWorld) -> None:
     owned = {
         kind: kube.items(kind, served.namespace, "headrace.dev/model-deployment=smol")
         for kind in (

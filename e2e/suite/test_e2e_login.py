@@ -29,7 +29,7 @@ def change(kube: Kube, world: ClusterWorld) -> None:
     kube.kubectl("patch", "secret", SECRET, "-n", world.namespace, "--type=merge", "-p", patch)
 
 
-def test_login_when_deleted_or_changed_then_it_is_made_anew_at_once(kube: Kube, served: ClusterWorld) -> None:
+def test_login_when_deleted_or_changed_then_recreated_at_once(kube: Kube, served: ClusterWorld) -> None:
     before = data(kube, served)
     assert before is not None
     kube.delete("secrets", served.namespace, SECRET)
@@ -38,9 +38,7 @@ def test_login_when_deleted_or_changed_then_it_is_made_anew_at_once(kube: Kube, 
     until(lambda: data(kube, served) == before, "the changed login is as it was", BEFORE_AUDIT_SECONDS)
 
 
-def test_pod_when_it_started_with_a_wrong_login_then_it_says_so_and_starts_again(
-    kube: Kube, served: ClusterWorld
-) -> None:
+def test_pod_when_started_with_a_wrong_login_then_it_restarts(kube: Kube, served: ClusterWorld) -> None:
     """While no operator is there that would make the login anew."""
     kube.kubectl("scale", f"deployment/{NAME}-operator", "--replicas=0", "-n", NAMESPACE)
     try:

@@ -15,6 +15,7 @@ from behaviours.behaviours_world import Manifest, model, until, wait
 from cluster_world import SMOLLM2, ClusterWorld, Site, key_secret, said_by, tenant
 from kube import Kube, path_of
 from release import NAME, NAMESPACE
+from speaker import said, speaker
 
 from headrace.api.vocabulary import KEY_REJECTED
 from headrace.routes.api_keys import new_key
@@ -58,7 +59,7 @@ def with_name(name: str) -> Manifest:
         (with_name("1st"), "must start with a letter"),
     ],
 )
-def test_spec_when_it_is_bad_then_the_api_server_says_what_is_wrong(
+def test_spec_when_invalid_then_the_api_server_names_the_fault(
     kube: Kube, served: ClusterWorld, manifest: Manifest, said: str
 ) -> None:
     done = kube.try_kubectl("apply", "-n", served.namespace, "-f", "-", text=json.dumps(manifest))
@@ -67,14 +68,14 @@ def test_spec_when_it_is_bad_then_the_api_server_says_what_is_wrong(
     assert served.site.kube.find("modeldeployments", served.namespace, manifest["metadata"]["name"]) is None
 
 
-def test_source_when_it_is_a_file_of_the_machine_then_it_is_refused_by_condition(served: ClusterWorld) -> None:
+def test_source_when_a_file_of_machine_then_condition_refuses_it(served: ClusterWorld) -> None:
     served.apply(model("file:///etc/passwd", "local"))
     assert "file" in wait(served, "local", "SourceNotAllowed", "Accepted")["message"]
     assert served.lives("local") == []
     served.delete("local")
 
 
-def test_public_name_when_it_is_taken_then_the_later_resource_says_so(served: ClusterWorld) -> None:
+def test_public_name_when_taken_then_later_resource_reports_it(served: ClusterWorld) -> None:
     source = {"uri": SMOLLM2}
     served.apply(model(SMOLLM2, "twin", model={"name": "smol", "source": source}))
     assert "smol" in wait(served, "twin", "NameTaken", "Accepted")["message"]
@@ -104,7 +105,7 @@ OPERATOR_MAY_NOT = [
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATOR_MAY_NOT)
-def test_operator_when_it_asks_for_more_than_it_needs_then_it_is_refused(
+def test_operator_when_it_exceeds_its_rights_then_it_is_refused(
     kube: Kube, served: ClusterWorld, method: str, path: str
 ) -> None:
     pod = served.pods("smol")[0]["metadata"]["name"]
@@ -129,7 +130,7 @@ def test_operator_when_it_asks_for_more_than_it_needs_then_it_is_refused(
         ("admin", "patch", "modeldeployments/status", False),
     ],
 )
-def test_person_when_bound_to_a_role_of_the_namespace_then_models_are_in_it(
+def test_user_when_bound_to_namespace_role_then_models_are_in_it(
     kube: Kube, served: ClusterWorld, role: str, verb: str, resource: str, *, may: bool
 ) -> None:
     kube.apply(
@@ -154,7 +155,7 @@ def test_operator_when_it_lists_what_it_serves_then_it_may(kube: Kube) -> None:
 
 
 @pytest.mark.parametrize("component", ["gateway", "nats"])
-def test_component_when_it_has_no_business_with_the_api_server_then_it_may_nothing(kube: Kube, component: str) -> None:
+def test_component_when_it_needs_no_api_then_has_no_rights(kube: Kube, component: str) -> None:
     account = kube.as_service_account(NAMESPACE, f"{NAME}-{component}")
     for kind in ("pods", "secrets", "modeldeployments"):
         assert account.request("GET", path_of(kind, NAMESPACE))[0] == 403
@@ -170,9 +171,7 @@ def test_roles_when_installed_then_none_has_a_wildcard(kube: Kube) -> None:
     assert not any("*" in rule[part] for rule in rules for part in ("apiGroups", "resources", "verbs"))
 
 
-def test_key_when_it_is_of_one_tenant_then_it_neither_lists_nor_calls_the_others_models(
-    served: ClusterWorld, other: ClusterWorld
-) -> None:
+def test_key_when_of_one_tenant_then_hides_and_refuses_others(served: ClusterWorld, other: ClusterWorld) -> None:
     for world, own, foreign in ((served, "smol", "theirs"), (other, "theirs", "smol")):
         client = openai.OpenAI(base_url=world.base_url, api_key=world.api_key, max_retries=0)
         assert [found.id for found in client.models.list()] == [own]
@@ -180,15 +179,13 @@ def test_key_when_it_is_of_one_tenant_then_it_neither_lists_nor_calls_the_others
             client.chat.completions.create(**asked(foreign))  # type: ignore[call-overload]  # plain dicts
 
 
-def test_key_when_there_is_none_or_a_wrong_one_then_nothing_opens(served: ClusterWorld) -> None:
+def test_key_when_missing_or_wrong_then_every_path_is_refused(served: ClusterWorld) -> None:
     stranger = ClusterWorld(served.site, served.namespace, f"hr_{served.namespace}_wrong")
     assert post(stranger, "/completions", short())[0] == 401
     assert post(ClusterWorld(served.site, served.namespace, ""), "/completions", short())[0] == 401
 
 
-def test_key_when_it_names_models_then_it_opens_these_alone_until_it_is_revoked(
-    kube: Kube, served: ClusterWorld
-) -> None:
+def test_key_when_it_names_models_then_limited_until_revoked(kube: Kube, served: ClusterWorld) -> None:
     key = new_key(served.namespace)
     narrow = ClusterWorld(served.site, served.namespace, key)
     kube.apply(key_secret(served.namespace, "narrow", key, models="another"))
@@ -199,7 +196,7 @@ def test_key_when_it_names_models_then_it_opens_these_alone_until_it_is_revoked(
     until(lambda: post(narrow, "/completions", short())[0] == 401, "the revoked key opens nothing", served.patience)
 
 
-def test_key_when_another_tenant_copies_its_digest_then_the_copy_opens_nothing_and_is_told(
+def test_key_when_another_tenant_copies_it_then_copy_is_refused(
     kube: Kube, served: ClusterWorld, other: ClusterWorld
 ) -> None:
     """The attack: the copy would answer the key, read its prompts, and outlive its revocation."""
@@ -244,7 +241,7 @@ SPEAKER = """
 import asyncio, json, os, nats
 
 async def main() -> None:
-    refused = []
+    given, refused = json.loads(os.environ["ARGUMENTS"]), []
 
     async def failed(error: Exception) -> None:
         refused.append(str(error))
@@ -252,74 +249,30 @@ async def main() -> None:
     client = await nats.connect(
         os.environ["NATS"], user=os.environ["USER"], password=os.environ["PASSWORD"], error_cb=failed
     )
-    for subject in json.loads(os.environ["PUBLISH"]):
+    for subject in given["publish"]:
         await client.publish(subject, b"{}")
         await client.flush()
-        await client.flush()  # the first one's PING may be sent before what was said
-    for subject in json.loads(os.environ["SUBSCRIBE"]):
+        await client.flush()  # the first one's PING may be sent before the message
+    for subject in given["subscribe"]:
         await client.subscribe(subject)
         await client.flush()
-        await client.flush()  # the first one's PING may be sent before what was said
+        await client.flush()  # the first one's PING may be sent before the subscription
     await client.close()
     print(json.dumps(refused))
 
 asyncio.run(main())
 """
-"""Connects as the runtimes of its namespace do, and says what the broker refused."""
+"""Connects as the runtimes of its namespace do, and prints what the broker refused."""
 
 
 def speak(world: ClusterWorld, publish: list[str], subscribe: list[str]) -> list[str]:
     """Publish and subscribe from a pod of a tenant; return the broker's refusals."""
-    kube, name = world.site.kube, "speaker"
-    secret = {"name": "headrace-nats"}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": world.namespace},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "containers": [
-                {
-                    "name": name,
-                    "image": world.site.release.images["fetch"],
-                    "imagePullPolicy": world.site.release.pull_policy,
-                    "command": ["python", "-c", SPEAKER],
-                    "env": [
-                        {"name": "NATS", "value": f"nats://{NAME}-nats.{NAMESPACE}.svc:4222"},
-                        {"name": "USER", "valueFrom": {"secretKeyRef": {**secret, "key": "user"}}},
-                        {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {**secret, "key": "password"}}},
-                        {"name": "PUBLISH", "value": json.dumps(publish)},
-                        {"name": "SUBSCRIBE", "value": json.dumps(subscribe)},
-                    ],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                        "runAsNonRoot": True,
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
-                }
-            ],
-        },
-    }
-    kube.apply(pod)
-
-    def ended() -> bool:
-        phase = kube.get("pods", world.namespace, name).get("status", {}).get("phase")
-        assert phase != "Failed", kube.kubectl("logs", name, "-n", world.namespace)
-        return bool(phase == "Succeeded")
-
-    try:
-        until(ended, "the pod has spoken", world.patience)
-        refused: list[str] = json.loads(kube.kubectl("logs", name, "-n", world.namespace))
+    with speaker(world, "speaker", SPEAKER, {"publish": publish, "subscribe": subscribe}):
+        refused: list[str] = json.loads(said(world, "speaker"))
         return refused
-    finally:
-        kube.force_delete(world.namespace, name)
 
 
-def test_runtime_when_it_speaks_for_another_tenant_then_the_broker_refuses(
-    served: ClusterWorld, other: ClusterWorld
-) -> None:
+def test_runtime_when_publishing_for_another_tenant_then_refused(served: ClusterWorld, other: ClusterWorld) -> None:
     theirs, ours = other.namespace, served.namespace
     publish = [
         f"headrace.replica.{theirs}.theirs.pod",
@@ -335,7 +288,7 @@ def test_runtime_when_it_speaks_for_another_tenant_then_the_broker_refuses(
     assert speak(served, [f"headrace.progress.{ours}.nobody"], [f"headrace.admission.{ours}.*.*"]) == []
 
 
-def test_service_account_when_it_is_a_models_then_it_reads_no_secret_of_anybody(
+def test_service_account_when_of_a_model_then_it_reads_no_secret(
     kube: Kube, served: ClusterWorld, other: ClusterWorld
 ) -> None:
     (account,) = kube.items("serviceaccounts", served.namespace, "headrace.dev/model-deployment=smol")
@@ -346,7 +299,7 @@ def test_service_account_when_it_is_a_models_then_it_reads_no_secret_of_anybody(
         assert asking.request("GET", path_of("secrets", other.namespace, "headrace-nats"))[0] == 403
 
 
-def test_nats_passwords_when_two_tenants_have_models_then_they_differ(
+def test_nats_passwords_when_two_tenants_then_they_differ(
     kube: Kube, served: ClusterWorld, other: ClusterWorld
 ) -> None:
     secrets = [kube.get("secrets", world.namespace, "headrace-nats")["data"] for world in (served, other)]

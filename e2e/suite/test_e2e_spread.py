@@ -25,9 +25,8 @@ def both_nodes(site: Site) -> Iterator[list[str]]:
     cluster.close(second)
 
 
-def test_replicas_when_restarted_on_nodes_without_zones_then_each_node_has_one(
-    site: Site, kube: Kube, both_nodes: list[str]
-) -> None:
+def test_replicas_when_nodes_have_no_zones_then_on_every_node(site: Site, kube: Kube, both_nodes: list[str]) -> None:
+    """After a restart each node has one replica."""
     for _ in range(RESTARTS):
         kube.kubectl("rollout", "restart", *(f"deployment/{NAME}-{part}" for part in PARTS), "-n", NAMESPACE)
         for part in PARTS:

@@ -75,7 +75,7 @@ def addresses(served: ClusterWorld) -> list[str]:
 
 
 @pytest.mark.parametrize("state", ["Loading", "Ready"])
-def test_wake_when_another_tenant_claims_the_whole_pod_network_then_it_is_answered(
+def test_wake_when_another_tenant_claims_addresses_then_works(
     served: ClusterWorld, zero: ClusterWorld, attacker: ClusterWorld, state: str
 ) -> None:
     wait(zero, "smol", "Idle")
@@ -88,9 +88,7 @@ def test_wake_when_another_tenant_claims_the_whole_pod_network_then_it_is_answer
         assert "Traceback" not in said(attacker, "claimer")
 
 
-def test_runtime_when_another_tenants_pod_calls_it_then_it_is_refused(
-    served: ClusterWorld, attacker: ClusterWorld
-) -> None:
+def test_runtime_when_another_tenants_pod_calls_it_then_refuses(served: ClusterWorld, attacker: ClusterWorld) -> None:
     (pod,) = [pod for pod in served.pods("smol") if not pod["metadata"].get("deletionTimestamp")]
     url = f"http://{pod['status']['podIP']}:8000/v1/completions"
     with speaker(attacker, "caller", CALLER, {"url": url, "body": short()}):

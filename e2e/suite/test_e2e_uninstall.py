@@ -13,9 +13,8 @@ STAYS = ("customresourcedefinitions//modeldeployments.headrace.dev", "persistent
 """Definitions, because deleting them would delete the user's resources; models, because they were slow to get."""
 
 
-def test_release_when_uninstalled_then_only_definitions_and_the_users_own_stay_and_it_can_come_back(
-    site: Site, kube: Kube, served: ClusterWorld
-) -> None:
+def test_release_when_uninstalled_then_crds_and_data_stay(site: Site, kube: Kube, served: ClusterWorld) -> None:
+    """It can be installed again."""
     wait(served, "smol", "Running")
     assert len(site.release.objects()) > len(STAYS)
     site.release.uninstall()

@@ -26,7 +26,7 @@ def other_tags(site: Site) -> Iterator[Images]:
     site.release.install()
 
 
-def test_release_when_upgraded_and_rolled_back_under_traffic_then_no_request_fails(
+def test_release_when_up_or_downgraded_then_no_request_fails(
     site: Site, kube: Kube, served: ClusterWorld, other_tags: Images
 ) -> None:
     wait(served, "smol", "Running")

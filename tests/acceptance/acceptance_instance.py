@@ -16,6 +16,10 @@ import yaml
 from behaviours import behaviours_world
 from behaviours.behaviours_world import PUBLIC_NAME, until
 
+from headrace.api.kinds import MODEL_DEPLOYMENT
+from headrace.cli.client import DEFAULT_NAMESPACE, ApiClient
+from headrace.local.home import InstanceHome
+
 DEADLINE_SECONDS = 60.0
 BIN = Path(sys.executable).parent
 
@@ -86,12 +90,17 @@ class Instance:
     def apply(self, manifest: dict[str, Any]) -> str:
         return self.headrace("apply", "-f", "-", text=yaml.safe_dump(manifest))
 
-    def get(self, kind: str, name: str | None = None) -> Any:
-        found = json.loads(self.headrace("get", kind, *([] if name is None else [name]), "-o", "json"))
-        return found if name is not None else found["items"]
+    def get(self, name: str) -> dict[str, Any]:
+        """Return a ModelDeployment from the API itself: tests poll this, and each command is a new process."""
+        return self._api().get(MODEL_DEPLOYMENT, DEFAULT_NAMESPACE, name)
+
+    def names(self) -> list[str]:
+        """Return the names of all ModelDeployments, as the command prints them."""
+        found = json.loads(self.headrace("get", "mdep", "-o", "json"))
+        return [item["metadata"]["name"] for item in found["items"]]
 
     def condition(self, name: str, type_: str) -> dict[str, Any]:
-        conditions = self.get("mdep", name).get("status", {}).get("conditions", [])
+        conditions = self.get(name).get("status", {}).get("conditions", [])
         return next((dict(c) for c in conditions if c["type"] == type_), {})
 
     def wait(self, name: str, reason: str, type_: str = "Ready", seconds: float = DEADLINE_SECONDS) -> dict[str, Any]:
@@ -124,6 +133,9 @@ class Instance:
                     if life in (entry / "environ").read_bytes():
                         found.append(int(entry.name))
         return found
+
+    def _api(self) -> ApiClient:
+        return ApiClient(InstanceHome(self.home, self.name).socket)
 
     def _life(self) -> str:
         return str(json.loads((self.directory / "life.json").read_text())["id"])

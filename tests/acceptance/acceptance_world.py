@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -49,11 +50,11 @@ class LocalWorld:
         self.instance.headrace("delete", f"mdep/{name}")
 
     def get(self, name: str) -> Manifest:
-        found: Manifest = self.instance.get("mdep", name)
-        return found
+        return self.instance.get(name)
 
     def find(self, kind: str, name: str) -> Manifest | None:
-        return next((each for each in self.instance.get(kind) if each["metadata"]["name"] == name), None)
+        found = json.loads(self.instance.headrace("get", kind, "-o", "json"))["items"]
+        return next((each for each in found if each["metadata"]["name"] == name), None)
 
     def remove(self, kind: str, name: str) -> None:
         self.instance.headrace("delete", f"{kind}/{name}")

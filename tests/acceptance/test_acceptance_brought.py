@@ -9,7 +9,7 @@ from behaviours.behaviours_world import model
 pytestmark = pytest.mark.acceptance
 
 
-def test_engine_when_it_has_no_command_then_it_is_refused_because_no_image_is_run_here(instance: Instance) -> None:
+def test_engine_when_it_has_no_command_then_refused(instance: Instance) -> None:
     runtime = {"type": "Container", "container": {"image": "an-engine:1"}}
     instance.apply(model(None, "without-command", runtime=runtime))
     condition = instance.wait("without-command", "InvalidSpec", "Accepted")

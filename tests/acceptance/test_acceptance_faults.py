@@ -28,9 +28,7 @@ class TestFaults(FaultBehaviour):
     pass
 
 
-def test_supervisor_when_killed_then_every_child_is_gone_and_no_resource_is_lost(
-    own_home: Path, smollm2_path: Path
-) -> None:
+def test_supervisor_when_killed_then_children_end_no_data_lost(own_home: Path, smollm2_path: Path) -> None:
     instance = Instance(own_home).start()
     instance.apply(model(smollm2_path))
     instance.headrace("wait", "mdep/smol", "--timeout", "90s")
@@ -40,7 +38,7 @@ def test_supervisor_when_killed_then_every_child_is_gone_and_no_resource_is_lost
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "every child is gone", 5)
     again = Instance(own_home).start()
     try:
-        assert [item["metadata"]["name"] for item in again.get("mdep")] == ["smol"]
+        assert again.names() == ["smol"]
         again.headrace("wait", "mdep/smol", "--timeout", "90s")
         assert post(LocalWorld(again, smollm2_path), "/completions", short())[0] == 200
     finally:
@@ -59,12 +57,12 @@ def test_instance_when_stopped_then_nothing_of_it_is_left(own_home: Path, smollm
     assert not (instance.directory / "headrace.sock").exists()
 
 
-def test_instances_when_two_run_side_by_side_then_they_do_not_collide(own_home: Path, smollm2_path: Path) -> None:
+def test_instances_when_two_run_side_by_side_then_no_collision(own_home: Path, smollm2_path: Path) -> None:
     left, right = Instance(own_home, name="left").start(), Instance(own_home, name="right").start()
     try:
         left.apply(model(smollm2_path))
         left.headrace("wait", "mdep/smol", "--timeout", "90s")
-        assert right.get("mdep") == []
+        assert right.names() == []
         assert left.url != right.url
         assert post(LocalWorld(right, smollm2_path), "/completions", short())[0] == 404
         assert post(LocalWorld(left, smollm2_path), "/completions", short())[0] == 200

@@ -37,5 +37,5 @@ def test_llm_tool_when_pointed_at_the_gateway_then_it_answers(instance: Instance
     assert "Paris" in done.stdout, done.stderr
 
 
-def test_chat_command_when_given_a_question_then_it_prints_the_answer(instance: Instance) -> None:
+def test_chat_command_when_given_a_question_then_prints_answer(instance: Instance) -> None:
     assert "Paris" in instance.headrace("chat", "smol", "--temperature", "0", "What is the capital of France?")

@@ -43,7 +43,7 @@ def status_of(instance: Instance, key: str | None) -> tuple[int, str]:
     return response.status, response.read().decode()
 
 
-def test_key_when_created_then_it_is_needed_and_opens_its_namespace_and_can_be_revoked(own_home: Path) -> None:
+def test_key_when_created_then_required_scoped_and_revocable(own_home: Path) -> None:
     instance = Instance(own_home).start()
     try:
         assert status_of(instance, None)[0] == 200
@@ -61,7 +61,7 @@ def test_key_when_created_then_it_is_needed_and_opens_its_namespace_and_can_be_r
         assert instance.stop() == 0, instance.said()
 
 
-def test_example_when_brought_up_then_a_request_is_answered_from_zero(own_home: Path) -> None:
+def test_example_when_applied_then_request_is_answered_from_zero(own_home: Path) -> None:
     """What the README tells a new user to do, but for the shared model directory: nothing is fetched twice."""
     models = Path(os.environ.get("HEADRACE_HOME") or Path.home() / ".local/share/headrace") / "models"
     (own_home / "models").symlink_to(models)
@@ -79,21 +79,21 @@ def test_example_when_brought_up_then_a_request_is_answered_from_zero(own_home: 
         assert instance.stop() == 0, instance.said()
 
 
-def test_detached_instance_when_brought_up_then_the_prompt_is_back_and_down_ends_it(own_home: Path) -> None:
+def test_detached_instance_when_started_then_down_ends_it(own_home: Path) -> None:
+    """The prompt is back once it serves."""
     instance = Instance(own_home)
     told = instance.headrace("up", "--detach", "-f", str(ROOT / "examples/smollm2.yaml"))
     assert instance.url in told
-    assert [item["metadata"]["name"] for item in instance.get("mdep")] == ["smollm2"]
+    assert instance.names() == ["smollm2"]
     instance.headrace("down")
     assert instance.run("get", "mdep").returncode == 3
 
 
-def test_apply_when_a_file_is_wrong_then_nothing_is_applied_and_its_lines_are_named(
-    instance: Instance, tmp_path: Path
-) -> None:
+def test_apply_when_a_file_is_wrong_then_nothing_is_applied(instance: Instance, tmp_path: Path) -> None:
+    """The error names the file's lines."""
     file = tmp_path / "two.yaml"
     file.write_text(TWO)
     done = instance.run("apply", "-f", str(file))
     assert done.returncode == 2
     assert f"{file}:10: spec.replicas: must be a whole number" in done.stderr
-    assert "good" not in [item["metadata"]["name"] for item in instance.get("mdep")]
+    assert "good" not in instance.names()

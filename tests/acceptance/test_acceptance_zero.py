@@ -26,5 +26,5 @@ class TestZero(ZeroBehaviour):
     pass
 
 
-def test_scale_command_when_scaling_rules_then_it_says_that_it_is_ignored(zero: LocalWorld) -> None:
+def test_scale_command_when_scaling_decides_then_says_it_ignored(zero: LocalWorld) -> None:
     assert "ignored" in zero.instance.run("scale", "mdep/smol", "--replicas", "3").stderr

@@ -97,12 +97,12 @@ def server_takes(value: object) -> bool:
 
 
 @pytest.mark.parametrize("amount", GOOD, ids=repr)
-def test_quantity_when_kubernetes_takes_it_then_the_pod_has_its_value(amount: object) -> None:
+def test_quantity_when_kubernetes_accepts_it_then_pod_has_it(amount: object) -> None:
     assert value_of(rendered(amount)) == value_of(amount)
 
 
 @pytest.mark.parametrize("amount", BAD, ids=repr)
-def test_quantity_when_kubernetes_refuses_it_then_the_fault_names_it(amount: object) -> None:
+def test_quantity_when_kubernetes_refuses_it_then_fault_names_it(amount: object) -> None:
     with pytest.raises(InvalidResource) as caught:
         ModelDeployment.parse(resource(amount))
     (fault,) = caught.value.causes
@@ -111,7 +111,7 @@ def test_quantity_when_kubernetes_refuses_it_then_the_fault_names_it(amount: obj
 
 
 @given(value=ANY)
-def test_quantity_when_any_value_is_given_then_the_server_and_pydantic_agree(value: object) -> None:
+def test_quantity_when_any_value_then_server_and_pydantic_agree(value: object) -> None:
     """The CRD's schema takes a value exactly if pydantic does, and what both take Kubernetes' own client can read."""
     try:
         taken = Resources.model_validate({"limits": {"cpu": value}}).limits["cpu"]
@@ -122,12 +122,12 @@ def test_quantity_when_any_value_is_given_then_the_server_and_pydantic_agree(val
         assert value_of(taken) == value_of(value) >= Decimal(0)
 
 
-def test_quantity_when_written_as_number_or_text_then_it_is_the_same_spec() -> None:
+def test_quantity_when_number_or_text_then_the_spec_is_the_same() -> None:
     """So it is the same revision: taking away quotes restarts nothing."""
     assert MODELS.with_defaults(resource(2)) == MODELS.with_defaults(resource("2"))
 
 
-def test_quantity_when_it_has_a_point_and_no_quotes_then_the_fault_shows_how_to_write_it() -> None:
+def test_quantity_when_an_unquoted_decimal_then_fault_shows_form() -> None:
     with pytest.raises(InvalidResource) as caught:
         ModelDeployment.parse(resource(0.5))
     assert caught.value.causes[0].message == 'must be in quotes, because it is a decimal fraction: "0.5"'

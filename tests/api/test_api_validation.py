@@ -137,7 +137,7 @@ def test_resource_when_a_field_is_wrong_then_the_fault_names_it(
     assert says in faults[field]
 
 
-def test_resource_when_several_fields_are_wrong_then_all_are_named() -> None:
+def test_resource_when_several_fields_are_wrong_then_all_named() -> None:
     manifest = changed("spec.replicas", -1)
     manifest["spec"]["suspend"] = 3
     with pytest.raises(InvalidResource) as caught:
@@ -157,13 +157,13 @@ def test_defaults_when_written_then_they_are_stable_and_valid() -> None:
     assert ModelDeployment.parse(defaulted).spec == ModelDeployment.parse(GOOD).spec
 
 
-def test_container_when_it_brings_its_model_then_no_source_is_needed() -> None:
+def test_container_when_it_has_its_model_then_needs_no_source() -> None:
     manifest = changed("spec.runtime", {"type": "Container", "container": {"image": "x"}})
     manifest["spec"]["model"] = {"name": "brought"}
     assert ModelDeployment.parse(manifest).spec.runtime.profile.capacity == 16
 
 
-def test_public_name_when_none_is_given_then_it_is_the_resource_s() -> None:
+def test_public_name_when_omitted_then_it_is_the_resource_name() -> None:
     assert ModelDeployment.parse(GOOD).public_name == "smol"
 
 

@@ -24,9 +24,7 @@ SEEN_SECONDS = 10
 class BroughtBehaviour:
     """Needs the fixtures `served` and `engine`."""
 
-    def test_engine_when_nobody_here_wrote_it_then_it_is_woken_answers_streams_and_rests_again(
-        self, served: World, engine: Engine
-    ) -> None:
+    def test_engine_when_custom_container_then_wakes_and_idles(self, served: World, engine: Engine) -> None:
         container = {
             "image": engine.image,
             "command": ["transformers", "serve", engine.weights],
@@ -66,9 +64,7 @@ class BroughtBehaviour:
         until(lambda: served.lives("foreign") == [], "it rests again", served.patience)
         served.delete("foreign")
 
-    def test_engine_when_it_serves_a_source_then_it_is_told_its_path_and_is_woken_by_a_request_and_rests_again(
-        self, served: World
-    ) -> None:
+    def test_engine_when_it_serves_a_source_then_it_gets_its_path(self, served: World) -> None:
         """The engine is ours, started as any other would be: it is told nothing of NATS."""
         runtime = {"type": "Container", "container": ours(served)}
         served.apply(model(served.model_uri, "brought", runtime=runtime, scaling=SCALING))
@@ -80,7 +76,7 @@ class BroughtBehaviour:
         until(lambda: served.get("brought")["status"]["replicas"] == 0, "it rests again", served.patience)
         served.delete("brought")
 
-    def test_engine_when_it_announces_itself_then_it_tells_its_stages_and_rests_again(self, served: World) -> None:
+    def test_engine_when_self_registering_then_its_stages_reported(self, served: World) -> None:
         """The engine is ours, which speaks the runtime contract wherever it is told who it is."""
         runtime = {"type": "Container", "container": {**ours(served), "announces": True}}
         served.apply(model(served.model_uri, "announcing", runtime=runtime, scaling=SCALING))
@@ -93,9 +89,7 @@ class BroughtBehaviour:
         until(lambda: served.get("announcing")["status"]["replicas"] == 0, "it rests again", served.patience)
         served.delete("announcing")
 
-    def test_engine_when_it_is_the_one_of_the_docs_then_it_is_replaced_under_traffic_and_no_request_fails(
-        self, served: World
-    ) -> None:
+    def test_engine_when_of_the_docs_then_replaced_without_a_failure(self, served: World) -> None:
         """It is the example of `docs/reference/runtime-contract.md`; its source is the engine itself."""
         program = CONTRACT.read_text().partition("```python\n")[2].partition("```")[0]
         served.put("engine.py", program.encode())
@@ -121,9 +115,8 @@ class BroughtBehaviour:
         traffic.assert_nothing_lost()
         served.delete("written")
 
-    def test_engine_when_it_crashes_then_the_condition_quotes_its_last_words_and_clients_do_not_get_them(
-        self, served: World
-    ) -> None:
+    def test_engine_when_it_crashes_then_condition_quotes_its_log(self, served: World) -> None:
+        """Clients do not get the last lines of its log."""
         program = "import sys; print('\\x1b[32mloading', flush=True); sys.exit('there is no tokenizer')"
         served.apply(model(None, "crashing", runtime=python(served, "-c", program), scaling=SCALING))
         wait(served, "crashing", "Idle")
@@ -137,9 +130,7 @@ class BroughtBehaviour:
         assert "tokenizer" not in post(served, "/completions", short("crashing"))[1]
         served.delete("crashing")
 
-    def test_engine_when_its_readiness_path_is_wrong_then_the_condition_names_it_and_its_answer(
-        self, served: World
-    ) -> None:
+    def test_engine_when_readiness_path_wrong_then_condition_has_it(self, served: World) -> None:
         runtime = python(served, "-m", "http.server", "8000", "--bind", "$(HEADRACE_POD_IP)")
         runtime["container"]["readinessPath"] = "/nothing/here"
         served.apply(model(None, "unready", runtime=runtime, replicas=1))

@@ -26,7 +26,7 @@ class OpenAIBehaviour:
         assert answer.usage is not None
         assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
-    def test_stream_when_asked_then_its_text_is_that_of_the_whole_answer(self, client: openai.OpenAI) -> None:
+    def test_stream_when_requested_then_its_text_equals_whole_answer(self, client: openai.OpenAI) -> None:
         whole = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=20)
         stream = client.chat.completions.create(
             model="smol",
@@ -41,7 +41,7 @@ class OpenAIBehaviour:
         assert text == whole.choices[0].message.content
         assert chunks[-1].usage == whole.usage
 
-    async def test_async_client_when_many_ask_at_once_then_all_are_answered(self, served: World) -> None:
+    async def test_async_client_when_many_requests_then_all_answered(self, served: World) -> None:
         async with openai.AsyncOpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0) as client:
             answers = await asyncio.gather(
                 *(
@@ -51,7 +51,7 @@ class OpenAIBehaviour:
             )
         assert all(answer.choices[0].text for answer in answers)
 
-    def test_completion_when_it_has_several_prompts_then_each_gets_a_choice(self, client: openai.OpenAI) -> None:
+    def test_completion_when_several_prompts_then_each_gets_a_choice(self, client: openai.OpenAI) -> None:
         prompts = ["One plus one is", "The capital of France is"]
         alone = [
             client.completions.create(model="smol", prompt=prompt, temperature=0, max_tokens=4) for prompt in prompts
@@ -67,12 +67,12 @@ class OpenAIBehaviour:
             client.chat.completions.create(model="nobody", messages=QUESTION)
         assert "nobody" in caught.value.message
 
-    def test_request_when_an_option_is_unsupported_then_bad_request_names_it(self, client: openai.OpenAI) -> None:
+    def test_request_when_an_option_is_unsupported_then_400_names_it(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="smol", messages=QUESTION, n=2)
         assert caught.value.param == "n"
 
-    def test_request_when_the_prompt_is_too_long_then_bad_request_says_how_long(self, client: openai.OpenAI) -> None:
+    def test_request_when_prompt_is_too_long_then_400_has_its_length(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model="smol", prompt="word " * 2000)
         assert "512" in caught.value.message

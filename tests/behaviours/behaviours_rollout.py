@@ -16,9 +16,7 @@ CANARY = {"type": "Canary", "canary": {"percent": CANARY_PERCENT}}
 class RolloutBehaviour:
     """Needs the fixtures `served`: a world with the model `smol`, one replica, ready; and `smollm2_path`."""
 
-    def test_rollout_when_the_spec_changes_under_traffic_then_no_request_fails_and_back_again(
-        self, served: World
-    ) -> None:
+    def test_rollout_when_spec_changes_under_traffic_then_no_failure(self, served: World) -> None:
         wait(served, "smol", "Running")
         before = revisions(served, "smol")
         with Traffic(served).running() as traffic:
@@ -29,7 +27,7 @@ class RolloutBehaviour:
         traffic.assert_nothing_lost()
         wait(served, "smol", "Running")
 
-    def test_replicas_when_scaled_under_traffic_then_each_serves_and_no_request_fails(self, served: World) -> None:
+    def test_replicas_when_scaled_under_traffic_then_no_failure(self, served: World) -> None:
         wait(served, "smol", "Running")
         with Traffic(served).running() as traffic:
             served.scale("smol", 2)
@@ -44,7 +42,7 @@ class RolloutBehaviour:
         traffic.assert_nothing_lost()
         wait(served, "smol", "Running")
 
-    def test_rollout_when_it_recreates_under_traffic_then_requests_are_held_meanwhile(self, served: World) -> None:
+    def test_rollout_when_it_recreates_then_requests_held_meanwhile(self, served: World) -> None:
         wait(served, "smol", "Running")
         before = revisions(served, "smol")
         with Traffic(served).running() as traffic:
@@ -54,9 +52,7 @@ class RolloutBehaviour:
             _taken_over(served, lambda now: now == before)
         traffic.assert_nothing_lost()
 
-    def test_canary_when_applied_under_traffic_then_it_keeps_its_share_until_it_is_promoted(
-        self, served: World
-    ) -> None:
+    def test_canary_when_applied_then_keeps_its_share_until_promoted(self, served: World) -> None:
         wait(served, "smol", "Running")
         (before,) = revisions(served, "smol")
         with Traffic(served).running() as traffic:
@@ -74,7 +70,7 @@ class RolloutBehaviour:
             _taken_over(served, lambda now: now == [before])
         traffic.assert_nothing_lost()
 
-    def test_canary_when_the_old_spec_is_applied_then_it_is_taken_back(self, served: World) -> None:
+    def test_canary_when_the_stable_spec_is_applied_then_rolled_back(self, served: World) -> None:
         wait(served, "smol", "Running")
         before = revisions(served, "smol")
         with Traffic(served).running() as traffic:
@@ -84,9 +80,8 @@ class RolloutBehaviour:
             _taken_over(served, lambda now: now == before)
         traffic.assert_nothing_lost()
 
-    def test_canary_when_it_cannot_start_then_the_old_revision_serves_all_and_the_condition_says_why(
-        self, served: World, smollm2_path: Path
-    ) -> None:
+    def test_canary_when_it_cannot_start_then_the_stable_serves_all(self, served: World, smollm2_path: Path) -> None:
+        """The condition says why."""
         wait(served, "smol", "Running")
         (before,) = revisions(served, "smol")
         with smollm2_path.open("rb") as whole:

@@ -13,9 +13,7 @@ from behaviours.behaviours_world import BROKEN_BYTES, SCALING, World, model, unt
 class ZeroBehaviour:
     """Needs the fixture `zero`: a world with the model `smol`, which rests after two seconds; and `smollm2_path`."""
 
-    def test_model_when_nobody_asks_then_it_is_idle_at_zero_and_a_request_wakes_it_and_it_goes_back(
-        self, zero: World
-    ) -> None:
+    def test_model_when_idle_then_at_zero_and_a_request_wakes_it(self, zero: World) -> None:
         wait(zero, "smol", "Idle")
         until(lambda: not zero.lives("smol"), "the model is at zero", zero.patience)
         client = openai.OpenAI(base_url=zero.base_url, api_key=zero.api_key, max_retries=0)
@@ -27,7 +25,7 @@ class ZeroBehaviour:
         cold_start = zero.get("smol")["status"]["lastColdStart"]
         assert 0 < cold_start["podMilliseconds"] <= cold_start["readyMilliseconds"]
 
-    def test_stream_when_the_model_is_at_zero_then_comments_name_the_stages(self, zero: World) -> None:
+    def test_stream_when_model_is_at_zero_then_comments_have_stages(self, zero: World) -> None:
         until(lambda: not zero.lives("smol"), "the model is at zero", zero.patience)
         wait(zero, "smol", "Idle")
         body = send(zero, "/chat/completions", asked("smol", stream=True)).read().decode()
@@ -35,9 +33,8 @@ class ZeroBehaviour:
         assert any("loading" in stage for stage in stages), body
         assert "data: [DONE]" in body
 
-    def test_model_when_its_file_is_broken_then_the_request_and_describe_tell_the_same_cause(
-        self, zero: World, smollm2_path: Path
-    ) -> None:
+    def test_model_when_file_is_broken_then_all_report_same_cause(self, zero: World, smollm2_path: Path) -> None:
+        """The request's error and `describe` have the same text."""
         with smollm2_path.open("rb") as whole:
             zero.put("broken.gguf", whole.read(BROKEN_BYTES))
         zero.apply(model(zero.uri("broken.gguf"), "broken", scaling=SCALING))
@@ -50,7 +47,7 @@ class ZeroBehaviour:
         assert error["message"].split(":")[-1].strip()[:60] in zero.describe("broken")
         zero.delete("broken")
 
-    def test_model_when_suspended_then_requests_are_refused_and_it_comes_back(self, zero: World) -> None:
+    def test_model_when_suspended_then_refuses_and_can_resume(self, zero: World) -> None:
         zero.apply(model(zero.model_uri, scaling=SCALING, suspend=True))
         wait(zero, "smol", "Suspended")
 
@@ -64,7 +61,7 @@ class ZeroBehaviour:
         wait(zero, "smol", "Idle")
         until(lambda: post(zero, "/completions", short())[0] == 200, "requests are answered", zero.patience)
 
-    def test_model_when_scaled_to_zero_without_scaling_then_it_is_off(self, zero: World) -> None:
+    def test_model_when_scaled_to_zero_without_scaling_then_off(self, zero: World) -> None:
         zero.apply(model(zero.model_uri, "fixed", replicas=0))
         wait(zero, "fixed", "ScaledToZero")
         # The status says that the model is off; that a gateway knows it is promised of what is Ready alone.
@@ -75,13 +72,12 @@ class ZeroBehaviour:
         zero.delete("fixed")
         until(lambda: post(zero, "/completions", short("fixed"))[0] == 404, "it is unknown once deleted", zero.patience)
 
-    def test_replicas_when_scaling_rules_then_a_change_is_ignored_with_an_event(self, zero: World) -> None:
+    def test_replicas_when_scaling_decides_then_a_change_is_an_event(self, zero: World) -> None:
+        """The change of `replicas` is ignored."""
         zero.scale("smol", 3)
         until(lambda: "ScaleIgnored" in zero.describe("smol"), lambda: zero.describe("smol"), zero.patience)
 
-    def test_source_when_it_does_not_exist_then_the_condition_names_it_and_it_heals(
-        self, zero: World, smollm2_path: Path
-    ) -> None:
+    def test_source_when_missing_then_condition_has_it_and_heals(self, zero: World, smollm2_path: Path) -> None:
         zero.apply(model(zero.uri("late.gguf"), "late", scaling=SCALING))
         assert "late.gguf" in wait(zero, "late", "SourceUnreachable", "ModelCached")["message"]
         zero.put("late.gguf", smollm2_path.read_bytes())

@@ -19,14 +19,15 @@ def test_permissions_when_a_namespace_is_no_label_are_not_given(namespace: str) 
         runtime_permissions(namespace)
 
 
-def test_reports_when_they_hold_secrets_then_only_gateways_and_the_loop_may_hear_them() -> None:
+def test_reports_when_they_hold_secrets_then_subscribers_limited() -> None:
+    """Only gateways and the loop may subscribe."""
     said = json.loads(render(Server("pod", 4222, Path("/data")), USERS))
     hear = {user["user"]: user["permissions"]["subscribe"]["allow"] for user in said["authorization"]["users"]}
     assert subjects.ALL_REPLICAS in hear["gateway"]
     assert hear["runtime-a"] == [subjects.admission("a", "*", "*"), subjects.SOLICIT]
 
 
-def test_config_when_for_a_laptop_listens_to_this_machine_and_tells_nobody_how_it_is() -> None:
+def test_config_when_of_a_laptop_then_listens_on_loopback_only() -> None:
     said = json.loads(render(Server("laptop", 4222, Path("/store"), log=Path("/log")), USERS))
     assert said["host"] == "127.0.0.1"
     assert said["logfile"] == "/log"
@@ -40,7 +41,8 @@ def test_config_when_for_a_cluster_has_probes_and_no_log_file() -> None:
     assert "logfile" not in said
 
 
-def test_broker_when_it_has_a_login_may_hear_admission_and_answer_the_loop_alone() -> None:
+def test_broker_when_it_has_a_login_then_its_rights_are_minimal() -> None:
+    """It may subscribe to admission and answer the loop."""
     users = Users(USERS.reconciler, USERS.gateway, {}, Credentials("broker", "b"))
     said = json.loads(render(Server("pod", 4222, Path("/data")), users))
     (broker,) = (user for user in said["authorization"]["users"] if user["user"] == "broker")

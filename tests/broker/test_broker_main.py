@@ -63,7 +63,7 @@ async def test_runtime_when_its_namespace_is_not_admitted_is_refused(broker: Bro
             pass
 
 
-async def test_runtime_when_its_namespace_is_admitted_speaks_for_it_and_for_no_other(broker: BrokerProcess) -> None:
+async def test_runtime_when_its_namespace_admitted_then_limited_to_it(broker: BrokerProcess) -> None:
     assert await broker.admit("team-a", "team-b") == await broker.admit("team-b", "team-a")
     own = [subjects.replica("team-a", "model", "pod"), subjects.progress("team-a", "model")]
     foreign = [
@@ -83,7 +83,7 @@ async def test_answer_when_it_comes_then_the_server_obeys_already(broker: Broker
             pass
 
 
-async def test_set_when_a_namespace_is_no_longer_named_then_its_runtimes_alone_are_out(broker: BrokerProcess) -> None:
+async def test_set_when_namespace_is_dropped_then_only_its_login_ends(broker: BrokerProcess) -> None:
     await broker.admit("team-a", "team-b")
     async with broker.runtime("team-a") as stays, broker.runtime("team-b") as goes:
         await broker.admit("team-a")
@@ -95,7 +95,7 @@ async def test_set_when_a_namespace_is_no_longer_named_then_its_runtimes_alone_a
                 pass
 
 
-async def test_set_when_a_name_is_no_label_is_refused_by_that_name_and_stays(broker: BrokerProcess) -> None:
+async def test_set_when_a_name_is_no_label_then_refused_by_name(broker: BrokerProcess) -> None:
     await broker.admit("team-a")
     answer = await broker.admit("team-a", "team-b", "*.x")
     assert answer.refusal is not None
@@ -106,13 +106,13 @@ async def test_set_when_a_name_is_no_label_is_refused_by_that_name_and_stays(bro
             pass
 
 
-async def test_request_when_it_is_nonsense_is_refused_and_the_next_is_served(broker: BrokerProcess) -> None:
+async def test_request_when_invalid_then_refused_and_next_is_served(broker: BrokerProcess) -> None:
     async with broker.loop() as loop:
         assert b"refusal" in (await loop.request(subjects.ADMIT, b"no JSON", timeout=SECONDS)).data
     assert (await broker.admit("team-a")).refusal is None
 
 
-async def test_set_when_it_cannot_be_kept_is_refused_and_obeyed_once_it_can(broker: BrokerProcess) -> None:
+async def test_set_when_it_cannot_be_stored_then_refused_until_it_can(broker: BrokerProcess) -> None:
     kept = broker.store / "namespaces.json"
     kept.mkdir()  # a file cannot replace it
     assert "namespaces.json" in str((await broker.admit("team-a")).refusal)
@@ -136,7 +136,7 @@ async def test_gateway_when_it_names_namespaces_is_not_heard(broker: BrokerProce
     assert "admitted: team-a" not in broker.log.read_text()
 
 
-async def test_broker_when_started_again_has_the_same_namespaces_and_buckets(broker: BrokerProcess) -> None:
+async def test_broker_when_restarted_then_keeps_namespaces_and_buckets(broker: BrokerProcess) -> None:
     await broker.admit("team-a")
     async with broker.loop() as loop:
         bucket = await loop.jetstream().create_key_value(bucket=subjects.ROUTES_BUCKET)
@@ -148,7 +148,7 @@ async def test_broker_when_started_again_has_the_same_namespaces_and_buckets(bro
         assert (await bucket.get("team-a.model")).value == b"route"
 
 
-async def test_broker_when_told_to_end_ends_well_and_so_does_its_server(broker: BrokerProcess) -> None:
+async def test_broker_when_terminated_then_and_its_server_exit_cleanly(broker: BrokerProcess) -> None:
     server = broker.server_pid()
     assert await broker.stop() == 0
     assert is_gone(server)
@@ -186,7 +186,7 @@ async def test_broker_when_it_is_a_first_process_collects_strangers(tmp_path: Pa
         assert await broker.stop() == 0
 
 
-async def test_broker_when_it_runs_is_healthy_and_leaves_no_secret_on_the_volume(broker: BrokerProcess) -> None:
+async def test_broker_when_running_then_healthy_and_no_secret_on_disk(broker: BrokerProcess) -> None:
     await broker.admit("team-a")
     assert broker.healthy()
     secrets = [SECRETS[RECONCILER_PASSWORD], SECRETS[GATEWAY_PASSWORD], KEY, runtime_password(KEY, "team-a")]

@@ -22,7 +22,7 @@ def test_password_then_it_is_the_hmac_of_the_user_under_the_key() -> None:
     assert runtime_password("key", "team-a") == base64.urlsafe_b64encode(digest).decode()
 
 
-def test_password_when_the_key_or_the_namespace_is_another_differs() -> None:
+def test_password_when_key_or_namespace_differs_then_it_differs() -> None:
     assert len({runtime_password("k", "a"), runtime_password("k", "b"), runtime_password("l", "a")}) == 3
 
 

@@ -36,7 +36,7 @@ def _use(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, *questions: str)
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{question}\n" for question in questions)))
 
 
-def test_answer_when_it_comes_to_a_terminal_then_all_of_it_stays_and_the_stage_goes(
+def test_answer_when_to_terminal_then_text_stays_and_stage_goes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with FakeGateway(sent(WHOLE)) as gateway, terminal(monkeypatch) as seen:
@@ -45,7 +45,7 @@ def test_answer_when_it_comes_to_a_terminal_then_all_of_it_stays_and_the_stage_g
         assert seen.lines() == ["Paris."]
 
 
-def test_conversation_when_the_model_does_not_exist_then_it_does_not_begin(
+def test_conversation_when_model_does_not_exist_then_not_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeGateway() as gateway:
@@ -55,7 +55,7 @@ def test_conversation_when_the_model_does_not_exist_then_it_does_not_begin(
     assert (said.out, said.err) == ("", "error: there is no model 'nosuch'. Models: m\n")
 
 
-def test_stage_when_it_is_longer_than_the_terminal_is_wide_then_it_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_when_longer_than_terminal_is_wide_then_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeGateway(sent(WHOLE)) as gateway, terminal(monkeypatch, columns=8) as seen:
         _use(gateway, monkeypatch)
         assert main(["chat", "m", "capital?"]) == 0
@@ -78,7 +78,7 @@ def test_answer_when_it_is_cut_off_then_that_is_an_error(
     assert "and retry" in complained
 
 
-def test_answer_when_it_is_cut_off_at_a_terminal_then_the_error_has_its_own_line(
+def test_answer_when_cut_off_at_terminal_then_error_on_own_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with FakeGateway(sent(CUT)) as gateway, terminal(monkeypatch, columns=400) as seen:
@@ -90,7 +90,7 @@ def test_answer_when_it_is_cut_off_at_a_terminal_then_the_error_has_its_own_line
 
 
 @pytest.mark.parametrize("failed", [CUT, REFUSED], ids=["cut off", "refused"])
-def test_conversation_when_an_answer_fails_then_it_goes_on_without_the_question(
+def test_conversation_when_answer_fails_then_question_is_dropped(
     failed: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeGateway(sent(OTHER), sent(failed), sent(OTHER)) as gateway:
@@ -105,7 +105,7 @@ def test_conversation_when_an_answer_fails_then_it_goes_on_without_the_question(
 @pytest.mark.parametrize(
     ("status", "body"), [(b"502 Bad Gateway", b"<html>"), (b"500 Oops", b'{"error": "no"}'), (b"404 No", b"")]
 )
-def test_answer_when_it_is_no_error_of_ours_then_its_status_is_told(
+def test_answer_when_a_foreign_error_then_status_is_printed(
     status: bytes, body: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeGateway(sent(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n" + body)) as gateway:
@@ -121,7 +121,7 @@ def test_answer_when_it_is_no_error_of_ours_then_its_status_is_told(
         (("--temperature", "0.7", "--max-tokens", "9"), {"temperature": 0.7, "max_tokens": 9}),
     ],
 )
-def test_request_when_options_are_given_or_not_then_the_answer_is_bounded_and_repeatable(
+def test_request_when_options_vary_then_bounded_and_repeatable(
     options: tuple[str, ...], asked: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeGateway(sent(WHOLE)) as gateway:
@@ -146,7 +146,7 @@ def test_answer_when_it_ends_by_its_length_then_that_is_said(
     assert capsys.readouterr().err == told
 
 
-def test_answer_when_our_own_limit_does_not_fit_the_model_then_it_is_as_long_as_fits(
+def test_answer_when_default_limit_is_too_long_then_shortened(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeGateway(sent(refused("context_length_exceeded")), sent(LONG)) as gateway:
@@ -156,7 +156,7 @@ def test_answer_when_our_own_limit_does_not_fit_the_model_then_it_is_as_long_as_
     assert capsys.readouterr().err == "cut off: the conversation has reached the model's context length\n"
 
 
-def test_answer_when_the_asked_limit_does_not_fit_the_model_then_that_is_an_error(
+def test_answer_when_requested_limit_is_too_long_then_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeGateway(sent(refused("context_length_exceeded"))) as gateway:
@@ -190,13 +190,14 @@ def _interrupted_at_pa(
     return code, lines, let_go == [b""]
 
 
-def test_interrupt_when_an_answer_comes_then_it_ends_with_its_line_and_lets_the_gateway_go(
+def test_interrupt_when_an_answer_streams_then_the_stream_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Its line ends, and the gateway's connection is closed."""
     assert _interrupted_at_pa(monkeypatch, ["capital?"]) == (INTERRUPTED, ["Pa"], True)
 
 
-def test_interrupt_when_in_a_conversation_then_it_ends_the_answer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_when_in_a_conversation_then_only_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     code, lines, let_go = _interrupted_at_pa(monkeypatch, [], "capital?", "another?")
     assert (code, let_go) == (0, True)
     assert lines == ["Ctrl-D ends the conversation, Ctrl-C an answer.", "you> Pa", "you> Rome.", "you>"]

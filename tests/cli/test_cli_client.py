@@ -15,7 +15,7 @@ from headrace.kinds.registry import KINDS
 CUT_OFF = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nhello\n\r\n"
 
 
-def test_log_when_the_instance_dies_then_what_came_is_printed_and_the_end_explained(tmp_path: Path) -> None:
+def test_log_when_the_instance_exits_then_the_end_is_explained(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -42,5 +42,5 @@ def test_path_when_a_name_is_no_name_then_it_names_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"message": "GET /x failed: KeyError", "code": 500}'])
-def test_error_when_it_is_a_fault_of_the_instance_then_its_log_is_named(body: bytes) -> None:
+def test_error_when_the_instance_fails_then_its_log_is_named(body: bytes) -> None:
     assert "headrace.log" in error_of(500, body, log=Path("/home/logs/headrace.log")).hint

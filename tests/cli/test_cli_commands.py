@@ -49,7 +49,7 @@ def test_help_when_asked_then_every_command_has_one(command: str, capsys: pytest
         ["down"],
     ],
 )
-def test_command_when_no_instance_runs_then_it_says_how_to_start_one(
+def test_command_when_no_instance_runs_then_says_how_to_start(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 3
@@ -98,12 +98,12 @@ def test_instance_when_it_is_named_anywhere_then_it_is_that_one(
     assert "the instance 'three' is not running" in capsys.readouterr().err
 
 
-def test_instance_when_commands_are_counted_then_every_one_was_tried() -> None:
+def test_instance_when_commands_counted_then_every_one_was_tried() -> None:
     assert {command.split()[0] for command in WORDS} | WITHOUT_INSTANCE == set(COMMANDS)
 
 
 @pytest.mark.parametrize("words", [["--instance", "three", "doctor"], ["doctor", "--instance", "three"]])
-def test_doctor_when_an_instance_is_named_then_it_looks_at_that_one(
+def test_doctor_when_instance_is_named_then_it_checks_that_one(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(words)
@@ -116,7 +116,7 @@ def test_up_when_an_instance_is_named_then_it_is_that_one(words: str, capsys: py
     assert "'Not_A_Name' cannot name an instance" in capsys.readouterr().err
 
 
-def test_instance_when_only_the_environment_names_it_then_it_is_that_one(
+def test_instance_when_only_environment_names_it_then_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADRACE_INSTANCE", "three")
@@ -131,14 +131,14 @@ def test_namespace_when_it_is_named_anywhere_then_it_is_read(words: str, capsys:
     assert "'A/B' is not a valid namespace" in capsys.readouterr().err
 
 
-def test_namespace_when_the_command_takes_none_then_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_namespace_when_the_command_takes_none_then_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["-n", "team-a", "down"])
     assert caught.value.code == 2
     assert "`headrace down` has no option --namespace" in capsys.readouterr().err
 
 
-def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_words(
+def test_help_of_headrace_llm_when_printed_then_defaults_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
@@ -148,7 +148,7 @@ def test_help_of_headrace_llm_when_printed_then_defaults_are_said_once_and_in_wo
     assert "(default: 8000)" in said
 
 
-def test_headrace_llm_when_the_file_is_not_there_then_its_path_is_said_once() -> None:
+def test_headrace_llm_when_the_file_is_missing_then_named_once() -> None:
     with pytest.raises(InvalidModel) as caught:
         GGUFFile(Path("/nosuch.gguf"))
     assert (
@@ -157,7 +157,7 @@ def test_headrace_llm_when_the_file_is_not_there_then_its_path_is_said_once() ->
 
 
 @pytest.mark.parametrize("identity", [None, object()])
-def test_headrace_llm_when_it_is_a_replica_then_it_recommends_no_request(
+def test_headrace_llm_when_a_replica_then_recommends_no_request(
     identity: object | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Identity, "of", lambda _: identity)
@@ -211,7 +211,7 @@ def test_target_when_named_as_kubectl_takes_it_then_it_is_found(words: list[str]
         ("--namespace", "A/B", "lower-case"),
     ],
 )
-def test_wait_when_an_option_is_nonsense_then_the_error_says_what_it_takes(
+def test_wait_when_option_is_invalid_then_error_lists_valid_ones(
     option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -220,7 +220,7 @@ def test_wait_when_an_option_is_nonsense_then_the_error_says_what_it_takes(
     assert says in capsys.readouterr().err
 
 
-def test_wait_when_the_object_has_no_such_condition_then_those_that_it_has_are_named() -> None:
+def test_wait_when_the_condition_is_unknown_then_known_are_named() -> None:
     client, target = ApiClient(Path("nobody")), target_of(["mdep/x"])
     waiting = _Wait(client, target, "default", _Goal.parse("condition=Redy"))
     assert not waiting._holds({"metadata": {}, "status": {"conditions": [{"type": "Ready"}, {"type": "Fetched"}]}})
@@ -240,7 +240,7 @@ def test_wait_when_the_object_has_no_such_condition_then_those_that_it_has_are_n
         (["get", "mdep", "--instance", "Not_A_Name"], "lower-case"),
     ],
 )
-def test_command_when_its_words_mean_nothing_then_the_error_says_what_would(
+def test_command_when_its_words_are_unknown_then_error_suggests(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -275,7 +275,7 @@ def _change(kind: str, reason: str, message: str, created: str) -> dict[str, Any
 
 
 @pytest.mark.parametrize(("form", "rows"), [([], 4), (["-o", "wide"], 6)])
-def test_get_when_it_watches_then_a_row_is_printed_when_more_than_its_age_changed(
+def test_get_when_watching_then_prints_changes_beyond_the_age(
     form: list[str], rows: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = [

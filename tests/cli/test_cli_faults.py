@@ -116,7 +116,7 @@ def test_command_when_the_home_may_not_be_used_then_it_says_so(command: str, clo
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_when_the_home_has_too_long_a_name_then_it_says_so(command: str, tmp_path: Path, file: Path) -> None:
+def test_command_when_the_home_path_is_too_long_then_says_so(command: str, tmp_path: Path, file: Path) -> None:
     ended = headrace(tmp_path / ("x" * 300), COMMANDS[command].format(file=file, pod="x"))
     said = ended.complained_in_one_line()
     assert "File name too long" in said
@@ -134,7 +134,7 @@ def test_command_when_the_home_is_a_file_then_it_says_so(command: str, file: Pat
 
 
 @pytest.mark.parametrize("command", ["up", "up --detach"])
-def test_up_when_the_disk_is_full_then_it_says_how_much_is_needed(command: str, tmp_path: Path) -> None:
+def test_up_when_the_disk_is_full_then_says_how_much_is_needed(command: str, tmp_path: Path) -> None:
     with small_disk(tmp_path / "home", 64):
         ended = headrace(tmp_path / "home", command)
     said = ended.complained_in_one_line()
@@ -143,7 +143,7 @@ def test_up_when_the_disk_is_full_then_it_says_how_much_is_needed(command: str, 
     assert ended.code == 13
 
 
-async def test_apply_when_the_instance_s_disk_is_full_then_it_says_so_and_heals(
+async def test_apply_when_instance_disk_is_full_then_says_so_and_heals(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
@@ -164,7 +164,7 @@ async def test_apply_when_the_instance_s_disk_is_full_then_it_says_so_and_heals(
 
 
 @pytest.mark.parametrize(("command", "unbuffered"), [*((name, "") for name in TALKATIVE), ("get", "1"), ("logs", "1")])
-async def test_command_when_its_output_finds_the_disk_full_then_it_says_so(
+async def test_command_when_output_disk_is_full_then_it_says_so(
     command: str,
     unbuffered: str,
     tmp_path: Path,
@@ -203,9 +203,7 @@ def _talker() -> Child:
 
 
 @pytest.mark.parametrize("command", ["version", "doctor", "--help", "get --help", ""])
-def test_command_without_instance_when_its_output_finds_the_disk_full_then_it_says_so(
-    command: str, tmp_path: Path
-) -> None:
+def test_offline_command_when_output_disk_is_full_then_says_so(command: str, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = headrace(tmp_path, command, stdout=full.fileno())
     assert "No space left on device" in ended.complained_in_one_line()
@@ -214,7 +212,7 @@ def test_command_without_instance_when_its_output_finds_the_disk_full_then_it_sa
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("command", "code"), [("get mdep", 3), ("apply -f missing", 2), ("nonsense", 2)])
-def test_error_when_standard_error_is_full_then_the_exit_code_stays(
+def test_error_when_standard_error_is_full_then_exit_code_stays(
     command: str, code: int, unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
@@ -223,7 +221,7 @@ def test_error_when_standard_error_is_full_then_the_exit_code_stays(
     assert ended.code == code
 
 
-def test_command_when_the_working_directory_is_gone_then_the_home_is_named(tmp_path: Path) -> None:
+def test_command_when_working_directory_is_gone_then_home_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
 
@@ -236,7 +234,7 @@ def test_command_when_the_working_directory_is_gone_then_the_home_is_named(tmp_p
     assert "standard output" not in said
 
 
-def test_error_of_a_system_call_when_it_names_no_file_then_output_is_not_blamed(
+def test_system_error_when_without_file_then_output_not_blamed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
@@ -247,7 +245,7 @@ def test_error_of_a_system_call_when_it_names_no_file_then_output_is_not_blamed(
     assert capsys.readouterr().err == "error: a system call failed: Too many open files\n"
 
 
-def test_doctor_when_the_home_cannot_be_used_then_it_is_a_line_with_a_remedy(closed: Path, tmp_path: Path) -> None:
+def test_doctor_when_home_is_unusable_then_a_line_has_a_remedy(closed: Path, tmp_path: Path) -> None:
     for home, cause in ((closed, "Permission denied"), (tmp_path / ("x" * 300), "File name too long")):
         ended = headrace(home, "doctor", prepare=obey_file_modes)
         line = next(line for line in ended.said.splitlines() if line.startswith("! home"))
@@ -266,7 +264,7 @@ def test_command_when_nobody_reads_on_then_it_ends_as_it_would(tmp_path: Path, c
     assert "roken pipe" not in ended.complained
 
 
-def test_path_when_it_cannot_be_printed_then_it_is_shown_in_escapes(tmp_path: Path) -> None:
+def test_path_when_it_cannot_be_printed_then_shown_in_escapes(tmp_path: Path) -> None:
     """No UTF-8: what a file was called in another encoding."""
     ended = headrace(tmp_path, f"apply -f {os.fsdecode(bytes(tmp_path) + b'/caf%c' % 0xE9)}")
     assert "caf\\udce9: No such file or directory" in ended.complained_in_one_line()
@@ -290,6 +288,6 @@ def test_home_when_the_user_has_none_then_the_way_out_is_named(
     assert "Set HEADRACE_HOME to a directory" in capsys.readouterr().err
 
 
-def test_home_when_its_path_is_too_long_for_a_socket_then_it_works(tmp_path: Path) -> None:
+def test_home_when_its_path_is_too_long_for_socket_then_it_works(tmp_path: Path) -> None:
     """Not running is all that is wrong."""
     assert headrace(tmp_path / ("x" * 150), "get mdep").code == 3

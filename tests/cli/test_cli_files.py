@@ -47,9 +47,8 @@ def path(tmp_path: Path) -> Path:
         ("nothing", 2),
     ],
 )
-def test_fault_when_its_field_is_looked_for_then_the_line_is_its_or_its_parents(
-    path: Path, field: str, line: int
-) -> None:
+def test_fault_when_its_field_is_looked_up_then_line_is_nearest(path: Path, field: str, line: int) -> None:
+    """It is the field's line, or that of its parent."""
     first, _ = read(str(path))
     assert first.where(FieldError(field, "is wrong")) == f"{path}:{line}: {field}: is wrong"
 
@@ -79,7 +78,7 @@ def test_fault_when_its_field_is_looked_for_then_the_line_is_its_or_its_parents(
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
     ],
 )
-def test_file_when_it_is_no_list_of_resources_then_the_error_says_where(tmp_path: Path, text: str, says: str) -> None:
+def test_file_when_not_a_list_of_resources_then_error_says_where(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     with pytest.raises(InvalidFile) as caught:
@@ -102,7 +101,7 @@ def test_file_when_it_is_a_model_then_it_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "written", ["2024-05-01", "2024-05-01T10:00:00Z", "2024-05-01 10:00:00", "!!timestamp 2024-05-01"]
 )
-def test_date_when_it_is_not_quoted_then_it_is_text_as_in_kubernetes(tmp_path: Path, written: str) -> None:
+def test_date_when_not_quoted_then_it_is_text_as_in_kubernetes(tmp_path: Path, written: str) -> None:
     file = tmp_path / "dated.yaml"
     file.write_text(f"apiVersion: v1\nkind: X\nmetadata:\n  name: y\n  annotations:\n    built: {written}\n")
     (document,) = read(str(file))
@@ -110,7 +109,7 @@ def test_date_when_it_is_not_quoted_then_it_is_text_as_in_kubernetes(tmp_path: P
 
 
 @pytest.mark.parametrize("text", [f"{FILE}---\n", f"---\n---\n{FILE}", f"{FILE}---\n# a comment\n---\nnull\n"])
-def test_document_when_it_is_empty_then_it_is_skipped_as_kubectl_does(tmp_path: Path, text: str) -> None:
+def test_document_when_empty_then_it_is_skipped_as_in_kubectl(tmp_path: Path, text: str) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(text)
     assert [document.manifest["metadata"]["name"] for document in read(str(file))] == ["smol", "other"]

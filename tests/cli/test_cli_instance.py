@@ -43,7 +43,8 @@ async def test_apply_when_new_equal_and_changed_then_it_says_so(session: Session
         assert session.said == f"modeldeployment/tiny {verb}\n"
 
 
-async def test_apply_when_a_field_is_wrong_then_its_line_is_named_and_nothing_is_applied(session: Session) -> None:
+async def test_apply_when_a_field_is_wrong_then_nothing_is_applied(session: Session) -> None:
+    """The error names the field's line."""
     session.file.write_text(FILE + "  replicas: -1\n")
     assert await session.apply() == 2
     assert f"{session.file}:6: spec.replicas" in session.complained
@@ -57,7 +58,7 @@ async def test_apply_when_replicas_are_ignored_then_it_is_a_warning(session: Ses
     assert session.complained.startswith(f"warning: {session.file}:6: spec.replicas is ignored")
 
 
-async def test_apply_when_standard_input_is_wrong_then_its_line_is_named(
+async def test_apply_when_standard_input_is_wrong_then_its_line_named(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = FILE + "  replicas: -1\n"
@@ -66,7 +67,7 @@ async def test_apply_when_standard_input_is_wrong_then_its_line_is_named(
     assert session.complained.startswith("stdin:6: spec.replicas")
 
 
-def test_logs_when_a_model_has_several_pods_then_it_says_which_it_prints(
+def test_logs_when_a_model_has_several_pods_then_names_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = {MODEL_LABEL: "tiny", COMPONENT_LABEL: COMPONENT_RUNTIME}
@@ -95,7 +96,7 @@ async def test_get_when_a_format_is_asked_for_then_it_is_that(session: Session) 
     assert "MESSAGE" in session.said
 
 
-async def test_get_when_it_watches_then_it_prints_until_the_instance_ends(session: Session) -> None:
+async def test_get_when_watching_then_prints_until_the_instance_ends(session: Session) -> None:
     await session.apply()
     watching = asyncio.create_task(session.headrace("get", "mdep", "-o", "name", "--watch"))
     await asyncio.to_thread(main, ["scale", "mdep/tiny", "--replicas", "2"])
@@ -150,7 +151,7 @@ async def test_delete_when_one_is_not_there_then_the_others_go(session: Session)
     assert session.complained.startswith("error: ")
 
 
-async def test_wait_when_the_condition_does_not_come_then_it_ends_in_time(session: Session) -> None:
+async def test_wait_when_the_condition_does_not_come_then_times_out(session: Session) -> None:
     await session.apply()
     assert await session.headrace("wait", "mdep/tiny", "--timeout", "0.2s") == 1
     assert "did not meet condition=Ready in 0.2s" in session.complained
@@ -178,9 +179,7 @@ async def test_wait_when_for_deletion_then_it_ends_with_it(session: Session) -> 
         ("keys revoke no -n elsewhere", "headrace keys list -n elsewhere"),
     ],
 )
-async def test_object_when_it_is_not_there_then_the_error_says_where_to_look(
-    session: Session, command: str, see: str
-) -> None:
+async def test_object_when_missing_then_the_error_says_where_to_look(session: Session, command: str, see: str) -> None:
     assert await session.headrace(*command.split()) == 1
     assert session.complained.startswith("error: ")
     assert f"`{see}`" in session.complained
@@ -200,7 +199,7 @@ async def test_object_when_it_is_not_there_then_the_error_says_where_to_look(
         ("apply -f {absent}", 2, "Give the path of a resource file"),
     ],
 )
-async def test_command_when_it_cannot_be_done_then_the_error_says_what_can(
+async def test_command_when_impossible_then_error_says_what_possible(
     session: Session, tmp_path: Path, command: str, code: int, says: str
 ) -> None:
     await session.apply()
@@ -215,19 +214,20 @@ async def test_command_when_it_cannot_be_done_then_the_error_says_what_can(
 
 
 @pytest.mark.parametrize("words", ["-n elsewhere keys create app", "keys -n elsewhere create app"])
-async def test_namespace_when_it_stands_before_the_action_then_it_counts(session: Session, words: str) -> None:
+async def test_namespace_when_it_precedes_the_action_then_it_counts(session: Session, words: str) -> None:
     assert await session.headrace(*words.split()) == 0
     assert [secret["metadata"]["namespace"] for secret in session.cluster.index.list("Secret")] == ["elsewhere"]
 
 
-async def test_keys_when_the_name_is_taken_then_the_error_says_how_to_go_on(session: Session) -> None:
+async def test_keys_when_the_name_is_taken_then_the_error_has_a_remedy(session: Session) -> None:
     await session.headrace("keys", "create", "app")
     assert await session.headrace("keys", "create", "app") == 1
     assert session.complained.startswith("error: a key 'app' exists already")
     assert "`headrace keys revoke app`" in session.complained
 
 
-async def test_keys_when_the_first_comes_and_the_last_goes_then_what_requests_need_is_said(session: Session) -> None:
+async def test_keys_when_first_made_or_last_gone_then_effect_is_said(session: Session) -> None:
+    """The output says whether requests now need a key."""
     needs, needs_none = "From now on every request needs a key", "requests from this machine need none again"
     await session.headrace("keys", "create", "first")
     assert needs in session.complained
@@ -240,7 +240,7 @@ async def test_keys_when_the_first_comes_and_the_last_goes_then_what_requests_ne
     assert needs_none in session.said
 
 
-async def test_keys_when_listed_then_the_models_that_each_opens_are_shown(session: Session) -> None:
+async def test_keys_when_listed_then_the_models_of_each_are_shown(session: Session) -> None:
     await session.apply()
     session.file.write_text(KEY_FILE)
     await session.apply()
@@ -252,7 +252,7 @@ async def test_keys_when_listed_then_the_models_that_each_opens_are_shown(sessio
     assert rows == [["NAME", "MODELS"], ["any", "all"], ["of-a-file", "some"], ["one", "tiny,other"]]
 
 
-async def test_keys_when_they_are_in_other_namespaces_then_these_are_named(session: Session) -> None:
+async def test_keys_when_in_other_namespaces_then_these_are_named(session: Session) -> None:
     await session.headrace("keys", "list", "-A")
     assert session.said == "no API keys\n"
     await session.headrace("keys", "create", "app", "-n", "team-a")
@@ -262,7 +262,7 @@ async def test_keys_when_they_are_in_other_namespaces_then_these_are_named(sessi
     assert [line.split()[0] for line in session.said.splitlines()] == ["NAMESPACE", "team-a"]
 
 
-async def test_keys_when_the_name_is_that_of_another_secret_then_it_is_left_alone(session: Session) -> None:
+async def test_keys_when_the_name_is_of_another_secret_then_it_stays(session: Session) -> None:
     session.file.write_text("apiVersion: v1\nkind: Secret\nmetadata: {name: app}\n")
     await session.apply()
     assert await session.headrace("keys", "create", "app") == 1
@@ -282,7 +282,7 @@ async def test_scale_when_the_autoscaler_decides_then_it_is_a_warning(session: S
     assert "To scale to zero, set spec.suspend: true" in session.complained
 
 
-async def test_get_when_a_model_has_its_public_name_then_the_wide_table_shows_it(session: Session) -> None:
+async def test_get_when_a_model_has_a_public_name_then_wide_shows_it(session: Session) -> None:
     await session.apply()
     await session.cluster.write_status(TINY, {"publicName": "org/llama3.1:8b"})
     await session.headrace("get", "mdep", "-o", "wide")
@@ -305,7 +305,7 @@ async def test_describe_when_a_model_is_there_then_it_is_told(session: Session) 
     assert "tiny" in session.said
 
 
-async def test_keys_when_created_then_listed_without_the_key_and_deleted(session: Session) -> None:
+async def test_keys_when_created_then_listed_without_key_and_deleted(session: Session) -> None:
     assert await session.headrace("keys", "create", "app") == 0
     key = session.said.removesuffix("\n")  # `KEY=$(headrace keys create app)`
     assert re.fullmatch(r"hr_default_\S+", key)

@@ -25,7 +25,7 @@ def _model(name: str, message: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("columns", [10, 40, 80, 200])
 @pytest.mark.parametrize("message", ["fetching, " * 30, "模型" * 100, "two\nlines \033[2J" * 10])
-def test_table_when_it_is_wider_than_the_terminal_then_each_line_is_clipped(
+def test_table_when_wider_than_terminal_then_lines_are_clipped(
     columns: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal(monkeypatch, columns=columns) as seen:
@@ -39,7 +39,7 @@ def test_table_when_it_is_wider_than_the_terminal_then_each_line_is_clipped(
     assert all(output.width(line) <= columns for line in lines)
 
 
-def test_table_when_it_is_higher_than_the_terminal_then_it_says_how_many_are_not_shown(
+def test_table_when_higher_than_terminal_then_hidden_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with terminal(monkeypatch, rows=6) as seen:
@@ -52,7 +52,7 @@ def test_table_when_it_is_higher_than_the_terminal_then_it_says_how_many_are_not
 
 
 @pytest.mark.parametrize(("columns", "drawn"), [(60, 1), (200, 3)], ids=["clipped", "to be seen"])
-def test_table_when_a_percent_changes_then_it_is_drawn_again_only_where_that_is_seen(
+def test_table_when_percent_changes_then_redrawn_only_if_visible(
     columns: int, drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal(monkeypatch, columns=columns):

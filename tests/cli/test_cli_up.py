@@ -77,7 +77,7 @@ def _type(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("way", ["-", "file", "pipe"])
-def test_detached_instance_when_files_are_given_then_it_gets_what_they_said(
+def test_detached_instance_when_files_given_then_it_gets_them(
     way: str, home: InstanceHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pretend(INSTANCE, home, monkeypatch)
@@ -99,7 +99,7 @@ def test_detached_instance_when_files_are_given_then_it_gets_what_they_said(
     assert "--filename -" in (home.root / "arguments").read_text()
 
 
-def test_detached_instance_when_it_has_a_name_then_the_words_for_it_name_it_and_its_port(
+def test_detached_when_named_then_hints_have_name_and_port(
     monkeypatch: pytest.MonkeyPatch, home: InstanceHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = InstanceHome.of("three")
@@ -114,7 +114,7 @@ def test_detached_instance_when_it_has_a_name_then_the_words_for_it_name_it_and_
     assert "`headrace down --instance three`" in said
 
 
-def test_detached_instance_when_it_is_not_on_loopback_then_it_says_how_to_make_a_key(
+def test_detached_when_not_on_loopback_then_hint_for_a_key(
     monkeypatch: pytest.MonkeyPatch, home: InstanceHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _pretend(INSTANCE, home, monkeypatch)
@@ -126,9 +126,10 @@ def test_detached_instance_when_it_is_not_on_loopback_then_it_says_how_to_make_a
     assert "every request needs an API key: export HEADRACE_API_KEY=$(headrace keys create NAME)\n" in said
 
 
-def test_instance_when_its_port_is_taken_and_it_is_interrupted_then_it_says_which_it_uses_and_how_long_it_takes(
+def test_instance_when_its_port_is_taken_then_says_which_it_uses(
     home: InstanceHome,
 ) -> None:
+    """Interrupted meanwhile, it says how long the end takes."""
     file = home.root / "resting.yaml"
     file.write_text(FILE.partition("---")[0] + "  suspend: true\n")
     command = [sys.executable, "-m", "headrace.cli.main", "up", "--instance", "three", "-f", str(file)]
@@ -154,7 +155,7 @@ def test_instance_when_its_port_is_taken_and_it_is_interrupted_then_it_says_whic
     assert (body["model"], body["temperature"], body["max_tokens"], body["stream"]) == ("tiny", 0, 60, True)
 
 
-def test_detached_instance_when_no_file_is_given_then_it_reads_nothing(
+def test_detached_instance_when_no_file_given_then_reads_nothing(
     home: InstanceHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pretend(INSTANCE, home, monkeypatch)
@@ -166,16 +167,17 @@ def test_detached_instance_when_no_file_is_given_then_it_reads_nothing(
     assert "--filename" not in (home.root / "arguments").read_text()
 
 
-def test_detached_instance_when_it_dies_before_it_reads_then_its_own_words_are_the_error(
+def test_detached_when_it_exits_early_then_its_error_shows(
     home: InstanceHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It exits before it reads its files: what it printed is the error."""
     _pretend(DIES, home, monkeypatch)
     _type(FILE.replace("0123", "x" * 200_000), monkeypatch)  # more than a pipe takes before somebody reads
     assert main(["up", "--detach", "-f", "-"]) == 1
     assert capsys.readouterr().err == "error: no room. Make some\n"
 
 
-def test_detached_instance_when_one_runs_already_then_its_log_is_left_alone(
+def test_detached_instance_when_one_runs_already_then_log_kept(
     home: InstanceHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home.make()
@@ -189,9 +191,10 @@ def test_detached_instance_when_one_runs_already_then_its_log_is_left_alone(
     assert log.read_text() == "ready\n"
 
 
-def test_detached_instance_when_its_log_is_shortened_then_it_goes_on_at_its_beginning(
+def test_detached_instance_when_log_truncated_then_it_continues(
     home: InstanceHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It continues at the beginning of the file."""
     script = INSTANCE.replace(
         "exec sleep 60", "echo up; read _ <{home}/go; echo more; touch {home}/done; exec sleep 60"
     )
@@ -209,7 +212,7 @@ def test_detached_instance_when_its_log_is_shortened_then_it_goes_on_at_its_begi
     assert log.read_bytes() == b"more\n"
 
 
-def test_standard_input_when_it_is_no_text_then_the_error_says_so(
+def test_standard_input_when_no_text_then_the_error_says_so(
     home: InstanceHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"GGUF\xff\xfe")))

@@ -65,11 +65,11 @@ async def control() -> AsyncIterator[Control]:
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 1.0), (2, 2.0), (7, 60.0), (5000, LAST_BACKOFF_SECONDS)])
-def test_backoff_when_looks_go_on_failing_then_it_grows_to_its_bound(failures: int, seconds: float) -> None:
+def test_backoff_when_passes_keep_failing_then_grows_to_bound(failures: int, seconds: float) -> None:
     assert _backoff_seconds(failures) == seconds
 
 
-async def test_bucket_when_an_entry_is_unwanted_while_it_is_compared_then_it_is_removed(
+async def test_bucket_when_entry_dropped_during_compare_then_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bucket = FakeBucket({"a.b": b"old"})
@@ -82,7 +82,7 @@ async def test_bucket_when_an_entry_is_unwanted_while_it_is_compared_then_it_is_
     task.cancel()
 
 
-async def test_bucket_when_what_is_not_there_is_unwanted_again_then_nothing_is_written(
+async def test_bucket_when_a_missing_entry_is_dropped_then_no_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bucket = FakeBucket({})
@@ -96,7 +96,7 @@ async def test_bucket_when_what_is_not_there_is_unwanted_again_then_nothing_is_w
     task.cancel()
 
 
-async def test_route_when_the_first_look_of_a_new_life_fails_then_the_old_one_stays(control: Control) -> None:
+async def test_route_when_first_pass_of_a_restart_fails_then_it_stays(control: Control) -> None:
     control.world.add()
     await control.loop.settled()
     await control.stop()
@@ -117,7 +117,7 @@ def said(subject: str, data: bytes = b"") -> Msg:
     return Msg(_client=client, subject=subject, data=data)
 
 
-async def test_progress_when_the_size_is_unknown_then_the_bytes_are_known_all_the_same() -> None:
+async def test_progress_when_the_size_is_unknown_then_bytes_are_known() -> None:
     hub, changed = hub_at([0.0])
     for received in (0, 5, 9):
         progress = FetchProgress(uri="https://host/m", received_bytes=received)
@@ -128,7 +128,7 @@ async def test_progress_when_the_size_is_unknown_then_the_bytes_are_known_all_th
     assert len(changed) == 1
 
 
-async def test_gateways_when_many_came_and_died_then_only_the_living_are_remembered() -> None:
+async def test_gateways_when_many_came_and_went_then_only_live_kept() -> None:
     time = [0.0]
     hub, _ = hub_at(time)
     for number in range(100):

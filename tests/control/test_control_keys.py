@@ -38,7 +38,7 @@ def test_key_when_it_names_models_then_it_gives_access_to_these() -> None:
     "broken",
     [{"data": {}}, {"data": {"sha256": "%"}}, {"data": {"sha256": "/w=="}}, {"data": None}, secret(sha256="A" * 64)],
 )
-def test_key_when_its_secret_is_broken_then_it_is_not_accepted_and_reported(broken: dict[str, Any]) -> None:
+def test_key_when_its_secret_is_broken_then_refused_and_reported(broken: dict[str, Any]) -> None:
     keys = api_keys([{**secret(), **broken}])
     assert keys.grants == {}
     assert "data.sha256" in keys.faults[SecretKey("n", "app")]
@@ -50,7 +50,7 @@ def test_secret_when_it_has_no_label_then_it_is_no_key() -> None:
     assert api_keys([other]) == api_keys([])
 
 
-def test_digest_when_it_is_in_two_namespaces_then_both_are_reported() -> None:
+def test_digest_when_in_two_namespaces_then_both_are_reported() -> None:
     """The older one may be the copy: a digest does not show which namespace the key names. In any order of the list."""
     secrets = [secret(namespace="b", age=1, sha256=A), secret(namespace="a", age=2, sha256=A)]
     for order in itertools.permutations(secrets):
@@ -61,7 +61,8 @@ def test_digest_when_it_is_in_two_namespaces_then_both_are_reported() -> None:
         assert "another namespace has a Secret with the same SHA-256" in fault
 
 
-def test_digest_when_a_namespace_has_it_twice_and_another_once_then_each_secret_has_its_fault() -> None:
+def test_digest_when_twice_in_namespace_then_each_has_a_fault() -> None:
+    """Another namespace has it once."""
     secrets = [secret("old", "a", 1, sha256=A), secret("young", "a", 2, sha256=A), secret("app", "b", 3, sha256=A)]
     faults = dict(api_keys(secrets).faults)
     assert "the older Secret old" in faults.pop(SecretKey("a", "young"))
@@ -69,7 +70,7 @@ def test_digest_when_a_namespace_has_it_twice_and_another_once_then_each_secret_
     assert faults.keys() == {SecretKey("a", "old"), SecretKey("b", "app")}
 
 
-def test_digest_when_two_secrets_of_a_namespace_have_it_then_the_oldest_decides() -> None:
+def test_digest_when_two_of_a_namespace_have_it_then_oldest() -> None:
     secrets = [
         secret("young", age=2, sha256=A),
         secret("old", age=1, sha256=A, models="x"),

@@ -80,7 +80,7 @@ async def control() -> AsyncIterator[Control]:
     running.broker.stop()
 
 
-async def test_resource_when_added_then_its_children_and_its_route_are_there(control: Control) -> None:
+async def test_resource_when_added_then_its_children_and_route_exist(control: Control) -> None:
     control.world.add()
     await until(control.has_route, "the route is written")
     assert {key.kind for key in control.world.children} == CHILDREN
@@ -89,7 +89,7 @@ async def test_resource_when_added_then_its_children_and_its_route_are_there(con
     assert route.public_name == "smollm2-135m-instruct"
 
 
-async def test_resource_when_removed_then_its_children_and_its_route_go(control: Control) -> None:
+async def test_resource_when_removed_then_its_children_and_route_go(control: Control) -> None:
     control.world.add()
     await until(control.has_route, "the route is written")
     control.world.remove()
@@ -103,7 +103,7 @@ async def test_settled_when_it_returns_then_the_route_is_written(control: Contro
     assert await control.has_route()
 
 
-async def test_bucket_when_somebody_deletes_it_then_it_is_written_again(
+async def test_bucket_when_somebody_deletes_it_then_written_again(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.control.buckets.AUDIT_SECONDS", 0.2)
@@ -115,7 +115,8 @@ async def test_bucket_when_somebody_deletes_it_then_it_is_written_again(
     await until(control.has_route, "the route is written again")
 
 
-async def test_route_when_an_earlier_life_left_it_then_it_goes_once_everything_was_looked_at(control: Control) -> None:
+async def test_route_when_left_by_earlier_loop_then_removed_after_sync(control: Control) -> None:
+    """It goes once every resource was reconciled."""
     control.world.add()
     await until(control.has_route, "the route is written")
     await control.stop()
@@ -125,7 +126,7 @@ async def test_route_when_an_earlier_life_left_it_then_it_goes_once_everything_w
     await until(control.has_no_route, "the stale route is gone")
 
 
-async def test_broker_when_killed_and_back_then_what_changed_meanwhile_is_published(control: Control) -> None:
+async def test_broker_when_back_then_changes_meanwhile_are_published(control: Control) -> None:
     await control.loop.settled()
     control.broker.kill()
     control.world.add()
@@ -133,7 +134,7 @@ async def test_broker_when_killed_and_back_then_what_changed_meanwhile_is_publis
     await until(control.has_route, "the route is written after the broker's return")
 
 
-async def test_apply_when_it_fails_then_it_is_tried_again_and_others_are_not_held_up(
+async def test_apply_when_it_fails_then_retried_and_others_not_delayed(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.05)
@@ -145,7 +146,7 @@ async def test_apply_when_it_fails_then_it_is_tried_again_and_others_are_not_hel
 
 
 @pytest.mark.parametrize("served_before", [False, True])
-async def test_passes_when_they_go_on_failing_then_the_status_says_why_until_one_succeeds(
+async def test_passes_when_they_keep_failing_then_the_status_says_why(
     control: Control, monkeypatch: pytest.MonkeyPatch, *, served_before: bool
 ) -> None:
     """Whatever it is that fails: also a new spec of an idle model is not Ready before it was carried out."""
@@ -183,7 +184,7 @@ async def _is(control: Control, type_: str, reason: str) -> bool:
     return control.world.condition(type_).get("reason") == reason
 
 
-async def test_passes_when_they_fail_after_the_spec_was_carried_out_then_ready_stays(
+async def test_passes_when_failing_after_applied_spec_then_ready(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.02)
@@ -196,9 +197,10 @@ async def test_passes_when_they_fail_after_the_spec_was_carried_out_then_ready_s
     assert control.world.condition("Ready") == before
 
 
-async def test_apply_when_a_child_is_refused_then_the_status_says_why_and_the_others_are_there(
+async def test_apply_when_a_child_is_refused_then_status_says_why(
     control: Control,
 ) -> None:
+    """The other children are applied."""
     control.world.refused = {"Deployment"}
     control.world.add()
 
@@ -212,7 +214,7 @@ async def test_apply_when_a_child_is_refused_then_the_status_says_why_and_the_ot
     assert [event.reason for event in control.world.events].count("Refused") == 1
 
 
-async def test_apply_when_what_guards_pods_is_refused_then_there_are_none_and_it_heals_without_news(
+async def test_apply_when_guard_is_refused_then_no_pods_until_it_heals(
     control: Control,
 ) -> None:
     control.world.refused = {"NetworkPolicy"}
@@ -227,7 +229,7 @@ async def test_apply_when_what_guards_pods_is_refused_then_there_are_none_and_it
     await until(heals, "it is tried again")
 
 
-async def test_apply_when_what_guards_pods_is_refused_then_no_older_deployment_goes(control: Control) -> None:
+async def test_apply_when_guard_is_refused_then_no_old_deployment_goes(control: Control) -> None:
     control.world.add()
     await until(control.has_route, "it was looked at")
     (old,) = [key for key in control.world.children if key.kind == "Deployment"]
@@ -245,7 +247,7 @@ async def test_apply_when_what_guards_pods_is_refused_then_no_older_deployment_g
     assert old in control.world.children
 
 
-async def test_messages_when_they_are_no_messages_then_the_loop_goes_on(control: Control) -> None:
+async def test_messages_when_invalid_then_the_loop_continues(control: Control) -> None:
     for subject in (
         subjects.demand(*_names()),
         subjects.replica(*_names(), "p"),
@@ -257,7 +259,7 @@ async def test_messages_when_they_are_no_messages_then_the_loop_goes_on(control:
     await until(control.has_route, "the loop still works")
 
 
-async def test_demand_when_a_live_gateway_speaks_then_the_deployment_is_scaled(control: Control) -> None:
+async def test_demand_when_live_gateway_reports_then_deployment_scales(control: Control) -> None:
     control.world.add()
     await control.say_presence()
     await control.loop.settled()
@@ -271,7 +273,7 @@ async def test_demand_when_a_live_gateway_speaks_then_the_deployment_is_scaled(c
     await until(scaled, "the Deployment has a replica")
 
 
-async def test_gateway_when_its_presence_ends_silently_then_the_models_are_looked_at(
+async def test_gateway_when_its_presence_expires_then_models_reconcile(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.control.signals._GATEWAY_TTL", 0.5)
@@ -287,7 +289,7 @@ async def test_gateway_when_its_presence_ends_silently_then_the_models_are_looke
     await until(looked_twice, "one look when it came, one when it was gone")
 
 
-async def test_broker_when_it_goes_then_a_model_at_rest_no_longer_says_that_it_could_be_woken(control: Control) -> None:
+async def test_broker_when_unavailable_then_idle_model_is_not_wakeable(control: Control) -> None:
     control.world.add()
     await control.loop.settled()
     control.world.finish_fetch()
@@ -306,7 +308,7 @@ async def test_broker_when_it_goes_then_a_model_at_rest_no_longer_says_that_it_c
     await until(idle, "the model rests again")
 
 
-async def test_reports_when_they_arrive_out_of_order_then_the_newest_stays(control: Control) -> None:
+async def test_reports_when_they_arrive_out_of_order_then_newest_stays(control: Control) -> None:
     heard = asyncio.Event()
     hub = SignalHub(control.client, lambda _: heard.set())
     await hub.start()
@@ -330,7 +332,7 @@ async def test_reports_when_they_arrive_out_of_order_then_the_newest_stays(contr
     assert hub.signals(KEY).replicas["p"].state is ReplicaState.DRAINING
 
 
-async def test_bucket_writer_when_cancelled_at_any_instant_then_it_ends(control: Control) -> None:
+async def test_bucket_writer_when_cancelled_at_any_instant_then_ends(control: Control) -> None:
     await control.loop.settled()
     for steps in range(0, 200, 4):
         writer = BucketWriter(control.client, subjects.ROUTES_BUCKET)

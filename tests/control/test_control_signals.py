@@ -102,7 +102,7 @@ async def test_signals_when_their_senders_are_silent_then_they_age(hearing: Hear
     assert (signals.demand, signals.replicas, signals.gateways) == ({}, {}, frozenset())
 
 
-async def test_signals_when_the_broker_is_away_and_back_then_nobody_has_aged(hearing: Hearing) -> None:
+async def test_signals_when_broker_was_unavailable_then_nothing_aged(hearing: Hearing) -> None:
     await hearing.demand("g")
     await hearing.report(1.0)
     await hearing.presence("g")
@@ -120,13 +120,13 @@ async def test_signals_when_the_broker_is_away_and_back_then_nobody_has_aged(hea
     assert hearing.hub.signals(KEY).replicas == {}
 
 
-async def test_load_when_an_engine_reports_its_own_fields_then_rules_see_them(hearing: Hearing) -> None:
+async def test_load_when_an_engine_reports_its_own_fields_then_seen(hearing: Hearing) -> None:
     await hearing.report(1.0)
     load = hearing.hub.signals(KEY).replicas["p"].load
     assert (load.queued, load.extra) == (1, {"hit_ratio": 0.25})
 
 
-async def test_admission_when_of_an_older_process_then_it_does_not_count(hearing: Hearing) -> None:
+async def test_admission_when_of_older_process_then_it_does_not_count(hearing: Hearing) -> None:
     await hearing.presence("g")
     await hearing.report(1.0)
     await hearing.admit(1.0)
@@ -137,13 +137,13 @@ async def test_admission_when_of_an_older_process_then_it_does_not_count(hearing
     assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
 
 
-async def test_gateway_when_it_takes_its_presence_back_then_it_is_gone_at_once(hearing: Hearing) -> None:
+async def test_gateway_when_it_withdraws_its_presence_then_gone(hearing: Hearing) -> None:
     await hearing.presence("g")
     await hearing.presence("g", gone=True)
     assert hearing.hub.live_gateways() == frozenset()
 
 
-async def test_gateways_when_many_come_and_go_then_only_the_living_are_remembered(hearing: Hearing) -> None:
+async def test_gateways_when_many_come_and_go_then_only_live_are_kept(hearing: Hearing) -> None:
     for number in range(5):
         await hearing.presence(f"g{number}")
         await hearing.demand(f"g{number}")
@@ -152,7 +152,7 @@ async def test_gateways_when_many_come_and_go_then_only_the_living_are_remembere
     assert len(hearing.hub._received[KEY].demand) == 1
 
 
-async def test_admission_when_its_gateway_is_not_heard_any_more_then_it_does_not_count(hearing: Hearing) -> None:
+async def test_admission_when_its_gateway_silent_then_does_not_count(hearing: Hearing) -> None:
     await hearing.presence("g")
     await hearing.report(1.0)
     await hearing.admit(1.0)
@@ -165,7 +165,8 @@ async def test_admission_when_its_gateway_is_not_heard_any_more_then_it_does_not
     assert hearing.hub.signals(KEY).admissions == {"p": frozenset({"g"})}
 
 
-async def test_gateways_when_nats_is_frozen_then_it_is_missed_before_any_of_them_is_taken_for_gone() -> None:
+async def test_gateways_when_nats_freezes_then_nats_is_missed_first() -> None:
+    """None of the gateways counts as gone before."""
     broker = Broker()
     broker.start()
     client = await connect(broker.url, name="reconciler")
@@ -222,9 +223,11 @@ async def _is(value: bool) -> bool:  # noqa: FBT001 - what `until` looks at
     return value
 
 
-async def test_report_when_it_is_wrong_then_what_is_wrong_is_known_until_the_next_one_or_the_pod_is_gone(
+async def test_report_when_wrong_then_fault_is_known_until_replaced(
     hearing: Hearing,
 ) -> None:
+    """Or until the pod is gone."""
+
     async def ignored(what: dict[str, str]) -> None:
         async def so() -> bool:
             return dict(hearing.hub.signals(KEY).ignored) == what
@@ -243,7 +246,7 @@ async def test_report_when_it_is_wrong_then_what_is_wrong_is_known_until_the_nex
     await ignored({})
 
 
-async def test_report_when_the_loop_reports_for_the_pod_then_nobody_else_does(hearing: Hearing) -> None:
+async def test_report_when_the_loop_reports_for_pod_then_nobody_else(hearing: Hearing) -> None:
     await hearing.report(5.0)
     brought = ReplicaReport(
         pod="p", revision="r", host="10.0.0.1", port=80, started=1.0, sequence=1, state=ReplicaState.LOADING

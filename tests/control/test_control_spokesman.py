@@ -123,7 +123,7 @@ def pod(engine: Engine, **changes: Any) -> ProbedPod:
     return replace(made, **changes)
 
 
-async def test_container_when_it_answers_its_path_then_it_is_ready_before_the_kubelet_knows(
+async def test_container_when_path_answers_then_ready_before_kubelet(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
     await spokesman.tell(KEY, [pod(engine)])
@@ -136,7 +136,7 @@ async def test_container_when_it_answers_its_path_then_it_is_ready_before_the_ku
 
 
 @pytest.mark.parametrize("announces", [False, True])
-async def test_container_when_its_path_does_not_answer_then_the_fault_says_how_until_it_does(
+async def test_container_when_its_path_fails_then_the_fault_says_how(
     spokesman: Spokesman, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, announces: bool
 ) -> None:
     monkeypatch.setattr("headrace.control.spokesman.ANNOUNCING_PROBE_SECONDS", 0.05)
@@ -154,7 +154,7 @@ async def test_container_when_its_path_does_not_answer_then_the_fault_says_how_u
     assert bool(ear.reports) is not announces
 
 
-async def test_container_when_it_has_just_started_then_that_it_does_not_answer_is_no_fault(
+async def test_container_when_just_started_then_silence_is_no_fault(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
     await spokesman.tell(KEY, [pod(engine, started=time.time())])
@@ -162,9 +162,10 @@ async def test_container_when_it_has_just_started_then_that_it_does_not_answer_i
     assert spokesman.faults(KEY) == {}
 
 
-async def test_container_when_the_kubelet_says_ready_then_so_at_once_and_unready_only_by_the_kubelet(
+async def test_container_when_kubelet_says_ready_then_ready_at_once(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
+    """Only the kubelet makes it unready."""
     await spokesman.tell(KEY, [pod(engine, ready=True)])
     await ear.hears(ReplicaState.READY)
     await spokesman.tell(KEY, [pod(engine, ready=False)])
@@ -199,7 +200,7 @@ async def test_container_when_it_started_anew_then_it_is_asked_anew(
     await ear.hears(ReplicaState.READY, ReplicaState.LOADING, ReplicaState.READY)
 
 
-async def test_reports_when_nothing_happens_then_they_are_said_again_each_newer_than_the_last(
+async def test_reports_when_nothing_happens_then_repeated_as_newer(
     spokesman: Spokesman, ear: Ear, engine: Engine
 ) -> None:
     await spokesman.tell(KEY, [pod(engine, ready=True)])
@@ -224,9 +225,7 @@ async def test_reports_when_somebody_asks_then_they_are_said_at_once(
         await until(asked, "it is said again")
 
 
-async def test_reports_when_another_loop_takes_over_then_they_are_newer(
-    broker: Broker, ear: Ear, engine: Engine
-) -> None:
+async def test_reports_when_another_loop_takes_over_then_newer(broker: Broker, ear: Ear, engine: Engine) -> None:
     for _ in range(2):
         async with speaking(broker) as spokesman:
             count = len(ear.reports)

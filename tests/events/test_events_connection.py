@@ -87,14 +87,14 @@ async def test_connect_when_the_server_is_away_then_waits_for_it(server: Server)
     await client.close()
 
 
-async def test_connect_when_the_login_is_refused_for_long_then_it_says_so(server: Server) -> None:
+async def test_connect_when_login_is_refused_for_long_then_it_says_so(server: Server) -> None:
     server.password("changed")
     server.start()
     with pytest.raises(LoginRefused, match=r"refuses the login runtime\. .*headrace-nats"):
         await connect(server.url, name="test", user="runtime", password="secret", refused_seconds=0.3)
 
 
-async def test_connect_when_refusals_end_by_a_reset_then_the_time_of_refusal_goes_on() -> None:
+async def test_connect_when_refusals_end_by_reset_then_time_is_counted() -> None:
     """nats-server closes a refused connection while the client's PING may be unread: that resets it."""
     refusals = itertools.count()
 
@@ -117,7 +117,7 @@ async def test_connect_when_refusals_end_by_a_reset_then_the_time_of_refusal_goe
     assert next(refusals) > 2
 
 
-async def test_connect_when_the_login_is_known_a_moment_later_then_it_is_connected(server: Server) -> None:
+async def test_connect_when_the_login_is_known_later_then_it_connects(server: Server) -> None:
     server.password("not yet")
     server.start()
     connecting = asyncio.create_task(
@@ -140,7 +140,7 @@ async def test_connect_when_it_is_cancelled_then_it_gives_up(server: Server) -> 
         await connecting
 
 
-async def test_client_when_the_server_returns_then_it_is_back_soon_and_says_so(server: Server) -> None:
+async def test_client_when_server_returns_then_reconnects_and_logs_it(server: Server) -> None:
     server.start()
     returns: list[float] = []
     client = await connected(server, lambda: returns.append(time.monotonic()))
@@ -154,7 +154,8 @@ async def test_client_when_the_server_returns_then_it_is_back_soon_and_says_so(s
     await client.close()
 
 
-async def test_publish_when_the_server_is_away_then_it_is_dropped_not_delivered_late(server: Server) -> None:
+async def test_publish_when_the_server_is_unavailable_then_dropped(server: Server) -> None:
+    """It is not delivered late."""
     server.start()
     client = await connected(server)
     heard: list[bytes] = []
@@ -175,7 +176,7 @@ async def test_publish_when_the_server_is_away_then_it_is_dropped_not_delivered_
     await client.close()
 
 
-async def test_client_when_its_login_is_revoked_for_a_while_then_it_is_back_after(server: Server) -> None:
+async def test_client_when_its_login_revoked_for_while_then_reconnects(server: Server) -> None:
     server.start()
     client = await connected(server)
 
@@ -188,7 +189,7 @@ async def test_client_when_its_login_is_revoked_for_a_while_then_it_is_back_afte
     await client.close()
 
 
-async def test_publish_when_it_is_not_permitted_then_the_client_stays_and_the_log_says_it(
+async def test_publish_when_not_permitted_then_logged_and_client_stays(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.start()
@@ -201,7 +202,7 @@ async def test_publish_when_it_is_not_permitted_then_the_client_stays_and_the_lo
     await client.close()
 
 
-async def test_log_then_each_change_of_state_is_one_line_and_closing_none(
+async def test_log_when_state_changes_then_one_line_and_none_on_close(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "headrace.events.connection")
@@ -220,7 +221,7 @@ async def test_log_then_each_change_of_state_is_one_line_and_closing_none(
     assert [word.split(" (")[0] for word in words] == expected
 
 
-async def test_cancellation_when_it_meets_the_answer_then_heeding_ends_the_task() -> None:
+async def test_cancellation_when_it_meets_the_answer_then_task_ends() -> None:
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def ask_forever() -> None:

@@ -69,9 +69,7 @@ def test_tag_when_nothing_changes_is_the_same(root: Path) -> None:
         ("images/Dockerfile", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
     ],
 )
-def test_tag_when_an_input_changes_then_those_of_the_images_with_it_do(
-    root: Path, path: str, changed: set[str]
-) -> None:
+def test_tag_when_input_changes_then_tags_of_its_images_change(root: Path, path: str, changed: set[str]) -> None:
     before = {image: tag(image) for image in IMAGES}
     with (root / path).open("a") as file:
         file.write("\n# changed\n")
@@ -92,7 +90,7 @@ def test_tag_when_the_base_changes_is_another() -> None:
         ("fetch", {"pip", "nats-py"}, {"torch", "uvicorn"}),
     ],
 )
-def test_image_when_its_dependencies_are_collected_has_its_own_alone(
+def test_image_when_dependencies_collected_then_has_only_its_own(
     image: str, with_it: set[str], without: set[str]
 ) -> None:
     names = {requirement.partition(">=")[0] for requirement in build._requirements(IMAGES[image])}
@@ -101,7 +99,7 @@ def test_image_when_its_dependencies_are_collected_has_its_own_alone(
     assert not [name for name in names if name.startswith("headrace")]
 
 
-def test_wheel_when_it_is_an_images_has_the_core_and_its_component_alone(root: Path) -> None:
+def test_wheel_when_of_image_then_has_core_and_component_alone(root: Path) -> None:
     whole = root / "headrace-1-py3-none-any.whl"
     programs = "headrace-gateway = headrace_gateway.main:main\nheadrace-llm = headrace_llm.main:main\n"
     with zipfile.ZipFile(whole, "w") as wheel:
@@ -137,9 +135,7 @@ def test_dependencies_when_torch_comes_with_cuda_are_refused(root: Path, monkeyp
         build._collect_dependencies(IMAGES["runtime-llm"])
 
 
-def test_dependencies_when_they_are_those_of_the_lock_are_not_collected_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dependencies_when_of_the_lock_then_not_collected_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collected: list[str] = []
 
     def download(*arguments: str | Path) -> None:
@@ -162,11 +158,11 @@ def test_client_when_it_has_buildkit_is_found_out(tmp_path: Path, version: str, 
     assert build._supports_buildkit(str(fake_docker(tmp_path, "bin", version=version, buildx=buildx)))
 
 
-def test_client_when_it_is_new_and_lacks_the_plugin_cannot_buildkit(tmp_path: Path) -> None:
+def test_client_when_new_without_the_plugin_then_cannot_buildkit(tmp_path: Path) -> None:
     assert not build._supports_buildkit(str(fake_docker(tmp_path, "bin", version="28.2.2", buildx="exit 1")))
 
 
-def test_client_when_the_first_in_path_cannot_buildkit_is_the_first_that_can(
+def test_client_when_first_in_path_cannot_buildkit_then_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_client: None
 ) -> None:
     cannot = fake_docker(tmp_path, "first", version="28.2.2", buildx="exit 1")

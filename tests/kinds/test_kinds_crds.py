@@ -60,7 +60,7 @@ def test_rules_when_counted_then_all_are_in_the_schema() -> None:
     assert sorted(found) == sorted(rule.cel for rule in RULES)
 
 
-def test_defaults_when_the_server_writes_them_then_they_are_pydantic_s() -> None:
+def test_defaults_when_written_by_the_server_then_equal_pydantic() -> None:
     """The server's defaulting of a minimal spec gives what ours gives, empty lists and maps aside."""
     spec = {"model": {"source": {"uri": "file:///x"}}, "scaling": {}}
     manifest = {
@@ -93,7 +93,7 @@ def pruned(value: Any) -> Any:
     return value
 
 
-def test_models_when_listed_by_kubectl_then_among_all_and_with_their_public_name() -> None:
+def test_models_when_listed_by_kubectl_then_have_public_names() -> None:
     spec = crd_of(MODEL_DEPLOYMENT)["spec"]
     assert "all" in spec["names"]["categories"]
     columns = {column["name"]: column["jsonPath"] for column in spec["versions"][0]["additionalPrinterColumns"]}

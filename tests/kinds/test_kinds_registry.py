@@ -125,14 +125,14 @@ def test_apply_when_it_is_valid_then_it_is_stored_with_defaults(objects: Objects
     assert objects.list(KIND, None) == []
 
 
-def test_command_line_when_a_kind_is_registered_then_it_knows_its_names_and_columns() -> None:
+def test_command_line_when_a_kind_is_registered_then_knows_it() -> None:
     assert target_of(["ch/fast"]).kind is KIND
     assert kind_at(API_VERSION, "caches") is KIND
     lines = table(columns_of(KIND, wide=False, all_namespaces=False), [cache(gibibytes=8)])
     assert [line.split() for line in lines] == [["NAME", "GIB", "AGE"], ["fast", "8", "<none>"]]
 
 
-def test_children_when_kinds_share_some_then_each_is_watched_once() -> None:
+def test_children_when_kinds_share_some_then_each_watched_once() -> None:
     watched = registry.child_kinds()
     assert len(set(watched)) == len(watched)
     assert {kinds.JOB, kinds.CONFIG_MAP} <= set(watched)
@@ -146,7 +146,7 @@ def test_register_refuses_a_taken_name_label_or_suffix(field: str) -> None:
 
 
 @pytest.mark.parametrize("resource", registry.RESOURCE_KINDS.values(), ids=lambda resource: resource.kind.kind)
-def test_kind_when_registered_then_its_record_agrees_with_its_schema(resource: ResourceKind) -> None:
+def test_kind_when_registered_then_record_agrees_with_schema(resource: ResourceKind) -> None:
     schema = resource.schema()
     assert schema.kind is resource.kind
     assert READY in resource.conditions

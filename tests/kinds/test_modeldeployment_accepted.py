@@ -30,7 +30,7 @@ def test_spec_when_it_is_valid_then_accepted() -> None:
         ({"model": None}, "spec.model"),
     ],
 )
-def test_spec_when_it_is_invalid_then_the_field_is_named_and_nothing_is_made(spec: dict[str, Any], field: str) -> None:
+def test_spec_when_invalid_then_field_is_named_and_nothing_made(spec: dict[str, Any], field: str) -> None:
     world = World(manifest=resource(**spec))
     outcome = world.look()
     assert world.says(v.ACCEPTED) == ("False", v.INVALID_SPEC)
@@ -42,7 +42,7 @@ def test_spec_when_it_is_invalid_then_the_field_is_named_and_nothing_is_made(spe
 
 
 @pytest.mark.parametrize("spec", [None, "text", []])
-def test_spec_when_it_is_no_mapping_then_refused_without_an_exception(spec: object) -> None:
+def test_spec_when_no_mapping_then_refused_without_exception(spec: object) -> None:
     manifest = resource()
     manifest["spec"] = spec
     world = World(manifest=manifest)
@@ -66,7 +66,7 @@ def test_refused_spec_when_it_is_mended_then_it_runs() -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_refused_spec_when_replicas_run_then_they_serve_on_over_a_restart_too(restarted: bool) -> None:  # noqa: FBT001 - a parameter
+def test_refused_spec_when_replicas_run_then_they_serve_on(restarted: bool) -> None:  # noqa: FBT001 - a parameter
     world = serving_world(replicas=2)
     before = world.outcome
     assert before is not None
@@ -82,7 +82,8 @@ def test_refused_spec_when_replicas_run_then_they_serve_on_over_a_restart_too(re
     assert world.says(v.READY) == ("False", v.INVALID_SPEC)
 
 
-def test_refused_spec_when_the_server_added_fields_to_children_then_they_are_not_claimed() -> None:
+def test_refused_spec_when_server_added_fields_then_not_claimed() -> None:
+    """Also over a restart of the loop."""
     world = serving_world(replicas=1)
     for child in world.children.values():
         child["metadata"] |= {
@@ -98,7 +99,7 @@ def test_refused_spec_when_the_server_added_fields_to_children_then_they_are_not
         assert "deployment.kubernetes.io/revision" not in kept.manifest["metadata"].get("annotations", {})
 
 
-def test_source_when_its_scheme_is_not_allowed_here_then_source_not_allowed() -> None:
+def test_source_when_its_scheme_is_not_allowed_then_not_allowed() -> None:
     settings = replace(SETTINGS, allowed_schemes=frozenset({"https"}))
     world = World(manifest=resource(), settings=settings)
     world.look()
@@ -114,20 +115,20 @@ def test_source_when_its_scheme_is_not_allowed_here_then_source_not_allowed() ->
         ("file:///x.gguf", {"package", "https", "pvc"}),  # where a path means another machine each time
     ],
 )
-def test_source_when_its_scheme_belongs_to_the_other_world_then_source_not_allowed(uri: str, allowed: set[str]) -> None:
+def test_source_when_scheme_is_of_other_world_then_not_allowed(uri: str, allowed: set[str]) -> None:
     settings = replace(SETTINGS, allowed_schemes=frozenset(allowed))
     world = World(manifest=resource(model={"source": {"uri": uri}}), settings=settings)
     assert world.look().children == ()
     assert world.says(v.ACCEPTED) == ("False", v.SOURCE_NOT_ALLOWED)
 
 
-def test_source_when_settings_say_nothing_then_a_claim_is_not_allowed() -> None:
+def test_source_when_settings_are_defaults_then_claim_is_refused() -> None:
     world = World(manifest=resource(model={"source": {"uri": "pvc://models/x.gguf"}}))
     world.look()
     assert world.refused() == v.SOURCE_NOT_ALLOWED
 
 
-def test_name_when_another_holds_it_then_name_taken_and_no_route_of_ours() -> None:
+def test_name_when_another_has_it_then_name_taken_and_no_route() -> None:
     world = World(manifest=resource(model={"name": "chat", "source": {"uri": SOURCE}}), names_taken={"chat": "older"})
     outcome = world.look()
     assert world.says(v.ACCEPTED) == ("False", v.NAME_TAKEN)
@@ -136,7 +137,7 @@ def test_name_when_another_holds_it_then_name_taken_and_no_route_of_ours() -> No
     assert outcome.requeue_seconds is not None
 
 
-def test_name_when_changed_to_a_taken_one_then_the_old_name_is_served_on() -> None:
+def test_name_when_changed_to_taken_one_then_old_name_is_served() -> None:
     world = serving_world(replicas=1)
     world.names_taken = {"chat": "older"}
     world.apply(model={"name": "chat", "source": {"uri": SOURCE}})

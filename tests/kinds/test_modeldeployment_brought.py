@@ -36,12 +36,13 @@ def engines(world: World) -> dict[str, tuple[str, str | None]]:
 
 
 @pytest.mark.parametrize("fields", [{"replicas": 1}, spec()], ids=["LLM", "Container"])
-def test_route_when_a_revision_serves_then_its_operations_are_named(fields: dict[str, Any]) -> None:
+def test_route_when_revision_serves_then_its_operations_named(fields: dict[str, Any]) -> None:
     route = route_of(serving_world(**fields).outcome)
     assert [each.operations for each in route.revisions] == [("chat", "completions")]
 
 
-def test_container_when_it_runs_then_as_it_was_brought_and_told_its_model_its_name_and_its_address() -> None:
+def test_container_when_it_runs_then_as_specified_plus_identity() -> None:
+    """It gets its model, its name and its address."""
     pod = pod_of(brought(command=["/llama-server"]))
     (container,) = pod["containers"]
     assert (container["image"], container["command"]) == (ENGINE["image"], ["/llama-server"])
@@ -57,12 +58,13 @@ def test_container_when_it_runs_then_as_it_was_brought_and_told_its_model_its_na
     assert pod["readinessGates"] == [{"conditionType": v.ROUTABLE_GATE}]
 
 
-def test_container_when_nothing_is_said_of_command_and_args_then_they_are_the_image_s() -> None:
+def test_container_when_command_and_args_unset_then_images_own() -> None:
     world = serving_world(replicas=1, runtime={"type": "Container", "container": {"image": "x"}})
     assert not {"command", "args"} & pod_of(world)["containers"][0].keys()
 
 
-def test_container_when_it_runs_in_a_cluster_then_unprivileged_but_it_may_write_its_own_files() -> None:
+def test_container_when_in_cluster_then_unprivileged_writable() -> None:
+    """It may write its own files."""
     pod = pod_of(in_cluster())
     security = pod["containers"][0]["securityContext"]
     assert "readOnlyRootFilesystem" not in security
@@ -77,7 +79,7 @@ def test_container_when_its_template_names_a_home_then_that_one() -> None:
     assert variables(pod)["HOME"] == "/data"
 
 
-def test_container_when_it_talks_then_neither_it_nor_its_pod_can_reach_nats() -> None:
+def test_container_when_custom_then_its_pod_cannot_reach_nats() -> None:
     world = in_cluster()
     (names,) = policy(world, "runtime")["egress"]
     assert ports(names) == {("UDP", 53), ("TCP", 53)}
@@ -86,7 +88,8 @@ def test_container_when_it_talks_then_neither_it_nor_its_pod_can_reach_nats() ->
     assert not {name for name in variables(pod_of(world)) if "NATS" in name}
 
 
-def test_container_when_it_brings_its_model_then_nothing_is_fetched_or_mounted_and_it_may_get_it() -> None:
+def test_container_when_it_has_its_model_then_nothing_mounted() -> None:
+    """Nothing is fetched, and it may download its model."""
     world = in_cluster(model={"name": "brought"})
     assert not {key.kind for key in world.children} & {"Job"}
     assert "volumes" not in pod_of(world)
@@ -97,7 +100,8 @@ def test_container_when_it_brings_its_model_then_nothing_is_fetched_or_mounted_a
     assert ("TCP", 443) in ports(web)
 
 
-def test_container_when_it_announces_itself_then_it_is_told_who_it_is_and_may_reach_nats() -> None:
+def test_container_when_self_registering_then_it_may_reach_nats() -> None:
+    """It gets its identity."""
     world, ours = in_cluster(**spec(announces=True)), World(manifest=resource(replicas=1), settings=CLUSTER)
     ours.calm()
     (revision,) = world.revisions()
@@ -107,7 +111,7 @@ def test_container_when_it_announces_itself_then_it_is_told_who_it_is_and_may_re
     assert reaches_nats(world)
 
 
-def test_policy_when_it_announces_itself_then_nats_is_reached_until_the_last_one_that_does_is_gone() -> None:
+def test_policy_when_self_registering_then_nats_until_last_ends() -> None:
     world = in_cluster(**spec(announces=True))
     assert reaches_nats(world)
     world.apply(**spec(announces=False))
@@ -127,7 +131,7 @@ def reaches_nats(world: World) -> bool:
     return any(("TCP", 4222) in ports(rule) for rule in policy(world, "runtime")["egress"])
 
 
-def test_route_when_revisions_differ_in_who_speaks_for_them_then_gateways_know_of_each() -> None:
+def test_route_when_reporters_differ_by_revision_then_has_each() -> None:
     world = brought()
     (old,) = world.revisions()
     world.apply(**spec(announces=True))
@@ -138,16 +142,15 @@ def test_route_when_revisions_differ_in_who_speaks_for_them_then_gateways_know_o
 
 
 @pytest.mark.parametrize(("model_name", "told"), [(None, None), ("org/model-8b", "org/model-8b")])
-def test_route_when_a_revision_is_brought_then_gateways_know_how_to_ask_it(
-    model_name: str | None, told: str | None
-) -> None:
+def test_route_when_a_custom_container_then_has_its_protocol(model_name: str | None, told: str | None) -> None:
     named = {} if model_name is None else {"modelName": model_name}
     world = brought(readinessPath="/health", **named)
     (revision,) = world.revisions()
     assert engines(world) == {revision: ("/health", told)}
 
 
-def test_route_when_the_engine_changes_then_each_revision_is_asked_its_own_way_also_while_the_spec_is_refused() -> None:
+def test_route_when_engine_changes_then_each_keeps_its_protocol() -> None:
+    """Also while the spec is refused."""
     world = brought(readinessPath="/health", modelName="old")
     (old,) = world.revisions()
     world.apply(**spec(readinessPath="/ready", modelName="new", image="next"))
@@ -165,7 +168,7 @@ def test_route_when_the_runtime_is_ours_then_no_engine_is_named() -> None:
     assert engines(serving_world(replicas=1)) == {}
 
 
-def test_revision_when_only_limits_of_the_gateways_change_then_nothing_restarts() -> None:
+def test_revision_when_only_gateway_limits_change_then_stays() -> None:
     world = brought()
     before = world.revisions()
     world.apply(**spec(maxConcurrentRequests=3))
@@ -173,7 +176,7 @@ def test_revision_when_only_limits_of_the_gateways_change_then_nothing_restarts(
     assert world.revisions() == before
 
 
-def test_model_name_when_it_alone_changes_then_it_is_told_and_nothing_restarts() -> None:
+def test_model_name_when_it_alone_changes_then_nothing_restarts() -> None:
     world = brought(modelName="old")
     (revision,) = world.revisions()
     world.apply(**spec(modelName="new"))
@@ -198,18 +201,18 @@ def test_capabilities_when_asked_for_then_the_status_names_them(
 
 
 @pytest.mark.parametrize(("command", "reason"), [([], v.INVALID_SPEC), (["engine"], v.VALID)])
-def test_container_when_no_images_run_here_then_it_needs_a_command(command: list[str], reason: str) -> None:
+def test_container_when_no_images_run_here_then_it_needs_command(command: list[str], reason: str) -> None:
     settings = replace(SETTINGS, runs_images=False)
     world = World(manifest=resource(**spec(command=command)), settings=settings)
     world.look()
     assert world.condition(v.ACCEPTED)["reason"] == reason
 
 
-def test_service_when_the_container_listens_elsewhere_then_it_is_found_by_the_port_s_name() -> None:
+def test_service_when_container_has_another_port_then_by_name() -> None:
     assert child(brought(), "Service")["spec"]["ports"] == [{"name": "http", "port": 9000, "targetPort": "http"}]
 
 
-def test_reserved_variables_when_pods_are_made_then_they_are_what_headrace_sets_in_them() -> None:
+def test_reserved_variables_when_pods_are_made_then_all_are_set() -> None:
     """No more: a name that is reserved later makes stored resources invalid that use it."""
     ours = World(manifest=resource(replicas=1), settings=replace(SETTINGS, max_body_bytes=1))  # only another is set
     ours.calm()

@@ -43,23 +43,22 @@ def serve_all(world: World, revision: str) -> None:
 @pytest.mark.parametrize(
     ("replicas", "percent", "count"), [(1, 1, 1), (1, 99, 1), (3, 10, 1), (4, 25, 1), (4, 26, 2), (10, 99, 10)]
 )
-def test_canary_when_it_begins_then_it_has_its_percent_of_the_replicas_rounded_up_beside_a_full_old_one(
-    replicas: int, percent: int, count: int
-) -> None:
+def test_canary_when_it_begins_then_its_replicas_are_rounded_up(replicas: int, percent: int, count: int) -> None:
+    """The stable revision stays full beside it."""
     world, old, new = begun(percent, replicas=replicas)
     assert world.revisions() == {new: count, old: replicas}
     assert world.weights() == {old: 100}
     assert world.says(v.READY) == ("True", v.ROLLING_OUT)
 
 
-def test_canary_when_only_some_of_it_is_routable_then_no_share_yet() -> None:
+def test_canary_when_only_some_of_it_routable_then_no_share_yet() -> None:
     world, old, new = begun(50, replicas=4)
     world.serve(world.runtimes(new)[0])
     world.look()
     assert world.weights() == {old: 100}
 
 
-def test_canary_when_all_of_it_is_routable_then_it_has_its_percent_of_the_requests_and_stays_so() -> None:
+def test_canary_when_all_of_it_is_routable_then_has_its_share() -> None:
     world, old, new = serving(30, replicas=4)
     world.pass_time(100)
     assert world.revisions() == {new: 2, old: 4}
@@ -70,19 +69,20 @@ def test_canary_when_all_of_it_is_routable_then_it_has_its_percent_of_the_reques
     assert shares == {new: 30, old: 70}
 
 
-def test_canary_when_it_has_its_share_then_nobody_looks_more_often_than_at_rest() -> None:
+def test_canary_when_it_has_its_share_then_no_extra_passes() -> None:
     world, _, _ = serving()
     assert world.look().requeue_seconds == 5.0
 
 
-def test_canary_when_one_of_its_pods_goes_then_the_others_keep_the_share() -> None:
+def test_canary_when_one_of_its_pods_goes_then_others_keep_share() -> None:
     world, old, new = serving(50, replicas=4)
     del world.pods[world.runtimes(new)[0]]
     world.look()
     assert world.weights() == {new: 50, old: 50}
 
 
-def test_canary_when_its_only_pod_goes_then_the_old_one_has_all_until_another_is_there() -> None:
+def test_canary_when_its_only_pod_goes_then_the_stable_has_all() -> None:
+    """Until another pod is there."""
     world, old, new = serving()
     del world.pods[world.runtimes(new)[0]]
     world.look()
@@ -93,9 +93,10 @@ def test_canary_when_its_only_pod_goes_then_the_old_one_has_all_until_another_is
 
 
 @pytest.mark.parametrize("rollout", [None, {"type": "RollingUpdate"}])
-def test_canary_when_the_type_becomes_rolling_update_then_it_keeps_its_share_until_it_is_full_and_takes_over(
+def test_canary_when_type_becomes_rolling_update_then_takes_over(
     rollout: dict[str, Any] | None,
 ) -> None:
+    """It keeps its share until it is full."""
     world, old, new = serving(10, replicas=3)
     world.apply(rollout=rollout)
     world.look()
@@ -107,7 +108,8 @@ def test_canary_when_the_type_becomes_rolling_update_then_it_keeps_its_share_unt
     assert world.says(v.PROGRESSING) == ("False", v.STABLE)
 
 
-def test_canary_when_the_old_spec_is_applied_then_it_has_all_at_once_and_the_canary_goes_when_that_was_seen() -> None:
+def test_canary_when_the_stable_spec_is_applied_then_rolled_back() -> None:
+    """The stable revision gets all requests at once; the canary goes when gateways have seen that."""
     world, old, new = serving(60, replicas=2)
     world.apply(runtime=OLD)
     world.look()
@@ -118,7 +120,7 @@ def test_canary_when_the_old_spec_is_applied_then_it_has_all_at_once_and_the_can
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_canary_when_another_one_follows_then_the_stable_one_stays_however_small_its_share() -> None:
+def test_canary_when_another_one_follows_then_stable_one_stays() -> None:
     world, old, new = serving(90)
     world.apply(runtime={"type": "LLM", "llm": {"maxModelLen": 8192}})
     world.look()
@@ -128,7 +130,7 @@ def test_canary_when_another_one_follows_then_the_stable_one_stays_however_small
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_canary_when_it_crashes_then_it_has_no_share_until_the_spec_changes(restarted: bool) -> None:  # noqa: FBT001 - a parameter
+def test_canary_when_it_crashes_then_no_share_until_spec_changes(restarted: bool) -> None:  # noqa: FBT001 - a parameter
     world, old, new = serving()
     (pod,) = world.runtimes(new)
     world.crash(pod, "it cannot add")
@@ -149,7 +151,7 @@ def test_canary_when_it_crashes_then_it_has_no_share_until_the_spec_changes(rest
     assert world.weights() == {new: 20, old: 80}
 
 
-def test_canary_when_its_image_cannot_be_had_then_it_waits_and_heals() -> None:
+def test_canary_when_its_image_unavailable_then_waits_and_heals() -> None:
     world, old, new = begun()
     (pod,) = world.runtimes(new)
     world.container(pod, {"waiting": {"reason": "ImagePullBackOff"}})
@@ -159,7 +161,7 @@ def test_canary_when_its_image_cannot_be_had_then_it_waits_and_heals() -> None:
     assert world.weights() == {new: 10, old: 90}
 
 
-def test_canary_when_it_exceeds_its_deadline_then_it_is_taken_back() -> None:
+def test_canary_when_it_exceeds_its_deadline_then_rolled_back() -> None:
     world = serving_world(replicas=1, runtime=OLD)
     (old,) = world.revisions()
     world.apply(runtime=NEW, rollout={**canary(10), "startupDeadlineSeconds": 5})
@@ -169,7 +171,7 @@ def test_canary_when_it_exceeds_its_deadline_then_it_is_taken_back() -> None:
     assert world.refused() is None
 
 
-def test_canary_when_there_is_no_room_for_it_then_the_old_one_never_gives_way() -> None:
+def test_canary_when_no_room_then_stable_is_not_scaled_down() -> None:
     world, old, new = begun()
     world.no_room(world.runtimes(new)[0])
     world.pass_time(60)
@@ -177,13 +179,13 @@ def test_canary_when_there_is_no_room_for_it_then_the_old_one_never_gives_way() 
     assert world.says(v.PROGRESSING) == ("False", v.NO_CAPACITY_FOR_SURGE)
 
 
-def test_canary_when_the_model_is_the_first_of_its_name_then_it_has_everything() -> None:
+def test_canary_when_the_model_is_first_then_it_has_everything() -> None:
     world = serving_world(replicas=2, rollout=canary(10))
     assert list(world.revisions().values()) == [2]
     assert world.says(v.PROGRESSING) == ("False", v.STABLE)
 
 
-def test_canary_when_the_model_rests_at_zero_then_it_stays_a_canary_and_a_wake_is_for_both() -> None:
+def test_canary_when_scaled_to_zero_then_stays_and_wake_for_both() -> None:
     world = serving_world(scaling={"idleTimeoutSeconds": 5, "maxReplicas": 2}, runtime=OLD)
     (old,) = world.revisions()
     world.apply(runtime=NEW, rollout=canary(10))
@@ -203,7 +205,7 @@ def test_canary_when_the_model_rests_at_zero_then_it_stays_a_canary_and_a_wake_i
     assert world.weights() == {new: 10, old: 90}
 
 
-def test_canary_when_the_spec_becomes_invalid_then_the_shares_stay() -> None:
+def test_canary_when_the_spec_becomes_invalid_then_shares_stay() -> None:
     world, old, new = serving()
     world.apply(replicas=-1)
     world.look()
@@ -212,7 +214,8 @@ def test_canary_when_the_spec_becomes_invalid_then_the_shares_stay() -> None:
     assert world.revisions() == {new: 1, old: 1}
 
 
-def test_canary_when_the_public_name_changes_with_it_then_the_old_name_is_answered_until_it_is_promoted() -> None:
+def test_canary_when_it_renames_model_then_old_name_is_answered() -> None:
+    """Until it is promoted."""
     world = serving_world(replicas=1)
     source = world.manifest["spec"]["model"]["source"]
     world.apply(model={"name": "bigger", "source": source}, rollout=canary(10))
@@ -223,7 +226,7 @@ def test_canary_when_the_public_name_changes_with_it_then_the_old_name_is_answer
     assert route_of(outcome).public_name == "bigger"
 
 
-def test_canary_when_the_only_revision_crashes_and_heals_then_nothing_is_taken_back() -> None:
+def test_canary_when_only_revision_heals_then_nothing_is_undone() -> None:
     world = serving_world(replicas=1, rollout=canary(10))
     world.crash(world.runtimes()[0], "lost")
     world.look()

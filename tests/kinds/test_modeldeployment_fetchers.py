@@ -37,32 +37,34 @@ def fetchers(*models: Manifest) -> Fetchers:
     return made
 
 
-def test_fetcher_when_fifty_models_have_one_source_then_it_is_the_oldest() -> None:
+def test_fetcher_when_fifty_models_share_a_source_then_oldest() -> None:
     made = fetchers(*(model(f"m{age:02}", age) for age in reversed(range(50))))
     assert {made.other(key(f"m{age:02}")) for age in range(1, 50)} == {key("m00")}
     assert made.other(key("m00")) is None
 
 
-def test_fetcher_when_chosen_then_an_older_name_of_the_same_second_does_not_take_over() -> None:
+def test_fetcher_when_chosen_then_older_name_does_not_replace_it() -> None:
+    """Not even one created in the same second."""
     made = fetchers(model("b"))
     assert made.other(key("b")) is None
     made.update(key("a"), model("a"))
     assert made.other(key("a")) == key("b")
 
 
-def test_fetcher_when_one_has_the_file_already_then_it_is_that_one() -> None:
+def test_fetcher_when_one_has_the_file_already_then_that_one() -> None:
     made = fetchers(model("old", 1), model("young", 2, ModelCached=("True", v.CACHED)))
     assert made.other(key("old")) == key("young")
 
 
-def test_source_when_digest_uri_or_namespace_differ_then_it_is_another() -> None:
+def test_source_when_digest_uri_or_namespace_differ_then_another() -> None:
     made = fetchers(model("a"), model("b", digest="sha256:1"), model("c", uri=f"{URI}?x"))
     made.update(key("a", "elsewhere"), model("a", 9))
     names = [key("a"), key("b"), key("c"), key("a", "elsewhere")]
     assert [made.other(each) for each in names] == [None] * 4
 
 
-def test_fetcher_when_it_goes_or_is_refused_or_takes_another_source_then_the_next_one_is_concerned() -> None:
+def test_fetcher_when_it_leaves_then_the_next_one_is_concerned() -> None:
+    """It is deleted, refused, or its source changes."""
     refused = model("a", Accepted=("False", v.INVALID_SPEC))
     failing = model("a", Progressing=("Unknown", v.RECONCILE_FAILED), ModelCached=("False", v.FETCHING))
     deleting = model("a")
@@ -74,7 +76,7 @@ def test_fetcher_when_it_goes_or_is_refused_or_takes_another_source_then_the_nex
         assert (made.other(key("b")), made.other(key("c"))) == (None, key("b"))
 
 
-def test_others_when_a_fetch_goes_on_then_they_are_concerned_by_its_end_alone() -> None:
+def test_others_when_a_fetch_goes_on_then_only_its_end_counts() -> None:
     made = fetchers(model("a"), model("b"), model("c", uri="https://example.org/other"))
     assert made.other(key("b")) == key("a")
     assert made.update(key("b"), model("b", ModelCached=("False", v.FETCHING))) == set()
@@ -91,7 +93,7 @@ def test_fetcher_when_there_is_no_source_then_there_is_none() -> None:
     assert (made.other(key("a")), made.other(key("b")), made.other(key("c"))) == (None, None, None)
 
 
-def test_fetcher_when_its_passes_fail_after_the_file_was_verified_then_it_stays() -> None:
+def test_fetcher_when_passes_fail_after_verification_then_stays() -> None:
     made = fetchers(model("a", 1), model("b", 2))
     assert made.other(key("b")) == key("a")
     made.update(key("a"), model("a", 1, Progressing=("Unknown", v.RECONCILE_FAILED), ModelCached=("True", v.CACHED)))

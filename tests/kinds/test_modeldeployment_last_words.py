@@ -28,7 +28,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "serve.py", line 3\nValu
         ("y" * 2048, "…" + "y" * (MAX_LOG_CHARACTERS - 1)),
     ],
 )
-def test_log_when_it_is_quoted_then_its_last_lines_without_control_characters(message: str, quoted: str) -> None:
+def test_log_when_quoted_then_last_lines_without_control_chars(message: str, quoted: str) -> None:
     ended = end_of({"exitCode": 3, "message": message}, may_be_log=True)
     assert ended == f"(exit code 3); its log ends: {quoted}"
 
@@ -38,7 +38,7 @@ def test_message_when_there_is_none_then_the_log_is_named(*, may_be_log: bool) -
     assert end_of({"exitCode": 3}, may_be_log=may_be_log) == "(exit code 3): it left no message; see its log"
 
 
-def test_message_when_it_is_one_line_then_clients_get_it_unless_it_may_be_a_log() -> None:
+def test_message_when_one_line_then_clients_get_it_unless_a_log() -> None:
     ended = {"exitCode": 3, "message": "no GPU\n"}
     own, either = (f"it exits {end_of(ended, may_be_log=may_be_log)}" for may_be_log in (False, True))
     assert own == public(own) == "it exits (exit code 3): no GPU"
@@ -47,7 +47,7 @@ def test_message_when_it_is_one_line_then_clients_get_it_unless_it_may_be_a_log(
     assert "GPU" not in public(either)
 
 
-def test_log_when_it_fills_the_kubelets_limit_with_spaces_then_it_is_a_log() -> None:
+def test_log_when_it_fills_kubelet_limit_with_spaces_then_a_log() -> None:
     assert "its log ends: x" in end_of({"exitCode": 3, "message": "x" + " " * 2047}, may_be_log=True)
 
 
@@ -61,11 +61,12 @@ def test_end_when_out_of_memory_then_the_limit_is_named(*, may_be_log: bool) -> 
     assert "secret" not in ended
 
 
-def test_message_when_there_is_no_log_in_it_then_clients_get_it_whole() -> None:
+def test_message_when_no_log_in_it_then_clients_get_it_whole() -> None:
     assert public("the file is cut. Fetch it again") == "the file is cut. Fetch it again"
 
 
-def test_crash_when_a_container_leaves_only_its_log_then_conditions_quote_it_and_clients_do_not_get_it() -> None:
+def test_crash_when_only_log_left_then_only_conditions_quote_it() -> None:
+    """Clients do not get it."""
     world = serving_world(**spec())
     (pod,) = world.runtimes()
     world.crash_loop(pod, TRACEBACK, code=3)
@@ -76,7 +77,7 @@ def test_crash_when_a_container_leaves_only_its_log_then_conditions_quote_it_and
     assert "tokenizer" not in unavailable(outcome).message
 
 
-def test_deadline_when_the_container_crashed_before_then_clients_do_not_get_its_log_either() -> None:
+def test_deadline_when_container_crashed_then_clients_get_no_log() -> None:
     world = serving_world(**spec(), rollout={"startupDeadlineSeconds": 5})
     (pod,) = world.runtimes()
     world.crash(pod, TRACEBACK, code=3)
@@ -94,16 +95,14 @@ def test_deadline_when_the_container_crashed_before_then_clients_do_not_get_its_
 @pytest.mark.parametrize(
     ("settings", "brought", "ours"), [(SETTINGS, "b249b4a1", "ec55fcfd"), (CLUSTER, "4c717ea7", "775bf140")]
 )
-def test_revision_when_headrace_is_upgraded_then_it_is_that_of_the_release_before(
-    settings: Settings, brought: str, ours: str
-) -> None:
+def test_revision_when_headrace_is_upgraded_then_it_is_unchanged(settings: Settings, brought: str, ours: str) -> None:
     """A new hash here restarts every model at the next upgrade: leave the field out (`without_later_fields`)."""
     assert revision_of(ModelDeployment.parse(resource(**spec())), settings) == brought
     assert revision_of(ModelDeployment.parse(resource()), settings) == ours
 
 
 @pytest.mark.parametrize("server_default", [{}, {"terminationMessagePolicy": "File"}])
-def test_deployment_when_it_was_made_before_the_policy_then_its_template_is_not_rewritten(
+def test_deployment_when_older_than_policy_then_not_rewritten(
     server_default: dict[str, str],
 ) -> None:
     world = serving_world(**spec())

@@ -30,7 +30,7 @@ def variables(pod: Manifest) -> dict[str, Any]:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in pod["containers"][0]["env"]}
 
 
-def test_deployment_when_made_then_one_per_revision_recreated_never_rolled() -> None:
+def test_deployment_when_made_then_one_per_revision_never_rolled() -> None:
     world = serving_world(replicas=1)
     manifest = child(world, "Deployment")
     (revision,) = world.revisions()
@@ -43,7 +43,7 @@ def test_deployment_when_made_then_one_per_revision_recreated_never_rolled() -> 
     assert manifest["spec"]["template"]["metadata"]["labels"][v.REVISION_LABEL] == revision
 
 
-def test_runtime_when_started_then_it_gets_a_path_its_name_and_its_limits() -> None:
+def test_runtime_when_started_then_gets_path_name_and_limits() -> None:
     world = serving_world(
         runtime={"type": "LLM", "llm": {"maxModelLen": 4096, "maxConcurrentRequests": 32}},
         rollout={"drainTimeoutSeconds": 45},
@@ -62,7 +62,7 @@ def test_runtime_when_started_then_it_gets_a_path_its_name_and_its_limits() -> N
     assert pod_of(world)["terminationGracePeriodSeconds"] == 45
 
 
-def test_runtime_when_started_then_it_knows_who_it_is_and_whom_to_tell() -> None:
+def test_runtime_when_started_then_has_identity_and_nats_url() -> None:
     world = serving_world()
     (revision,) = world.revisions()
     assert variables(pod_of(world)) == {
@@ -78,7 +78,7 @@ def test_runtime_when_started_then_it_knows_who_it_is_and_whom_to_tell() -> None
     }
 
 
-def test_runtime_when_the_body_limit_is_not_the_default_then_told() -> None:
+def test_runtime_when_the_body_limit_is_not_default_then_told() -> None:
     settings = replace(SETTINGS, max_body_bytes=8 << 20)
     world = World(manifest=resource(replicas=1), settings=settings)
     world.calm()
@@ -96,7 +96,7 @@ def test_runtime_when_probed_then_on_its_http_port() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
-def test_pods_when_made_then_they_pass_the_restricted_standard_and_start_fast(kind: str) -> None:
+def test_pods_when_made_then_restricted_standard_and_fast_start(kind: str) -> None:
     pod = pod_of(serving_world(), kind)
     security = pod["containers"][0]["securityContext"]
     assert security["runAsNonRoot"] is True
@@ -107,7 +107,7 @@ def test_pods_when_made_then_they_pass_the_restricted_standard_and_start_fast(ki
     assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
 
 
-def test_models_when_there_is_a_claim_then_mounted_and_only_the_fetch_may_write() -> None:
+def test_models_when_a_claim_then_only_the_fetch_may_write() -> None:
     world = World(manifest=resource(), settings=replace(SETTINGS, models_claim="models"))
     world.calm()
     for kind, read_only in (("Deployment", {"readOnly": True}), ("Job", {})):
@@ -118,7 +118,7 @@ def test_models_when_there_is_a_claim_then_mounted_and_only_the_fetch_may_write(
 
 
 @pytest.mark.parametrize("claim", ["models", "weights.of-another-team"])
-def test_models_when_the_source_is_in_a_claim_then_that_one_is_mounted_and_nobody_writes(claim: str) -> None:
+def test_models_when_source_is_a_claim_then_mounted_read_only(claim: str) -> None:
     manifest = resource(model={"source": {"uri": f"pvc://{claim}/smol/model.gguf"}})
     settings = replace(SETTINGS, models_claim="models", allowed_schemes=frozenset({"pvc"}))
     world = World(manifest=manifest, settings=settings)
@@ -151,7 +151,7 @@ def test_template_when_set_then_it_is_laid_over_the_runtime() -> None:
     assert pod["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
 
 
-def test_service_when_made_then_it_selects_the_runtime_pods_of_every_revision() -> None:
+def test_service_when_made_then_selects_pods_of_every_revision() -> None:
     world = serving_world(replicas=1)
     selector = child(world, "Service")["spec"]["selector"]
     labels = world.pods[world.runtimes()[0]]["metadata"]["labels"]
@@ -160,7 +160,8 @@ def test_service_when_made_then_it_selects_the_runtime_pods_of_every_revision() 
     assert not selector.items() <= world.pods[world.fetch_pod() or ""]["metadata"]["labels"].items()
 
 
-def test_names_when_the_resources_is_the_longest_allowed_then_children_leave_room_for_their_pods() -> None:
+def test_names_when_the_resources_is_longest_then_children_fit() -> None:
+    """They leave room for the names of their pods."""
     manifest = resource()
     manifest["metadata"]["name"] = "a" * 40
     world = World(manifest=manifest)
@@ -220,7 +221,7 @@ def test_guards_when_there_is_no_platform_then_none_is_made() -> None:
     assert kinds == {"Deployment", "Job", "Service"}
 
 
-def test_guards_when_there_is_a_platform_then_all_are_made_before_the_pods_that_need_them() -> None:
+def test_guards_when_there_is_a_platform_then_made_before_pods() -> None:
     outcome = World(manifest=resource(), settings=CLUSTER).look()
     kinds = [made.key.kind for made in outcome.children]
     guards = ["ServiceAccount", "NetworkPolicy", "NetworkPolicy"]
@@ -236,20 +237,22 @@ def test_guards_when_there_is_a_platform_then_all_are_made_before_the_pods_that_
         ({"scaling": {"minReplicas": 0, "maxReplicas": 2}}, True),
     ],
 )
-def test_disruption_budget_when_two_replicas_can_be_then_it_is_made(spec: dict[str, Any], *, made: bool) -> None:
+def test_disruption_budget_when_two_replicas_possible_then_made(spec: dict[str, Any], *, made: bool) -> None:
     assert ("PodDisruptionBudget" in {key.kind for key in in_cluster(**spec).children}) is made
 
 
-def test_disruption_budget_when_made_then_one_runtime_pod_at_a_time_of_whatever_revision() -> None:
+def test_disruption_budget_when_made_then_one_pod_at_a_time() -> None:
+    """Of whatever revision."""
     spec = child(in_cluster(replicas=2), "PodDisruptionBudget")["spec"]
     labels = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: "smol", v.COMPONENT_LABEL: "runtime"}
     assert spec == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
-def test_pods_when_there_is_a_platform_then_they_have_an_account_without_a_token_and_a_user_without_rights(
+def test_pods_when_a_platform_then_no_token_and_no_rights(
     kind: str,
 ) -> None:
+    """They have an account without a token and a user without rights."""
     world = in_cluster()
     pod = pod_of(world, kind)
     account = child(world, "ServiceAccount")
@@ -268,7 +271,7 @@ def test_runtime_when_made_then_its_only_volume_are_the_models() -> None:
     assert [volume["name"] for volume in pod_of(in_cluster())["volumes"]] == ["models"]
 
 
-def test_runtime_when_it_listens_then_to_the_platform_s_gateways_and_operator_alone() -> None:
+def test_runtime_when_listening_then_to_gateways_and_operator() -> None:
     rules = policy(in_cluster(), "runtime")
     assert rules["policyTypes"] == ["Ingress", "Egress"]
     (rule,) = rules["ingress"]
@@ -282,7 +285,8 @@ def test_runtime_when_it_asks_then_names_and_nats_alone() -> None:
     assert (nats["to"], ports(nats)) == ([platform("nats")], {("TCP", 4222)})
 
 
-def test_fetch_when_it_asks_then_also_the_web_and_its_proxy_but_not_the_link_and_nobody_asks_it() -> None:
+def test_fetch_when_connecting_then_web_and_proxy_only() -> None:
+    """And nobody may connect to it."""
     world = in_cluster(model={"source": {"uri": "https://mirror.example:8443/smol.gguf"}})
     rules = policy(world, "fetch")
     assert "ingress" not in rules
@@ -293,7 +297,8 @@ def test_fetch_when_it_asks_then_also_the_web_and_its_proxy_but_not_the_link_and
     assert blocks == {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fe80::/10"]}
 
 
-def test_fetch_when_the_platform_says_how_then_it_has_its_variables_and_trusts_its_certificates() -> None:
+def test_fetch_when_the_platform_has_settings_then_it_uses_them() -> None:
+    """Its variables and its certificates."""
     pod = pod_of(in_cluster(), "Job")
     said = variables(pod)
     assert said["HTTPS_PROXY"] == "http://proxy.example:3128"
@@ -312,7 +317,7 @@ def test_fetch_when_the_platform_says_how_then_it_has_its_variables_and_trusts_i
         ({"requests": {"nvidia.com/gpu": "1"}}, "headrace-runtime-llm-cuda"),
     ],
 )
-def test_image_when_the_resources_name_a_gpu_then_it_is_the_one_for_cuda(resources: Manifest, image: str) -> None:
+def test_image_when_the_resources_name_a_gpu_then_the_cuda_image(resources: Manifest, image: str) -> None:
     world = in_cluster(template={"resources": resources})
     assert pod_of(world)["containers"][0]["image"] == image
     world.settings = replace(CLUSTER, images=default_images())
@@ -320,7 +325,7 @@ def test_image_when_the_resources_name_a_gpu_then_it_is_the_one_for_cuda(resourc
     assert pod_of(world)["containers"][0]["image"] == "headrace-runtime-llm"
 
 
-def test_children_when_made_then_they_say_nothing_empty_that_a_server_would_leave_out() -> None:
+def test_children_when_made_then_no_empty_fields_a_server_drops() -> None:
     """A server drops what is false or empty (a variable's value, a volume's readOnly) unless it means something."""
     world = in_cluster(template={"env": [{"name": "EMPTY"}]})
     meant = {"automountServiceAccountToken", "enableServiceLinks", "allowPrivilegeEscalation", "resources"}
@@ -337,7 +342,7 @@ def _empty(part: Any, *path: str) -> Iterator[tuple[str, ...]]:
         yield path
 
 
-def test_kept_children_when_the_server_filled_them_in_then_only_what_was_said_is_said_again() -> None:
+def test_kept_children_when_server_filled_them_then_only_ours() -> None:
     """To claim a Job's selector would make the next apply take it away, which is refused."""
     world = in_cluster()
     said = {key: {k: x for k, x in made.items() if k != "status"} for key, made in world.children.items()}

@@ -31,7 +31,7 @@ def test_suffixes_are_words_that_no_other_kinds_names_end_in() -> None:
     assert not {COMPONENT_RUNTIME, COMPONENT_FETCH} & set(suffixes)
 
 
-def test_names_of_a_model_deployments_children_have_a_part_but_its_services() -> None:
+def test_names_when_of_children_then_have_a_part_but_services() -> None:
     children = World(settings=replace(SETTINGS, platform_namespace="headrace")).look().children
     bare = {child.key.kind for child in children if child.key.name == "smol"}
     ends = {child.key.name.removeprefix("smol-").rpartition("-")[2] for child in children if child.key.name != "smol"}

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from kinds.reconcile_world import DIGEST, SOURCE, World, resource, route_of, set_condition
+from kinds.reconcile_pods import set_condition
+from kinds.reconcile_world import DIGEST, SOURCE, World, resource, route_of
 from typing_extensions import override
 
 from headrace.api import vocabulary as v

@@ -43,31 +43,33 @@ def test_name_when_nobody_has_it_then_the_older_one_gets_it() -> None:
     assert taken(young, old) == {"chat": "old"}
 
 
-def test_name_when_a_younger_one_serves_it_then_an_older_one_that_comes_to_want_it_waits() -> None:
+def test_name_when_a_younger_one_serves_it_then_older_one_waits() -> None:
     old, young = named("old", "chat", has="old", age=2), named("young", "chat", has="chat", age=1)
     assert taken(old, young) == {"chat": "young"}
     assert taken(young, old) == {}
     assert taken(named("other", "old"), old) == {"old": "old"}
 
 
-def test_name_when_its_owner_wants_another_one_then_it_keeps_the_first_until_it_has_the_second() -> None:
+def test_name_when_its_owner_renames_then_keeps_first_meanwhile() -> None:
+    """It keeps the first until it has the second."""
     owner, other = named("owner", "new", has="chat", age=1), named("other", "chat", age=2)
     assert taken(other, owner) == {"chat": "owner"}
     assert taken(other, named("owner", "new", has="new", age=1)) == {}
 
 
-def test_name_when_its_first_claimant_is_refused_for_its_own_faults_then_it_is_free() -> None:
+def test_name_when_its_first_claimant_is_invalid_then_it_is_free() -> None:
     assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.SOURCE_NOT_ALLOWED)) == {}
     assert taken(named("a", "chat"), named("b", "chat", age=9, refused=v.NAME_TAKEN)) == {"chat": "b"}
 
 
-def test_name_when_two_were_given_it_at_once_then_the_older_one_keeps_it() -> None:
+def test_name_when_two_were_given_it_at_once_then_older_keeps_it() -> None:
     old, young = named("old", "chat", has="chat", age=2), named("young", "chat", has="chat", age=1)
     assert taken(old, young) == {}
     assert taken(young, old) == {"chat": "old"}
 
 
-def test_name_when_several_are_before_it_then_who_has_it_is_named_or_else_the_oldest() -> None:
+def test_name_when_several_are_before_it_then_the_owner_is_named() -> None:
+    """If none of them has it, the oldest is named."""
     oldest, older, mine = named("oldest", "chat", age=3), named("older", "chat", age=2), named("mine", "chat", age=1)
     assert taken(mine, oldest, older) == {"chat": "oldest"}
     assert taken(mine, oldest, named("older", "chat", has="chat", age=2)) == {"chat": "older"}
@@ -80,7 +82,7 @@ def test_name_when_the_resource_is_gone_then_nothing_is_said() -> None:
     assert names.taken(A) == {}
 
 
-def test_name_when_it_is_given_back_then_those_who_want_it_are_concerned_and_nobody_else() -> None:
+def test_name_when_released_then_only_its_claimants_concerned() -> None:
     names = Names()
     for manifest in (named("a", "chat", has="chat"), named("b", "chat"), named("c", "other")):
         names.update(key_of(manifest), manifest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kinds.reconcile_world import World, replica_failure, resource, serving_world, set_condition
+from kinds.reconcile_pods import set_condition
+from kinds.reconcile_world import World, replica_failure, resource, serving_world
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaState
@@ -17,7 +18,7 @@ def message(world: World) -> str:
     return str(world.condition(v.READY)["message"])
 
 
-def test_scale_up_when_the_new_replica_starts_then_ready_stays_and_says_so() -> None:
+def test_scale_up_when_the_new_replica_starts_then_ready_stays() -> None:
     world = serving_world(replicas=2)
     world.apply(replicas=3)
     world.look()
@@ -46,7 +47,7 @@ def test_replica_when_one_of_two_is_drained_then_ready_stays() -> None:
     assert "1 of 2 replicas run" in message(world)
 
 
-def test_replica_when_one_of_two_is_not_admitted_by_all_then_ready_stays() -> None:
+def test_replica_when_one_of_two_not_admitted_then_ready_stays() -> None:
     world = serving_world(replicas=2)
     world.serve(world.runtimes()[0], admitted=False)
     world.look()
@@ -54,7 +55,7 @@ def test_replica_when_one_of_two_is_not_admitted_by_all_then_ready_stays() -> No
     assert "1 of 2 serving replicas are admitted by every gateway" in message(world)
 
 
-def test_scale_up_when_a_quota_has_no_room_then_ready_stays_and_says_why() -> None:
+def test_scale_up_when_a_quota_has_no_room_then_ready_says_why() -> None:
     world = serving_world(replicas=1)
     world.quota = 1
     world.apply(replicas=2)
@@ -88,7 +89,7 @@ def test_rollout_when_it_runs_then_ready_never_leaves_true(rollout: dict[str, An
     assert (world.says(v.READY), old in world.revisions()) == (("True", v.RUNNING), False)
 
 
-def test_rollout_when_the_new_one_waits_for_room_then_ready_stays_and_says_so() -> None:
+def test_rollout_when_candidate_waits_for_room_then_ready_stays() -> None:
     world = serving_world(replicas=1)
     world.apply(**NEW)
     world.look()
@@ -99,7 +100,7 @@ def test_rollout_when_the_new_one_waits_for_room_then_ready_stays_and_says_so() 
     assert "insufficient cpu" in message(world)
 
 
-def test_rollout_when_no_replica_of_the_old_one_is_left_then_not_ready() -> None:
+def test_rollout_when_no_stable_replica_is_left_then_not_ready() -> None:
     world = serving_world(replicas=1)
     (old,) = world.runtimes()
     world.apply(**NEW)
@@ -110,7 +111,8 @@ def test_rollout_when_no_replica_of_the_old_one_is_left_then_not_ready() -> None
 
 
 @pytest.mark.parametrize("kind", ["Service", "Deployment", "Job"])
-def test_spec_when_a_child_of_it_is_refused_then_not_ready_though_the_old_revision_serves(kind: str) -> None:
+def test_spec_when_a_child_is_refused_then_not_ready(kind: str) -> None:
+    """Though the stable revision serves."""
     world = serving_world(replicas=1)
     source = {"uri": world.manifest["spec"]["model"]["source"]["uri"].replace("0.1.2", "0.1.3")}
     world.apply(model={"source": source})
@@ -128,7 +130,7 @@ def test_spec_when_a_child_of_it_is_refused_then_not_ready_though_the_old_revisi
     assert world.refused() is None
 
 
-def test_old_revision_when_the_cluster_does_not_let_it_go_then_progressing_says_so() -> None:
+def test_stable_when_cluster_keeps_it_then_progressing_says_so() -> None:
     world = serving_world(replicas=1)
     (old,) = [key for key in world.children if key.kind == "Deployment"]
     world.apply(**NEW)
@@ -140,7 +142,7 @@ def test_old_revision_when_the_cluster_does_not_let_it_go_then_progressing_says_
     assert f"{old.name}: denied by policy" in conditions[v.PROGRESSING]["message"]
 
 
-def test_job_when_it_is_refused_then_requests_are_told_and_not_held() -> None:
+def test_job_when_refused_then_requests_rejected_and_not_held() -> None:
     world = World(manifest=resource(replicas=1))
     key = next(child.key for child in world.decide().children if child.key.kind == "Job")
     world.not_taken[key] = "denied by policy"
@@ -152,7 +154,7 @@ def test_job_when_it_is_refused_then_requests_are_told_and_not_held() -> None:
 # -- a new leader ------------------------------------------------------------------------------------------------
 
 
-def test_leader_when_it_is_new_then_it_says_no_gateway_only_after_it_has_listened() -> None:
+def test_leader_when_new_then_no_gateway_only_after_listening() -> None:
     world = serving_world(replicas=1)
     world.restart_loop()
     world.gateways = frozenset()
@@ -166,7 +168,7 @@ def test_leader_when_it_is_new_then_it_says_no_gateway_only_after_it_has_listene
 
 
 @pytest.mark.parametrize(("was", "says"), [(True, ("True", v.IDLE)), (False, ("Unknown", v.PENDING))])
-def test_leader_when_it_is_new_then_a_model_at_zero_is_as_ready_as_it_was(*, was: bool, says: tuple[str, str]) -> None:
+def test_leader_when_new_then_model_at_zero_as_ready_as_before(*, was: bool, says: tuple[str, str]) -> None:
     world = serving_world(scaling={})
     if not was:
         world.manifest["status"].pop("conditions")
@@ -178,7 +180,7 @@ def test_leader_when_it_is_new_then_a_model_at_zero_is_as_ready_as_it_was(*, was
     assert world.says(v.READY) == ("False", v.NO_GATEWAY)
 
 
-def test_quota_when_it_has_no_room_and_nothing_serves_then_not_ready() -> None:
+def test_quota_when_no_room_and_nothing_serves_then_not_ready() -> None:
     world = serving_world(replicas=1)
     world.pods.pop(world.runtimes()[0])
     deployment = next(child for key, child in world.children.items() if key.kind == "Deployment")
@@ -191,7 +193,7 @@ def test_quota_when_it_has_no_room_and_nothing_serves_then_not_ready() -> None:
 FAULT = "its readiness path /v1/models on port 8000 is answered with 404"
 
 
-def test_container_when_its_readiness_path_does_not_answer_then_conditions_say_how() -> None:
+def test_container_when_readiness_path_fails_then_told_how() -> None:
     world = serving_world(replicas=1, rollout={"startupDeadlineSeconds": 10})
     (pod,) = world.runtimes()
     world.load(pod, "starting")
@@ -215,7 +217,7 @@ def test_container_when_its_readiness_path_does_not_answer_then_conditions_say_h
         (ReplicaState.DRAINING, "", None, False),
     ],
 )
-def test_container_when_it_announces_how_far_it_is_then_that_is_told_instead(
+def test_container_when_it_reports_its_progress_then_that_shown(
     state: ReplicaState, stage: str, percent: int | None, *, told: bool
 ) -> None:
     world = serving_world(replicas=1)

@@ -14,7 +14,7 @@ def reasons(world: World) -> list[str]:
     return [event.reason for event in world.events]
 
 
-def test_replicas_when_the_model_is_cached_then_as_many_pods_as_asked() -> None:
+def test_replicas_when_model_is_cached_then_as_many_pods_as_set() -> None:
     world = serving_world(replicas=3)
     assert list(world.revisions().values()) == [3]
     assert world.manifest["status"]["readyReplicas"] == 3
@@ -22,7 +22,7 @@ def test_replicas_when_the_model_is_cached_then_as_many_pods_as_asked() -> None:
     assert world.says(v.SCALING_ACTIVE) == ("False", v.DISABLED)
 
 
-def test_replicas_when_changed_then_the_same_revision_is_rescaled() -> None:
+def test_replicas_when_changed_then_same_revision_is_rescaled() -> None:
     world = serving_world(replicas=1)
     before = world.revisions()
     world.apply(replicas=2)
@@ -47,7 +47,7 @@ def test_replicas_when_zero_and_somebody_asks_then_not_woken() -> None:
 
 
 @pytest.mark.parametrize("spec", [{"replicas": 2}, SCALED])
-def test_suspend_when_set_then_zero_and_refused_whoever_ruled_before(spec: dict[str, object]) -> None:
+def test_suspend_when_set_then_zero_and_refused_with_any_scaling(spec: dict[str, object]) -> None:
     world = serving_world(**spec)
     world.ask(queued=2)
     world.apply(suspend=True)
@@ -65,7 +65,7 @@ def test_suspend_when_taken_back_then_it_serves_again() -> None:
     assert world.refused() is None
 
 
-def test_scaling_when_nobody_asked_yet_then_at_zero_ready_idle_and_at_rest() -> None:
+def test_scaling_when_no_request_came_yet_then_idle_and_ready() -> None:
     world = serving_world(**SCALED)
     assert list(world.revisions().values()) == [0]
     assert world.says(v.READY) == ("True", v.IDLE)
@@ -74,7 +74,8 @@ def test_scaling_when_nobody_asked_yet_then_at_zero_ready_idle_and_at_rest() -> 
     assert world.look().requeue_seconds is None
 
 
-def test_wake_when_a_request_is_held_then_the_first_child_is_the_deployment_with_one_replica() -> None:
+def test_wake_when_request_is_held_then_deployment_first_child() -> None:
+    """It has one replica."""
     world = serving_world(**SCALED)
     world.ask(queued=1, waited=3)
     outcome = world.look()
@@ -84,7 +85,7 @@ def test_wake_when_a_request_is_held_then_the_first_child_is_the_deployment_with
     assert "from 0 to 1" in world.events[0].message
 
 
-def test_wake_when_the_pod_loads_then_the_stage_is_told_and_requests_are_held() -> None:
+def test_wake_when_pod_loads_then_requests_are_held_with_stage() -> None:
     world = serving_world(**SCALED)
     world.ask(queued=1)
     world.look()
@@ -96,7 +97,7 @@ def test_wake_when_the_pod_loads_then_the_stage_is_told_and_requests_are_held() 
     assert "loading-weights" in world.condition(v.WORKLOADS_READY)["message"]
 
 
-def test_wake_when_it_ended_then_last_cold_start_tells_its_stages() -> None:
+def test_wake_when_it_ended_then_last_cold_start_has_its_stages() -> None:
     world = serving_world(**SCALED)
     world.ask(queued=1, waited=12.4)
     world.look()
@@ -116,7 +117,7 @@ def test_wake_when_it_ended_then_last_cold_start_tells_its_stages() -> None:
     assert world.manifest["status"]["lastColdStart"] == cold_start
 
 
-def test_wake_when_the_world_is_slow_to_show_the_deployment_then_its_time_still_counts_from_the_request() -> None:
+def test_wake_when_deployment_shows_late_then_time_counts() -> None:
     world = serving_world(**SCALED)
     world.ask(queued=1)
     for _ in range(3):
@@ -128,7 +129,7 @@ def test_wake_when_the_world_is_slow_to_show_the_deployment_then_its_time_still_
     assert world.manifest["status"]["lastColdStart"]["readyMilliseconds"] == 3000
 
 
-def test_ready_when_a_gateway_has_not_admitted_the_pod_then_it_waits_for_it() -> None:
+def test_ready_when_a_gateway_has_not_admitted_pod_then_it_waits() -> None:
     world = serving_world(replicas=1)
     world.gateways = frozenset({"gw-1", "gw-2"})
     world.look()
@@ -156,7 +157,7 @@ def test_idle_when_the_timeout_has_passed_then_zero_and_ready() -> None:
     ]
 
 
-def test_requeue_when_idle_at_one_replica_then_no_later_than_the_idle_deadline() -> None:
+def test_requeue_when_idle_at_one_replica_then_by_idle_deadline() -> None:
     world = serving_world(scaling={"idleTimeoutSeconds": 63})
     world.ask(queued=1)
     world.calm()
@@ -165,7 +166,8 @@ def test_requeue_when_idle_at_one_replica_then_no_later_than_the_idle_deadline()
     assert world.look().requeue_seconds == pytest.approx(2, abs=1.1)
 
 
-def test_at_zero_when_no_gateway_is_alive_then_not_ready_because_nobody_could_wake_it() -> None:
+def test_at_zero_when_no_gateway_is_live_then_not_ready() -> None:
+    """Nothing could wake the model."""
     world = serving_world(**SCALED)
     world.gateways = frozenset()
     world.look()
@@ -184,7 +186,8 @@ def test_stale_signals_when_nats_is_away_then_nothing_shrinks() -> None:
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_restart_when_nats_is_away_and_no_gateway_was_heard_then_ready_is_not_claimed_and_no_gate_is_taken() -> None:
+def test_restart_when_nats_and_gateways_unknown_then_not_ready() -> None:
+    """Ready is not claimed, and no readiness gate is taken back."""
     world = serving_world(scaling={"minReplicas": 1, "maxReplicas": 2})
     pods = frozenset(world.runtimes())
     world.restart_loop()
@@ -202,7 +205,7 @@ def test_maximum_when_demand_asks_for_more_then_scaling_says_so() -> None:
     assert world.says(v.SCALING_ACTIVE) == ("True", v.AT_MAXIMUM)
 
 
-def test_restart_when_replicas_run_then_none_is_dropped_and_none_loses_its_gate() -> None:
+def test_restart_when_replicas_run_then_none_loses_its_gate() -> None:
     world = serving_world(scaling={"maxReplicas": 4, "idleTimeoutSeconds": 600})
     world.ask(queued=32)
     world.calm()
@@ -215,7 +218,8 @@ def test_restart_when_replicas_run_then_none_is_dropped_and_none_loses_its_gate(
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_restart_when_a_pod_stays_silent_then_it_serves_no_longer_and_is_given_up_when_its_time_is_over() -> None:
+def test_restart_when_pod_stays_silent_then_given_up_at_deadline() -> None:
+    """It serves no longer meanwhile."""
     world = serving_world(replicas=1)
     world.restart_loop()
     world.pass_time(6)
@@ -226,7 +230,7 @@ def test_restart_when_a_pod_stays_silent_then_it_serves_no_longer_and_is_given_u
     assert "it does not register itself" in world.condition(v.READY)["message"]
 
 
-def test_orphaned_children_when_adopted_then_their_replicas_stay_for_the_idle_timeout() -> None:
+def test_orphaned_children_when_adopted_then_idle_timeout_runs() -> None:
     """`kubectl delete --cascade=orphan`, and apply."""
     world = serving_world(scaling={"maxReplicas": 4, "idleTimeoutSeconds": 100})
     world.ask(queued=16)
@@ -244,7 +248,7 @@ def test_orphaned_children_when_adopted_then_their_replicas_stay_for_the_idle_ti
     assert world.runtimes() == []
 
 
-def test_orphaned_children_when_another_revision_is_applied_then_it_starts_at_zero() -> None:
+def test_orphaned_children_when_of_another_revision_then_zero() -> None:
     world = serving_world(scaling={"idleTimeoutSeconds": 100})
     world.ask(queued=1)
     world.calm()
@@ -254,7 +258,8 @@ def test_orphaned_children_when_another_revision_is_applied_then_it_starts_at_ze
     assert [c.manifest["spec"]["replicas"] for c in world.decide().children if c.key.kind == "Deployment"] == [0]
 
 
-def test_spec_replicas_when_changed_while_scaling_rules_then_one_warning_even_over_a_restart() -> None:
+def test_spec_replicas_when_changed_while_scaling_then_warns() -> None:
+    """Even over a restart."""
     world = serving_world(**SCALED)
     world.restart_loop()
     world.apply(replicas=3)
@@ -265,7 +270,7 @@ def test_spec_replicas_when_changed_while_scaling_rules_then_one_warning_even_ov
     assert (warning.type, list(world.revisions().values())) == ("Warning", [0])
 
 
-def test_status_when_it_serves_then_it_has_what_the_scale_subresource_and_clients_need() -> None:
+def test_status_when_it_serves_then_has_scale_and_client_fields() -> None:
     status = serving_world(replicas=2).manifest["status"]
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)
     assert status["selector"] == "headrace.dev/model-deployment=smol,headrace.dev/component=runtime"
@@ -274,7 +279,7 @@ def test_status_when_it_serves_then_it_has_what_the_scale_subresource_and_client
     assert (revision["weightPercent"], revision["replicas"], revision["readyReplicas"]) == (100, 2, 2)
 
 
-def test_route_when_cold_start_bounds_are_set_then_the_gateways_get_them() -> None:
+def test_route_when_cold_start_bounds_are_set_then_it_has_them() -> None:
     cold_start = {"queueTimeoutSeconds": 12, "maxQueuedRequests": 7}
     outcome = serving_world(scaling={"coldStart": cold_start}).outcome
     assert outcome is not None
@@ -282,14 +287,14 @@ def test_route_when_cold_start_bounds_are_set_then_the_gateways_get_them() -> No
     assert route_of(outcome).created == 1767225600
 
 
-def test_conditions_when_first_seen_then_what_was_not_observed_is_unknown() -> None:
+def test_conditions_when_first_seen_then_unobserved_is_unknown() -> None:
     world = World(manifest=resource(replicas=1))
     world.look()
     assert world.says(v.MODEL_CACHED) == ("Unknown", v.PENDING)
     assert world.says(v.READY) == ("Unknown", v.PENDING)
 
 
-def test_last_transition_when_the_status_stays_then_its_time_stays() -> None:
+def test_last_transition_when_status_stays_then_its_time_stays() -> None:
     world = serving_world(replicas=1)
     before = world.condition(v.READY)["lastTransitionTime"]
     world.apply(replicas=1, rollout={"startupDeadlineSeconds": 60})

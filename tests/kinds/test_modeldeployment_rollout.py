@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kinds.reconcile_world import SOURCE, World, route_of, serving_world, set_condition
+from kinds.reconcile_pods import set_condition
+from kinds.reconcile_world import SOURCE, World, route_of, serving_world
 
 from headrace.api import vocabulary as v
 
@@ -26,7 +27,8 @@ def changed(world: World) -> tuple[str, str]:
     return old, new
 
 
-def test_rollout_when_it_begins_then_the_old_one_keeps_all_requests_beside_a_full_new_one() -> None:
+def test_rollout_when_it_begins_then_stable_keeps_all_requests() -> None:
+    """A full candidate starts beside it."""
     world = serving_world(replicas=2)
     old, new = changed(world)
     assert world.revisions() == {new: 2, old: 2}
@@ -36,7 +38,7 @@ def test_rollout_when_it_begins_then_the_old_one_keeps_all_requests_beside_a_ful
     assert [event.reason for event in world.events] == [v.REVISION_CREATED]
 
 
-def test_rollout_when_only_some_of_the_new_are_ready_then_the_weight_stays() -> None:
+def test_rollout_when_candidate_partly_ready_then_weight_stays() -> None:
     world = serving_world(replicas=2)
     old, new = changed(world)
     world.serve(world.runtimes(new)[0])
@@ -44,7 +46,7 @@ def test_rollout_when_only_some_of_the_new_are_ready_then_the_weight_stays() -> 
     assert world.weights() == {old: 100}
 
 
-def test_rollout_when_the_new_run_but_no_gateway_admitted_them_then_the_weight_stays() -> None:
+def test_rollout_when_candidate_not_admitted_then_weight_stays() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.serve(world.runtimes(new)[0], admitted=False)
@@ -52,7 +54,8 @@ def test_rollout_when_the_new_run_but_no_gateway_admitted_them_then_the_weight_s
     assert world.weights() == {old: 100}
 
 
-def test_rollout_when_all_of_the_new_are_admitted_then_the_weight_moves_and_the_old_waits() -> None:
+def test_rollout_when_candidate_is_admitted_then_weight_moves() -> None:
+    """The former stable revision waits."""
     world = serving_world(replicas=2)
     old, new = changed(world)
     for pod in world.runtimes(new):
@@ -65,7 +68,7 @@ def test_rollout_when_all_of_the_new_are_admitted_then_the_weight_moves_and_the_
     assert world.revisions() == {new: 2, old: 2}
 
 
-def test_rollout_when_the_gateways_had_time_to_see_it_then_the_old_goes() -> None:
+def test_rollout_when_gateways_had_time_to_see_it_then_old_goes() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.serve(world.runtimes(new)[0])
@@ -79,14 +82,14 @@ def test_rollout_when_the_gateways_had_time_to_see_it_then_the_old_goes() -> Non
     assert old in retired[0]
 
 
-def test_rollout_when_it_ends_then_no_replica_was_scaled_in_the_events() -> None:
+def test_rollout_when_it_ends_then_no_scaling_in_the_events() -> None:
     world = serving_world(scaling={"minReplicas": 1})
     world.apply(**NEW)
     world.calm()
     assert v.SCALED not in {event.reason for event in world.events}
 
 
-def test_rollout_when_the_weight_moved_and_one_new_pod_dies_then_the_weight_stays_moved() -> None:
+def test_rollout_when_weight_moved_and_a_pod_fails_then_it_stays() -> None:
     world = serving_world(replicas=2)
     old, new = changed(world)
     for pod in world.runtimes(new):
@@ -98,7 +101,7 @@ def test_rollout_when_the_weight_moved_and_one_new_pod_dies_then_the_weight_stay
     assert old not in world.revisions()
 
 
-def test_rollout_when_the_new_one_fails_then_the_old_serves_on_and_the_cause_is_told() -> None:
+def test_rollout_when_candidate_fails_then_stable_serves_on() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.crash(world.runtimes(new)[0], "the model file is cut. Fetch it again")
@@ -112,7 +115,7 @@ def test_rollout_when_the_new_one_fails_then_the_old_serves_on_and_the_cause_is_
     assert old in world.condition(v.READY)["message"]
 
 
-def test_rollout_when_there_is_no_room_for_the_new_one_then_it_says_so_and_holds_on() -> None:
+def test_rollout_when_no_room_for_candidate_then_says_so() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     set_condition(world.pods[world.runtimes(new)[0]], "PodScheduled", "False", "0/1 nodes: insufficient cpu")
@@ -122,7 +125,8 @@ def test_rollout_when_there_is_no_room_for_the_new_one_then_it_says_so_and_holds
     assert world.weights() == {old: 100}
 
 
-def test_rollback_when_the_old_spec_is_applied_again_then_its_revision_takes_over_and_the_failed_one_goes() -> None:
+def test_rollback_when_stable_spec_is_applied_then_it_takes_over() -> None:
+    """The failed candidate goes."""
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.crash(world.runtimes(new)[0], "cut")
@@ -133,7 +137,7 @@ def test_rollback_when_the_old_spec_is_applied_again_then_its_revision_takes_ove
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_rollout_when_the_old_one_never_served_then_the_new_one_replaces_it_at_once() -> None:
+def test_rollout_when_stable_never_served_then_replaced_at_once() -> None:
     world = serving_world(replicas=1)
     world.crash_loop(world.runtimes()[0], "cut")
     world.look()
@@ -141,7 +145,7 @@ def test_rollout_when_the_old_one_never_served_then_the_new_one_replaces_it_at_o
     assert world.revisions() == {new: 1}
 
 
-def test_rollout_when_the_old_one_loses_its_pod_meanwhile_then_it_gets_another() -> None:
+def test_rollout_when_stable_loses_its_pod_then_it_gets_another() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     del world.pods[world.runtimes(old)[0]]
@@ -150,7 +154,8 @@ def test_rollout_when_the_old_one_loses_its_pod_meanwhile_then_it_gets_another()
     assert len(world.runtimes(old)) == 1
 
 
-def test_rollout_when_both_revisions_fail_then_both_stay_because_either_may_heal() -> None:
+def test_rollout_when_both_revisions_fail_then_both_stay() -> None:
+    """Either may heal."""
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.crash(world.runtimes(new)[0], "cut")
@@ -164,7 +169,7 @@ def test_rollout_when_both_revisions_fail_then_both_stay_because_either_may_heal
     assert world.weights() == {old: 100}
 
 
-def test_rollout_when_at_zero_then_the_new_one_simply_takes_the_place() -> None:
+def test_rollout_when_at_zero_then_candidate_replaces_stable() -> None:
     world = serving_world(scaling={})
     _, new = changed(world)
     assert world.revisions() == {new: 0}
@@ -172,7 +177,7 @@ def test_rollout_when_at_zero_then_the_new_one_simply_takes_the_place() -> None:
     assert world.says(v.READY) == ("True", v.IDLE)
 
 
-def test_rollout_when_at_zero_and_the_new_file_is_not_there_yet_then_a_request_wakes_the_old() -> None:
+def test_rollout_when_at_zero_without_file_then_stable_wakes() -> None:
     world = serving_world(scaling={})
     old = the_revision(world)
     world.apply(model={"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}})
@@ -186,7 +191,7 @@ def test_rollout_when_at_zero_and_the_new_file_is_not_there_yet_then_a_request_w
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_rollout_when_demand_grows_meanwhile_then_both_revisions_follow_it() -> None:
+def test_rollout_when_demand_grows_then_both_revisions_follow_it() -> None:
     world = serving_world(scaling={"minReplicas": 1, "maxReplicas": 4})
     old, new = changed(world)
     world.ask(queued=24)
@@ -194,7 +199,7 @@ def test_rollout_when_demand_grows_meanwhile_then_both_revisions_follow_it() -> 
     assert world.revisions() == {new: 3, old: 3}
 
 
-def test_rollout_when_changed_again_on_the_way_then_the_one_that_serves_stays() -> None:
+def test_rollout_when_changed_on_the_way_then_serving_one_stays() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.apply(runtime={"type": "LLM", "llm": {"maxModelLen": 8192}})
@@ -204,7 +209,7 @@ def test_rollout_when_changed_again_on_the_way_then_the_one_that_serves_stays() 
     assert world.weights() == {old: 100}
 
 
-def test_rollout_when_a_gateway_restarts_meanwhile_then_the_old_one_is_not_taken_for_dead() -> None:
+def test_rollout_when_gateway_restarts_then_stable_still_counts() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.gateways = frozenset({"gw-2"})
@@ -213,7 +218,7 @@ def test_rollout_when_a_gateway_restarts_meanwhile_then_the_old_one_is_not_taken
     assert world.weights() == {old: 100}
 
 
-def test_rollout_when_the_loop_restarts_meanwhile_then_the_old_one_is_not_taken_for_dead() -> None:
+def test_rollout_when_the_loop_restarts_then_stable_still_counts() -> None:
     world = serving_world(replicas=1)
     old, new = changed(world)
     world.restart_loop()
@@ -222,7 +227,7 @@ def test_rollout_when_the_loop_restarts_meanwhile_then_the_old_one_is_not_taken_
     assert world.weights() == {old: 100}
 
 
-def test_public_name_when_it_changes_then_the_gateways_learn_it_with_the_weight() -> None:
+def test_public_name_when_it_changes_then_moves_with_the_weight() -> None:
     world = serving_world(replicas=1)
     old = the_revision(world)
     world.apply(model={"name": "bigger", "source": {"uri": SOURCE}})
@@ -232,7 +237,8 @@ def test_public_name_when_it_changes_then_the_gateways_learn_it_with_the_weight(
     assert route_of(outcome).public_name == "bigger"
 
 
-def test_revision_when_only_replicas_scaling_suspend_or_deadline_change_then_it_stays() -> None:
+def test_revision_when_only_scale_fields_change_then_it_stays() -> None:
+    """Replicas, scaling, suspend or the deadline."""
     world = serving_world(replicas=1)
     before = the_revision(world)
     world.apply(replicas=2, suspend=True, scaling={}, rollout={"startupDeadlineSeconds": 5})
@@ -240,7 +246,7 @@ def test_revision_when_only_replicas_scaling_suspend_or_deadline_change_then_it_
     assert the_revision(world) == before
 
 
-def test_revision_when_the_runtimes_image_changes_then_it_is_rolled_out() -> None:
+def test_revision_when_runtimes_image_changes_then_rolled_out() -> None:
     world = serving_world(replicas=1)
     before = the_revision(world)
     world.settings = replace(world.settings, images={"runtime": "headrace-runtime-llm:next", "fetch": "headrace-fetch"})
@@ -257,7 +263,8 @@ def test_revision_when_nats_moves_then_it_stays() -> None:
     assert the_revision(world) == before
 
 
-def test_rollout_when_both_revisions_are_ready_then_the_autoscaler_counts_the_one_that_has_the_requests() -> None:
+def test_rollout_when_both_are_ready_then_serving_one_is_counted() -> None:
+    """The autoscaler counts the revision that has the requests."""
     metric = {"type": "QueueDelay", "queueDelay": {"targetMilliseconds": 100}}
     world = serving_world(scaling={"minReplicas": 1, "maxReplicas": 9, "metric": metric})
     _, new = changed(world)

@@ -34,7 +34,7 @@ def serve(world: World) -> None:
     world.look()
 
 
-def test_surge_when_there_is_no_room_then_the_old_one_serves_on_for_ten_seconds() -> None:
+def test_surge_when_no_room_then_stable_serves_ten_seconds() -> None:
     world, old, new = changed(1, room=1)
     world.pass_time(PATIENCE_SECONDS - 1)
     assert world.revisions() == {new: 1, old: 1}
@@ -42,7 +42,7 @@ def test_surge_when_there_is_no_room_then_the_old_one_serves_on_for_ten_seconds(
     assert world.weights() == {old: 100}
 
 
-def test_surge_when_a_quota_has_no_room_then_the_old_one_serves_on_for_ten_seconds_and_gives_way() -> None:
+def test_surge_when_quota_has_no_room_then_waits_ten_seconds() -> None:
     world, old, new = changed(2, room=None, quota=2)
     world.pass_time(PATIENCE_SECONDS - 1)
     assert world.revisions() == {new: 2, old: 2}
@@ -62,7 +62,7 @@ def test_surge_when_a_quota_has_no_room_then_the_old_one_serves_on_for_ten_secon
     assert nudge(world, new) is None
 
 
-def test_surge_when_the_old_pod_goes_slowly_then_kubernetes_is_nudged_when_it_has_gone() -> None:
+def test_surge_when_old_pod_terminates_slowly_then_retried_after() -> None:
     world, _, new = changed(1, room=None, quota=1)
     world.lingers = True
     world.pass_time(PATIENCE_SECONDS + 1)
@@ -90,7 +90,8 @@ def test_surge_when_room_comes_in_time_then_nobody_gives_way() -> None:
     assert world.revisions() == {new: 1, old: 1}
 
 
-def test_surge_when_there_is_no_room_for_one_then_it_goes_to_zero_requests_are_held_and_the_new_one_comes() -> None:
+def test_surge_when_no_room_for_one_then_zero_and_requests_held() -> None:
+    """Then the candidate starts."""
     world, old, new = changed(1, room=1)
     world.pass_time(PATIENCE_SECONDS + 1)
     assert world.runtimes(old) == []
@@ -102,7 +103,8 @@ def test_surge_when_there_is_no_room_for_one_then_it_goes_to_zero_requests_are_h
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_surge_when_there_is_no_room_for_three_then_they_give_way_one_by_one_and_the_weight_follows() -> None:
+def test_surge_when_no_room_for_three_then_replaced_one_by_one() -> None:
+    """The weight follows."""
     world, old, new = changed(3, room=3)
     world.pass_time(PATIENCE_SECONDS + 1)
     assert world.revisions() == {new: 1, old: 2}
@@ -121,7 +123,8 @@ def test_surge_when_there_is_no_room_for_three_then_they_give_way_one_by_one_and
     assert world.says(v.PROGRESSING) == ("False", v.STABLE)
 
 
-def test_surge_when_a_new_replica_needs_the_room_of_two_then_another_one_gives_way_after_as_long_again() -> None:
+def test_surge_when_one_needs_the_room_of_two_then_another_goes() -> None:
+    """After as long again."""
     world, old, new = changed(3, room=2)
     world.pass_time(PATIENCE_SECONDS + 1)
     assert world.revisions() == {new: 1, old: 2}
@@ -129,7 +132,7 @@ def test_surge_when_a_new_replica_needs_the_room_of_two_then_another_one_gives_w
     assert world.revisions() == {new: 2, old: 1}
 
 
-def test_surge_when_the_old_pod_still_drains_then_its_room_is_waited_for() -> None:
+def test_surge_when_old_pod_still_drains_then_its_room_awaited() -> None:
     world, old, new = changed(2, room=2)
     world.lingers = True
     world.pass_time(PATIENCE_SECONDS + 1)
@@ -138,7 +141,7 @@ def test_surge_when_the_old_pod_still_drains_then_its_room_is_waited_for() -> No
     assert world.revisions() == {new: 1, old: 1}
 
 
-def test_surge_when_the_loop_restarts_on_the_way_then_the_old_one_does_not_grow_again() -> None:
+def test_surge_when_loop_restarts_then_stable_stays_small() -> None:
     world, old, new = changed(3, room=3)
     world.pass_time(PATIENCE_SECONDS + 1)
     world.restart_loop()
@@ -158,7 +161,7 @@ def test_replacement_when_the_next_passes_fail_then_it_goes_on() -> None:
     assert world.revisions() == {new: 1, old: 2}
 
 
-def test_replacement_when_it_is_complete_then_the_status_forgets_it() -> None:
+def test_replacement_when_complete_then_the_status_forgets_it() -> None:
     world, _, new = changed(1, room=1)
     world.pass_time(PATIENCE_SECONDS + 1)
     serve(world)
@@ -167,7 +170,8 @@ def test_replacement_when_it_is_complete_then_the_status_forgets_it() -> None:
     assert "replacingForCapacity" not in world.manifest["status"]
 
 
-def test_surge_when_the_old_spec_comes_back_on_the_way_then_it_has_all_requests_and_grows_again() -> None:
+def test_surge_when_the_stable_spec_returns_then_it_grows_again() -> None:
+    """It has all requests."""
     world, old, _ = changed(3, room=3)
     world.pass_time(PATIENCE_SECONDS + 1)
     serve(world)
@@ -178,7 +182,8 @@ def test_surge_when_the_old_spec_comes_back_on_the_way_then_it_has_all_requests_
     assert world.revisions() == {old: 3}
 
 
-def test_surge_never_when_the_spec_changes_then_the_old_gives_way_at_once_and_never_more_than_wanted_exist() -> None:
+def test_surge_never_when_spec_changes_then_never_too_many() -> None:
+    """The stable revision is scaled down at once."""
     world, old, new = changed(3, room=None, rollout=NEVER)
     seen = [world.revisions()]
     assert world.says(v.PROGRESSING) == ("True", v.REPLACING)
@@ -191,7 +196,7 @@ def test_surge_never_when_the_spec_changes_then_the_old_gives_way_at_once_and_ne
     assert world.revisions() == {new: 3}
 
 
-def test_surge_never_when_the_file_is_not_there_yet_then_the_old_serves_on() -> None:
+def test_surge_never_when_file_is_missing_then_stable_serves_on() -> None:
     world = serving_world(replicas=1, rollout=NEVER)
     (old,) = world.revisions()
     world.apply(model={"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}})
@@ -202,7 +207,7 @@ def test_surge_never_when_the_file_is_not_there_yet_then_the_old_serves_on() -> 
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_recreate_when_the_spec_changes_then_the_new_one_comes_when_the_last_old_pod_is_gone() -> None:
+def test_recreate_when_spec_changes_then_after_the_last_pod() -> None:
     world = serving_world(replicas=2, rollout={"type": "Recreate"})
     (old,) = world.revisions()
     world.lingers = True
@@ -224,7 +229,7 @@ def test_recreate_when_the_spec_changes_then_the_new_one_comes_when_the_last_old
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_recreate_when_the_file_is_not_there_yet_then_the_old_serves_on() -> None:
+def test_recreate_when_the_file_is_missing_then_stable_serves_on() -> None:
     world = serving_world(replicas=1, rollout={"type": "Recreate"})
     (old,) = world.revisions()
     world.apply(model={"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}})
@@ -234,7 +239,7 @@ def test_recreate_when_the_file_is_not_there_yet_then_the_old_serves_on() -> Non
 
 
 @pytest.mark.parametrize("rollout", [NEVER, {"type": "Recreate"}])
-def test_change_when_at_zero_then_the_new_one_takes_the_place_at_once(rollout: dict[str, Any]) -> None:
+def test_change_when_at_zero_then_the_candidate_replaces_at_once(rollout: dict[str, Any]) -> None:
     world = serving_world(scaling={}, rollout=rollout)
     world.apply(runtime=NEW)
     world.look()

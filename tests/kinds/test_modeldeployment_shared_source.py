@@ -24,7 +24,8 @@ def fetcher(world: World, name: str = "first") -> Manifest:
 # -- a Job that Kubernetes has removed
 
 
-def test_file_when_the_finished_job_is_removed_then_the_status_vouches_and_no_job_comes_again() -> None:
+def test_file_when_the_finished_job_is_removed_then_no_new_job() -> None:
+    """The status records the file."""
     world = serving_world(replicas=1)
     said, source = world.condition(v.MODEL_CACHED), world.manifest["status"]["source"]
     world.remove_finished_jobs()
@@ -35,7 +36,7 @@ def test_file_when_the_finished_job_is_removed_then_the_status_vouches_and_no_jo
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_file_when_the_finished_job_is_removed_at_zero_then_a_wake_starts_a_replica_at_once() -> None:
+def test_file_when_job_removed_at_zero_then_wake_starts_at_once() -> None:
     world = serving_world(scaling={})
     world.remove_finished_jobs()
     world.ask(queued=1)
@@ -43,7 +44,7 @@ def test_file_when_the_finished_job_is_removed_at_zero_then_a_wake_starts_a_repl
     assert (jobs(world), list(world.revisions().values())) == ([], [1])
 
 
-def test_file_when_the_platforms_settings_change_then_it_is_not_fetched_again() -> None:
+def test_file_when_platforms_settings_change_then_not_refetched() -> None:
     world = serving_world(replicas=1)
     world.settings = type(world.settings)(gateway_url="http://b", nats_url="nats://b:9", models_directory="/models")
     world.look()
@@ -51,7 +52,7 @@ def test_file_when_the_platforms_settings_change_then_it_is_not_fetched_again() 
     assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
 
 
-def test_file_when_the_job_is_removed_before_it_was_recorded_then_it_is_fetched_again() -> None:
+def test_file_when_job_is_removed_before_record_then_refetched() -> None:
     world = World(manifest=resource(replicas=1))
     world.look()
     world.look()
@@ -62,7 +63,7 @@ def test_file_when_the_job_is_removed_before_it_was_recorded_then_it_is_fetched_
     assert world.says(v.MODEL_CACHED) == ("Unknown", v.PENDING)
 
 
-def test_file_when_its_uri_differs_in_what_is_not_shown_then_it_is_another_file() -> None:
+def test_file_when_hidden_parts_of_uri_differ_then_another_file() -> None:
     address = "https://example.org/model.gguf"
     world = serving_world(replicas=0, model={"source": {"uri": f"{address}?version=1"}})
     world.remove_finished_jobs()
@@ -84,7 +85,8 @@ def crashing() -> World:
     return world
 
 
-def test_file_when_a_replica_keeps_crashing_then_a_job_verifies_it_and_nothing_flaps() -> None:
+def test_file_when_a_replica_keeps_crashing_then_job_verifies_it() -> None:
+    """And no condition flaps."""
     world = crashing()
     assert len(jobs(world)) == 1
     assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
@@ -93,7 +95,7 @@ def test_file_when_a_replica_keeps_crashing_then_a_job_verifies_it_and_nothing_f
     assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
 
 
-def test_file_when_it_was_lost_then_the_job_that_verifies_it_gets_it_anew_and_it_is_said() -> None:
+def test_file_when_lost_then_verifying_job_refetches_and_reports() -> None:
     world = crashing()
     world.progress = FetchProgress(uri=SOURCE, received_bytes=41, total_bytes=100)
     world.look()
@@ -103,7 +105,7 @@ def test_file_when_it_was_lost_then_the_job_that_verifies_it_gets_it_anew_and_it
     assert world.says(v.MODEL_CACHED) == ("False", v.NO_SPACE)
 
 
-def test_file_when_the_job_that_verifies_it_cannot_run_then_it_stays_verified() -> None:
+def test_file_when_verifying_job_cannot_run_then_stays_verified() -> None:
     """A refused Job, refused pods and an image that cannot be pulled are no evidence about the file."""
     world = crashing()
     (job,) = [each for each in world.children if each.kind == "Job"]
@@ -119,7 +121,7 @@ def test_file_when_the_job_that_verifies_it_cannot_run_then_it_stays_verified() 
     assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
 
 
-def test_file_when_a_spec_in_between_was_rejected_then_it_stays_verified() -> None:
+def test_file_when_spec_in_between_rejected_then_stays_verified() -> None:
     world = serving_world(scaling={})
     world.remove_finished_jobs()
     said = world.condition(v.MODEL_CACHED)["message"]
@@ -136,7 +138,7 @@ def test_file_when_a_spec_in_between_was_rejected_then_it_stays_verified() -> No
     assert (jobs(world), list(world.revisions().values())) == ([], [1])
 
 
-def test_file_when_a_rejected_spec_names_another_source_then_it_is_not_known() -> None:
+def test_file_when_rejected_spec_has_another_source_then_unknown() -> None:
     world = serving_world(scaling={})
     for source in ({"uri": "https://example.org/other.gguf"}, {"uri": 7}, "x", None):
         world.apply(replicas="many", model={"source": source})
@@ -153,7 +155,7 @@ def follower(other: World) -> World:
     return world
 
 
-def test_source_when_another_model_fetches_it_then_this_one_waits_without_a_job() -> None:
+def test_source_when_another_model_fetches_it_then_waits() -> None:
     first = World(manifest=resource(replicas=1))
     first.look()
     world = follower(first)
@@ -163,7 +165,7 @@ def test_source_when_another_model_fetches_it_then_this_one_waits_without_a_job(
     assert list(world.revisions().values()) == [0]
 
 
-def test_source_when_another_model_has_it_then_this_one_starts_at_once_and_records_it() -> None:
+def test_source_when_another_model_has_it_then_starts_at_once() -> None:
     world = follower(serving_world(replicas=1))
     assert (jobs(world), list(world.revisions().values())) == ([], [1])
     assert world.says(v.MODEL_CACHED) == ("True", v.CACHED)
@@ -175,7 +177,7 @@ def test_source_when_another_model_has_it_then_this_one_starts_at_once_and_recor
 
 
 @pytest.mark.parametrize("reason", [v.SOURCE_UNREACHABLE, v.NO_SPACE, v.DIGEST_MISMATCH])
-def test_source_when_the_fetch_of_another_model_fails_then_this_one_has_its_reason(reason: str) -> None:
+def test_source_when_fetch_of_another_fails_then_same_reason(reason: str) -> None:
     first = World(manifest=resource(replicas=1))
     first.look()
     first.look()
@@ -186,7 +188,7 @@ def test_source_when_the_fetch_of_another_model_fails_then_this_one_has_its_reas
     assert world.refused() == reason
 
 
-def test_source_when_the_model_that_fetches_it_is_deleted_then_the_next_one_does() -> None:
+def test_source_when_fetching_model_is_deleted_then_next_fetches() -> None:
     first = World(manifest=resource(replicas=1))
     first.look()
     world = follower(first)
@@ -197,7 +199,7 @@ def test_source_when_the_model_that_fetches_it_is_deleted_then_the_next_one_does
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_source_when_this_model_has_begun_its_fetch_then_it_ends_it() -> None:
+def test_source_when_this_model_has_begun_its_fetch_then_ends_it() -> None:
     """After a restart of the operator another one may be chosen: what runs is not cut off."""
     world = World(manifest=resource(replicas=1))
     world.look()
@@ -208,7 +210,8 @@ def test_source_when_this_model_has_begun_its_fetch_then_it_ends_it() -> None:
     assert len(jobs(world)) == 1
 
 
-def test_source_when_the_other_model_fetched_another_file_than_was_recorded_then_it_is_not_replaced() -> None:
+def test_source_when_other_fetched_another_then_not_replaced() -> None:
+    """Another file than was recorded."""
     first, world = serving_world(replicas=1), serving_world(replicas=1)
     world.remove_finished_jobs()
     recorded = world.manifest["status"]["source"] = {
@@ -224,7 +227,7 @@ def test_source_when_the_other_model_fetched_another_file_than_was_recorded_then
     assert world.manifest["status"]["source"] == recorded
 
 
-def test_source_when_the_other_model_has_no_record_of_it_then_this_one_fetches() -> None:
+def test_source_when_other_has_no_record_then_this_one_fetches() -> None:
     first = serving_world(replicas=1)
     del first.manifest["status"]["source"]
     assert len(jobs(follower(first))) == 1

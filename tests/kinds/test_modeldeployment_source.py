@@ -31,7 +31,7 @@ def job(world: World) -> Manifest:
     return next(child for key, child in world.children.items() if key.kind == "Job")
 
 
-def test_fetch_when_the_resource_is_new_then_one_job_and_no_replica_before_it_ends() -> None:
+def test_fetch_when_the_resource_is_new_then_job_before_replicas() -> None:
     world = started(replicas=1)
     assert world.fetch_pod() is not None
     assert list(world.revisions().values()) == [0]
@@ -40,7 +40,7 @@ def test_fetch_when_the_resource_is_new_then_one_job_and_no_replica_before_it_en
     assert world.says(v.READY) == ("False", v.FETCHING)
 
 
-def test_fetch_when_a_pod_only_has_a_name_like_its_jobs_then_it_is_not_read() -> None:
+def test_fetch_when_a_pod_only_has_its_jobs_prefix_then_not_read() -> None:
     """A former Job of the name had another uid."""
     world = started(replicas=1)
     name = world.fetch_pod()
@@ -52,7 +52,7 @@ def test_fetch_when_a_pod_only_has_a_name_like_its_jobs_then_it_is_not_read() ->
 
 
 @pytest.mark.parametrize(("received", "told"), [(0, "0%"), (24, "0%"), (41, "25%"), (99, "75%"), (100, "100%")])
-def test_fetch_when_under_way_then_quarters_and_the_stage_are_told(received: int, told: str) -> None:
+def test_fetch_when_under_way_then_quarters_and_stage_are_told(received: int, told: str) -> None:
     world = started(replicas=1)
     world.now += 1
     world.progress = FetchProgress(uri=SOURCE, received_bytes=received, total_bytes=100)
@@ -61,21 +61,21 @@ def test_fetch_when_under_way_then_quarters_and_the_stage_are_told(received: int
     assert (route_of(outcome).stage, route_of(outcome).unavailable) == ("fetching", None)
 
 
-def test_fetch_when_under_way_then_nobody_looks_but_at_news_or_while_somebody_waits() -> None:
+def test_fetch_when_under_way_then_passes_only_on_news() -> None:
     world = started(scaling={"maxReplicas": 4})
     assert world.look().requeue_seconds is None
     world.ask(queued=1)
     assert world.look().requeue_seconds == WORKING_REQUEUE_SECONDS
 
 
-def test_fetch_when_it_fails_then_somebody_looks_whether_it_goes_on() -> None:
+def test_fetch_when_it_fails_then_later_passes_check_it() -> None:
     world = started(replicas=1)
     world.fetch_fails("Killed")
     world.now += 1
     assert world.look().requeue_seconds == STEADY_REQUEUE_SECONDS
 
 
-def test_fetch_when_done_then_the_file_is_recorded_and_replicas_start_at_once() -> None:
+def test_fetch_when_done_then_file_recorded_and_replicas_start() -> None:
     world = started(replicas=1)
     world.fetch()
     world.look()
@@ -89,7 +89,7 @@ def test_fetch_when_done_then_the_file_is_recorded_and_replicas_start_at_once() 
     assert list(world.revisions().values()) == [1]
 
 
-def test_fetch_when_its_finished_pod_is_cleaned_up_then_the_record_in_the_status_holds() -> None:
+def test_fetch_when_its_finished_pod_removed_then_record_holds() -> None:
     world = serving_world(replicas=1)
     del world.pods[world.fetch_pod() or ""]
     world.restart_loop()
@@ -101,7 +101,7 @@ def test_fetch_when_its_finished_pod_is_cleaned_up_then_the_record_in_the_status
 @pytest.mark.parametrize(
     "reason", [v.SOURCE_UNREACHABLE, v.DIGEST_MISMATCH, v.NO_SPACE, v.SOURCE_NOT_ALLOWED, v.FETCH_FAILED]
 )
-def test_fetch_when_it_fails_then_its_reason_is_everybodys_reason(reason: str) -> None:
+def test_fetch_when_it_fails_then_its_reason_in_every_condition(reason: str) -> None:
     world = started(replicas=1)
     world.fetch_fails(json.dumps({"reason": reason, "message": "it went so and so"}))
     world.look()
@@ -120,14 +120,14 @@ def test_fetch_when_it_dies_without_a_word_then_fetch_failed(message: str) -> No
     assert "exit code 137" in world.condition(v.MODEL_CACHED)["message"]
 
 
-def test_fetch_when_the_full_disk_takes_no_word_of_it_then_its_exit_code_tells() -> None:
+def test_fetch_when_disk_full_for_message_then_exit_code_tells() -> None:
     world = started(replicas=1)
     world.fetch_fails("", code=NoSpace.exit_code)
     world.look()
     assert world.says(v.MODEL_CACHED) == ("False", v.NO_SPACE)
 
 
-def test_fetch_when_a_later_attempt_succeeds_then_everything_heals() -> None:
+def test_fetch_when_later_attempt_succeeds_then_everything_heals() -> None:
     world = started(replicas=1)
     world.fetch_fails(json.dumps({"reason": v.SOURCE_UNREACHABLE, "message": "refused"}))
     world.look()
@@ -136,7 +136,7 @@ def test_fetch_when_a_later_attempt_succeeds_then_everything_heals() -> None:
     assert world.refused() is None
 
 
-def test_fetch_when_a_later_attempt_has_run_for_a_while_then_requests_are_held_again() -> None:
+def test_fetch_when_a_later_attempt_runs_then_requests_are_held() -> None:
     world = started(replicas=1)
     world.fetch_fails(json.dumps({"reason": v.SOURCE_UNREACHABLE, "message": "refused"}))
     world.look()
@@ -149,7 +149,7 @@ def test_fetch_when_a_later_attempt_has_run_for_a_while_then_requests_are_held_a
     assert world.refused() is None
 
 
-def test_fetch_when_it_fails_for_good_then_the_job_retries_for_ever() -> None:
+def test_fetch_when_it_fails_for_good_then_job_retries_for_ever() -> None:
     template = job(started())["spec"]
     assert template["backoffLimit"] >= 1_000_000
     assert template["template"]["spec"]["restartPolicy"] == "OnFailure"
@@ -163,7 +163,7 @@ def test_digest_when_given_then_the_fetch_must_find_it() -> None:
     assert {"name": environment.SOURCE_URI, "value": SOURCE} in container["env"]
 
 
-def test_digest_when_recorded_and_the_file_changes_then_it_is_named_and_what_serves_goes_on() -> None:
+def test_digest_when_file_changes_then_named_and_serving_goes_on() -> None:
     world = serving_world(replicas=1)
     world.fetch(OTHER)
     world.look()
@@ -173,7 +173,7 @@ def test_digest_when_recorded_and_the_file_changes_then_it_is_named_and_what_ser
     assert world.refused() is None
 
 
-def test_digest_when_recorded_and_the_file_changes_then_it_is_fetched_until_it_is_the_recorded_one() -> None:
+def test_digest_when_file_changes_then_fetched_until_as_recorded() -> None:
     world = serving_world(replicas=1)
     world.fetch(OTHER)
     world.look()
@@ -189,7 +189,7 @@ def test_digest_when_recorded_and_the_file_changes_then_it_is_fetched_until_it_i
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_digest_when_recorded_and_the_file_changed_at_zero_then_a_wake_is_refused() -> None:
+def test_digest_when_file_changed_at_zero_then_wake_is_refused() -> None:
     world = serving_world(scaling={})
     world.fetch(OTHER)
     world.ask(queued=1)
@@ -198,7 +198,7 @@ def test_digest_when_recorded_and_the_file_changed_at_zero_then_a_wake_is_refuse
     assert world.refused() == v.DIGEST_MISMATCH
 
 
-def test_digest_when_another_is_given_than_was_recorded_then_the_record_is_dropped() -> None:
+def test_digest_when_given_another_then_the_record_is_dropped() -> None:
     world = serving_world(replicas=0)
     world.apply(model={"source": {"uri": SOURCE, "digest": OTHER}})
     world.look()
@@ -209,7 +209,7 @@ def test_digest_when_another_is_given_than_was_recorded_then_the_record_is_dropp
     assert world.manifest["status"]["source"]["digest"] == OTHER
 
 
-def test_source_when_it_changes_then_the_old_record_is_dropped_and_another_job_made() -> None:
+def test_source_when_it_changes_then_new_job_and_record_dropped() -> None:
     world = serving_world(replicas=0)
     before = job(world)["metadata"]["name"]
     world.apply(model={"source": {"uri": SOURCE.replace("0.1.2", "0.1.3")}})
@@ -223,7 +223,8 @@ def test_job_when_finished_then_kubernetes_is_told_to_remove_it() -> None:
     assert job(world)["spec"]["ttlSecondsAfterFinished"] > 0
 
 
-def test_job_when_the_platforms_settings_change_then_another_name_because_a_template_is_immutable() -> None:
+def test_job_when_platform_settings_change_then_another_name() -> None:
+    """A Job's template is immutable."""
     world = started(replicas=1)
     before = job(world)["metadata"]["name"]
     world.settings = type(world.settings)(
@@ -241,7 +242,7 @@ def test_job_when_the_platforms_settings_change_then_another_name_because_a_temp
         (None, v.UNSCHEDULABLE, None),
     ],
 )
-def test_fetch_when_its_pod_cannot_run_then_it_is_told_and_requests_wait_only_for_room(
+def test_fetch_when_its_pod_cannot_run_then_waits_only_for_room(
     waiting: str | None, reason: str, refused: str | None
 ) -> None:
     world = started()
@@ -283,7 +284,7 @@ def test_fetch_when_it_gets_no_pod_then_the_condition_says_why(
     assert (answer.reason if answer else None) == refused
 
 
-def test_fetch_when_it_has_no_pod_then_somebody_looks_again_without_news() -> None:
+def test_fetch_when_it_has_no_pod_then_requeued_without_news() -> None:
     world = started(scaling={"maxReplicas": 4})
     world.pods.clear()
     assert world.decide().requeue_seconds == STEADY_REQUEUE_SECONDS

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kinds.reconcile_world import SOURCE, World, resource, serving_world, set_condition, woken
+from kinds.reconcile_pods import set_condition
+from kinds.reconcile_world import SOURCE, World, resource, serving_world, woken
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import FetchProgress
@@ -14,7 +15,7 @@ IMPATIENT = {"scaling": {"idleTimeoutSeconds": 2}}
 # -- activating replicas -------------------------------------------------------------------------------------
 
 
-def test_start_when_it_takes_longer_than_the_idle_timeout_then_one_replica_starts_and_answers() -> None:
+def test_start_when_longer_than_idle_timeout_then_it_answers() -> None:
     """A start takes 12 s, the idle timeout is 2 s, the client gives up after 3 s and asks again 3 s later."""
     world = serving_world(**IMPATIENT)
     made = world.made
@@ -31,7 +32,7 @@ def test_start_when_it_takes_longer_than_the_idle_timeout_then_one_replica_start
     assert world.says(v.READY) == ("True", v.RUNNING)
 
 
-def test_idle_when_the_replica_became_ready_then_the_timeout_counts_from_then() -> None:
+def test_idle_when_replica_became_ready_then_counts_from_then() -> None:
     world, pod = woken(**IMPATIENT)
     world.load(pod)
     world.pass_time(12)
@@ -44,7 +45,7 @@ def test_idle_when_the_replica_became_ready_then_the_timeout_counts_from_then() 
 
 
 @pytest.mark.parametrize("stage", ["no container yet", "loading"])
-def test_start_when_the_loop_restarts_then_the_replica_is_still_activating(stage: str) -> None:
+def test_start_when_the_loop_restarts_then_still_activating(stage: str) -> None:
     world, pod = woken(**IMPATIENT)
     for _ in range(3):
         if stage == "loading":
@@ -55,7 +56,7 @@ def test_start_when_the_loop_restarts_then_the_replica_is_still_activating(stage
     assert world.runtimes() == [pod]
 
 
-def test_idle_when_the_loop_restarts_then_a_replica_that_was_ready_is_not_activating() -> None:
+def test_idle_when_loop_restarts_then_ready_is_not_activating() -> None:
     """It was ready once, which its readiness gate tells, and loads again after a crash."""
     world, pod = woken(**IMPATIENT)
     world.serve(pod)
@@ -67,7 +68,7 @@ def test_idle_when_the_loop_restarts_then_a_replica_that_was_ready_is_not_activa
     assert world.runtimes() == []
 
 
-def test_start_when_its_deadline_has_passed_then_zero_without_another_try() -> None:
+def test_start_when_its_deadline_passed_then_zero_without_retry() -> None:
     world, pod = woken(scaling={"idleTimeoutSeconds": 2}, rollout={"startupDeadlineSeconds": 20})
     made = world.made
     world.load(pod)
@@ -78,7 +79,7 @@ def test_start_when_its_deadline_has_passed_then_zero_without_another_try() -> N
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
 
 
-def test_start_when_there_is_no_room_then_the_replica_waits_for_it_until_the_deadline() -> None:
+def test_start_when_no_room_then_waits_until_the_deadline() -> None:
     world, pod = woken(scaling={"idleTimeoutSeconds": 2}, rollout={"startupDeadlineSeconds": 20})
     set_condition(world.pods[pod], "PodScheduled", "False", "0/3 nodes are available")
     world.pass_time(19)
@@ -88,7 +89,7 @@ def test_start_when_there_is_no_room_then_the_replica_waits_for_it_until_the_dea
     assert world.says(v.READY) == ("False", v.UNSCHEDULABLE)
 
 
-def test_shrinking_when_another_replica_waits_for_room_then_it_is_not_held_up() -> None:
+def test_shrinking_when_another_waits_for_room_then_not_held() -> None:
     world = serving_world(scaling={"maxReplicas": 3, "idleTimeoutSeconds": 600})
     world.room = 2
     world.ask(queued=24)
@@ -109,7 +110,7 @@ MOST_WRITES = 8
 
 
 @pytest.mark.parametrize("percent_seconds", [0.001, 0.1, 3.0])
-def test_wake_when_every_percent_is_reported_then_few_status_writes(percent_seconds: float) -> None:
+def test_wake_when_every_percent_reported_then_few_status_writes(percent_seconds: float) -> None:
     world = serving_world(scaling={"maxReplicas": 1})
     world.ask(queued=1)
     writes = [look(world)]
@@ -129,7 +130,7 @@ def test_wake_when_every_percent_is_reported_then_few_status_writes(percent_seco
 
 
 @pytest.mark.parametrize("percent_seconds", [0.001, 0.1, 3.0])
-def test_fetch_when_every_percent_is_reported_then_few_status_writes(percent_seconds: float) -> None:
+def test_fetch_when_every_percent_comes_then_few_status_writes(percent_seconds: float) -> None:
     world = World(manifest=resource(scaling={"maxReplicas": 1}))
     writes = [look(world), look(world)]
     for percent in range(100):
@@ -142,7 +143,7 @@ def test_fetch_when_every_percent_is_reported_then_few_status_writes(percent_sec
     assert sum(writes) <= MOST_WRITES
 
 
-def test_messages_when_they_change_within_a_second_then_the_last_one_is_told_at_its_end() -> None:
+def test_messages_when_changed_within_a_second_then_last_is_told() -> None:
     world, pod = woken()
     world.load(pod, "first")
     world.look()
@@ -172,7 +173,8 @@ def failed() -> tuple[World, str]:
     return world, pod
 
 
-def test_failed_start_when_back_at_zero_then_not_ready_with_the_cause_and_wakeable() -> None:
+def test_failed_start_when_at_zero_then_not_ready_and_wakeable() -> None:
+    """The condition has the cause."""
     world, _ = failed()
     assert world.says(v.READY) == ("False", v.CRASH_LOOP)
     assert "the next request tries again: the runtime keeps" in world.condition(v.READY)["message"]
@@ -184,14 +186,14 @@ def test_failed_start_when_back_at_zero_then_not_ready_with_the_cause_and_wakeab
     assert len(world.runtimes()) == 1
 
 
-def test_failed_start_when_the_loop_restarts_then_it_is_remembered() -> None:
+def test_failed_start_when_the_loop_restarts_then_remembered() -> None:
     world, _ = failed()
     world.restart_loop()
     world.pass_time(10)
     assert world.says(v.READY) == ("False", v.CRASH_LOOP)
 
 
-def test_failed_start_when_the_next_one_succeeds_then_ready_again_at_zero_too() -> None:
+def test_failed_start_when_next_one_succeeds_then_ready_again() -> None:
     world, _ = failed()
     world.ask(queued=1)
     world.calm()
@@ -201,7 +203,7 @@ def test_failed_start_when_the_next_one_succeeds_then_ready_again_at_zero_too() 
     assert world.says(v.READY) == ("True", v.IDLE)
 
 
-def test_failed_start_when_the_next_one_fails_otherwise_then_the_last_cause_is_told() -> None:
+def test_failed_start_when_next_fails_otherwise_then_last_cause() -> None:
     world, _ = failed()
     world.ask(queued=1)
     world.look()
@@ -212,7 +214,7 @@ def test_failed_start_when_the_next_one_fails_otherwise_then_the_last_cause_is_t
     assert world.says(v.READY) == ("False", v.IMAGE_PULL_FAILED)
 
 
-def test_failed_start_when_the_spec_changes_then_it_is_not_blamed() -> None:
+def test_failed_start_when_the_spec_changes_then_not_blamed() -> None:
     world, _ = failed()
     world.apply(template={"env": [{"name": "A", "value": "B"}]})
     world.look()
@@ -220,7 +222,7 @@ def test_failed_start_when_the_spec_changes_then_it_is_not_blamed() -> None:
     assert "startFailure" not in world.manifest["status"]
 
 
-def test_failed_start_when_a_spec_is_refused_in_between_then_it_is_not_blamed() -> None:
+def test_failed_start_when_spec_refused_between_then_not_blamed() -> None:
     world, _ = failed()
     world.apply(scaling={"minReplicas": 3, "maxReplicas": 1})
     world.look()
@@ -230,7 +232,7 @@ def test_failed_start_when_a_spec_is_refused_in_between_then_it_is_not_blamed() 
     assert world.says(v.READY) == ("True", v.IDLE)
 
 
-def test_failed_start_when_no_gateway_reached_the_replica_then_not_ready_at_zero() -> None:
+def test_failed_start_when_no_gateway_reached_it_then_not_ready() -> None:
     world, pod = woken(scaling={"idleTimeoutSeconds": 2}, rollout={"startupDeadlineSeconds": 10})
     world.serve(pod, admitted=False)
     world.pass_time(30)

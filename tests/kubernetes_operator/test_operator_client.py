@@ -69,18 +69,14 @@ async def api(server: Server) -> AsyncIterator[ApiServer]:
         yield session
 
 
-async def test_write_when_the_lease_is_lost_before_its_bytes_are_sent_then_nothing_is_sent(
-    api: ApiServer, server: Server
-) -> None:
+async def test_write_when_lease_is_lost_before_it_then_nothing_is_sent(api: ApiServer, server: Server) -> None:
     api.guard = Guard(allowed=1)  # when the write is asked for, and not when its connection is there
     with pytest.raises(ApiError):
         await api.create("/things", {})
     assert server.asked == []
 
 
-async def test_writes_when_the_connection_is_kept_then_the_guard_is_asked_at_each(
-    api: ApiServer, server: Server
-) -> None:
+async def test_writes_when_connection_is_kept_then_guard_runs_at_each(api: ApiServer, server: Server) -> None:
     api.guard = guard = Guard(allowed=6)
     await api.create("/things", {})
     await api.apply("/things/a", {}, force=True)
@@ -96,7 +92,7 @@ async def test_read_then_the_guard_is_not_asked(api: ApiServer, server: Server) 
 
 
 @pytest.mark.parametrize(("others", "status"), [(True, TIMED_OUT), (False, UNREACHABLE)])
-async def test_request_when_it_is_not_answered_then_others_tell_whether_the_server_is_away(
+async def test_request_when_unanswered_then_others_show_if_server_down(
     server: Server, monkeypatch: pytest.MonkeyPatch, *, others: bool, status: int
 ) -> None:
     monkeypatch.setattr(connection_module, "ANSWER_SECONDS", 0.5)
@@ -149,11 +145,11 @@ async def watched(events: list[dict[str, Any]], status: int = 200) -> tuple[list
     return heard, None
 
 
-async def test_watch_when_things_happen_then_they_are_told_without_bookmarks() -> None:
+async def test_watch_when_things_happen_then_reported_not_bookmarks() -> None:
     assert await watched(EVENTS) == ([Change("ADDED", "a"), Change("DELETED", "b")], None)
 
 
-async def test_watch_when_it_is_refused_or_ends_in_an_error_then_it_is_raised() -> None:
+async def test_watch_when_refused_or_ended_by_an_error_then_raised() -> None:
     gone = {"type": "ERROR", "object": {"code": 410, "message": "too old"}}
     for events, status, wanted in (([gone], 200, 410), ([{"message": "no"}], 403, 403)):
         heard, error = await watched(events, status)

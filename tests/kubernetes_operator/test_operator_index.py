@@ -49,7 +49,7 @@ class Heard:
         self.changes.append((0 if before is None else before.version, 0 if now is None else now.version))
 
 
-def test_object_when_put_then_it_is_there_without_what_nobody_reads() -> None:
+def test_object_when_put_then_it_is_there_without_unread_fields() -> None:
     heard = Heard()
     heard.index.put(service(1, port=80))
     found = heard.index.get(KEY)
@@ -102,7 +102,7 @@ def test_news_when_older_than_what_is_known_then_it_is_none() -> None:
     assert heard.changes == [(0, 9), (9, 10)]
 
 
-def test_object_when_deleted_then_a_late_answer_about_it_does_not_bring_it_back() -> None:
+def test_object_when_deleted_then_late_answer_is_ignored() -> None:
     heard = Heard()
     heard.index.put(service(1))
     heard.index.remove(KEY, "u")
@@ -111,7 +111,7 @@ def test_object_when_deleted_then_a_late_answer_about_it_does_not_bring_it_back(
     assert heard.changes == [(0, 1), (1, 0)]
 
 
-def test_object_when_made_anew_before_the_old_one_s_deletion_is_heard_then_it_stays() -> None:
+def test_object_when_recreated_before_delete_seen_then_it_stays() -> None:
     heard = Heard()
     heard.index.put(service(1))
     heard.index.put(service(5, uid="other"))
@@ -121,7 +121,7 @@ def test_object_when_made_anew_before_the_old_one_s_deletion_is_heard_then_it_st
     assert entry.uid == "other"
 
 
-def test_owned_when_the_owner_changes_or_the_object_goes_then_it_has_it_no_more() -> None:
+def test_owned_when_owner_changes_or_object_goes_then_not_owned() -> None:
     heard = Heard()
     heard.index.put(service(1))
     assert [key for key, _ in heard.index.owned(ResourceKey(MODEL_DEPLOYMENT, "n", "m"))] == [KEY]
@@ -132,7 +132,7 @@ def test_owned_when_the_owner_changes_or_the_object_goes_then_it_has_it_no_more(
     assert heard.index.keys("Service") == []
 
 
-def test_digest_when_only_a_controller_speaks_then_it_is_the_same() -> None:
+def test_digest_when_only_a_controller_writes_then_the_same() -> None:
     before = service(1, port=80)
     after = {
         **service(2, port=80),
@@ -142,14 +142,14 @@ def test_digest_when_only_a_controller_speaks_then_it_is_the_same() -> None:
     assert digest_of(before) == digest_of(after)
 
 
-def test_digest_when_somebody_changes_what_we_write_then_it_is_another() -> None:
+def test_digest_when_our_fields_are_changed_then_it_is_another() -> None:
     labelled = service(1, port=80)
     labelled["metadata"]["labels"]["x"] = "y"
     assert len({digest_of(service(1, port=80)), digest_of(service(1, port=81)), digest_of(labelled)}) == 3
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from("ab"), st.booleans()), max_size=40))
-def test_index_when_news_come_in_any_order_then_it_never_goes_back(news: list[tuple[int, str, bool]]) -> None:
+def test_index_when_news_come_in_any_order_then_never_goes_back(news: list[tuple[int, str, bool]]) -> None:
     """While an object is there its versions only grow, and a life (uid) that ended stays ended."""
     heard = Heard()
     ended: set[str] = set()

@@ -70,7 +70,7 @@ async def test_job_when_it_gets_no_pod_then_its_newest_event_says_why() -> None:
     assert watched.api.selected == [f"/api/v1/namespaces/default/events?{fields}"]
 
 
-async def test_job_when_it_goes_on_without_a_pod_then_its_events_are_read_seldom() -> None:
+async def test_job_when_it_runs_without_pod_then_events_read_seldom() -> None:
     watched = Watched()
     for now in range(30):
         await watched.look_at(float(now))
@@ -87,7 +87,7 @@ async def test_job_when_its_events_say_nothing_then_nothing_is_known(error: ApiE
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_job_when_it_has_a_pod_or_has_ended_then_it_is_not_asked_about(*, ended: bool) -> None:
+async def test_job_when_it_has_a_pod_or_ended_then_events_are_not_read(*, ended: bool) -> None:
     watched = Watched()
     watched.api.found = [event(f"Error creating: {QUOTA}", "2026-01-01T00:00:02Z", "2026-01-01T00:00:09Z")]
     await watched.look_at(0.0)

@@ -70,7 +70,7 @@ def names(made: KubernetesWorld, key: ResourceKey) -> tuple[list[str], list[str]
     return [child.name for child in observed.children], [pod["metadata"]["name"] for pod in observed.pods]
 
 
-def test_kinds_when_they_share_a_name_then_each_sees_its_own_children() -> None:
+def test_kinds_when_they_share_name_then_each_sees_its_children() -> None:
     made = two_kinds()
     for each in (deployment(CONTROLLED), deployment(OTHERS, "smollm2-1-other", OTHER_LABEL)):
         made.index.put(each)
@@ -79,20 +79,21 @@ def test_kinds_when_they_share_a_name_then_each_sees_its_own_children() -> None:
     assert names(made, OTHER) == (["smollm2-1-other"], [f"smollm2-1-other-{HASH}-x"])
 
 
-def test_pod_when_its_label_names_us_and_its_workload_is_anothers_then_it_is_not_ours() -> None:
+def test_pod_when_labelled_ours_but_workload_anothers_then_not() -> None:
     made = two_kinds()
     made.index.put(deployment(OTHERS))
     made.index.put(pod(deployment(OTHERS)))
     assert names(made, OWNER) == ([], [])
 
 
-def test_pod_when_nothing_controls_it_then_its_label_alone_makes_it_nobodys() -> None:
+def test_pod_when_uncontrolled_then_its_label_is_not_enough() -> None:
     made = two_kinds()
     made.index.put(pod(deployment(CONTROLLED), ownerReferences=[]))
     assert names(made, OWNER) == ([], [])
 
 
-async def test_apply_when_the_name_is_another_kinds_child_then_it_is_refused_and_nothing_is_written() -> None:
+async def test_apply_when_the_name_is_another_kinds_child_then_refused() -> None:
+    """Nothing is written."""
     made, api = world()
     await made.apply(OWNER, service())
     labels, others = {v.MANAGED_BY: "headrace", OTHER_LABEL: OTHER.name}, service(81).manifest
@@ -111,7 +112,7 @@ async def test_delete_when_the_child_is_another_kinds_then_it_stays() -> None:
 
 
 @pytest.mark.parametrize("reference", [None, {**CONTROLLED, "uid": "former"}])
-async def test_child_when_a_former_resource_left_it_then_it_is_adopted_when_applied(reference: Manifest | None) -> None:
+async def test_child_when_of_a_former_resource_then_adopted_on_apply(reference: Manifest | None) -> None:
     """Its pods are seen before: a rule that did not would scale it to zero."""
     made, api = world()
     left = deployment(reference)
@@ -126,7 +127,7 @@ async def test_child_when_a_former_resource_left_it_then_it_is_adopted_when_appl
     assert made.observe(OWNER).children[ChildKey.of(wanted)]["metadata"]["uid"] == left["metadata"]["uid"]
 
 
-def test_workload_when_a_replica_set_has_a_name_that_only_begins_alike_then_it_is_none() -> None:
+def test_workload_when_replica_set_only_shares_prefix_then_none() -> None:
     made = pod(deployment(CONTROLLED))
     assert workload_of(made) == ObjectKey("Deployment", "default", "smollm2-1")
     made["metadata"]["ownerReferences"][0]["name"] = "smollm2-1-elsewhere"

@@ -9,14 +9,15 @@ from headrace_operator.client import CONFLICT, ApiError
 from headrace_operator.lease import DURATION_SECONDS, VALID_SECONDS
 
 
-async def test_lease_when_there_is_none_then_the_first_takes_it_and_the_second_does_not() -> None:
+async def test_lease_when_there_is_none_then_first_takes_it_second_not() -> None:
     leases = Leases()
     assert await leases.replica("a")._try_to_acquire()
     assert not await leases.replica("b")._try_to_acquire()
     assert leases.holder == "a"
 
 
-async def test_lease_when_its_holder_falls_silent_then_another_takes_it_after_its_duration_and_not_before() -> None:
+async def test_lease_when_its_holder_silent_then_taken_when_it_expires() -> None:
+    """Not before."""
     leases = Leases()
     leader, candidate = leases.replica("a"), leases.replica("b")
     await leader._try_to_acquire()
@@ -28,7 +29,7 @@ async def test_lease_when_its_holder_falls_silent_then_another_takes_it_after_it
     assert leases.holder == "b"
 
 
-async def test_lease_when_its_holder_renews_then_nobody_takes_it_however_long() -> None:
+async def test_lease_when_its_holder_renews_then_nobody_takes_it() -> None:
     leases = Leases()
     leader, candidate = leases.replica("a"), leases.replica("b")
     await leader._try_to_acquire()
@@ -39,7 +40,7 @@ async def test_lease_when_its_holder_renews_then_nobody_takes_it_however_long() 
         leader.check()
 
 
-async def test_leader_when_it_was_stopped_and_goes_on_then_it_ends_before_its_next_write() -> None:
+async def test_leader_when_stopped_and_continued_then_ends_unwritten() -> None:
     leases = Leases()
     leader, candidate = leases.replica("a"), leases.replica("b")
     await leader._try_to_acquire()
@@ -52,7 +53,8 @@ async def test_leader_when_it_was_stopped_and_goes_on_then_it_ends_before_its_ne
         await leader._renew()
 
 
-async def test_leader_when_the_api_server_is_away_then_it_may_write_for_six_seconds_and_ends_then() -> None:
+async def test_leader_when_api_server_down_then_writes_for_six_seconds() -> None:
+    """Then it ends."""
     leases = Leases()
     leader = leases.replica("a")
     await leader._try_to_acquire()
@@ -65,7 +67,7 @@ async def test_leader_when_the_api_server_is_away_then_it_may_write_for_six_seco
         leader.check()
 
 
-async def test_leader_when_the_answer_to_a_renewal_is_lost_then_it_finds_itself_and_leads_on() -> None:
+async def test_leader_when_a_renewals_answer_is_lost_then_it_leads_on() -> None:
     leases = Leases()
     leader = leases.replica("a")
     await leader._try_to_acquire()
@@ -100,7 +102,7 @@ async def test_lease_when_two_take_a_free_one_at_once_then_one_loses() -> None:
     assert leases.holder == "b"
 
 
-async def test_replica_when_its_container_restarts_then_it_is_another_holder() -> None:
+async def test_replica_when_its_container_restarts_then_another_holder() -> None:
     leases = Leases()
     await leases.replica("a")._try_to_acquire()
     assert not await leases.replica("a")._try_to_acquire()

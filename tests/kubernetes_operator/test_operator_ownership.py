@@ -47,7 +47,7 @@ def index() -> tuple[Index, list[tuple[int | None, int | None]]]:
     return Index(changed), told
 
 
-def test_remove_when_an_answer_to_our_write_comes_after_it_then_the_object_stays_gone() -> None:
+def test_remove_when_write_is_answered_after_it_then_stays_gone() -> None:
     objects, _ = index()
     objects.put(service(5))
     objects.remove(KEY, "u1", 8)
@@ -55,7 +55,7 @@ def test_remove_when_an_answer_to_our_write_comes_after_it_then_the_object_stays
     assert objects.get(KEY) is None
 
 
-def test_remove_when_the_object_gets_its_label_back_then_it_is_there_again() -> None:
+def test_remove_when_the_object_is_labelled_again_then_there() -> None:
     objects, _ = index()
     objects.put(service(5))
     objects.remove(KEY, "u1", 6)
@@ -63,7 +63,7 @@ def test_remove_when_the_object_gets_its_label_back_then_it_is_there_again() -> 
     assert objects.entry(KEY) is not None
 
 
-def test_remove_when_the_name_belongs_to_a_newer_object_then_that_stays() -> None:
+def test_remove_when_name_is_of_a_newer_object_then_that_stays() -> None:
     objects, _ = index()
     objects.put(service(9, uid="u2"))
     objects.remove(KEY, "u1", 8)
@@ -74,7 +74,7 @@ def test_remove_when_the_name_belongs_to_a_newer_object_then_that_stays() -> Non
 
 
 @given(st.permutations(range(6)))
-def test_index_whatever_the_order_of_the_news_then_the_newest_wins(order: list[int]) -> None:
+def test_index_when_news_are_out_of_order_then_the_newest_wins(order: list[int]) -> None:
     """u1 lives from 0 to 2 and is deleted at 3; u2 is made at 4 and changed at 5."""
     objects, _ = index()
     news = {

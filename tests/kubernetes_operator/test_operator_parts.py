@@ -83,9 +83,7 @@ def test_settings_when_printed_then_no_secret_is_in_it() -> None:
 
 
 @pytest.mark.parametrize(("text", "storage_class"), [([], None), (["--models-storage-class="], "")])
-def test_settings_when_the_storage_class_is_empty_then_it_is_not_the_default(
-    text: list[str], storage_class: str | None
-) -> None:
+def test_settings_when_storage_class_is_empty_then_not_default(text: list[str], storage_class: str | None) -> None:
     assert Settings.parse([*NEEDED, *text], VARIABLES).models.storage_class == storage_class
 
 
@@ -100,7 +98,7 @@ def test_paths_are_those_of_the_api_server() -> None:
     assert (POD.group, POD.version) == ("", "v1")
 
 
-async def test_provide_when_asked_twice_then_the_namespace_is_provided_once() -> None:
+async def test_provide_when_called_twice_then_namespace_provided_once() -> None:
     api = RecordingApi()
     made = namespaces(api)
     await made.provide("team")
@@ -110,7 +108,7 @@ async def test_provide_when_asked_twice_then_the_namespace_is_provided_once() ->
     assert password == runtime_password("key", "team")
 
 
-async def test_provide_when_the_claim_is_there_or_somebody_elses_then_it_is_left_alone() -> None:
+async def test_provide_when_claim_exists_or_is_foreign_then_untouched() -> None:
     api = RecordingApi()
     api.objects[CLAIM] = {"metadata": {}}
     await namespaces(api).provide("team")
@@ -118,7 +116,7 @@ async def test_provide_when_the_claim_is_there_or_somebody_elses_then_it_is_left
     assert ("apply", CLAIM) not in api.writes
 
 
-async def test_provide_when_the_namespace_was_deleted_and_made_anew_then_it_is_provided_again() -> None:
+async def test_provide_when_the_namespace_was_recreated_then_again() -> None:
     api = RecordingApi()
     made = namespaces(api, existing=True)
     await made.provide("team")
@@ -141,7 +139,7 @@ async def provided(monkeypatch: pytest.MonkeyPatch) -> tuple[Namespaces, Recordi
 @pytest.mark.parametrize(
     ("found", "anew"), [(None, True), ({"password": "other"}, True), ({"somebody": "else's"}, False)]
 )
-async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
+async def test_login_when_deleted_or_changed_by_a_user_then_recreated(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, Any] | None, *, anew: bool
 ) -> None:
     made, api = await provided(monkeypatch)
@@ -159,7 +157,7 @@ async def test_login_when_somebody_deleted_or_changed_it_then_it_is_made_anew(
     assert api.writes == [("apply", SECRET)] * (1 + anew)
 
 
-async def test_login_when_the_watch_tells_of_its_deletion_then_it_is_made_anew_at_once() -> None:
+async def test_login_when_watch_reports_its_deletion_then_recreated() -> None:
     api = RecordingApi()
     made = namespaces(api, existing=True)
     await made.provide("team")
@@ -175,7 +173,7 @@ async def test_login_when_the_watch_tells_of_its_deletion_then_it_is_made_anew_a
     assert api.writes == [("apply", SECRET)] * 2
 
 
-async def test_login_when_its_last_model_goes_while_it_is_looked_at_then_it_is_not_made_anew(
+async def test_login_when_its_last_model_goes_then_not_recreated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made, api = await provided(monkeypatch)
@@ -193,7 +191,7 @@ async def test_login_when_its_last_model_goes_while_it_is_looked_at_then_it_is_n
 
 
 @pytest.mark.parametrize(("status", "raises"), [(403, False), (422, False), (0, True), (429, True), (503, True)])
-async def test_provide_when_the_claim_is_refused_then_only_what_passes_is_tried_again(
+async def test_provide_when_claim_refused_then_only_retryable_retried(
     status: int,
     raises: bool,  # noqa: FBT001 - a table
 ) -> None:

@@ -87,21 +87,21 @@ def service(port: int = 80) -> Child:
     return Child(ChildKey.of(manifest), manifest)
 
 
-async def test_apply_when_nothing_changed_since_then_nothing_is_written() -> None:
+async def test_apply_when_nothing_changed_since_then_nothing_written() -> None:
     made, api = world()
     for _ in range(3):
         await made.apply(OWNER, service())
     assert api.writes == [("apply", PATH)]
 
 
-async def test_apply_when_the_rule_wants_something_else_then_it_is_written() -> None:
+async def test_apply_when_the_rule_wants_something_else_then_written() -> None:
     made, api = world()
     await made.apply(OWNER, service())
     await made.apply(OWNER, service(81))
     assert len(api.writes) == 2
 
 
-async def test_apply_when_somebody_changed_the_object_then_it_is_written_and_forced() -> None:
+async def test_apply_when_object_was_changed_then_written_and_forced() -> None:
     made, api = world()
     await made.apply(OWNER, service())
     made.index.put({**api.objects[PATH], "spec": {"port": 9}, "metadata": _newer(api.objects[PATH])})
@@ -109,7 +109,7 @@ async def test_apply_when_somebody_changed_the_object_then_it_is_written_and_for
     assert api.forced == [False, True]
 
 
-async def test_apply_when_only_the_status_changed_then_nothing_is_written() -> None:
+async def test_apply_when_only_status_changed_then_nothing_is_written() -> None:
     made, api = world()
     await made.apply(OWNER, service())
     made.index.put({**api.objects[PATH], "status": {"x": 1}, "metadata": _newer(api.objects[PATH])})
@@ -117,7 +117,7 @@ async def test_apply_when_only_the_status_changed_then_nothing_is_written() -> N
     assert len(api.writes) == 1
 
 
-async def test_apply_when_the_name_is_somebody_elses_object_then_it_is_refused() -> None:
+async def test_apply_when_the_name_is_of_a_foreign_object_then_refused() -> None:
     made, api = world()
     api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "namespace": "default"}}
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
@@ -127,7 +127,7 @@ async def test_apply_when_the_name_is_somebody_elses_object_then_it_is_refused()
 
 
 @pytest.mark.parametrize("status", [FORBIDDEN, INVALID])
-async def test_apply_when_it_is_refused_then_it_is_asked_for_again_after_a_while_or_when_it_is_another(
+async def test_apply_when_refused_then_retried_after_a_while_or_change(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, api = world()
@@ -146,7 +146,7 @@ async def test_apply_when_it_is_refused_then_it_is_asked_for_again_after_a_while
     assert api.writes == [("apply", PATH)]
 
 
-async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_as_long_up_to_a_minute() -> None:
+async def test_apply_when_refused_again_then_backoff_doubles_to_minute() -> None:
     now, asked = 0.0, []
     made, api = world(lambda: now)
     for _ in range(6):
@@ -164,7 +164,7 @@ async def test_apply_when_it_is_refused_again_then_it_is_asked_for_after_twice_a
 
 
 @pytest.mark.parametrize("status", [401, NOT_FOUND, CONFLICT, TOO_MANY, 500, 503])
-async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_seconds(status: int) -> None:
+async def test_apply_when_a_retryable_error_lasts_then_it_is_a_refusal(status: int) -> None:
     now = 0.0
     made, api = world(lambda: now)
     api.objects[PATH] = {"kind": "Service", "metadata": METADATA}
@@ -187,7 +187,8 @@ async def test_apply_when_what_may_pass_goes_on_then_it_is_a_refusal_after_some_
         await made.apply(OWNER, service(81))
 
 
-def test_fetcher_when_it_is_being_deleted_then_the_next_one_is_chosen_and_all_are_told() -> None:
+def test_fetcher_when_being_deleted_then_the_next_is_chosen() -> None:
+    """All are told."""
     made, _ = world()
     source = {"spec": {"model": {"source": {"uri": "https://example.org/m"}}}}
     second, third = (ResourceKey(v.MODEL_DEPLOYMENT, "default", name) for name in ("smollm3", "smollm4"))
@@ -208,7 +209,7 @@ def test_fetcher_when_it_is_being_deleted_then_the_next_one_is_chosen_and_all_ar
 
 
 @pytest.mark.parametrize("reverted", [True, False])
-async def test_apply_when_what_failed_is_not_wanted_any_more_then_its_time_does_not_count(*, reverted: bool) -> None:
+async def test_apply_when_failed_child_is_unwanted_then_time_dropped(*, reverted: bool) -> None:
     """Another spec, also one that is there already, begins its time anew."""
     now = 0.0
     made, api = world(lambda: now)
@@ -235,7 +236,7 @@ async def test_apply_when_a_webhook_hangs_then_one_try_is_enough() -> None:
         await made.apply(OWNER, service())
 
 
-async def test_apply_when_the_namespace_gets_no_login_then_its_words_are_the_refusal() -> None:
+async def test_apply_when_no_login_for_namespace_then_refused() -> None:
     made, _ = world()
     provided = Provided()
     provided.error = ApiError(FORBIDDEN, "PATCH /api: exceeded quota", said='secrets "headrace-nats": exceeded quota')
@@ -244,7 +245,7 @@ async def test_apply_when_the_namespace_gets_no_login_then_its_words_are_the_ref
         await made.apply(OWNER, service())
 
 
-async def test_apply_when_the_api_server_is_away_then_nothing_is_refused_however_long() -> None:
+async def test_apply_when_api_server_is_down_then_nothing_is_refused() -> None:
     now = 0.0
     made, api = world(lambda: now)
     for _ in range(2):
@@ -255,7 +256,7 @@ async def test_apply_when_the_api_server_is_away_then_nothing_is_refused_however
     await made.apply(OWNER, service())
 
 
-async def test_apply_when_our_own_object_lost_its_labels_then_it_is_forced() -> None:
+async def test_apply_when_our_own_object_lost_its_labels_then_forced() -> None:
     made, api = world()
     api.objects[PATH] = {"kind": "Service", "metadata": METADATA}
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
@@ -263,7 +264,7 @@ async def test_apply_when_our_own_object_lost_its_labels_then_it_is_forced() -> 
     assert api.forced == [False, True]
 
 
-async def test_apply_when_our_service_has_an_address_that_may_not_change_then_it_is_made_anew() -> None:
+async def test_apply_when_our_service_has_fixed_address_then_recreated() -> None:
     made, api = world()
     await made.apply(OWNER, service())
     api.errors = [ApiError(INVALID, "spec.clusterIPs[0]: may not change once set")]
@@ -271,7 +272,7 @@ async def test_apply_when_our_service_has_an_address_that_may_not_change_then_it
     assert api.writes == [("apply", PATH), ("delete", PATH), ("apply", PATH)]
 
 
-async def test_observe_when_labels_are_ours_and_the_owner_is_not_then_it_is_no_child() -> None:
+async def test_observe_when_only_labels_are_ours_then_it_is_no_child() -> None:
     made, _ = world()
     stranger = service().manifest
     stranger["metadata"].update(uid="s", resourceVersion="3", ownerReferences=[])
@@ -279,7 +280,7 @@ async def test_observe_when_labels_are_ours_and_the_owner_is_not_then_it_is_no_c
     assert made.observe(OWNER).children == {}
 
 
-async def test_delete_when_the_resource_is_gone_then_the_garbage_collector_does_it() -> None:
+async def test_delete_when_resource_is_gone_then_left_to_collector() -> None:
     made, api = world()
     await made.apply(OWNER, service())
     made.index.put(resource(9, deletionTimestamp="2026-01-01T00:00:01Z"))
@@ -287,7 +288,7 @@ async def test_delete_when_the_resource_is_gone_then_the_garbage_collector_does_
     assert [verb for verb, _ in api.writes] == ["apply"]
 
 
-async def test_write_status_when_a_nested_field_is_gone_then_the_whole_status_is_replaced() -> None:
+async def test_write_status_when_field_is_gone_then_whole_is_replaced() -> None:
     made, api = world()
     api.objects["/apis/headrace.dev/v1alpha1/namespaces/default/modeldeployments/smollm2"] = resource()
     await made.write_status(OWNER, {"source": {"uri": "a", "digest": "b"}})
@@ -296,7 +297,7 @@ async def test_write_status_when_a_nested_field_is_gone_then_the_whole_status_is
     assert api.bodies == [{"source": {"uri": "a", "digest": "b"}}, {"source": {"uri": "c"}}]
 
 
-async def test_set_routable_when_the_gate_is_so_already_then_nothing_is_written() -> None:
+async def test_set_routable_when_gate_is_set_then_nothing_is_written() -> None:
     made, api = world()
     made.index.put(_pod(1, []))
     await made.set_routable(OWNER, frozenset())
@@ -319,7 +320,7 @@ async def test_record_when_an_event_is_repeated_then_it_is_counted() -> None:
     assert [body["count"] for body in api.bodies] == [1, 2, 3]
 
 
-async def test_record_when_an_earlier_life_wrote_it_then_its_count_goes_on() -> None:
+async def test_record_when_earlier_process_wrote_it_then_count_goes_on() -> None:
     made, api = world()
     api.errors = [ApiError(CONFLICT, "exists")]
 

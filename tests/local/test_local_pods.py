@@ -30,7 +30,6 @@ from local.local_cluster import (
 from headrace.api.vocabulary import ROUTABLE_GATE
 from headrace.environment import TERMINATION_MESSAGE_PATH
 from headrace.local import pods as pods_module
-from headrace.local.addresses import Addresses
 from headrace.local.index import ObjectKey
 from headrace.local.pods import Backoff
 from headrace.reconcile.world import Manifest
@@ -348,7 +347,7 @@ async def test_pod_when_a_gate_is_nobodys_never_is_ready(tmp_path: Path) -> None
         assert conditions(pod)["Ready"] == "False"
 
 
-# -- logs and addresses --------------------------------------------------------------------------------------
+# -- logs --------------------------------------------------------------------------------------------------
 
 
 async def test_logs_when_container_restarted_keep_the_previous(tmp_path: Path) -> None:
@@ -377,24 +376,6 @@ async def test_log_when_it_grows_too_long_begins_anew(tmp_path: Path, monkeypatc
         await eventually(lambda: log.stat().st_size == 0)
         (tmp_path / "go").touch()
         assert await until_file(log) == ["new"]
-
-
-def test_addresses_are_distinct_and_no_network_addresses() -> None:
-    addresses = Addresses(250)
-    taken = [addresses.take([]) for _ in range(1000)]
-    assert len(set(taken)) == 1000
-    assert not [address for address in taken if address.endswith((".0", ".255"))]
-
-
-def test_address_when_somebody_listens_there_is_passed_over() -> None:
-    first = Addresses(1000).take([8000])
-    with socket.create_server((first, 8000)):
-        assert Addresses(1000).take([8000]) != first
-
-
-def test_address_when_port_is_used_everywhere_is_returned() -> None:
-    with socket.create_server(("0.0.0.0", 0)) as everywhere:
-        assert Addresses(2000).take([everywhere.getsockname()[1]])
 
 
 def _listens(address: str) -> bool:

@@ -41,13 +41,13 @@ async def test_process_when_it_ends_tells_its_code_and_its_output(tmp_path: Path
     assert (tmp_path / "log").read_text() == "out\nerr\n"
 
 
-async def test_process_when_started_reads_nothing_and_leads_a_session_of_its_own(tmp_path: Path) -> None:
+async def test_process_when_started_then_no_input_and_own_session(tmp_path: Path) -> None:
     process = sh("cat; ps -o sid= -p $$", tmp_path / "log")
     assert await process.wait() == 0
     assert int((tmp_path / "log").read_text()) == process.pid
 
 
-async def test_process_when_started_inherits_only_the_descriptors_it_is_given(tmp_path: Path) -> None:
+async def test_process_when_started_then_only_given_descriptors(tmp_path: Path) -> None:
     given, kept = os.pipe()
     os.set_inheritable(kept, True)
     process = spawn(["ls", "/proc/self/fd"], os.environ, tmp_path / "log", pass_fds=[given])
@@ -64,7 +64,7 @@ async def test_process_when_the_command_does_not_exist_is_an_os_error(tmp_path: 
         spawn(["/no/such/command"], os.environ, tmp_path / "log")
 
 
-async def test_process_when_stopped_gets_sigterm_and_the_time_to_say_good_bye(tmp_path: Path) -> None:
+async def test_process_when_stopped_then_gets_sigterm_and_grace_period(tmp_path: Path) -> None:
     process = sh("trap 'echo bye; exit 7' TERM; echo ready; while true; do sleep 0.01; done", tmp_path / "log")
     await until_file(tmp_path / "log")
     assert await process.stop(SECONDS) == 7

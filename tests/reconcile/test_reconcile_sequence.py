@@ -28,7 +28,7 @@ OTHERS = ("Service/s", "Job/fetch")
         (("Deployment/old",), (*BEFORE_OTHERS, *OTHERS)),
     ],
 )
-def test_children_when_some_are_refused_then_the_next_workloads_wait(
+def test_children_when_some_are_refused_then_next_workloads_wait(
     refuses: tuple[str, ...], applied: tuple[str, ...]
 ) -> None:
     """Prerequisites, workloads, then the rest, each in the order of the wanted set."""
@@ -58,7 +58,7 @@ def test_surplus_when_something_is_refused_then_workloads_stay(
     assert tuple(map(name_of, keys)) == deleted
 
 
-def test_surplus_when_a_refused_workload_is_no_longer_wanted_then_workloads_stay() -> None:
+def test_surplus_when_refused_workload_unwanted_then_they_stay() -> None:
     """The second decision of a pass, made after the refusal, may want another set than the first."""
     refused = children("Deployment/new")
     assert to_delete((), [refused[0].key], refused) == []

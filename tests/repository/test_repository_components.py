@@ -41,21 +41,21 @@ def test_wheel_when_built_then_it_has_every_component() -> None:
     assert {path.name: str(path.relative_to(ROOT)) for path in [ROOT / "src/headrace", *PATHS]} == build.SOURCES
 
 
-def test_source_distribution_when_built_then_it_has_every_component() -> None:
+def test_source_distribution_when_built_then_has_every_component() -> None:
     included = set(TOOLS["hatch"]["build"]["targets"]["sdist"]["include"])
     assert {folder.partition("/")[0] for folder in FOLDERS} <= included
 
 
-def test_ruff_when_it_sorts_imports_then_components_are_first_party() -> None:
+def test_ruff_when_it_sorts_imports_then_components_first_party() -> None:
     found = {str(path.relative_to(ROOT)) for pattern in TOOLS["ruff"]["src"] for path in ROOT.glob(pattern)}
     assert found == {"src", *FOLDERS}
 
 
-def test_mypy_when_it_resolves_imports_then_it_finds_every_component() -> None:
+def test_mypy_when_it_resolves_imports_then_finds_components() -> None:
     assert set(TOOLS["mypy"]["mypy_path"]) >= FOLDERS
 
 
-def test_import_contracts_when_checked_then_they_cover_every_component() -> None:
+def test_import_contracts_when_checked_then_cover_components() -> None:
     assert set(TOOLS["importlinter"]["root_packages"]) == {"headrace", *COMPONENTS}
     components, core = TOOLS["importlinter"]["contracts"][0]["layers"]
     assert set(components.split(" | ")) == set(COMPONENTS)
@@ -83,12 +83,12 @@ def test_dockerfile_when_read_then_each_target_is_an_image() -> None:
     assert set(stages()) == {image.short for image in build.IMAGES}
 
 
-def test_chart_when_it_names_images_then_they_are_those_that_are_built() -> None:
+def test_chart_when_it_names_images_then_they_are_the_built_ones() -> None:
     named = {value["repository"] for value in chart_images().values() if value["repository"]}
     assert named == {image.name for image in build.IMAGES}
 
 
-def test_chart_when_it_names_images_of_pods_then_they_are_those_that_reconcile_uses() -> None:
+def test_chart_when_it_names_pod_images_then_reconcile_uses_them() -> None:
     keys = {key for image in platform_images() for key in (image.key, image.gpu_key) if key}
     assert set(chart_images()) - {"operator", "gateway", "nats"} == keys
 

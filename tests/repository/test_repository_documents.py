@@ -42,7 +42,7 @@ def test_decisions_when_listed_then_each_is_at_most_a_screen() -> None:
     assert [it.path.name for it in documents.decisions() if len(it.path.read_text().splitlines()) > SCREEN] == []
 
 
-def test_fragments_when_listed_then_all_of_the_checkout_are_valid() -> None:
+def test_fragments_when_listed_then_all_of_checkout_are_valid() -> None:
     assert len([*(documents.CHECKOUT / "changelog.d").glob("*")]) == sum(map(len, documents.fragments().values()))
 
 

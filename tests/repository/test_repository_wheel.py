@@ -35,7 +35,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return programs
 
 
-def test_wheel_when_installed_elsewhere_then_nothing_comes_from_the_checkout(elsewhere: Path, tmp_path: Path) -> None:
+def test_wheel_when_installed_then_nothing_comes_from_checkout(elsewhere: Path, tmp_path: Path) -> None:
     code = "import headrace, headrace_gateway, headrace_llm; print(headrace.__file__, headrace_gateway.__file__)"
     command = [str(elsewhere / "python"), "-c", code]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
@@ -53,7 +53,7 @@ def test_wheel_when_installed_elsewhere_then_its_commands_run(
     assert done.stdout.strip()
 
 
-def test_wheel_when_installed_elsewhere_then_it_brings_up_an_instance_that_answers(
+def test_wheel_when_installed_then_its_instance_answers(
     elsewhere: Path, tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}")  # nats-server

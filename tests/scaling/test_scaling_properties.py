@@ -47,7 +47,7 @@ def _lived(policy: ScalePolicy, replicas: int, life: list[tuple[float, Sample]])
 
 
 @given(policies, st.integers(0, 60), steps, samples)
-def test_decision_when_anything_is_measured_then_within_the_bounds(
+def test_decision_when_anything_is_measured_then_within_bounds(
     policy: ScalePolicy, replicas: int, life: list[tuple[float, Sample]], sample: Sample
 ) -> None:
     state, now = _lived(policy, replicas, life)
@@ -55,7 +55,7 @@ def test_decision_when_anything_is_measured_then_within_the_bounds(
 
 
 @given(policies, st.integers(0, 60), steps, samples, st.integers(0, 200), st.integers(0, 200), st.floats(0, 9000))
-def test_decision_when_demand_is_higher_then_never_fewer_replicas(
+def test_decision_when_demand_higher_then_never_fewer_replicas(
     policy: ScalePolicy,
     replicas: int,
     life: list[tuple[float, Sample]],
@@ -76,7 +76,7 @@ def test_decision_when_demand_is_higher_then_never_fewer_replicas(
 
 
 @given(policies, st.integers(0, 60), steps, samples)
-def test_decision_when_in_panic_then_shrinks_only_to_rest_or_into_new_bounds(
+def test_decision_when_in_panic_then_shrinks_to_zero_or_bounds(
     policy: ScalePolicy, replicas: int, life: list[tuple[float, Sample]], sample: Sample
 ) -> None:
     state, now = _lived(policy, replicas, life)
@@ -86,7 +86,7 @@ def test_decision_when_in_panic_then_shrinks_only_to_rest_or_into_new_bounds(
 
 
 @given(policies, st.integers(1, 60), steps, samples)
-def test_decision_when_it_goes_to_zero_then_nobody_asked_for_the_idle_timeout(
+def test_decision_when_zero_then_idle_for_the_whole_timeout(
     policy: ScalePolicy, replicas: int, life: list[tuple[float, Sample]], sample: Sample
 ) -> None:
     now = last_demand = 1000.0
@@ -104,7 +104,7 @@ def test_decision_when_it_goes_to_zero_then_nobody_asked_for_the_idle_timeout(
 
 
 @given(policies, st.integers(0, 60), steps, samples, st.integers(1, 5), st.floats(0.01, 9000))
-def test_decision_when_a_replica_is_activating_then_nothing_shrinks(
+def test_decision_when_replica_activating_then_nothing_shrinks(
     policy: ScalePolicy,
     replicas: int,
     life: list[tuple[float, Sample]],
@@ -128,7 +128,7 @@ def test_decision_when_signals_are_stale_then_nothing_shrinks(
 
 
 @given(policies, st.integers(0, 60), steps)
-def test_memory_when_the_rule_lives_on_then_it_is_bounded_by_the_stable_window(
+def test_memory_when_the_rule_runs_long_then_bounded_by_window(
     policy: ScalePolicy, replicas: int, life: list[tuple[float, Sample]]
 ) -> None:
     state, _ = _lived(policy, replicas, life)

@@ -22,9 +22,7 @@ def proxy(origin: Origin) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0.0.0.0", "[::ffff:127.0.0.1]"])
-def test_fetch_from_this_machine_when_not_allowed_then_does_not_even_connect(
-    fetcher: Fetcher, origin: Origin, host: str
-) -> None:
+def test_fetch_when_of_this_machine_then_does_not_connect(fetcher: Fetcher, origin: Origin, host: str) -> None:
     fetcher.allow_loopback = False
 
     outcome = fetcher.fetch(origin.uri(host=host))
@@ -68,9 +66,7 @@ def test_check_when_it_refuses_then_says_the_address_once(host: str, says: str) 
         _check("169.254.169.254", host, allow_loopback=False)
 
 
-def test_fetch_behind_a_proxy_then_lets_it_resolve_and_tells_it_who_asks(
-    fetcher: Fetcher, origin: Origin, proxy: Proxy
-) -> None:
+def test_fetch_when_behind_proxy_then_proxy_resolves_with_login(fetcher: Fetcher, origin: Origin, proxy: Proxy) -> None:
     fetcher.allow_loopback = False
     fetcher.environment["HTTPS_PROXY"] = f"http://me:hush@127.0.0.1:{proxy.port}"
 
@@ -82,7 +78,7 @@ def test_fetch_behind_a_proxy_then_lets_it_resolve_and_tells_it_who_asks(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "localhost"])
-def test_fetch_behind_a_proxy_when_the_host_is_this_machine_then_refuses(
+def test_fetch_when_proxied_to_this_machine_then_refused(
     fetcher: Fetcher, origin: Origin, proxy: Proxy, host: str
 ) -> None:
     fetcher.allow_loopback = False

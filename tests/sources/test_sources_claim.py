@@ -21,7 +21,8 @@ def file(fetcher: Fetcher) -> Path:
     return path
 
 
-def test_fetch_of_a_claim_then_the_file_is_where_it_was_and_its_digest_is_known(fetcher: Fetcher, file: Path) -> None:
+def test_fetch_of_a_claim_when_it_succeeds_then_digest_is_known(fetcher: Fetcher, file: Path) -> None:
+    """The file stays where it was."""
     outcome = fetcher.fetch(URI)
 
     assert outcome.code == 0
@@ -36,7 +37,7 @@ def test_fetch_of_a_claim_then_nothing_is_written(fetcher: Fetcher, file: Path) 
 
 
 @pytest.mark.parametrize("how", ["digest", "expected"])
-def test_fetch_of_a_claim_when_it_is_another_file_then_digest_mismatch(fetcher: Fetcher, file: Path, how: str) -> None:
+def test_fetch_of_a_claim_when_another_file_then_digest_mismatch(fetcher: Fetcher, file: Path, how: str) -> None:
     outcome = fetcher.fetch(
         URI, digest=OTHER if how == "digest" else None, expected=OTHER if how == "expected" else None
     )
@@ -47,7 +48,7 @@ def test_fetch_of_a_claim_when_it_is_another_file_then_digest_mismatch(fetcher: 
 
 
 @pytest.mark.parametrize("path", ["smol/missing.gguf", "smol"])
-def test_fetch_of_a_claim_when_there_is_no_such_file_then_it_is_said(fetcher: Fetcher, file: Path, path: str) -> None:
+def test_fetch_of_a_claim_when_no_such_file_then_says_so(fetcher: Fetcher, file: Path, path: str) -> None:
     del file
     outcome = fetcher.fetch(f"pvc://models/{path}")
 
@@ -56,7 +57,7 @@ def test_fetch_of_a_claim_when_there_is_no_such_file_then_it_is_said(fetcher: Fe
 
 
 @pytest.mark.parametrize("uri", ["pvc://models/../../etc/passwd", "pvc://models//etc/passwd", "pvc://models"])
-def test_fetch_of_a_claim_when_the_path_leads_elsewhere_then_it_is_refused(fetcher: Fetcher, uri: str) -> None:
+def test_fetch_of_a_claim_when_path_leads_elsewhere_then_refused(fetcher: Fetcher, uri: str) -> None:
     outcome = fetcher.fetch(uri)
 
     assert outcome.said["reason"] == "SourceUnreachable"

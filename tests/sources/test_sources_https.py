@@ -35,7 +35,7 @@ def test_fetch_from_https_then_brings_the_file_and_says_so(fetcher: Fetcher, ori
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_fetch_when_killed_midway_then_the_next_asks_for_the_rest_only(
+def test_fetch_when_killed_midway_then_next_requests_only_rest(
     fetcher: Fetcher, origin: Origin, number: signal.Signals
 ) -> None:
     code = _stopped_midway(fetcher, origin, number)
@@ -78,9 +78,7 @@ def test_fetch_when_the_file_changed_meanwhile_then_begins_anew(fetcher: Fetcher
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_fetch_when_the_server_has_no_strong_validator_then_begins_anew(
-    fetcher: Fetcher, origin: Origin, etag: str | None
-) -> None:
+def test_fetch_when_no_strong_validator_then_starts_anew(fetcher: Fetcher, origin: Origin, etag: str | None) -> None:
     origin.cut_after, origin.etag = HALF, etag
 
     outcome = fetcher.fetch(origin.uri())
@@ -89,7 +87,7 @@ def test_fetch_when_the_server_has_no_strong_validator_then_begins_anew(
     assert origin.ranges_asked == [None, None]
 
 
-def test_fetch_when_the_server_sends_another_range_then_does_not_believe_it(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_the_server_sends_another_range_then_rejected(fetcher: Fetcher, origin: Origin) -> None:
     origin.cut_after, origin.lie = HALF, True
 
     outcome = fetcher.fetch(origin.uri())
@@ -98,7 +96,7 @@ def test_fetch_when_the_server_sends_another_range_then_does_not_believe_it(fetc
     assert origin.ranges_asked == [None, f"bytes={HALF}-", None]
 
 
-def test_fetch_when_only_the_last_step_is_missing_then_receives_nothing_again(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_only_last_step_is_missing_then_no_download(fetcher: Fetcher, origin: Origin) -> None:
     part = fetcher.part(origin.uri())
     part.parent.mkdir(parents=True)
     part.write_bytes(origin.content)
@@ -119,7 +117,7 @@ def test_fetch_when_the_server_is_busy_then_tries_again(fetcher: Fetcher, origin
     assert len(origin.asked) == 3
 
 
-def test_fetch_when_the_server_stays_busy_then_ends_with_its_answer(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_server_stays_busy_then_ends_with_its_answer(fetcher: Fetcher, origin: Origin) -> None:
     origin.statuses = [503] * 9
 
     outcome = fetcher.fetch(origin.uri())
@@ -140,7 +138,7 @@ def test_fetch_when_the_file_is_not_there_then_says_so_at_once(fetcher: Fetcher,
     assert "hush" not in outcome.output + str(outcome.said)
 
 
-def test_fetch_when_nothing_says_where_the_file_ends_then_refuses_it(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_the_length_of_file_is_unknown_then_refused(fetcher: Fetcher, origin: Origin) -> None:
     origin.length = False
 
     outcome = fetcher.fetch(origin.uri())
@@ -155,7 +153,7 @@ def test_fetch_when_the_server_sends_chunks_then_needs_no_length(fetcher: Fetche
     assert fetcher.fetch(origin.uri()).said["digest"] == digest_of(origin.content)
 
 
-def test_fetch_when_the_certificate_is_not_trusted_then_names_the_bundle(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_certificate_is_not_trusted_then_names_bundle(fetcher: Fetcher, origin: Origin) -> None:
     fetcher.environment.clear()
 
     outcome = fetcher.fetch(origin.uri())
@@ -173,7 +171,7 @@ def test_fetch_when_nobody_listens_then_says_refused(fetcher: Fetcher) -> None:
     assert outcome.said["message"].startswith("cannot reach localhost: Connection refused")
 
 
-def test_fetch_when_the_uri_has_credentials_then_uses_and_hides_them(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_uri_has_credentials_then_uses_and_hides_them(fetcher: Fetcher, origin: Origin) -> None:
     uri = origin.uri().replace("https://", "https://alice:hush%21@")
     origin.redirects = {"/model.gguf": origin.uri("/other", host="127.0.0.1")}
 

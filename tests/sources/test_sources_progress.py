@@ -85,9 +85,7 @@ def test_fetch_when_nats_is_away_then_succeeds_all_the_same(fetcher: Fetcher, or
     assert fetcher.fetch(origin.uri()).code == 0
 
 
-def test_fetch_when_nats_refuses_the_credentials_then_succeeds_and_hides_them(
-    fetcher: Fetcher, origin: Origin, broker: str
-) -> None:
+def test_fetch_when_nats_refuses_login_then_succeeds_and_hides(fetcher: Fetcher, origin: Origin, broker: str) -> None:
     fetcher.environment |= {environment.NATS_URL: broker, environment.NATS_PASSWORD: "wrong-secret"}
 
     outcome = fetcher.fetch(origin.uri())

@@ -20,7 +20,7 @@ def original(tmp_path: Path) -> Path:
     return path
 
 
-def test_fetch_of_a_file_then_later_edits_of_the_original_change_nothing(fetcher: Fetcher, original: Path) -> None:
+def test_fetch_of_a_file_when_original_is_edited_then_copy_stays(fetcher: Fetcher, original: Path) -> None:
     outcome = fetcher.fetch(original.as_uri())
     original.write_bytes(OTHER)
 
@@ -39,9 +39,7 @@ def test_fetch_again_then_neither_asks_the_source_nor_writes(fetcher: Fetcher, o
     assert len(origin.asked) == 1
 
 
-def test_fetch_again_when_the_file_was_touched_then_reads_it_once_and_notes_that(
-    fetcher: Fetcher, origin: Origin
-) -> None:
+def test_fetch_again_when_the_file_was_touched_then_read_once(fetcher: Fetcher, origin: Origin) -> None:
     fetcher.fetch(origin.uri())
     target = fetcher.target(origin.uri())
     os.utime(target)
@@ -51,7 +49,7 @@ def test_fetch_again_when_the_file_was_touched_then_reads_it_once_and_notes_that
     assert str(target.stat().st_mtime_ns) in target.with_name(".headrace.json").read_text()
 
 
-def test_fetch_again_when_the_file_was_damaged_then_brings_it_anew(fetcher: Fetcher, original: Path) -> None:
+def test_fetch_again_when_the_file_was_damaged_then_refetched(fetcher: Fetcher, original: Path) -> None:
     fetcher.fetch(original.as_uri())
     target = fetcher.target(original.as_uri())
     target.write_bytes(OTHER)
@@ -60,7 +58,7 @@ def test_fetch_again_when_the_file_was_damaged_then_brings_it_anew(fetcher: Fetc
     assert target.read_bytes() == CONTENT
 
 
-def test_fetch_when_the_digest_is_wrong_then_keeps_nothing_and_heals(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_digest_is_wrong_then_keeps_nothing_and_heals(fetcher: Fetcher, origin: Origin) -> None:
     digest, right = digest_of(origin.content), origin.content
     origin.content = b"forged" + right[6:]
 
@@ -75,7 +73,7 @@ def test_fetch_when_the_digest_is_wrong_then_keeps_nothing_and_heals(fetcher: Fe
     assert fetcher.fetch(origin.uri(), digest=digest).said["digest"] == digest
 
 
-def test_fetch_without_digest_when_another_file_comes_later_then_refuses_it(fetcher: Fetcher, original: Path) -> None:
+def test_fetch_without_digest_when_another_file_then_refused(fetcher: Fetcher, original: Path) -> None:
     fetcher.fetch(original.as_uri())
     fetcher.target(original.as_uri()).unlink()
     original.write_bytes(OTHER)
@@ -85,9 +83,8 @@ def test_fetch_without_digest_when_another_file_comes_later_then_refuses_it(fetc
     assert (outcome.code, outcome.said["reason"]) == (12, "DigestMismatch")
 
 
-def test_fetch_when_a_file_is_expected_and_another_is_there_then_drops_it_and_heals_with_the_source(
-    fetcher: Fetcher, original: Path
-) -> None:
+def test_fetch_when_another_file_there_then_drops_it_and_heals(fetcher: Fetcher, original: Path) -> None:
+    """A file with the expected digest replaces it once the source has it."""
     original.write_bytes(OTHER)
     fetcher.fetch(original.as_uri())
 
@@ -100,9 +97,7 @@ def test_fetch_when_a_file_is_expected_and_another_is_there_then_drops_it_and_he
     assert fetcher.target(original.as_uri()).read_bytes() == CONTENT
 
 
-def test_fetch_when_another_one_is_under_way_then_waits_for_it_and_finds_the_file(
-    fetcher: Fetcher, origin: Origin
-) -> None:
+def test_fetch_when_another_under_way_then_waits_and_finds_file(fetcher: Fetcher, origin: Origin) -> None:
     origin.hold_after = 2_000_000
     first = fetcher.start(origin.uri())
     until(lambda: size(fetcher.part(origin.uri())) == 2_000_000)
@@ -117,7 +112,7 @@ def test_fetch_when_another_one_is_under_way_then_waits_for_it_and_finds_the_fil
     assert len(origin.asked) == 1
 
 
-def test_fetch_when_the_file_cannot_fit_then_says_so_before_filling_the_disk(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_file_cannot_fit_then_says_so_before_filling(fetcher: Fetcher, origin: Origin) -> None:
     with small_disk(fetcher.directory, 1024):
         outcome = fetcher.fetch(origin.uri())
 
@@ -127,7 +122,7 @@ def test_fetch_when_the_file_cannot_fit_then_says_so_before_filling_the_disk(fet
         assert not fetcher.part(origin.uri()).exists()
 
 
-def test_fetch_when_the_disk_is_full_midway_then_frees_it_and_heals(fetcher: Fetcher, origin: Origin) -> None:
+def test_fetch_when_disk_is_full_midway_then_frees_it_and_heals(fetcher: Fetcher, origin: Origin) -> None:
     origin.chunked = True  # so that nobody knows the size before
     with small_disk(fetcher.directory, 1024):
         outcome = fetcher.fetch(origin.uri())
@@ -180,7 +175,7 @@ def test_fetch_of_an_impossible_uri_then_names_the_fault(fetcher: Fetcher, uri: 
     assert words in outcome.said["message"]
 
 
-def test_fetch_when_the_cause_is_long_then_the_report_still_is_whole(fetcher: Fetcher) -> None:
+def test_fetch_when_the_cause_is_long_then_report_still_is_whole(fetcher: Fetcher) -> None:
     outcome = fetcher.fetch("file:///" + "€" * 2000)
 
     assert outcome.said["reason"] == "SourceUnreachable"

@@ -27,13 +27,13 @@ def test_message_when_too_long_then_is_cut_between_characters(tmp_path: Path, mo
     assert place.read_text(encoding="utf-8") == "€" * (4096 // 3)
 
 
-def test_message_when_the_place_cannot_be_written_then_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_when_path_is_not_writable_then_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environment.TERMINATION_MESSAGE_PATH, "/nowhere/log")
 
     write_termination_message("unheard")
 
 
-def test_message_when_no_kubelet_made_the_place_then_none_is_made(
+def test_message_when_no_kubelet_made_the_path_then_none_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(environment.TERMINATION_MESSAGE_PATH, raising=False)
