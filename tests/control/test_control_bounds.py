@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from headrace.control import buckets
 from headrace.control.buckets import BucketWriter
 from headrace.control.loop import LAST_BACKOFF_SECONDS, _backoff_seconds
-from headrace.control.signals import SignalHub
+from headrace.control.signals import SignalStore
 from headrace.events import subjects
 from headrace.events.messages import Demand, FetchProgress
 
@@ -106,10 +106,10 @@ async def test_route_when_first_pass_of_a_restart_fails_then_it_stays(control: C
     assert await control.has_route()
 
 
-def hub_at(time: list[float]) -> tuple[SignalHub, list[object]]:
+def hub_at(time: list[float]) -> tuple[SignalStore, list[object]]:
     client: Any = SimpleNamespace(is_connected=True, stats={"reconnects": 0})
     changed: list[object] = []
-    return SignalHub(client, changed.append, clock=lambda: time[0]), changed
+    return SignalStore(client, changed.append, clock=lambda: time[0]), changed
 
 
 def said(subject: str, data: bytes = b"") -> Msg:

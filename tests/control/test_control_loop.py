@@ -14,7 +14,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from headrace.control import loop as loop_module
 from headrace.control.buckets import BucketWriter
 from headrace.control.loop import ControlLoop
-from headrace.control.signals import SignalHub
+from headrace.control.signals import SignalStore
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
 from headrace.events.messages import Announcement, Demand, FetchProgress, ReplicaState
@@ -310,7 +310,7 @@ async def test_broker_when_unavailable_then_idle_model_is_not_wakeable(control: 
 
 async def test_reports_when_they_arrive_out_of_order_then_newest_stays(control: Control) -> None:
     heard = asyncio.Event()
-    hub = SignalHub(control.client, lambda _: heard.set())
+    hub = SignalStore(control.client, lambda _: heard.set())
     await hub.start()
     for sequence, state in ((2, ReplicaState.READY), (1, ReplicaState.LOADING), (3, ReplicaState.DRAINING)):
         report = Announcement(

@@ -10,7 +10,7 @@ from control.control_world import KEY, Broker, until
 from nats.aio.client import Client
 from nats.js.kv import KV_DEL, KV_OP
 
-from headrace.control.signals import REPLICA_TTL_SECONDS, SignalHub
+from headrace.control.signals import REPLICA_TTL_SECONDS, SignalStore
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_quietly
 from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, Load, ReplicaReport, ReplicaState
@@ -28,10 +28,10 @@ class Hearing:
     client: Client
     now: float = 1000.0
     changed: list[ResourceKey] = field(default_factory=list)
-    hub: SignalHub = field(init=False)
+    hub: SignalStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hub = SignalHub(self.client, self.changed.append, clock=lambda: self.now)
+        self.hub = SignalStore(self.client, self.changed.append, clock=lambda: self.now)
 
     async def demand(self, gateway: str) -> None:
         await publish_quietly(self.client, subjects.demand(*NAMES), Demand(gateway=gateway, queued=1, in_flight=0))
@@ -170,7 +170,7 @@ async def test_gateways_when_nats_freezes_then_nats_is_missed_first() -> None:
     broker = Broker()
     broker.start()
     client = await connect(broker.url, name="reconciler")
-    hub = SignalHub(client, lambda _: None)
+    hub = SignalStore(client, lambda _: None)
     await hub.start()
     try:
         presence = f"$KV.{subjects.GATEWAYS_BUCKET}.g"

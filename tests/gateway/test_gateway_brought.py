@@ -151,7 +151,7 @@ async def test_request_when_the_engine_knows_another_name_then_it_gets_that_one_
     assert {**body, "model": ""} == {"model": "", "messages": [], "stream": False, "temperature": 0.25, "user": "ä"}
 
 
-async def test_brought_when_its_spokesman_is_silent_then_it_is_kept_while_it_answers(
+async def test_brought_when_its_reporter_is_silent_then_it_is_kept_while_it_answers(
     foreign: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign.route()

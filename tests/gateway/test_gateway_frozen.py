@@ -21,7 +21,7 @@ from serving.serving_echo import MODEL, EchoSettings
 from serving.serving_processes import Server, free_port
 
 from headrace.api.vocabulary import MODEL_DEPLOYMENT
-from headrace.control.signals import SignalHub
+from headrace.control.signals import SignalStore
 from headrace.events.messages import ReplicaState
 from headrace.reconcile.world import ResourceKey
 from headrace_gateway import link, silence
@@ -178,7 +178,7 @@ async def test_request_when_nats_is_away_and_its_replica_answers_probes_then_it_
 
 
 async def test_gateway_when_frozen_then_it_is_neither_live_nor_routing_until_it_thaws(world: World) -> None:
-    hub = SignalHub(world.loop.client, lambda _: None)
+    hub = SignalStore(world.loop.client, lambda _: None)
     await hub.start()
     await world.loop.route()
     replica = await world.replica()

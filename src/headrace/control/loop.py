@@ -19,9 +19,9 @@ import nats.errors
 from nats.aio.client import Client
 
 from headrace.control.buckets import BucketWriter
+from headrace.control.container_reporter import ContainerReporter
 from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOURCES
-from headrace.control.signals import SignalHub
-from headrace.control.spokesman import Spokesman
+from headrace.control.signals import SignalStore
 from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
@@ -73,8 +73,8 @@ class ControlLoop:
         self._world = world
         self._client = client
         self._settings = settings
-        self._signals = SignalHub(client, self.enqueue)
-        self._spokesman = Spokesman(client, self.enqueue)
+        self._signals = SignalStore(client, self.enqueue)
+        self._container_reporter = ContainerReporter(client, self.enqueue)
         self._controllers = {name: resource.controller() for name, resource in RESOURCE_KINDS.items()}
         buckets = {bucket for resource in RESOURCE_KINDS.values() for bucket in resource.buckets}
         self._published = {bucket: BucketWriter(client, bucket) for bucket in sorted(buckets)}
@@ -137,7 +137,7 @@ class ControlLoop:
                 tasks.create_task(writer.run())
             tasks.create_task(self._solicit_after_reconnections())
             tasks.create_task(self._watch_gateways())
-            tasks.create_task(self._spokesman.run())
+            tasks.create_task(self._container_reporter.run())
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
 
@@ -161,7 +161,7 @@ class ControlLoop:
         """Enqueue every resource when a gateway or the broker appears or disappears, which sends no message."""
         before = (self._client.is_connected, self._signals.live_gateways())
         while True:
-            await self._signals.presence_heard(GATEWAY_LOOK_SECONDS)
+            await self._signals.wait_for_presence_change(GATEWAY_LOOK_SECONDS)
             now = (self._client.is_connected, self._signals.live_gateways())
             if now != before:
                 before = now
@@ -250,8 +250,8 @@ class ControlLoop:
         self._signals.forget_pods(key, reporters.pods)
         if not reporters.fetches:
             self._signals.forget_fetch(key)
-        await self._spokesman.tell(key, reporters.probed)
-        signals = replace(self._signals.signals(key), unanswered=self._spokesman.faults(key))
+        await self._container_reporter.update(key, reporters.probed)
+        signals = replace(self._signals.signals(key), unanswered=self._container_reporter.faults(key))
         outcome = controller.reconcile(resource, observed, signals, self._settings, known.memory)
         refusals = await self._apply(key, outcome)
         refused = {refusal.child.key: str(refusal.error) for refusal in refusals}
@@ -302,7 +302,7 @@ class ControlLoop:
         for child in to_delete((), self._world.observe(key).children, ()):
             await self._world.delete(key, child)
         self._publish(replace(each, value=None) for each in known.published)
-        await self._spokesman.tell(key, ())
+        await self._container_reporter.update(key, ())
         self._signals.forget(key)
         self._known.pop(key, None)
         RESOURCES.set(len(self._known))

@@ -39,7 +39,7 @@ class _Received:
     fetch: FetchProgress | None = None
 
 
-class SignalHub:
+class SignalStore:
     """Subscribes on NATS and returns `signals(key)` from memory; calls `changed` when a message has a new state."""
 
     def __init__(
@@ -134,7 +134,7 @@ class SignalHub:
             self._connected_since = self._clock()
         return self._clock() - max(at, self._connected_since) <= ttl
 
-    async def presence_heard(self, timeout_seconds: float) -> None:
+    async def wait_for_presence_change(self, timeout_seconds: float) -> None:
         """Wait until a gateway appears or shuts down, or for the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from settle import settle
 
-from headrace.control.spokesman import Spokesman
+from headrace.control.container_reporter import ContainerReporter
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.events.messages import ReplicaReport, ReplicaState
@@ -89,13 +89,13 @@ async def ear(broker: Broker) -> AsyncIterator[Ear]:
 
 
 @asynccontextmanager
-async def speaking(broker: Broker) -> AsyncIterator[Spokesman]:
+async def speaking(broker: Broker) -> AsyncIterator[ContainerReporter]:
     client = await connect(broker.url, name="loop")
-    spokesman = Spokesman(client, lambda _: None)
-    running = asyncio.create_task(spokesman.run())
+    reporter = ContainerReporter(client, lambda _: None)
+    running = asyncio.create_task(reporter.run())
     await asyncio.sleep(0)  # it begins
     try:
-        yield spokesman
+        yield reporter
     finally:
         running.cancel()
         await asyncio.wait([running])
@@ -103,7 +103,7 @@ async def speaking(broker: Broker) -> AsyncIterator[Spokesman]:
 
 
 @pytest.fixture
-async def spokesman(broker: Broker) -> AsyncIterator[Spokesman]:
+async def reporter(broker: Broker) -> AsyncIterator[ContainerReporter]:
     async with speaking(broker) as made:
         yield made
 
@@ -124,9 +124,9 @@ def pod(engine: Engine, **changes: Any) -> ProbedPod:
 
 
 async def test_container_when_path_answers_then_ready_before_kubelet(
-    spokesman: Spokesman, ear: Ear, engine: Engine
+    reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
-    await spokesman.tell(KEY, [pod(engine)])
+    await reporter.update(KEY, [pod(engine)])
     await ear.hears(ReplicaState.LOADING)
     engine.status = "200 OK"
     await ear.hears(ReplicaState.LOADING, ReplicaState.READY)
@@ -137,73 +137,77 @@ async def test_container_when_path_answers_then_ready_before_kubelet(
 
 @pytest.mark.parametrize("announces", [False, True])
 async def test_container_when_its_path_fails_then_the_fault_says_how(
-    spokesman: Spokesman, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, announces: bool
+    reporter: ContainerReporter, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, announces: bool
 ) -> None:
-    monkeypatch.setattr("headrace.control.spokesman.ANNOUNCING_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("headrace.control.container_reporter.ANNOUNCING_PROBE_SECONDS", 0.05)
     engine.status = "404 Not Found"
     wrong = pod(engine, announces=announces)
     for told, fault in (
         (wrong, f"its readiness path /v1/models on port {engine.port} is answered with 404"),
         (replace(wrong, host="127.9.9.9", started=2.0), "is not answered: the connection is refused"),
     ):
-        await spokesman.tell(KEY, [told])
-        await until(lambda f=fault: _true(f in spokesman.faults(KEY).get("p-1", "")), fault)  # type: ignore[misc]
-    await spokesman.tell(KEY, [replace(wrong, started=3.0)])
+        await reporter.update(KEY, [told])
+        await until(lambda f=fault: _true(f in reporter.faults(KEY).get("p-1", "")), fault)  # type: ignore[misc]
+    await reporter.update(KEY, [replace(wrong, started=3.0)])
     engine.status = "200 OK"
-    await until(lambda: _true(spokesman.faults(KEY) == {}), "it answers")
+    await until(lambda: _true(reporter.faults(KEY) == {}), "it answers")
     assert bool(ear.reports) is not announces
 
 
 async def test_container_when_just_started_then_silence_is_no_fault(
-    spokesman: Spokesman, ear: Ear, engine: Engine
+    reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
-    await spokesman.tell(KEY, [pod(engine, started=time.time())])
+    await reporter.update(KEY, [pod(engine, started=time.time())])
     await until(lambda: _true(len(engine.asked) > 2), "it is asked")
-    assert spokesman.faults(KEY) == {}
+    assert reporter.faults(KEY) == {}
 
 
 async def test_container_when_kubelet_says_ready_then_ready_at_once(
-    spokesman: Spokesman, ear: Ear, engine: Engine
+    reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
     """Only the kubelet makes it unready."""
-    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await reporter.update(KEY, [pod(engine, ready=True)])
     await ear.hears(ReplicaState.READY)
-    await spokesman.tell(KEY, [pod(engine, ready=False)])
+    await reporter.update(KEY, [pod(engine, ready=False)])
     await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
-    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await reporter.update(KEY, [pod(engine, ready=True)])
     await ear.hears(ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.READY)
 
 
-async def test_container_when_it_is_being_deleted_then_draining(spokesman: Spokesman, ear: Ear, engine: Engine) -> None:
-    await spokesman.tell(KEY, [pod(engine, ready=True)])
-    await spokesman.tell(KEY, [pod(engine, ready=True, leaving=True)])
+async def test_container_when_it_is_being_deleted_then_draining(
+    reporter: ContainerReporter, ear: Ear, engine: Engine
+) -> None:
+    await reporter.update(KEY, [pod(engine, ready=True)])
+    await reporter.update(KEY, [pod(engine, ready=True, leaving=True)])
     await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
 
 
-async def test_container_when_it_vanishes_then_one_last_word(spokesman: Spokesman, ear: Ear, engine: Engine) -> None:
-    await spokesman.tell(KEY, [pod(engine, ready=True)])
-    await spokesman.tell(KEY, [])
+async def test_container_when_it_vanishes_then_one_last_word(
+    reporter: ContainerReporter, ear: Ear, engine: Engine
+) -> None:
+    await reporter.update(KEY, [pod(engine, ready=True)])
+    await reporter.update(KEY, [])
     await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
     count = len(ear.reports)
-    await spokesman.tell(KEY, [pod(engine, name="p-1", started=2.0, ready=True)])  # as proof that time passes
+    await reporter.update(KEY, [pod(engine, name="p-1", started=2.0, ready=True)])  # as proof that time passes
     await until(lambda: _true(len(ear.reports) > count + 1), "the next one is spoken for")
     assert {report.started for report in ear.reports[count:]} == {2.0}
 
 
 async def test_container_when_it_started_anew_then_it_is_asked_anew(
-    spokesman: Spokesman, ear: Ear, engine: Engine
+    reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
-    await spokesman.tell(KEY, [pod(engine, ready=True)])
-    await spokesman.tell(KEY, [pod(engine, started=2.0)])
+    await reporter.update(KEY, [pod(engine, ready=True)])
+    await reporter.update(KEY, [pod(engine, started=2.0)])
     await ear.hears(ReplicaState.READY, ReplicaState.LOADING)
     engine.status = "200 OK"
     await ear.hears(ReplicaState.READY, ReplicaState.LOADING, ReplicaState.READY)
 
 
 async def test_reports_when_nothing_happens_then_repeated_as_newer(
-    spokesman: Spokesman, ear: Ear, engine: Engine
+    reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
-    await spokesman.tell(KEY, [pod(engine, ready=True)])
+    await reporter.update(KEY, [pod(engine, ready=True)])
     await until(lambda: _true(len(ear.reports) >= 3), "it is said again")
     sequences = [report.sequence for report in ear.reports]
     assert sequences == sorted(set(sequences))
@@ -212,9 +216,9 @@ async def test_reports_when_nothing_happens_then_repeated_as_newer(
 async def test_reports_when_somebody_asks_then_they_are_said_at_once(
     broker: Broker, ear: Ear, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.control.spokesman.REPORT_SECONDS", 3600.0)
-    async with speaking(broker) as spokesman:
-        await spokesman.tell(KEY, [pod(engine, ready=True)])
+    monkeypatch.setattr("headrace.control.container_reporter.REPORT_SECONDS", 3600.0)
+    async with speaking(broker) as reporter:
+        await reporter.update(KEY, [pod(engine, ready=True)])
         await ear.hears(ReplicaState.READY)
         count = len(ear.reports)
 
@@ -227,9 +231,9 @@ async def test_reports_when_somebody_asks_then_they_are_said_at_once(
 
 async def test_reports_when_another_loop_takes_over_then_newer(broker: Broker, ear: Ear, engine: Engine) -> None:
     for _ in range(2):
-        async with speaking(broker) as spokesman:
+        async with speaking(broker) as reporter:
             count = len(ear.reports)
-            await spokesman.tell(KEY, [pod(engine, ready=True)])
+            await reporter.update(KEY, [pod(engine, ready=True)])
             await until(lambda count=count: _true(len(ear.reports) > count), "it is said")  # type: ignore[misc]
     sequences = [report.sequence for report in ear.reports]
     assert sequences == sorted(set(sequences))

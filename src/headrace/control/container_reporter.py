@@ -47,7 +47,7 @@ MAX_HEAD_BYTES = 4096
 
 
 @dataclass(slots=True)
-class _Voice:
+class _ReportedPod:
     """A pod for which the loop reports."""
 
     key: ResourceKey
@@ -69,10 +69,10 @@ class _Voice:
         return ReplicaState.READY if self.answered else ReplicaState.LOADING
 
 
-class Spokesman:
+class ContainerReporter:
     """Publishes reports for pods that do not register themselves.
 
-    `tell` reports a change at once, `run` repeats every report each second. `changed` is called when `faults` of a
+    `update` reports a change at once, `run` repeats every report each second. `changed` is called when `faults` of a
     resource have changed.
     """
 
@@ -82,7 +82,7 @@ class Spokesman:
         self._client = client
         self._changed = changed
         self._wall = wall
-        self._pods: dict[tuple[ResourceKey, str], _Voice] = {}
+        self._pods: dict[tuple[ResourceKey, str], _ReportedPod] = {}
         self._sequence = 0
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -99,12 +99,12 @@ class Spokesman:
             finally:
                 self._tasks = None
                 for reported in self._pods.values():
-                    _hush(reported)
+                    _cancel_probe(reported)
                 with contextlib.suppress(Exception):  # the connection may be closed by now
                     await solicited.unsubscribe()
 
-    async def tell(self, key: ResourceKey, pods: Iterable[ProbedPod]) -> None:
-        """Take in what there is of a resource now; pods that are gone are forgotten, with a last word."""
+    async def update(self, key: ResourceKey, pods: Iterable[ProbedPod]) -> None:
+        """Update the pods of a resource; a deleted pod is reported as draining once more, then dropped."""
         present = {(key, pod.name): pod for pod in pods}
         for known in [name for name in self._pods if name[0] == key and name not in present]:
             await self._drop(self._pods.pop(known))
@@ -112,8 +112,8 @@ class Spokesman:
             reported = self._pods.get(name)
             if reported is None or reported.pod.started != pod.started:
                 if reported is not None:
-                    _hush(reported)
-                reported = self._pods[name] = _Voice(key, pod)
+                    _cancel_probe(reported)
+                reported = self._pods[name] = _ReportedPod(key, pod)
             reported.pod = pod
             reported.was_ready = reported.was_ready or pod.ready
             reported.answered = reported.answered or pod.ready
@@ -127,7 +127,7 @@ class Spokesman:
         own = {pod: reported for (of, pod), reported in self._pods.items() if of == key}
         return {pod: reported.fault for pod, reported in own.items() if reported.fault and not reported.answered}
 
-    async def _probe(self, reported: _Voice) -> None:
+    async def _probe(self, reported: _ReportedPod) -> None:
         """Probe the readiness path until it succeeds."""
         while not reported.answered and not reported.pod.leaving:
             began = time.monotonic()
@@ -146,7 +146,7 @@ class Spokesman:
             if (reported := self._pods.get(name)) is not None:  # it may have been replaced during an earlier publish
                 await self._publish(reported)
 
-    async def _publish(self, reported: _Voice) -> None:
+    async def _publish(self, reported: _ReportedPod) -> None:
         pod, state = reported.pod, reported.state
         if pod.announces:
             return
@@ -168,9 +168,9 @@ class Spokesman:
         ):
             reported.last_report = report
 
-    async def _drop(self, reported: _Voice) -> None:
+    async def _drop(self, reported: _ReportedPod) -> None:
         """Report a deleted pod as draining, in case its termination was not observed."""
-        _hush(reported)
+        _cancel_probe(reported)
         if reported.last_report is not None and reported.last_report.state is ReplicaState.READY:
             reported.pod = replace(reported.pod, leaving=True)
             await self._publish(reported)
@@ -180,14 +180,14 @@ class Spokesman:
         await self._publish_all()
 
 
-def _hush(voice: _Voice) -> None:
-    if voice.probe is not None:
-        voice.probe.cancel()
-        voice.probe = None
+def _cancel_probe(reported: _ReportedPod) -> None:
+    if reported.probe is not None:
+        reported.probe.cancel()
+        reported.probe = None
 
 
 async def _fault(pod: ProbedPod) -> str:
-    """Return what keeps the readiness path from answering with 200; empty when it does."""
+    """Probe the readiness path once; return why it fails, or an empty string if the response is 200."""
     host = f"[{pod.host}]" if ":" in pod.host else pod.host
     request = f"GET {pod.path} HTTP/1.1\r\nhost: {host}:{pod.port}\r\nuser-agent: headrace\r\nconnection: close\r\n\r\n"
     path = f"its readiness path {pod.path} on port {pod.port}"
