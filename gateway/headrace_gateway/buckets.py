@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 from nats.js.kv import KV_OP
 
-from headrace.events.connection import heed_cancellation
+from headrace.events.connection import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class BucketMirror:
             except (nats.errors.Error, TimeoutError, OSError) as error:
                 log.debug("bucket %s: %s; trying again", self._bucket, error or type(error).__name__)
                 wait = RETRY_SECONDS
-            heed_cancellation()
+            raise_if_cancelled()
             try:
                 async with asyncio.timeout(wait):
                     await self._again.wait()

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.js.kv import KV_DEL, KV_OP
 
 from headrace.events import subjects
-from headrace.events.connection import connect, heed_cancellation
+from headrace.events.connection import connect, raise_if_cancelled
 from headrace.events.decoder import Decoder
 from headrace.events.messages import Announcement, FetchProgress, ReplicaReport
 from headrace_gateway.admission import Admissions
@@ -66,7 +66,7 @@ class Link:
             self._client = client
             try:
                 await client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
-                await client.subscribe(subjects.ALL_BROUGHT, cb=self._on_brought)
+                await client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=self._on_brought)
                 await client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
                 await client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
                 async with asyncio.TaskGroup() as connected:
@@ -98,12 +98,12 @@ class Link:
             await self._say_present(client)
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)
-            heed_cancellation()
+            raise_if_cancelled()
             await self._returned.wait()
 
     async def _be_present(self, client: Client) -> None:
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             await asyncio.sleep(PRESENCE_SECONDS)
             await self._say_present(client)
 

@@ -10,7 +10,7 @@ import asyncio
 from nats.aio.client import Client
 
 from headrace.events import subjects
-from headrace.events.connection import heed_cancellation, publish_quietly
+from headrace.events.connection import publish_if_connected, raise_if_cancelled
 from headrace.events.messages import Admission, Message, ReplicaReport, ReplicaState
 from headrace_gateway.model import ServedModel
 
@@ -42,17 +42,19 @@ class Outbox:
 
     async def farewell(self, client: Client, model: ServedModel, report: ReplicaReport) -> None:
         """Tell a replica at the end that nothing is sent to it any more."""
-        await publish_quietly(client, _admission_subject(model, report), self._admission(report, ReplicaState.DRAINING))
+        await publish_if_connected(
+            client, _admission_subject(model, report), self._admission(report, ReplicaState.DRAINING)
+        )
 
     async def run(self, client: Client) -> None:
         """Send until cancelled."""
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             await self._filled.wait()
             self._filled.clear()
             messages, self._messages = self._messages, {}
             for subject, message in messages.items():
-                await publish_quietly(client, subject, message)
+                await publish_if_connected(client, subject, message)
 
     def _admission(self, report: ReplicaReport, state: ReplicaState) -> Admission:
         return Admission(gateway=self.gateway, pod=report.pod, started=report.started, state=state)

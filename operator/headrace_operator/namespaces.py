@@ -22,7 +22,7 @@ from headrace.broker.config import runtime_user
 from headrace.broker.passwords import runtime_password
 from headrace.environment import NATS_SECRET
 from headrace.events import subjects
-from headrace.events.connection import heed_cancellation
+from headrace.events.connection import raise_if_cancelled
 from headrace.events.messages import AdmittedAnswer, AdmittedNamespaces
 from headrace.reconcile.world import Manifest
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
@@ -135,7 +135,7 @@ class Namespaces:
     async def keep_admitted(self) -> None:
         """Tell the broker the set at each change, until it has answered; runs until cancelled."""
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             await self._tell.wait()
             self._tell.clear()
             done = await self._admit(self._wanted)
@@ -151,7 +151,7 @@ class Namespaces:
             answer = await self._client.request(subjects.ADMIT, message.encode(), timeout=ANSWER_SECONDS)
             refusal = AdmittedAnswer.decode(answer.data).refusal
         except (nats.errors.Error, TimeoutError, OSError, ValidationError) as error:
-            heed_cancellation()
+            raise_if_cancelled()
             log.warning("the broker did not take the set of namespaces (%s); again soon", error or type(error).__name__)
             return False
         if refusal is not None:

@@ -52,7 +52,7 @@ class Ear:
         return [state for index, state in enumerate(said) if index == 0 or state is not said[index - 1]]
 
     async def on_report(self, msg: Msg) -> None:
-        assert msg.subject == subjects.brought(KEY.namespace, KEY.name, "p-1")
+        assert msg.subject == subjects.container_report(KEY.namespace, KEY.name, "p-1")
         self.reports.append(ReplicaReport.decode(msg.data))
 
     async def hears(self, *states: ReplicaState) -> None:
@@ -82,7 +82,7 @@ def broker() -> Any:
 @pytest.fixture
 async def ear(broker: Broker) -> AsyncIterator[Ear]:
     heard = Ear(await connect(broker.url, name="ear"))
-    await heard.client.subscribe(subjects.ALL_BROUGHT, cb=heard.on_report)
+    await heard.client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=heard.on_report)
     await settle(heard.client)
     yield heard
     await heard.client.close()
@@ -118,7 +118,7 @@ def pod(engine: Engine, **changes: Any) -> ProbedPod:
         capacity=3,
         started=1.0,
         ready=False,
-        leaving=False,
+        terminating=False,
     )
     return replace(made, **changes)
 
@@ -178,7 +178,7 @@ async def test_container_when_it_is_being_deleted_then_draining(
     reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
     await reporter.update(KEY, [pod(engine, ready=True)])
-    await reporter.update(KEY, [pod(engine, ready=True, leaving=True)])
+    await reporter.update(KEY, [pod(engine, ready=True, terminating=True)])
     await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
 
 

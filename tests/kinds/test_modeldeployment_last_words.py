@@ -6,7 +6,7 @@ import copy
 
 import pytest
 from kinds.reconcile_world import SETTINGS, World, resource, serving_world, unavailable
-from kinds.test_modeldeployment_brought import spec
+from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import CLUSTER, child, pod_of
 
 from headrace.api import vocabulary as v
@@ -93,11 +93,11 @@ def test_deadline_when_container_crashed_then_clients_get_no_log() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "brought", "ours"), [(SETTINGS, "b249b4a1", "ec55fcfd"), (CLUSTER, "4c717ea7", "775bf140")]
+    ("settings", "custom", "ours"), [(SETTINGS, "b249b4a1", "ec55fcfd"), (CLUSTER, "4c717ea7", "775bf140")]
 )
-def test_revision_when_headrace_is_upgraded_then_it_is_unchanged(settings: Settings, brought: str, ours: str) -> None:
+def test_revision_when_headrace_is_upgraded_then_it_is_unchanged(settings: Settings, custom: str, ours: str) -> None:
     """A new hash here restarts every model at the next upgrade: leave the field out (`without_later_fields`)."""
-    assert revision_of(ModelDeployment.parse(resource(**spec())), settings) == brought
+    assert revision_of(ModelDeployment.parse(resource(**spec())), settings) == custom
     assert revision_of(ModelDeployment.parse(resource()), settings) == ours
 
 

@@ -198,7 +198,7 @@ def test_container_when_readiness_path_fails_then_told_how() -> None:
     (pod,) = world.runtimes()
     world.load(pod, "starting")
     world.admissions.clear()
-    world.unanswered = {pod: FAULT}
+    world.probe_faults = {pod: FAULT}
     world.look()
     assert world.says(v.READY) == ("False", v.STARTING)
     assert message(world) == f"0 of 1 replicas run; {pod}: {FAULT}"
@@ -225,6 +225,6 @@ def test_container_when_it_reports_its_progress_then_that_shown(
     world.load(pod)
     world.report(pod, state, stage, percent)
     world.admissions.clear()
-    world.unanswered = {pod: FAULT}
+    world.probe_faults = {pod: FAULT}
     world.look()
     assert (FAULT in world.condition(v.WORKLOADS_READY)["message"] + world.condition(v.ROUTABLE)["message"]) is told

@@ -54,7 +54,7 @@ def seen(*, ready: bool = False, running: bool = True, ip: str | None = "10.1.0.
 
 def test_pods_when_they_run_then_status_and_revision_info_describe_them() -> None:
     (found,) = probed(resource(), observed(seen(ready=True)))
-    assert found == ProbedPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, leaving=False)
+    assert found == ProbedPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, terminating=False)
 
 
 def test_pod_when_it_registers_itself_then_nothing_is_reported_for_it() -> None:
@@ -64,7 +64,7 @@ def test_pod_when_it_registers_itself_then_nothing_is_reported_for_it() -> None:
 
 def test_pod_when_it_is_being_deleted_then_it_is_leaving() -> None:
     (found,) = probed(resource(), observed(seen(deletionTimestamp=STARTED)))
-    assert found.leaving
+    assert found.terminating
 
 
 @pytest.mark.parametrize(

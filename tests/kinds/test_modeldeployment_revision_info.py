@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kinds.reconcile_world import SETTINGS, World, resource, route_of, serving_world
-from kinds.test_modeldeployment_brought import spec
+from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import child
 
 from headrace.api import vocabulary as v

@@ -18,7 +18,7 @@ from nats.js.errors import BucketNotFoundError, NoKeysError, NotFoundError
 from nats.js.kv import KeyValue
 
 from headrace.events import subjects
-from headrace.events.connection import heed_cancellation
+from headrace.events.connection import raise_if_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class BucketWriter:
         jetstream = self._client.jetstream(timeout=2)
         bucket: KeyValue | None = None
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             audit = False
             try:
                 async with asyncio.timeout(AUDIT_SECONDS):
@@ -117,7 +117,7 @@ class BucketWriter:
                 if not self._work.is_set():
                     self._clean.set()
             except (nats.errors.Error, TimeoutError, OSError) as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 log.debug("bucket %s: %s; retrying", self._bucket, error or type(error).__name__)
                 bucket = None
                 self._compare = True

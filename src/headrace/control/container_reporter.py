@@ -26,7 +26,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.events import subjects
-from headrace.events.connection import heed_cancellation, publish_quietly
+from headrace.events.connection import publish_if_connected, raise_if_cancelled
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.kinds.controller import STARTING, ProbedPod
 from headrace.reconcile.world import ResourceKey
@@ -64,7 +64,7 @@ class _ReportedPod:
     @property
     def state(self) -> ReplicaState:
         """The state to report."""
-        if self.pod.leaving or (self.was_ready and not self.pod.ready):
+        if self.pod.terminating or (self.was_ready and not self.pod.ready):
             return ReplicaState.DRAINING
         return ReplicaState.READY if self.answered else ReplicaState.LOADING
 
@@ -93,7 +93,7 @@ class ContainerReporter:
             solicited = await self._client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
             try:
                 while True:
-                    heed_cancellation()
+                    raise_if_cancelled()
                     await self._publish_all()
                     await asyncio.sleep(REPORT_SECONDS)
             finally:
@@ -129,7 +129,7 @@ class ContainerReporter:
 
     async def _probe(self, reported: _ReportedPod) -> None:
         """Probe the readiness path until it succeeds."""
-        while not reported.answered and not reported.pod.leaving:
+        while not reported.answered and not reported.pod.terminating:
             began = time.monotonic()
             fault = await _fault(reported.pod)
             if not fault:
@@ -163,8 +163,8 @@ class ContainerReporter:
             stage=STARTING if state is ReplicaState.LOADING else "",
             capacity=pod.capacity,
         )
-        if await publish_quietly(
-            self._client, subjects.brought(reported.key.namespace, reported.key.name, pod.name), report
+        if await publish_if_connected(
+            self._client, subjects.container_report(reported.key.namespace, reported.key.name, pod.name), report
         ):
             reported.last_report = report
 
@@ -172,7 +172,7 @@ class ContainerReporter:
         """Report a deleted pod as draining, in case its termination was not observed."""
         _cancel_probe(reported)
         if reported.last_report is not None and reported.last_report.state is ReplicaState.READY:
-            reported.pod = replace(reported.pod, leaving=True)
+            reported.pod = replace(reported.pod, terminating=True)
             await self._publish(reported)
 
     async def _on_solicit(self, msg: Msg) -> None:

@@ -25,7 +25,7 @@ from headrace.control.signals import SignalStore
 from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
-from headrace.events.connection import heed_cancellation
+from headrace.events.connection import raise_if_cancelled
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.sequence import to_apply, to_delete
 from headrace.reconcile.unfinished import unfinished
@@ -39,7 +39,7 @@ GATEWAY_LOOK_SECONDS = 1.0
 """Longest time until the loop detects that a gateway's presence has expired."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
-TOLD_FAILURES = 3
+REPORTED_FAILURES = 3
 """Consecutive failed passes until the status reports them: after some seconds the error is not transient."""
 MAX_DOUBLINGS = 6
 """From the first to beyond the last."""
@@ -170,7 +170,7 @@ class ControlLoop:
 
     async def _solicit_after_reconnections(self) -> None:
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             await self._reconnected.wait()
             self._reconnected.clear()
             with contextlib.suppress(nats.errors.Error):
@@ -178,12 +178,12 @@ class ControlLoop:
 
     async def _work(self) -> None:
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             key = await self._queue.get()
             self._waiting.discard(key)
             self._busy.add(key)
             try:
-                await self._look(key)
+                await self._reconcile_once(key)
             finally:
                 self._busy.discard(key)
                 self._looked = time.monotonic()
@@ -192,7 +192,7 @@ class ControlLoop:
                 elif not self._waiting and not self._busy:
                     self._idle.set()
 
-    async def _look(self, key: ResourceKey) -> None:
+    async def _reconcile_once(self, key: ResourceKey) -> None:
         known = self._known.setdefault(key, _Known())
         if known.timer is not None:
             known.timer.cancel()
@@ -210,7 +210,7 @@ class ControlLoop:
             trace = None if isinstance(error, HeadraceError) else error
             said = f"reconciling {key}: {error}; retrying in {requeue_seconds:.0f} s"
             log.error("%s", said, exc_info=trace)  # noqa: TRY400 - the message of a HeadraceError is sufficient
-            if known.failures >= TOLD_FAILURES:
+            if known.failures >= REPORTED_FAILURES:
                 await self._tell_failure(key, error)
         RECONCILE_SECONDS.observe(time.perf_counter() - started)
         if requeue_seconds is not None and key in self._known:
@@ -251,7 +251,7 @@ class ControlLoop:
         if not reporters.fetches:
             self._signals.forget_fetch(key)
         await self._container_reporter.update(key, reporters.probed)
-        signals = replace(self._signals.signals(key), unanswered=self._container_reporter.faults(key))
+        signals = replace(self._signals.signals(key), probe_faults=self._container_reporter.faults(key))
         outcome = controller.reconcile(resource, observed, signals, self._settings, known.memory)
         refusals = await self._apply(key, outcome)
         refused = {refusal.child.key: str(refusal.error) for refusal in refusals}

@@ -66,7 +66,7 @@ class SignalStore:
         """Subscribe, and solicit a report from every replica."""
         await self._client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
         await self._client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
-        await self._client.subscribe(subjects.ALL_BROUGHT, cb=self._on_brought)
+        await self._client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=self._on_container_report)
         await self._client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
         await self._client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
         await self._client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
@@ -179,7 +179,7 @@ class SignalStore:
             return  # the reconcile loop itself reports for this pod
         self._remember(key, report)
 
-    async def _on_brought(self, msg: Msg) -> None:
+    async def _on_container_report(self, msg: Msg) -> None:
         """Record the reconcile loop's report for a replica that does not register itself."""
         report = self._decoder.decode(ReplicaReport, msg)
         if report is not None:

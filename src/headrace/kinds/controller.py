@@ -53,7 +53,7 @@ class ProbedPod:
     """Unix time of the process's start."""
     ready: bool
     """By the kubelet's probe."""
-    leaving: bool
+    terminating: bool
     announces: bool = False
     """Whether it registers itself: then the loop does not report for it."""
 

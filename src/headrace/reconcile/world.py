@@ -144,7 +144,7 @@ class Signals:
     """By pod name."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """By pod name: what was wrong with its newest report, which is ignored."""
-    unanswered: Mapping[str, str] = field(default_factory=dict)
+    probe_faults: Mapping[str, str] = field(default_factory=dict)
     """By pod name, of custom containers: what keeps its readiness path from answering."""
     admissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By pod name: ids of the gateways that route to it (their newest admission says Ready)."""

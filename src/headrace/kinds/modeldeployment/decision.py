@@ -94,7 +94,7 @@ def decide(facts: Facts) -> Decision:
     taken_back = _taken_back_for(facts, failure)
     # Pods that exist go on, whatever becomes of the evidence for their file.
     has_file = facts.source.cached or any(pod.revision == revision for pod in facts.pods)
-    lacks = lacks_room(revision, refusals.pods, facts.pods, facts.leaving)
+    lacks = lacks_room(revision, refusals.pods, facts.pods, facts.terminating)
     lacking = lacking_since(memory.lacking, now, lacks=lacks)
     no_room = lacking is not None and now - lacking >= PATIENCE_SECONDS
     inputs = RolloutInputs(

@@ -120,7 +120,7 @@ def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition
         who = "no gateway is connected" if signals.connected else "NATS is unreachable"
         message = f"{who}: demand is unknown, so replicas stay as they are"
         return Condition(v.SCALING_ACTIVE, "False", v.SIGNALS_STALE, message)
-    if decision.asked > scaling.max_replicas:
+    if decision.needed > scaling.max_replicas:
         at_most = f"demand asks for more than the {decision.replicas} that spec.scaling.maxReplicas allows"
         return Condition(v.SCALING_ACTIVE, "True", v.AT_MAXIMUM, at_most)
     message = f"between {scaling.min_replicas} and {scaling.max_replicas} replicas, by {scaling.metric.type}"

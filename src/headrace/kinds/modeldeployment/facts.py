@@ -11,7 +11,7 @@ from headrace.kinds.modeldeployment.deployments import deployments, weights
 from headrace.kinds.modeldeployment.manifests.common import deployment_name
 from headrace.kinds.modeldeployment.manifests.fetch_job import fetch_job
 from headrace.kinds.modeldeployment.peers import peers_of
-from headrace.kinds.modeldeployment.pods import RuntimePod, leaving_revisions
+from headrace.kinds.modeldeployment.pods import RuntimePod, terminating_revisions
 from headrace.kinds.modeldeployment.refusals import Refusals, refusals_of
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision import revision_of
@@ -67,7 +67,7 @@ class Facts:
     """The wanted revision."""
     deployments: Mapping[str, Manifest]
     """By revision."""
-    leaving: frozenset[str]
+    terminating: frozenset[str]
     """Revisions with pods that are being deleted."""
     shares: Mapping[str, int]
     """The route weights as last written, percent by revision, in the order of the status."""
@@ -124,7 +124,7 @@ def read(
         pods=pods,
         revision=revision,
         deployments=deployments(observed),
-        leaving=leaving_revisions(observed),
+        terminating=terminating_revisions(observed),
         shares=weights(before),
         source=source,
         fetch=fetch,

@@ -82,7 +82,7 @@ def _is_over(pod: Manifest) -> bool:
     return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
-def leaving_revisions(observed: Observed) -> frozenset[str]:
+def terminating_revisions(observed: Observed) -> frozenset[str]:
     """Return the revisions with runtime pods on their way out, which still hold what they hold of a node."""
     return frozenset(
         str(pod["metadata"]["labels"].get(v.REVISION_LABEL, ""))
@@ -148,15 +148,15 @@ def _runtime_pod(
 
 
 def _fault(name: str, report: ReplicaReport | None, signals: Signals, *, probed: bool) -> str:
-    unanswered = signals.unanswered.get(name, "")
+    probe_fault = signals.probe_faults.get(name, "")
     if report is not None and report.state is ReplicaState.READY:
         said = f"it reports Ready at {report.host}, port {report.port}, but no gateway routes to it"
-        return f"{said}: {unanswered or 'see the logs of the gateways'}"
+        return f"{said}: {probe_fault or 'see the logs of the gateways'}"
     if report is not None:
         loads = report.percent is not None or report.stage not in ("", STARTING)
-        return "" if loads or report.state is ReplicaState.DRAINING else unanswered
+        return "" if loads or report.state is ReplicaState.DRAINING else probe_fault
     if not probed:
-        return unanswered
+        return probe_fault
     ignored = signals.ignored.get(name, "")
     return f"its readiness probe succeeds, but its reports are ignored ({ignored})" if ignored else _SILENT
 

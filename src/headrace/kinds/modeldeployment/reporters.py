@@ -43,6 +43,6 @@ def _probed(resource: Manifest, observed: Observed) -> Iterator[ProbedPod]:
             capacity=info.capacity,
             started=datetime.fromisoformat(started).timestamp(),
             ready=bool(container.get("ready")),
-            leaving="deletionTimestamp" in pod["metadata"],
+            terminating="deletionTimestamp" in pod["metadata"],
             announces=info.self_registers,
         )

@@ -104,7 +104,9 @@ class RolloutInputs:
     @property
     def others_present(self) -> bool:
         """Whether pods of another revision exist, also those on their way out."""
-        return any(pod.revision != self.target for pod in self.facts.pods) or bool(self.facts.leaving - {self.target})
+        return any(pod.revision != self.target for pod in self.facts.pods) or bool(
+            self.facts.terminating - {self.target}
+        )
 
 
 @dataclass(frozen=True, slots=True)

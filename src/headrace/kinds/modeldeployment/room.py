@@ -16,10 +16,12 @@ def lacking_since(since: float | None, now: float, *, lacks: bool) -> float | No
     return now if since is None else since
 
 
-def lacks_room(revision: str, refused: Failure | None, pods: tuple[RuntimePod, ...], leaving: frozenset[str]) -> bool:
+def lacks_room(
+    revision: str, refused: Failure | None, pods: tuple[RuntimePod, ...], terminating: frozenset[str]
+) -> bool:
     """Whether pods of the revision find no node, or are refused for want of quota.
 
     While others are on their way out, they may find room in a moment.
     """
     failures = [refused, *(pod.failure for pod in pods if pod.revision == revision)]
-    return not leaving and any(failure is not None and failure.reason == v.UNSCHEDULABLE for failure in failures)
+    return not terminating and any(failure is not None and failure.reason == v.UNSCHEDULABLE for failure in failures)

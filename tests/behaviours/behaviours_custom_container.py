@@ -21,7 +21,7 @@ SEEN_SECONDS = 10
 """So long it stays when nobody asks: time enough for a look at it."""
 
 
-class BroughtBehaviour:
+class CustomContainerBehaviour:
     """Needs the fixtures `served` and `engine`."""
 
     def test_engine_when_custom_container_then_wakes_and_idles(self, served: World, engine: Engine) -> None:
@@ -67,14 +67,14 @@ class BroughtBehaviour:
     def test_engine_when_it_serves_a_source_then_it_gets_its_path(self, served: World) -> None:
         """The engine is ours, started as any other would be: it is told nothing of NATS."""
         runtime = {"type": "Container", "container": ours(served)}
-        served.apply(model(served.model_uri, "brought", runtime=runtime, scaling=SCALING))
-        wait(served, "brought", "Idle")
+        served.apply(model(served.model_uri, "custom", runtime=runtime, scaling=SCALING))
+        wait(served, "custom", "Idle")
         client = openai.OpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0)
-        answer = client.chat.completions.create(**asked("brought"))  # type: ignore[call-overload]  # plain dicts
+        answer = client.chat.completions.create(**asked("custom"))  # type: ignore[call-overload]  # plain dicts
         assert "Paris" in answer.choices[0].message.content
-        until(lambda: served.get("brought")["status"]["replicas"] == 1, "it runs", served.patience)
-        until(lambda: served.get("brought")["status"]["replicas"] == 0, "it rests again", served.patience)
-        served.delete("brought")
+        until(lambda: served.get("custom")["status"]["replicas"] == 1, "it runs", served.patience)
+        until(lambda: served.get("custom")["status"]["replicas"] == 0, "it rests again", served.patience)
+        served.delete("custom")
 
     def test_engine_when_self_registering_then_its_stages_reported(self, served: World) -> None:
         """The engine is ours, which speaks the runtime contract wherever it is told who it is."""
