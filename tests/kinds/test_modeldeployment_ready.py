@@ -162,7 +162,7 @@ def test_leader_when_new_then_no_gateway_only_after_listening() -> None:
         world.pass_time(1)
         assert world.says(v.READY) == ("True", v.RUNNING)
         assert world.says(v.ROUTABLE) == ("True", v.ADMITTED)
-    assert "have not reported again yet" in world.condition(v.ROUTABLE)["message"]
+    assert "according to their previous reports" in world.condition(v.ROUTABLE)["message"]
     world.pass_time(2)
     assert world.says(v.ROUTABLE) == world.says(v.READY) == ("False", v.NO_GATEWAY)
 

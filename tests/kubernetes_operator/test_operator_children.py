@@ -114,7 +114,7 @@ async def test_cluster_scoped_child_of_another_is_refused() -> None:
     other = ResourceKey(OWNER.kind, "team-b", OWNER.name)
     made.index.put(served(priority_class("o1", other)))
     assert made.observe(OWNER).children == {}
-    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and has another owner"):
         await made.apply(OWNER, priority_class())
     await made.delete(OWNER, priority_class().key)
     assert api.writes == []

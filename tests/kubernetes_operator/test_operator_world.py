@@ -121,7 +121,7 @@ async def test_apply_when_the_name_is_of_a_foreign_object_then_refused() -> None
     made, api = world()
     api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "namespace": "default"}}
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
-    with pytest.raises(ChildRefused, match="belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="has another owner"):
         await made.apply(OWNER, service())
     assert api.writes == []
 

@@ -133,7 +133,7 @@ async def test_cluster_scoped_child_of_another_is_refused(tmp_path: Path) -> Non
         mine, _ = cluster.apply_object(model())
         other, _ = cluster.apply_object(model("other"))
         await cluster.apply(ResourceKey.of(other), priority_class(other))
-        with pytest.raises(ChildRefused, match="PriorityClass smol exists and belongs to somebody else"):
+        with pytest.raises(ChildRefused, match="PriorityClass smol exists and has another owner"):
             await cluster.apply(MODEL, priority_class(mine))
         await cluster.delete(MODEL, priority_class(mine).key)
         assert cluster.observe(MODEL).children == {}

@@ -62,7 +62,7 @@ async def test_kinds_that_share_a_name_keep_each_others_children(tmp_path: Path)
         now, _ = cluster.apply_object(model())
         mine = owned_by(now, deployment(container(SLEEPER)))
         await cluster.apply(MODEL, mine)
-        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and belongs to somebody else"):
+        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and has another owner"):
             await cluster.apply(OTHER, others_child(mine.key.name))
         await cluster.delete(OTHER, mine.key)
         await cluster.set_routable(OTHER, frozenset({cluster.observe(MODEL).pods[0]["metadata"]["name"]}))

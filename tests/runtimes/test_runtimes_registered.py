@@ -46,7 +46,7 @@ def post(up: Up, path: str, **body: Any) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def test_runtime_type_when_registered_then_a_model_of_it_is_woken_and_serves_its_operations(up: Up) -> None:
+def test_runtime_type_when_registered_then_a_model_of_it_serves(up: Up) -> None:
     status, answer = post(up, "/v1/completions", prompt="hello")
     assert (status, answer) == (200, {"choices": [{"text": "org/echo: hello"}]})
     status, answer = post(up, "/v1/chat/completions", messages=[{"role": "user", "content": "hello"}])

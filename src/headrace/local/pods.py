@@ -20,7 +20,7 @@ from typing import Any
 
 from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
-from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
+from headrace.kinds.modeldeployment.exit_message import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
