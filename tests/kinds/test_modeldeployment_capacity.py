@@ -1,4 +1,4 @@
-"""No room for two revisions, or a spec that wants none: the old one gives way, whole or replica by replica."""
+"""Rollouts without a surge, for lack of capacity or by the spec: the stable revision is scaled down first."""
 
 from __future__ import annotations
 

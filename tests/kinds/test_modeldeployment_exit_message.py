@@ -1,4 +1,4 @@
-"""What a crashed container said last: quoted in the conditions, bounded and clean; a log is not told to clients."""
+"""Exit messages of containers: quoted in conditions, bounded and printable; clients never receive a log."""
 
 from __future__ import annotations
 

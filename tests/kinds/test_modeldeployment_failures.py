@@ -1,4 +1,4 @@
-"""Pods that do not work: the same cause in the conditions, in the events and in what requests are told."""
+"""Failing pods: the same cause in the conditions, in the events and in responses to requests."""
 
 from __future__ import annotations
 

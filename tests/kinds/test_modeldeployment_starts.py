@@ -1,4 +1,4 @@
-"""Starts from zero: which replicas are kept, how much is written meanwhile, and what is told of a failed start."""
+"""Cold starts: kept replicas, the number of status writes, and the report of a failed start."""
 
 from __future__ import annotations
 

@@ -77,12 +77,12 @@ def priority_class(owner: Manifest) -> Child:
 
 
 @pytest.fixture
-def wanted(monkeypatch: pytest.MonkeyPatch, _cluster_scoped: None) -> None:
-    """As if every ModelDeployment wanted a cluster-scoped child."""
-    monkeypatch.setattr(rule, "_guards", lambda facts: iter((priority_class(facts.manifest),)))
+def desired(monkeypatch: pytest.MonkeyPatch, _cluster_scoped: None) -> None:
+    """As if every ModelDeployment desired a cluster-scoped child."""
+    monkeypatch.setattr(rule, "_pod_prerequisites", lambda facts: iter((priority_class(facts.manifest),)))
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("desired")
 async def test_cluster_scoped_child_lives_as_long_as_its_resource(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster, reconciled(cluster, tmp_path):
         now, _ = cluster.apply_object(model())
@@ -94,7 +94,7 @@ async def test_cluster_scoped_child_lives_as_long_as_its_resource(tmp_path: Path
         await until(cluster, PRIORITY_CLASS.kind, lambda found: not found)
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("desired")
 async def test_cluster_scoped_child_is_adopted_by_the_next_resource(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster, reconciled(cluster, tmp_path):
         former, _ = cluster.apply_object(model())

@@ -43,7 +43,7 @@ SETTLE_SECONDS = 1.0
 
 
 class Strategy(Enum):
-    """How the target replaces the stable revision."""
+    """Ways in which the target replaces the stable revision."""
 
     SURGE = auto()
     REPLACE = auto()

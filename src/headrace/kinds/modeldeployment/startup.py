@@ -1,4 +1,4 @@
-"""How pods start: the startup deadline, and which replicas are activating.
+"""Startup of pods: the startup deadline, and the activating replicas.
 
 The deadline of a pod starts again when the pod reports a new stage or percentage. It does not run while the pod waits
 for capacity. When a pod exceeds the deadline and no other pod of its revision serves, the revision is paused: its pods

@@ -127,8 +127,8 @@ def _routable(decision: Decision) -> Condition:
         fault = next((f"; {pod.name}: {pod.fault}" for pod in facts.pods if pod.serving and pod.fault), "")
         message = f"{routable} of {serving} serving replicas are admitted by every gateway{fault}"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
-    who = counted(gateways, "gateway") if gateways else "the gateways, according to their previous reports"
-    message = f"{counted(serving, 'replica')} admitted by {who}"
+    admitters = counted(gateways, "gateway") if gateways else "the gateways, according to their previous reports"
+    message = f"{counted(serving, 'replica')} admitted by {admitters}"
     return Condition(v.ROUTABLE, "True", v.ADMITTED, message)
 
 
