@@ -42,7 +42,7 @@ def owner_annotation(resource: Manifest) -> dict[str, str]:
 
 
 def is_cluster_scoped(manifest: Manifest) -> bool:
-    """Whether an object is in no namespace."""
+    """Whether an object is cluster-scoped: it has no namespace."""
     return not manifest["metadata"].get("namespace")
 
 
