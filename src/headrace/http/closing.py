@@ -45,7 +45,7 @@ class _Wire:
 
 
 class ClosingProtocol(WritingProtocol):
-    """See the module. The reading half says in `_in_head`, `_in_body` and `_refused` what of a request is here."""
+    """See the module. The reading half sets `_in_head`, `_deaf` and `_refused`."""
 
     def __init__(
         self,
@@ -122,8 +122,8 @@ class ClosingProtocol(WritingProtocol):
         """Close when the client has what was written; one that may still be sending is read from until it stops."""
         if self.transport.is_closing() or self._lingering:
             return
+        unread = self._deaf or self._in_head or self._in_body or self.pipeline or self._discarded_bytes
         self._deaf = True
-        unread = self._in_head or self._in_body or self.pipeline or self._refused or self._discarded_bytes
         if self._half_closed or not unread:
             self.close()
             return
