@@ -23,7 +23,7 @@ from typing import Any
 from headrace.api.vocabulary import GROUP
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.ownership import controller_of, resource_controlling, resource_labelled
-from headrace.reconcile.world import Manifest, ResourceKey
+from headrace.reconcile.world import Manifest, ObjectKey, ResourceKey
 
 MAX_GONE = 10_000
 """Uids of deleted objects that are remembered: far more than are deleted in the time of one request."""
@@ -40,21 +40,6 @@ _OWNING_PODS = frozenset({"DaemonSet", "Job"})
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
 _MADE_BY_OTHERS = frozenset({"Pod", "Secret"})
 """Like resources: nobody asks for a digest of them."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectKey:
-    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> ObjectKey:
-        """Return the key of an object."""
-        metadata = manifest["metadata"]
-        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @dataclass(frozen=True, slots=True)

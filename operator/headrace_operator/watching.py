@@ -24,8 +24,9 @@ from aiohttp import ClientRequest
 from typing_extensions import override
 
 from headrace.errors import CannotStart
+from headrace.reconcile.world import ObjectKey
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
-from headrace_operator.index import Index, ObjectKey
+from headrace_operator.index import Index
 from headrace_operator.kinds import Watched, watched_kinds, watched_resources
 from headrace_operator.metrics import OBJECTS, VANISHED
 

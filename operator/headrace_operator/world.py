@@ -26,7 +26,7 @@ from headrace.errors import HeadraceError
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.ownership import controls, is_child, is_of_another, is_pod_of, resource_controlling
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 from headrace_operator.client import (
     BAD_REQUEST,
@@ -40,7 +40,7 @@ from headrace_operator.client import (
     ApiServer,
 )
 from headrace_operator.events import Recorder
-from headrace_operator.index import Entry, Index, ObjectKey, digest, digest_of, workload_of
+from headrace_operator.index import Entry, Index, digest, digest_of, workload_of
 from headrace_operator.job_events import JobEvents
 from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import POD, watched_children, watched_kinds
