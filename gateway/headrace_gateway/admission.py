@@ -2,7 +2,7 @@
 
 Nothing here waits for a pod to be Ready: the replica reports it. A report is only a claim, because any client with the
 namespace's NATS login can report any address; the probe proves it (`headrace_gateway.probe`). An unproven replica
-reserves nothing and blocks no address: only the process at the address can prove it, whoever else reported it.
+reserves nothing and blocks no address: only the process at the address can prove it, whichever senders reported it.
 Acknowledgements are repeated while reports arrive, so that a reconcile loop or replica that missed one gets the next.
 """
 
@@ -188,11 +188,11 @@ class Admissions:
     def _log_fault(self, model: ServedModel, replica: Replica, finding: Finding) -> None:
         """Log a fault once, until it changes or ends."""
         if finding.fault not in ("", replica.probe_fault):
-            said = f"reports ready, but {finding.fault}"
+            message = f"reports ready, but {finding.fault}"
             if replica.proven:
-                log.info("%s/%s %s", model.namespace, replica.pod, said)
+                log.info("%s/%s %s", model.namespace, replica.pod, message)
             else:
-                self._claims.ignore(model.namespace, replica.pod, f"it {said}")
+                self._claims.ignore(model.namespace, replica.pod, f"it {message}")
         replica.probe_fault = finding.fault
 
     def _acknowledge(self, model: ServedModel, replica: Replica, state: ReplicaState) -> None:

@@ -97,15 +97,15 @@ class BucketMirror:
         self._apply(key, None if msg.headers and KV_OP in msg.headers else msg.data)
 
     async def _read_all(self, client: Client) -> None:
-        heard = self._changed_while_reading = set()
+        changed = self._changed_while_reading = set()
         try:
             found = await self._entries(client)
         finally:
             self._changed_while_reading = None
         for key, value in found.items():
-            if key not in heard:
+            if key not in changed:
                 self._apply(key, value)
-        self._drop_missing(set(self._known()) - found.keys() - heard)
+        self._drop_missing(set(self._known()) - found.keys() - changed)
 
     async def _entries(self, client: Client) -> dict[str, bytes | None]:
         """Return every key with its value, or None for a deletion marker."""

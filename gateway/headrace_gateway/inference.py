@@ -275,7 +275,7 @@ class Inference:
             state.attempts += 1
         else:
             cause = "connection-lost"
-            replica.suspect = True  # until it speaks again, others are preferred
+            replica.suspect = True  # until its next report, others are preferred
             state.attempts += 1
         seen = state.exchange.first_byte_at is not None
         if seen or state.attempts >= MAX_ATTEMPTS or not self._budget.spend():

@@ -1,7 +1,7 @@
 """Liveness of replicas: those that do not report are chosen last, probed, declared unresponsive, and removed.
 
 Reports come every second. Their absence counts only while NATS is available. Replicas with requests in flight are
-therefore also judged by their *signs of life*: reports, answers to probes, and bytes of an answer. A generation may
+therefore also checked by their *signs of life*: reports, answers to probes, and bytes of an answer. A generation may
 take minutes before its first byte, but a live process answers a probe meanwhile. A replica without any sign of life is
 unresponsive, and its requests are retried elsewhere. A container that does not register itself may not answer while it
 computes; it counts as responsive while the reconcile loop reports it Ready. The connections of a lost machine end

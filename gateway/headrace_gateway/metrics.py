@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headrace_gateway.model import ServedModel
 
 REQUESTS = "headrace_gateway_requests"
-"""Counter by `code`: requests that ended; 499 is a client that went away. Unknown models are `model=""`."""
+"""Counter by `code`: requests that ended; 499 means that the client disconnected. Unknown models are `model=""`."""
 HELD = "headrace_gateway_held_requests"
 """Gauge: requests that wait for a replica."""
 WAKES = "headrace_gateway_wakes"

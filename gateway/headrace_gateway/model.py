@@ -148,7 +148,7 @@ class ServedModel:
         return OWN_READINESS_PATH if engine is None else engine.readiness_path
 
     def engine_model_name(self, replica: Replica) -> str | None:
-        """Return the name by which the replica knows the model; None: the public one."""
+        """Return the model's name in the replica's engine; None: the public one."""
         engine = self._engine(replica.report.revision)
         return None if engine is None else engine.model_name
 
@@ -224,7 +224,7 @@ class ServedModel:
         return future
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Remove a request whose client has disconnected; a slot that it was just given is released."""
+        """Remove a request whose client has disconnected; its slot, if it has one, is released."""
         if ticket.outcome is None:
             self.queue.discard(ticket)
             ticket.settle(self._gone())

@@ -101,7 +101,7 @@ class Table:
         return self._anonymous is not None and self.loaded.is_set() and not self._grants
 
     def find(self, grant: KeyGrant, public_name: str) -> ServedModel:
-        """Return the model. Raises ModelNotFound, also for one that the key does not open: it tells nobody about it."""
+        """Return the model. Raises ModelNotFound, also for a model that the key does not allow."""
         model = self._public.get((grant.namespace, public_name))
         if model is None or (grant.models and public_name not in grant.models):
             raise ModelNotFound(

@@ -54,10 +54,10 @@ class ApiError(HeadraceError):
 
     reason = "ApiServer"
 
-    def __init__(self, status: int, message: str, *, said: str = "") -> None:
+    def __init__(self, status: int, message: str, *, server_message: str = "") -> None:
         super().__init__(message)
         self.status = status
-        self.said = said or message
+        self.server_message = server_message or message
         """The API server's own message, without method and path."""
 
     @override
@@ -255,13 +255,13 @@ class ApiServer:
             ):
                 raw = await response.read()
         except TimeoutError as error:
-            status, said = (TIMED_OUT if self.connection.answered_at > began else UNREACHABLE), "no response in time"
-            raise ApiError(status, f"{method} {path}: {said}", said=said) from error
+            status, cause = (TIMED_OUT if self.connection.answered_at > began else UNREACHABLE), "no response in time"
+            raise ApiError(status, f"{method} {path}: {cause}", server_message=cause) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(UNREACHABLE, f"{method} {path}: {error or type(error).__name__}") from error
         if response.status >= _ERRORS:
-            said = _message(raw)
-            raise ApiError(response.status, f"{method} {path}: {said}", said=said)
+            cause = _message(raw)
+            raise ApiError(response.status, f"{method} {path}: {cause}", server_message=cause)
         answer: Manifest = json.loads(raw)
         return answer
 

@@ -40,8 +40,8 @@ class Recorder:
 
     async def _record(self, resource: Manifest, event: Event) -> None:
         metadata, now = resource["metadata"], timestamp(time.time())
-        said = digest([metadata["uid"], event.type, event.reason, event.message])
-        key = (metadata["namespace"], f"{metadata['name']}.{said}")
+        content = digest([metadata["uid"], event.type, event.reason, event.message])
+        key = (metadata["namespace"], f"{metadata['name']}.{content}")
         known = self._counts.pop(key, 0)
         count = await self._count(key, known + 1, now) if known else 0
         if count == 0:

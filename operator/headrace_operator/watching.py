@@ -27,7 +27,7 @@ from headrace.reconcile.world import ObjectKey
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
 from headrace_operator.index import Index
 from headrace_operator.kinds import Watched, watched_kinds, watched_resources
-from headrace_operator.metrics import OBJECTS, VANISHED
+from headrace_operator.metrics import MISSED_DELETIONS, OBJECTS
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Watching:
                     continue
                 if entry.version <= listing.version:  # newer objects are not compared with the list
                     log.warning("%s %s/%s was deleted, and no watch reported it", key.kind, key.namespace, key.name)
-                    VANISHED.inc()
+                    MISSED_DELETIONS.inc()
                     self._index.remove(key, entry.uid, listing.version)
             missing += sum(self._index.entry(key) is None for key in uids)
         return missing

@@ -171,7 +171,7 @@ class KubernetesWorld:
         except (ApiError, NotOurs) as error:
             if isinstance(error, ApiError) and self._may_be_temporary(owner, key, wanted, error, began):
                 raise
-            why = error.said if isinstance(error, ApiError) else str(error)
+            why = error.server_message if isinstance(error, ApiError) else str(error)
             seconds = REFUSED_SECONDS if before is None else min(2 * before.seconds, LONGEST_REFUSED_SECONDS)
             self._refused.setdefault(owner, {})[key] = _Refusal(wanted, why, seconds, self._clock() + seconds)
             raise ChildRefused(why, retry_seconds=seconds) from error

@@ -40,9 +40,10 @@ def dies(replica: list[Replica]) -> object:
 
 
 @pytest.mark.parametrize("stale_seconds", [0.0, 10.0], ids=["slow", "quick"])
-async def test_request_when_it_kills_each_replica_then_it_reaches_three_and_each_once(
+async def test_request_when_it_crashes_replicas_then_three_attempts(
     monkeypatch: pytest.MonkeyPatch, stale_seconds: float
 ) -> None:
+    """Each attempt is on another replica."""
     monkeypatch.setattr(inference, "STALE_SECONDS", stale_seconds, raising=False)
     async with inside() as world:
         model = world.route()
@@ -54,9 +55,11 @@ async def test_request_when_it_kills_each_replica_then_it_reaches_three_and_each
         assert sorted(len(replica.requests) for replica in world.replicas) == [0, 0, 1, 1, 1]
 
 
-async def test_request_when_replicas_only_drop_its_connection_then_it_is_sent_four_times_at_most(
+async def test_request_when_connections_drop_then_four_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """At most."""
+
     async def vanish(request: Received) -> None:
         request.vanish()
 
@@ -89,7 +92,9 @@ async def test_connection_when_lost_then_it_was_stale_only_if_at_once(
         assert dict(model.metrics.retries) == {cause: 1}
 
 
-async def test_added_seconds_when_an_attempt_was_lost_then_its_waiting_is_not_ours() -> None:
+async def test_added_seconds_when_attempt_was_lost_then_not_counted() -> None:
+    """The time of a lost attempt is not time of the gateway."""
+
     async def think_and_vanish_once(request: Received) -> None:
         if len(world.replicas[0].requests) == 1:
             await asyncio.sleep(0.3)
@@ -146,7 +151,7 @@ async def test_trailers_when_without_end_then_the_connection_is_closed(line: byt
     ],
     ids=["401", "404", "200"],
 )
-async def test_body_when_answered_early_then_the_rest_is_read_for_a_while_only(hasty: None, head: str) -> None:
+async def test_body_when_answered_early_then_read_for_limited_time(hasty: None, head: str) -> None:
     async with inside() as world:
         world.key(KEY_A)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
@@ -156,7 +161,7 @@ async def test_body_when_answered_early_then_the_rest_is_read_for_a_while_only(h
             assert await _closes(reader, writer, b"a")
 
 
-async def test_body_when_answered_early_then_not_more_than_a_few_mebibytes_are_read() -> None:
+async def test_body_when_answered_early_then_limited_bytes_are_read() -> None:
     async with inside() as world:
         world.key(KEY_A)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
@@ -171,7 +176,7 @@ async def test_body_when_answered_early_then_not_more_than_a_few_mebibytes_are_r
         assert size < 64 << 20
 
 
-async def test_connection_when_the_rest_of_a_refused_body_has_come_then_it_serves_on(
+async def test_connection_when_refused_body_has_ended_then_reused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with inside() as world:
@@ -225,7 +230,9 @@ async def test_client_when_it_reads_slowly_then_it_is_not_cut_off(monkeypatch: p
             assert size
 
 
-async def test_place_when_the_answer_is_complete_and_the_client_does_not_read_then_the_next_has_it() -> None:
+async def test_slot_when_client_does_not_read_then_it_is_released() -> None:
+    """The replica's answer is complete; the next request gets its slot."""
+
     async def more_than_the_kernel_takes(request: Received) -> None:
         if json.loads(request.body).get("stream"):
             request.start_stream()
@@ -245,7 +252,7 @@ async def test_place_when_the_answer_is_complete_and_the_client_does_not_read_th
             assert any(_blocked(world))
 
 
-async def test_gateway_when_it_stops_then_a_client_that_does_not_read_is_cut_off() -> None:
+async def test_gateway_when_stopping_then_unread_clients_are_closed() -> None:
     async with inside() as world:
         model = world.route()
         await world.replica(model, behaviour=flood)
@@ -262,7 +269,7 @@ def _blocked(world: Inside) -> list[bool]:
 # -- tenants
 
 
-async def test_bodies_when_one_tenant_sends_many_then_another_is_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bodies_when_one_tenant_has_many_then_another_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "MAX_BODIES_BYTES", 10_000)
     async with inside() as world:
         await world.replica(world.route())
@@ -306,7 +313,8 @@ async def test_gateway_when_nobody_reads_its_log_then_it_serves_on(tmp_path: obj
             gateway.close()
 
 
-def test_access_log_when_nobody_reads_then_lines_are_dropped_and_counted() -> None:
+def test_access_log_when_nobody_reads_then_lines_are_dropped() -> None:
+    """The number of dropped lines is logged."""
     reading, writing = os.pipe()
     access = AccessLog(writing)
     for _ in range(3 * MAX_LINES):
@@ -328,7 +336,7 @@ def test_access_log_when_nobody_reads_then_lines_are_dropped_and_counted() -> No
 # -- metrics
 
 
-async def test_metrics_when_they_have_a_port_then_they_are_there_and_nowhere_else(broker: Broker, world: World) -> None:
+async def test_metrics_when_on_own_port_then_nowhere_else(broker: Broker, world: World) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     gateway = Gateway(broker, world.gateway.state.parent / "two", "--metrics-port", str(port))
@@ -343,7 +351,7 @@ async def test_metrics_when_they_have_a_port_then_they_are_there_and_nowhere_els
         gateway.close()
 
 
-async def test_metrics_when_the_door_is_open_to_others_and_they_have_no_port_then_there_are_none(world: World) -> None:
+async def test_metrics_when_public_without_own_port_then_none(world: World) -> None:
     gateway = Gateway(world.broker, world.gateway.state.parent / "two", host="0.0.0.0")
     gateway.start()
     try:

@@ -96,7 +96,7 @@ def test_answer_when_byte_by_byte_then_reads_the_same(answer: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(noise=st.binary(max_size=200), cuts=st.lists(st.integers(min_value=0, max_value=10_000), max_size=10))
-def test_connection_when_fed_noise_then_it_fails_or_waits_and_never_crashes(noise: bytes, cuts: list[int]) -> None:
+def test_connection_when_fed_noise_then_never_crashes(noise: bytes, cuts: list[int]) -> None:
     """Whatever a replica sends, the exchange ends in an answer or in ConnectionLost."""
     loop = asyncio.new_event_loop()
     try:
@@ -126,7 +126,8 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("answer", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_answer_when_malformed_then_the_connection_is_lost_and_closed(answer: bytes) -> None:
+async def test_answer_when_malformed_then_connection_is_lost(answer: bytes) -> None:
+    """The connection is closed."""
     connection, wire = asked(asyncio.get_running_loop())
     connection.data_received(answer)
     connection.take()
@@ -135,7 +136,7 @@ async def test_answer_when_malformed_then_the_connection_is_lost_and_closed(answ
         _ = connection.changed()
 
 
-async def test_connection_when_a_second_answer_follows_then_it_is_not_used_again() -> None:
+async def test_connection_when_second_answer_follows_then_not_reused() -> None:
     connection, _ = asked(asyncio.get_running_loop())
     one = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
     connection.data_received(one + one)
@@ -154,7 +155,7 @@ async def test_connection_when_idle_and_spoken_to_then_it_is_closed() -> None:
     assert wire.closed
 
 
-async def test_connection_when_the_reader_is_slow_then_the_socket_pauses_until_it_has_taken() -> None:
+async def test_connection_when_reader_is_slow_then_reading_pauses() -> None:
     connection, wire = asked(asyncio.get_running_loop())
     connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * (PAUSE_BYTES + 1))
     assert wire.paused
@@ -162,7 +163,7 @@ async def test_connection_when_the_reader_is_slow_then_the_socket_pauses_until_i
     assert not wire.paused
 
 
-async def test_connection_when_it_ends_before_anything_is_sent_then_it_is_lost() -> None:
+async def test_connection_when_it_ends_before_sending_then_lost() -> None:
     connection = Connection(asyncio.get_running_loop())
     connection.connection_made(Wire())
     connection.connection_lost(None)

@@ -104,13 +104,14 @@ async def _foreign() -> AsyncIterator[Foreign]:
         yield made
 
 
-async def test_brought_when_said_to_be_ready_then_its_own_path_is_asked(foreign: Foreign) -> None:
+async def test_container_when_reported_ready_then_its_path_is_probed(foreign: Foreign) -> None:
     foreign.route()
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
 
 
-async def test_self_registering_container_when_unproven_then_its_path_is_not_requested(foreign: Foreign) -> None:
+async def test_self_registering_container_when_unproven_then_no_path(foreign: Foreign) -> None:
+    """Its readiness path is not requested."""
     foreign.route(path="/v1/secrets?force=true", announces=True)
     secret, foreign.replica.secret = foreign.replica.secret, new_secret()
     foreign.is_said_to_be(ReplicaState.READY)  # with a secret that the process at the address has not
@@ -121,7 +122,8 @@ async def test_self_registering_container_when_unproven_then_its_path_is_not_req
     assert not foreign.admitted
 
 
-async def test_self_registering_container_when_proven_then_its_own_path_decides(foreign: Foreign) -> None:
+async def test_self_registering_container_when_proven_then_its_path(foreign: Foreign) -> None:
+    """Its own readiness path decides."""
     foreign.route(announces=True)
     foreign.healthy = False
     foreign.is_said_to_be(ReplicaState.READY)
@@ -131,7 +133,7 @@ async def test_self_registering_container_when_proven_then_its_own_path_decides(
     assert not foreign.admitted
 
 
-async def test_brought_when_its_path_does_not_answer_then_it_is_not_routed_to(foreign: Foreign) -> None:
+async def test_container_when_its_path_fails_then_not_routed_to(foreign: Foreign) -> None:
     foreign.route(path="/health/ready")
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was asked")
@@ -139,9 +141,10 @@ async def test_brought_when_its_path_does_not_answer_then_it_is_not_routed_to(fo
 
 
 @pytest.mark.parametrize(("model_name", "seen"), [("engine/model", "engine/model"), (None, "echo")])
-async def test_request_when_the_engine_knows_another_name_then_it_gets_that_one_and_all_else_as_it_was(
+async def test_request_when_engine_has_another_name_then_renamed(
     foreign: Foreign, model_name: str | None, seen: str
 ) -> None:
+    """Every other byte of the request is unchanged."""
     foreign.route(model_name=model_name)
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
@@ -151,7 +154,7 @@ async def test_request_when_the_engine_knows_another_name_then_it_gets_that_one_
     assert {**body, "model": ""} == {"model": "", "messages": [], "stream": False, "temperature": 0.25, "user": "ä"}
 
 
-async def test_brought_when_its_reporter_is_silent_then_it_is_kept_while_it_answers(
+async def test_container_when_not_reported_then_kept_while_it_answers(
     foreign: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign.route()
@@ -170,7 +173,7 @@ async def test_brought_when_its_reporter_is_silent_then_it_is_kept_while_it_answ
     assert foreign.model.replicas == {}
 
 
-async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_forgotten(
+async def test_self_registering_container_when_silent_then_removed(
     foreign: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign.route(announces=True)
@@ -182,9 +185,10 @@ async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_for
 
 
 @pytest.mark.parametrize("state", [ReplicaState.READY, ReplicaState.LOADING])
-async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report_decides(
+async def test_container_when_busy_and_unresponsive_then_kept(
     foreign: Foreign, monkeypatch: pytest.MonkeyPatch, state: ReplicaState
 ) -> None:
+    """It answers nothing while it computes; the report of the reconcile loop decides."""
     foreign.route()
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
@@ -207,9 +211,10 @@ async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report
     known.in_flight = 0
 
 
-async def test_brought_when_it_says_that_it_loads_again_then_it_gets_nothing_until_it_is_ready(
+async def test_container_when_loading_again_then_not_routed_to(
     foreign: Foreign,
 ) -> None:
+    """It gets requests again when it is reported ready."""
     foreign.route(announces=True)
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
@@ -220,9 +225,7 @@ async def test_brought_when_it_says_that_it_loads_again_then_it_gets_nothing_unt
     assert foreign.outbox.said == [ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.READY]
 
 
-async def test_brought_when_it_is_not_reached_then_the_log_says_once_who_and_why(
-    foreign: Foreign, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_container_when_unreachable_then_logged_once(foreign: Foreign, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     foreign.route(path="/v1/models")
     foreign.healthy = False
@@ -236,9 +239,10 @@ async def test_brought_when_it_is_not_reached_then_the_log_says_once_who_and_why
     ]
 
 
-async def test_brought_when_somebody_announces_it_that_knows_nothing_of_us_then_nothing_is_probed(
+async def test_container_when_registered_by_another_then_not_probed(
     foreign: Foreign,
 ) -> None:
+    """A report with a secret for a revision that does not register itself is ignored."""
     foreign.route()
     foreign.announces = True
     foreign.is_said_to_be(ReplicaState.READY)

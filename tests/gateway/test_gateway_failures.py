@@ -20,7 +20,7 @@ async def vanish(request: Received) -> None:
     request.vanish()
 
 
-async def test_request_when_a_replica_drains_unannounced_then_another_one_answers(world: World) -> None:
+async def test_request_when_replica_drains_unannounced_then_retried(world: World) -> None:
     await world.loop.route()
     old, new = await world.replica("old", behaviour=refuse_draining), await world.replica("new")
     for _ in range(4):
@@ -28,7 +28,7 @@ async def test_request_when_a_replica_drains_unannounced_then_another_one_answer
     assert (len(old.requests), len(new.requests)) == (1, 4)
 
 
-async def test_request_when_a_replica_is_full_then_it_waits_and_is_answered(world: World) -> None:
+async def test_request_when_replica_is_full_then_queued_and_served(world: World) -> None:
     await world.loop.route()
     refusals = 2
 
@@ -46,9 +46,8 @@ async def test_request_when_a_replica_is_full_then_it_waits_and_is_answered(worl
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_request_when_the_replica_is_lost_before_its_answer_then_another_one_answers(
-    world: World, *, stream: bool
-) -> None:
+async def test_request_when_replica_is_lost_then_retried(world: World, *, stream: bool) -> None:
+    """It is lost before its answer."""
     await world.loop.route()
     await world.replica("bad", behaviour=vanish)
     await world.replica("good")
@@ -57,7 +56,9 @@ async def test_request_when_the_replica_is_lost_before_its_answer_then_another_o
         assert (answer.status, answer.headers["x-headrace-decision"].split("/")[0]) == (200, "good")
 
 
-async def test_request_when_the_body_breaks_off_then_the_whole_answer_comes_from_another_replica(world: World) -> None:
+async def test_request_when_body_breaks_off_then_retried(world: World) -> None:
+    """The whole answer comes from another replica."""
+
     async def half(request: Received) -> None:
         request.say(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"half": ')
         await request.writer.drain()
@@ -82,7 +83,7 @@ async def test_request_when_it_kills_every_replica_then_it_is_given_up(world: Wo
     assert sum(len(replica.requests) for replica in world.replicas) == 3
 
 
-async def test_request_when_no_connection_can_be_made_then_it_waits_for_the_next_replica(world: World) -> None:
+async def test_request_when_connect_fails_then_next_replica_is_used(world: World) -> None:
     await world.loop.route()
     dead = await world.replica("dead")
     await dead.stop()
@@ -92,9 +93,10 @@ async def test_request_when_no_connection_can_be_made_then_it_waits_for_the_next
     assert (await asking).headers["x-headrace-decision"].startswith("fresh/")
 
 
-async def test_request_when_the_kept_connection_was_closed_then_it_is_made_anew_and_nobody_notices(
+async def test_request_when_idle_connection_was_closed_then_reopened(
     world: World,
 ) -> None:
+    """The client does not notice."""
     await world.loop.route()
     replica = await world.replica()
     assert (await send(world.port, chat())).status == 200
@@ -104,9 +106,10 @@ async def test_request_when_the_kept_connection_was_closed_then_it_is_made_anew_
     assert replica.connections == connections + 1
 
 
-async def test_stream_when_it_has_comments_and_the_kept_connection_was_closed_then_nobody_notices(
+async def test_stream_when_idle_connection_was_closed_then_reopened(
     world: World,
 ) -> None:
+    """The stream has begun with comments; the client does not notice."""
     await world.loop.route(stage="starting")
     async with sent(world.port, chat(stream=True)) as incoming:  # the head came, and comments with it
         await world.replica(behaviour=vanish_once())  # on the connection of the probe
@@ -137,7 +140,8 @@ async def _two_events_and_a_half(request: Received) -> None:
     request.vanish()
 
 
-async def test_stream_when_the_replica_dies_within_an_event_then_the_error_is_an_event_of_its_own(world: World) -> None:
+async def test_stream_when_replica_crashes_then_error_is_an_event(world: World) -> None:
+    """It crashes within an event; the error is a separate one."""
     await world.loop.route()
     await world.replica(behaviour=_two_events_and_a_half)
     async with sent(world.port, chat(stream=True)) as incoming:
@@ -149,7 +153,9 @@ async def test_stream_when_the_replica_dies_within_an_event_then_the_error_is_an
     assert "status=200 reason=ReplicaLost" in await _logged(world)
 
 
-async def test_stream_when_it_has_a_length_and_breaks_off_then_the_error_is_an_event(world: World) -> None:
+async def test_stream_when_it_has_a_length_and_breaks_off_then_error(world: World) -> None:
+    """The error is an event."""
+
     async def promise_too_much(request: Received) -> None:
         request.say(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 99\r\n\r\ndata: 1\n\n")
         await request.writer.drain()
@@ -163,7 +169,7 @@ async def test_stream_when_it_has_a_length_and_breaks_off_then_the_error_is_an_e
     assert json.loads(events[1])["error"]["code"] == "replica_lost"
 
 
-async def test_openai_sdk_when_the_replica_dies_within_a_stream_then_it_raises_the_error(world: World) -> None:
+async def test_openai_sdk_when_replica_crashes_then_error_is_raised(world: World) -> None:
     await world.loop.route()
     await world.replica(behaviour=_two_events_and_a_half)
     async with AsyncOpenAI(base_url=f"http://127.0.0.1:{world.port}/v1", api_key="none", max_retries=0) as client:
@@ -173,7 +179,7 @@ async def test_openai_sdk_when_the_replica_dies_within_a_stream_then_it_raises_t
                 pass
 
 
-async def test_stream_when_the_replica_refuses_after_the_head_was_sent_then_its_error_is_an_event(world: World) -> None:
+async def test_stream_when_replica_refuses_after_head_then_error_event(world: World) -> None:
     async def bad_parameter(request: Received) -> None:
         request.answer(b'{\n "error": {"message": "no", "param": "top_p"}\n}', "400 Bad Request")
 
@@ -184,7 +190,7 @@ async def test_stream_when_the_replica_refuses_after_the_head_was_sent_then_its_
     assert json.loads(events[-2].removeprefix("data: "))["error"]["param"] == "top_p"
 
 
-async def test_answer_when_it_is_an_error_of_the_replica_then_it_passes_unchanged(world: World) -> None:
+async def test_answer_when_error_of_replica_then_unchanged(world: World) -> None:
     async def bad_parameter(request: Received) -> None:
         request.answer(b'{"error": {"param": "top_p"}}', "400 Bad Request", x_headrace_reason="InvalidRequest")
 
@@ -216,9 +222,7 @@ async def test_answer_when_malformed_then_503_and_no_byte_of_it(world: World, ra
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_client_when_it_goes_away_then_the_replica_sees_its_connection_closed(
-    world: World, *, stream: bool
-) -> None:
+async def test_client_when_disconnected_then_replica_connection_closed(world: World, *, stream: bool) -> None:
     async def stall(request: Received) -> None:
         if stream:
             request.start_stream()
@@ -238,7 +242,8 @@ async def test_client_when_it_goes_away_then_the_replica_sees_its_connection_clo
     assert "status=499 reason=ClientGone" in await _logged(world)
 
 
-async def test_stream_when_the_client_reads_slowly_then_the_replica_is_slowed_and_nothing_is_lost(world: World) -> None:
+async def test_stream_when_client_is_slow_then_back_pressure(world: World) -> None:
+    """The replica is slowed down and nothing is lost."""
     piece = b"data: " + b"x" * 65_000 + b"\n\n"
     count = 1000
 

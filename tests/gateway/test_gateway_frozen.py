@@ -63,7 +63,7 @@ async def answered(world: World, raw: bytes) -> Reply:
         return await send(world.port, raw)
 
 
-async def test_request_when_its_replica_is_frozen_then_another_one_answers(world: World, tmp_path: Path) -> None:
+async def test_request_when_replica_is_frozen_then_retried(world: World, tmp_path: Path) -> None:
     await world.loop.route(MODEL)
     with runtime(world, tmp_path / "frozen", SLOW_SECONDS) as frozen:
         await world.loop.hears_admission("frozen", ReplicaState.READY)
@@ -76,9 +76,8 @@ async def test_request_when_its_replica_is_frozen_then_another_one_answers(world
     await until(lambda: "default/frozen is unresponsive: no sign of life" in world.gateway.log, "the log says so")
 
 
-async def test_stream_when_its_replica_is_frozen_after_the_first_token_then_it_ends_with_an_error(
-    world: World, tmp_path: Path
-) -> None:
+async def test_stream_when_replica_freezes_then_ends_with_error(world: World, tmp_path: Path) -> None:
+    """It is frozen after the first token."""
     await world.loop.route(MODEL)
     with runtime(world, tmp_path / "frozen", 0.1) as frozen:
         await world.loop.hears_admission("frozen", ReplicaState.READY)
@@ -91,10 +90,8 @@ async def test_stream_when_its_replica_is_frozen_after_the_first_token_then_it_e
     assert rest[-1] == "data: [DONE]"
 
 
-async def test_requests_when_nats_and_a_replica_are_frozen_then_none_fails_and_a_thawed_replica_is_used_again(
-    world: World, tmp_path: Path
-) -> None:
-    """A frozen node has both: nobody says then that the replica is silent."""
+async def test_requests_when_nats_and_replica_freeze_then_none_fails(world: World, tmp_path: Path) -> None:
+    """A frozen node has both: no report is missing then. A resumed replica is used again."""
     await world.loop.route(MODEL)
     with runtime(world, tmp_path / "frozen", 0.0) as frozen:
         await world.loop.hears_admission("frozen", ReplicaState.READY)
@@ -113,9 +110,8 @@ async def test_requests_when_nats_and_a_replica_are_frozen_then_none_fails_and_a
             world.broker.signal(signal.SIGCONT)
 
 
-async def test_request_when_the_only_replica_is_frozen_then_it_fails_within_the_routes_deadline(
-    world: World, tmp_path: Path
-) -> None:
+async def test_request_when_only_replica_is_frozen_then_deadline(world: World, tmp_path: Path) -> None:
+    """It fails within the deadline of the route."""
     await world.loop.route(MODEL, queue_timeout_seconds=6)
     with runtime(world, tmp_path / "frozen", SLOW_SECONDS) as frozen:
         await world.loop.hears_admission("frozen", ReplicaState.READY)
@@ -126,10 +122,10 @@ async def test_request_when_the_only_replica_is_frozen_then_it_fails_within_the_
     assert (answer.status, answer.code) == (503, "queue_timeout")
 
 
-async def test_request_when_its_replica_reports_and_says_nothing_else_then_it_is_neither_probed_nor_given_up(
+async def test_request_when_replica_only_reports_then_not_probed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A long prompt."""
+    """A long prompt: the replica is neither probed nor unresponsive."""
     monkeypatch.setattr(liveness, "QUIET_SECONDS", 0.05)
     monkeypatch.setattr(liveness, "UNRESPONSIVE_SECONDS", 0.1)
     finish = asyncio.Event()
@@ -156,9 +152,10 @@ async def test_request_when_its_replica_reports_and_says_nothing_else_then_it_is
         assert len(replica.requests) == 1
 
 
-async def test_request_when_nats_is_away_and_its_replica_answers_probes_then_it_has_all_the_time_it_needs(
+async def test_request_when_nats_down_and_probes_answered_then_waits(
     world: World,
 ) -> None:
+    """It has no time limit for its first byte."""
     finish = asyncio.Event()
 
     async def think(request: Received) -> None:
@@ -177,7 +174,8 @@ async def test_request_when_nats_is_away_and_its_replica_answers_probes_then_it_
     assert len(replica.requests) == 1
 
 
-async def test_gateway_when_frozen_then_it_is_neither_live_nor_routing_until_it_thaws(world: World) -> None:
+async def test_gateway_when_frozen_then_not_live_until_resumed(world: World) -> None:
+    """It is neither present nor counted for routing meanwhile."""
     hub = SignalStore(world.loop.client, lambda _: None)
     await hub.start()
     await world.loop.route()
@@ -206,10 +204,10 @@ async def test_gateway_when_frozen_then_it_is_neither_live_nor_routing_until_it_
             await asyncio.sleep(0.05)
 
 
-async def test_replica_when_the_gateway_was_stopped_then_it_is_probed_anew_and_not_given_up(
+async def test_replica_when_gateway_was_stopped_then_probed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its answer to the probe before may wait in the socket, or have come too late for the clock alone."""
+    """The answer to the last probe may be in the socket, or be late only by the gateway's own clock."""
     monkeypatch.setattr(liveness, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(liveness, "UNRESPONSIVE_SECONDS", 0.2)
     finish, probing, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -245,7 +243,7 @@ async def test_replica_when_the_gateway_was_stopped_then_it_is_probed_anew_and_n
         assert (await asking).status == 200
 
 
-async def test_replicas_when_the_gateway_itself_did_not_run_for_long_then_none_is_forgotten(
+async def test_replicas_when_gateway_was_stopped_then_none_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(link, "TICK_SECONDS", 0.01)

@@ -18,7 +18,7 @@ from headrace.events.messages import FetchProgress, ReplicaState
 from headrace.routes import Unavailable
 
 
-async def test_request_when_the_model_is_at_zero_then_it_wakes_it_and_is_answered(world: World) -> None:
+async def test_request_when_model_is_at_zero_then_woken_and_served(world: World) -> None:
     await world.loop.route()
     asking = asyncio.create_task(send(world.port, chat()))
     demand = await world.loop.hears_demand(1)
@@ -29,7 +29,7 @@ async def test_request_when_the_model_is_at_zero_then_it_wakes_it_and_is_answere
     assert answer.headers["x-headrace-decision"] == "echo-1/only-replica"
 
 
-async def test_demand_when_the_first_request_waits_then_it_is_published_at_once(world: World) -> None:
+async def test_demand_when_first_request_waits_then_published_at_once(world: World) -> None:
     await world.loop.route()
     await send(world.port, chat("unknown"))
     began = time.monotonic()
@@ -39,7 +39,8 @@ async def test_demand_when_the_first_request_waits_then_it_is_published_at_once(
     asking.cancel()
 
 
-async def test_requests_when_many_wait_then_there_is_one_wake_and_the_demand_counts_them(world: World) -> None:
+async def test_requests_when_many_wait_then_one_wake(world: World) -> None:
+    """The demand contains their number."""
     await world.loop.route()
     asking = [asyncio.create_task(send(world.port, chat())) for _ in range(20)]
     await world.loop.hears_demand(20)
@@ -52,7 +53,8 @@ async def test_requests_when_many_wait_then_there_is_one_wake_and_the_demand_cou
     await until(lambda: world.loop.demands[-1].queued == world.loop.demands[-1].in_flight == 0, "a final zero")
 
 
-async def test_queue_when_a_replica_comes_up_then_it_is_fed_in_order_and_not_above_its_capacity(world: World) -> None:
+async def test_queue_when_replica_is_admitted_then_fed_in_order(world: World) -> None:
+    """It never gets more requests than its capacity."""
     await world.loop.route()
     order: list[int] = []
     running = most = 0
@@ -88,7 +90,7 @@ async def test_queue_when_full_then_the_next_is_refused_with_429(world: World) -
         task.cancel()
 
 
-async def test_request_when_the_deadline_passes_then_503_names_the_stage(world: World) -> None:
+async def test_request_when_deadline_passes_then_503_with_stage(world: World) -> None:
     await world.loop.route(queue_timeout_seconds=1, stage="starting")
     replica = await world.replica(announce=False)
     await replica.report(ReplicaState.LOADING, "loading-weights", 41)
@@ -98,7 +100,8 @@ async def test_request_when_the_deadline_passes_then_503_names_the_stage(world: 
     assert "retry-after" in answer.headers
 
 
-async def test_stream_when_held_then_comments_name_the_stages_and_the_answer_follows(world: World) -> None:
+async def test_stream_when_held_then_comments_name_stages(world: World) -> None:
+    """The answer follows the comments."""
     await world.loop.route(stage="fetching")
     replica = await world.replica(announce=False)
     heard: list[str] = []
@@ -129,7 +132,7 @@ async def test_stream_when_held_then_no_comment_ends_an_event(world: World) -> N
         assert await anext(incoming.pieces()) == b": headrace stage=waiting\n"
 
 
-async def test_openai_sdk_when_the_stream_begins_with_comments_then_it_reads_the_answer(world: World) -> None:
+async def test_openai_sdk_when_stream_has_comments_then_it_is_read(world: World) -> None:
     await world.loop.route()
 
     async def answer(request: Received) -> None:
@@ -149,7 +152,8 @@ async def test_openai_sdk_when_the_stream_begins_with_comments_then_it_reads_the
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "Hello"
 
 
-async def test_stream_when_the_model_becomes_unavailable_while_held_then_the_error_is_an_event(world: World) -> None:
+async def test_stream_when_model_gets_unavailable_then_error_event(world: World) -> None:
+    """The request is held when the route changes."""
     await world.loop.route()
     async with sent(world.port, chat(stream=True)) as incoming:
         assert incoming.status == 200
@@ -161,7 +165,7 @@ async def test_stream_when_the_model_becomes_unavailable_while_held_then_the_err
     assert events[-1] == "data: [DONE]"
 
 
-async def test_request_when_the_route_says_unavailable_then_503_with_its_reason(world: World) -> None:
+async def test_request_when_route_is_unavailable_then_503_and_reason(world: World) -> None:
     await world.loop.route(unavailable=Unavailable(reason="CrashLoop", message="exits with 3", retry_after_seconds=7))
     await world.gateway_knows_route()
     answer = await send(world.port, chat())
@@ -175,9 +179,10 @@ async def test_request_when_the_route_says_unavailable_then_503_with_its_reason(
     [(vocabulary.CRASH_LOOP, {"echo", "other"}), (vocabulary.SCALED_TO_ZERO, {"other"})],
     ids=["heals", "is off"],
 )
-async def test_request_when_refused_then_it_is_demand_only_if_trying_again_can_heal(
+async def test_request_when_refused_then_demand_only_if_retry_helps(
     world: World, reason: str, wanted: set[str]
 ) -> None:
+    """A suspended model gets no demand; a crashing one does."""
     await world.loop.route(unavailable=Unavailable(reason=reason, message="no"))
     await world.loop.route("other")
     await world.gateway_knows_route("other")
@@ -188,7 +193,7 @@ async def test_request_when_refused_then_it_is_demand_only_if_trying_again_can_h
     asking.cancel()
 
 
-async def test_client_when_it_goes_away_while_held_then_it_leaves_the_queue_at_once(world: World) -> None:
+async def test_client_when_gone_while_held_then_it_leaves_the_queue(world: World) -> None:
     await world.loop.route()
     async with sent(world.port, chat(stream=True)):
         await _held(world, 1)

@@ -33,13 +33,14 @@ def said(sequence: int) -> Announcement:
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "a..b", "\u00e4" * 60])
-async def test_connection_when_the_reported_host_is_none_then_it_fails_like_any_other(host: str) -> None:
+async def test_connection_when_host_is_invalid_then_connect_fails(host: str) -> None:
     with pytest.raises(ConnectFailed):
         await Pool(host, 8000).connect()
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
-def test_report_when_a_number_is_none_then_it_is_refused_for_the_disk_could_not_hold_it(number: str) -> None:
+def test_report_when_a_number_is_not_finite_then_refused(number: str) -> None:
+    """The copy on disk could not contain it."""
     report = said(1)
     with pytest.raises(ValidationError):
         Announcement.decode(report.encode().replace(b'"started":1.0', f'"started":{number}'.encode()))
@@ -54,7 +55,8 @@ def knowing(table: Table, tasks: asyncio.TaskGroup) -> Admissions:
     return Admissions(table, Outbox("g"), tasks, NETWORKS)
 
 
-async def test_replica_when_it_lost_a_request_then_it_is_suspect_until_it_speaks_again() -> None:
+async def test_replica_when_it_lost_a_request_then_suspect() -> None:
+    """It stays suspect until its next report."""
     table = Table("default", Outbox("g").demand)
     replica = Replica(said(1), asyncio.get_running_loop().time())
     table.add_replica(table.model("default", "m"), replica)
@@ -83,7 +85,8 @@ def victim(table: Table, host: str = "10.0.0.1") -> Replica:
     [("10.0.0.1", "10.0.0.1"), ("10.0.0.1", "::ffff:10.0.0.1"), ("fd00::1", "FD00:0:0::1")],
     ids=["the same", "IPv4 in IPv6", "another way to write it"],
 )
-async def test_address_when_another_tenant_reports_it_then_its_holder_keeps_it(real: str, claimed: str) -> None:
+async def test_address_when_reported_by_another_then_holder_keeps_it(real: str, claimed: str) -> None:
+    """The other report is of another tenant."""
     table = Table("default", Outbox("g").demand)
     held = victim(table, real)
     async with asyncio.TaskGroup() as tasks:
@@ -95,7 +98,7 @@ async def test_address_when_another_tenant_reports_it_then_its_holder_keeps_it(r
     assert table.holder(unproven.report) == (table.models["team-a", "m"], held)
 
 
-async def test_address_when_another_replica_proves_it_then_it_is_that_ones() -> None:
+async def test_address_when_another_replica_proves_it_then_moved() -> None:
     table = Table("default", Outbox("g").demand)
     held = victim(table)
     async with asyncio.TaskGroup() as tasks:
@@ -107,9 +110,7 @@ async def test_address_when_another_replica_proves_it_then_it_is_that_ones() -> 
 
 
 @pytest.mark.parametrize(("reported", "believed"), [(0.5, False), (2.0, True)], ids=["an old status", "a newer pod"])
-async def test_address_when_the_loop_reports_it_of_two_pods_then_the_newer_one_has_it(
-    reported: float, *, believed: bool
-) -> None:
+async def test_address_when_loop_reports_two_pods_then_newer_has_it(reported: float, *, believed: bool) -> None:
     table = Table("default", Outbox("g").demand)
     brought = ReplicaReport.model_validate(said(1).model_dump() | {"host": "10.0.0.1"})
     async with asyncio.TaskGroup() as tasks:
@@ -136,18 +137,20 @@ async def test_pod_when_the_loop_reports_for_it_then_nobody_else_does() -> None:
 @pytest.mark.parametrize(
     "report", [claim(started=1e12), claim("localhost"), claim("0.0.0.0"), claim("169.254.169.254"), claim("10.96.0.1")]
 )
-async def test_report_when_its_start_is_to_come_or_its_address_is_no_pods_then_it_is_ignored(
+async def test_report_when_from_the_future_or_no_pod_then_ignored(
     report: Announcement,
 ) -> None:
+    """Its start is in the future, or its address is outside the pod networks."""
     table = Table("default", Outbox("g").demand)
     async with asyncio.TaskGroup() as tasks:
         knowing(table, tasks).on_report("team-b", "m", report)
     assert not table.models
 
 
-async def test_report_when_it_is_ignored_then_the_log_says_so_once_and_not_for_thousands(
+async def test_report_when_ignored_then_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Thousands of ignored reports have a bounded number of lines."""
     table = Table("default", Outbox("g").demand)
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
@@ -222,7 +225,7 @@ def claims_of(number: int, state: ReplicaState = ReplicaState.LOADING) -> list[A
     return [claim(f"10.0.1.{index}", pod=f"liar-{index}", state=state) for index in range(number)]
 
 
-async def test_claims_when_more_than_the_bound_are_unproven_then_the_rest_waits_for_room(
+async def test_claims_when_too_many_unproven_then_the_rest_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(claims, "MAX_UNPROVEN", 3)
@@ -241,7 +244,7 @@ async def test_claims_when_more_than_the_bound_are_unproven_then_the_rest_waits_
     assert sorted(model.replicas) == ["liar-0", "liar-1", "liar-2", "liar-4"]
 
 
-async def test_claim_when_it_says_ready_and_there_is_no_room_then_one_that_only_loads_is_forgotten(
+async def test_claim_when_ready_and_full_then_loading_one_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(claims, "MAX_UNPROVEN", 3)

@@ -35,7 +35,8 @@ def is_open(table: Table, authorization: bytes | None = None) -> bool:
     return True
 
 
-async def test_door_when_the_only_key_cannot_be_read_then_it_is_shut_and_the_key_opens_nothing() -> None:
+async def test_keys_when_the_only_one_is_unreadable_then_401() -> None:
+    """A key that cannot be read is not valid, and requests without a key are rejected."""
     keys = table()
     keys.set_key(ENTRY, b"{")
     assert not is_open(keys)
@@ -53,7 +54,8 @@ async def test_door_when_the_last_key_is_deleted_then_it_is_open() -> None:
     assert is_open(keys)
 
 
-async def test_door_when_the_bucket_is_emptied_then_it_is_shut_and_stays_so_until_the_key_is_deleted() -> None:
+async def test_keys_when_bucket_is_emptied_then_401_until_deletion() -> None:
+    """Only the deletion of a key, and not its loss, allows requests without a key."""
     now = 0.0
     keys = table()
     keys.set_key(ENTRY, GRANT)
@@ -69,9 +71,8 @@ async def test_door_when_the_bucket_is_emptied_then_it_is_shut_and_stays_so_unti
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["unreadable", "lost"])
-async def test_door_when_the_gateway_is_restarted_then_what_shut_it_shuts_it_still(
-    tmp_path: Path, *, lost: bool
-) -> None:
+async def test_keys_when_gateway_restarts_then_invalid_ones_stay(tmp_path: Path, *, lost: bool) -> None:
+    """The copy on disk contains keys that are not valid any more."""
     disk, keys = DiskCopy(tmp_path), table()
     disk.load(keys)
     if lost:
@@ -87,7 +88,7 @@ async def test_door_when_the_gateway_is_restarted_then_what_shut_it_shuts_it_sti
     assert not is_open(again)
 
 
-async def test_door_when_a_key_in_the_bucket_cannot_be_read_then_401_and_open_when_it_is_deleted(world: World) -> None:
+async def test_key_when_unreadable_then_401_until_it_is_deleted(world: World) -> None:
     await world.loop.route()
     await world.gateway_knows_route()
     bucket = world.loop._buckets[subjects.KEYS_BUCKET]
@@ -99,7 +100,7 @@ async def test_door_when_a_key_in_the_bucket_cannot_be_read_then_401_and_open_wh
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("GET", "/v1/models/echo"), ("POST", CHAT)])
-async def test_request_when_the_table_is_not_known_yet_then_it_waits_for_it(method: str, path: str) -> None:
+async def test_request_when_table_is_not_loaded_then_it_waits(method: str, path: str) -> None:
     async with inside(loaded=False) as world:
         body = {"model": "echo"} if method == "POST" else None
         raw = request(method, path, body, {"authorization": f"Bearer {KEY.decode()}"})
@@ -124,14 +125,15 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_door_when_the_key_is_wrong_then_the_error_says_whom_to_ask_and_what_lists_keys() -> None:
+async def test_key_when_wrong_then_error_has_hint() -> None:
+    """The error names the issuer and the command that lists keys."""
     keys = table()
     keys.set_key(ENTRY, GRANT)
     with pytest.raises(InvalidApiKey, match=r"ask its issuer; `headrace keys list` shows"):
         keys.authenticate(b"Bearer hr_default_wrong")
 
 
-async def test_key_when_its_digest_is_copied_to_another_namespace_then_it_opens_its_own_still() -> None:
+async def test_key_when_copied_to_another_namespace_then_still_valid() -> None:
     """The copy is heard of before and after: no order lets it stand in for the key, or for its revocation."""
     copy = KeyGrant(namespace="team-a", name="copy").encode()
     stolen = entry_name("team-a", ENTRY.partition(".")[2])
@@ -145,14 +147,15 @@ async def test_key_when_its_digest_is_copied_to_another_namespace_then_it_opens_
     assert not is_open(keys, b"Bearer " + KEY)
 
 
-async def test_key_when_its_entry_names_another_namespace_than_it_opens_then_it_opens_nothing() -> None:
+async def test_key_when_entry_has_another_namespace_then_invalid() -> None:
+    """The grant of an entry is for the entry's namespace only."""
     keys = table()
     keys.set_key(ENTRY, KeyGrant(namespace="team-b", name="k").encode())
     assert not is_open(keys, b"Bearer " + KEY)
 
 
 @pytest.mark.parametrize("key", [b"hr-old-form", b"sk-elsewhere", b"hr_default", b"hr__x", b"hr_UP_x", b"hr_a.b_x"])
-async def test_key_when_it_has_another_form_then_the_error_says_how_to_make_one(key: bytes) -> None:
+async def test_key_when_malformed_then_error_says_how_to_create(key: bytes) -> None:
     keys = table()
     keys.set_key(ENTRY, GRANT)
     with pytest.raises(InvalidApiKey, match=r"its form is hr_<namespace>_<random>.*`headrace keys create NAME`"):

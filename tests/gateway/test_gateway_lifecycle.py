@@ -21,9 +21,10 @@ async def test_models_when_the_broker_dies_then_they_are_served_on(world: World)
         assert (await send(world.port, chat())).status == 200
 
 
-async def test_replica_when_its_connection_fails_while_the_broker_is_away_then_it_is_probed_and_used_again(
+async def test_replica_when_lost_without_nats_then_used_again(
     world: World,
 ) -> None:
+    """Its connection fails while NATS is unavailable; it is probed and gets requests again."""
     await world.loop.route()
     replica = await world.replica()
     world.broker.kill()
@@ -34,7 +35,8 @@ async def test_replica_when_its_connection_fails_while_the_broker_is_away_then_i
     assert (await asking).status == 200
 
 
-async def test_wake_when_the_broker_returns_then_what_waited_is_asked_for_and_answered(world: World) -> None:
+async def test_wake_when_nats_returns_then_queue_is_served(world: World) -> None:
+    """Requests that waited are published as demand and answered."""
     await world.loop.route()
     await world.gateway_knows_route()
     world.broker.kill()
@@ -59,9 +61,10 @@ async def test_admission_when_the_broker_returns_then_it_is_said_again(world: Wo
     await world.loop.hears_admission("echo-1", ReplicaState.READY, since)
 
 
-async def test_routes_when_the_broker_loses_its_data_then_they_are_kept_until_the_loop_writes_them_again(
+async def test_routes_when_nats_loses_its_data_then_they_are_kept(
     world: World,
 ) -> None:
+    """The routes stay until the reconcile loop has written them again."""
     await world.loop.route()
     await world.replica()
     world.broker.kill(lose_everything=True)
@@ -74,7 +77,8 @@ async def test_routes_when_the_broker_loses_its_data_then_they_are_kept_until_th
     assert (await send(world.port, chat())).status == 200
 
 
-async def test_gateway_when_killed_and_started_without_a_broker_then_it_serves_what_runs(world: World) -> None:
+async def test_gateway_when_restarted_without_nats_then_serves(world: World) -> None:
+    """It is killed, and serves the replicas in its copy on disk."""
     await world.loop.route()
     await world.loop.key(KEY_A)
     await world.replica()
@@ -96,9 +100,10 @@ async def test_gateway_when_killed_and_started_without_a_broker_then_it_serves_w
     await until(lambda: world.loop.present == [gateway], "it goes by the same name")
 
 
-async def test_gateway_when_restarted_without_a_broker_then_it_serves_what_was_loading_when_first_heard(
+async def test_gateway_when_restarted_then_serves_loading_replica(
     world: World,
 ) -> None:
+    """The replica was loading when the gateway received its first report."""
     await world.loop.route()
     await world.gateway_knows_route()
     file = world.gateway.state / "gateway.json"
@@ -112,9 +117,10 @@ async def test_gateway_when_restarted_without_a_broker_then_it_serves_what_was_l
     assert (await send(world.port, chat())).status == 200
 
 
-async def test_gateway_when_nats_holds_it_to_its_role_then_nothing_that_it_does_is_refused(
+async def test_gateway_when_nats_restricts_it_then_nothing_refused(
     guarded_world: World,
 ) -> None:
+    """Everything that it does on NATS is within the rights of its role."""
     world = guarded_world
     await world.loop.route()
     asking = asyncio.create_task(send(world.port, chat()))
@@ -130,7 +136,7 @@ async def test_gateway_when_nats_holds_it_to_its_role_then_nothing_that_it_does_
     assert "secret" not in world.gateway.log
 
 
-async def test_gateway_when_its_copy_on_disk_is_broken_then_it_starts_without(broker: Broker, tmp_path: Path) -> None:
+async def test_gateway_when_copy_on_disk_is_corrupt_then_ignored(broker: Broker, tmp_path: Path) -> None:
     gateway = Gateway(broker, tmp_path)
     gateway.state.mkdir()
     (gateway.state / "gateway.json").write_text('{"gateway": ')
@@ -152,7 +158,7 @@ async def test_gateway_when_it_knows_no_table_yet_then_503_and_not_404(broker: B
         gateway.close()
 
 
-async def test_gateway_when_told_to_stop_then_streams_finish_and_it_leaves_with_0(world: World) -> None:
+async def test_gateway_when_stopped_then_streams_finish_and_exit_0(world: World) -> None:
     finish = asyncio.Event()
 
     async def slow(request: Received) -> None:
@@ -174,9 +180,7 @@ async def test_gateway_when_told_to_stop_then_streams_finish_and_it_leaves_with_
     await until(lambda: not world.loop.present, "its presence is taken back")
 
 
-async def test_gateway_when_its_grace_ends_then_what_still_runs_ends_with_an_error(
-    broker: Broker, world: World, tmp_path: Path
-) -> None:
+async def test_gateway_when_grace_ends_then_requests_get_an_error(broker: Broker, world: World, tmp_path: Path) -> None:
     async def stall(request: Received) -> None:
         request.start_stream()
         request.event("1")

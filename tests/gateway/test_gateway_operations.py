@@ -86,7 +86,7 @@ def test_table_when_a_request_comes_then_its_operation(
     assert (match and match.operation.name, match and match.parameters) == (operation, parameters)
 
 
-def test_allowed_when_several_operations_share_a_path_then_all_methods() -> None:
+def test_allowed_when_operations_share_a_path_then_all_methods() -> None:
     table = OperationTable([METADATA, Operation("delete", METADATA.path, Body.NONE, "Delete", "DELETE", "model")])
     assert table.allowed(scope("/v2/models/m/versions/1")) == "GET, HEAD, DELETE"
     assert table.allowed(scope("/v2/models/m")) is None
@@ -100,7 +100,8 @@ def test_operation_when_nothing_can_name_the_model_then_refused(body: Body) -> N
         Operation("o", "/o", body, "Do it", model_parameter="name")
 
 
-def test_target_when_the_engine_has_another_name_then_it_stands_in_path_or_body() -> None:
+def test_target_when_engine_has_another_name_then_replaced() -> None:
+    """In the path or in the body."""
     (chat, _) = OPERATIONS
     assert INFER.target({"model": "a"}, "org/b\r\n") == "/v2/models/org%2Fb%0D%0A/infer"
     assert INFER.body_for(TENSORS, "b") is TENSORS
@@ -108,14 +109,14 @@ def test_target_when_the_engine_has_another_name_then_it_stands_in_path_or_body(
     assert chat.body_for(b'{"model":"a","n":1}', "b") == b'{"model":"b","n":1}'
 
 
-def test_read_when_an_operation_does_not_stream_then_the_field_means_nothing() -> None:
+def test_read_when_operation_cannot_stream_then_field_ignored() -> None:
     embed = Operation("embed", "/e", Body.JSON, "Embed")
     assert embed.read({}, b'{"model":"m","stream":true}') == ("m", False)
     with pytest.raises(InvalidRequest):
         embed.read({}, b"[]")
 
 
-def test_request_when_read_then_all_that_queue_and_routing_know_of_it() -> None:
+def test_request_when_read_then_info_for_queue_and_routing() -> None:
     match = OPERATIONS.match(scope(CHAT))
     assert match is not None
     read = match.read(b"id", b'{"model":"m","stream":true}')
@@ -146,7 +147,7 @@ def served(*revisions: RevisionWeight) -> ServedModel:
     return model
 
 
-async def test_choose_when_one_revision_serves_the_operation_then_all_go_to_it() -> None:
+async def test_choose_when_one_revision_serves_operation_then_chosen() -> None:
     model = served(revision("r1", "chat"), revision("r2", "chat", "infer"))
     for _ in range(10):
         lease = model.take(request_info(INFER))
@@ -155,7 +156,7 @@ async def test_choose_when_one_revision_serves_the_operation_then_all_go_to_it()
         model.release(lease)
 
 
-async def test_queue_when_an_operations_replica_is_busy_then_others_pass() -> None:
+async def test_queue_when_operations_replica_is_busy_then_others_pass() -> None:
     model = served(revision("r1", "chat"), revision("r2", "infer"))
     since = asyncio.get_running_loop().time()
     first = model.take(request_info(INFER))
@@ -170,7 +171,7 @@ async def test_queue_when_an_operations_replica_is_busy_then_others_pass() -> No
     assert model.take(request_info(INFER)) is None
 
 
-async def test_queue_when_no_revision_serves_the_operation_any_more_then_refused() -> None:
+async def test_queue_when_operation_is_no_longer_served_then_refused() -> None:
     model = served(revision("r1", "chat", "infer"))
     waiting = model.hold(request_info(INFER), asyncio.get_running_loop().time(), front=False)
     chat = revision("r2", "chat", weight_percent=100)
@@ -183,7 +184,8 @@ async def test_operation_when_the_route_names_none_then_not_refused(revisions: t
     assert served(*revisions).objection(request_info()) is None
 
 
-async def test_operation_when_the_model_does_not_serve_it_then_400_lists_those(world: World) -> None:
+async def test_operation_when_model_does_not_serve_it_then_400(world: World) -> None:
+    """The error lists the operations that it serves."""
     await world.loop.route(weights={"r1": 100}, operations=("completions", "infer"))
     await world.gateway_knows_route()
     answer = await send(world.port, chat())
@@ -193,7 +195,7 @@ async def test_operation_when_the_model_does_not_serve_it_then_400_lists_those(w
     assert "completions, infer" in answer.json()["error"]["message"]
 
 
-async def test_operation_when_added_to_the_table_then_it_is_served_end_to_end(tensors: World) -> None:
+async def test_operation_when_added_to_table_then_served_end_to_end(tensors: World) -> None:
     infer = request(path="/v2/models/org%2Fecho/infer?x=1", body=TENSORS)
     answer = await send(tensors.port, infer)
     assert (answer.status, answer.json()) == (200, {"request": "POST /v2/models/org%2Fecho/infer", "bytes": 256})

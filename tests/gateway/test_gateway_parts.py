@@ -35,7 +35,8 @@ def admit(model: ServedModel, capacity: int) -> Replica:
     return replica
 
 
-async def test_metrics_when_there_are_more_models_than_labels_then_the_rest_is_summed_as_other() -> None:
+async def test_metrics_when_too_many_models_then_rest_is_other() -> None:
+    """Models beyond the bound of labels are summed up as `other`."""
     models = [served(f"m{index}") for index in range(MAX_LABELLED_MODELS + 5)]
     for model in models:
         model.metrics.codes[200] += 1
@@ -44,7 +45,8 @@ async def test_metrics_when_there_are_more_models_than_labels_then_the_rest_is_s
     assert exposition.count("headrace_gateway_requests_total{") == MAX_LABELLED_MODELS + 1
 
 
-async def test_demand_when_a_short_request_came_and_went_between_two_looks_then_it_counts_as_one() -> None:
+async def test_demand_when_short_request_between_reports_then_one() -> None:
+    """A request that began and ended between two reports counts as one."""
     model = served()
     admit(model, 1)
     lease = model.take(request_info())
@@ -55,7 +57,8 @@ async def test_demand_when_a_short_request_came_and_went_between_two_looks_then_
     assert model.demand("g").in_flight == 0
 
 
-async def test_demand_when_many_queues_begin_in_a_moment_then_it_is_told_at_once_and_once_more() -> None:
+async def test_demand_when_many_queues_begin_then_two_publications() -> None:
+    """Queues that begin within a moment cause one publication at once, and one more."""
     told: list[str] = []
     model = served(tell=told)
     for _ in range(100):
@@ -68,7 +71,8 @@ async def test_demand_when_many_queues_begin_in_a_moment_then_it_is_told_at_once
     assert told == ["m", "m"]
 
 
-async def test_place_when_given_to_a_ticket_whose_holder_has_gone_then_it_goes_to_the_next() -> None:
+async def test_slot_when_ticket_is_withdrawn_then_next_one_gets_it() -> None:
+    """A slot that was given to a request whose client has disconnected goes to the next one."""
     model = served()
     since = asyncio.get_running_loop().time()
     first, second = (model.hold(request_info(), since, front=False) for _ in range(2))
@@ -80,7 +84,8 @@ async def test_place_when_given_to_a_ticket_whose_holder_has_gone_then_it_goes_t
     assert model.in_flight == 1
 
 
-async def test_ticket_when_its_request_lost_its_place_then_it_stands_before_all_others() -> None:
+async def test_ticket_when_its_slot_was_lost_then_it_is_first() -> None:
+    """A request that is retried waits in front of all others."""
     model = served()
     since = asyncio.get_running_loop().time()
     waiting = model.hold(request_info(), since, front=False)
@@ -91,7 +96,8 @@ async def test_ticket_when_its_request_lost_its_place_then_it_stands_before_all_
     assert waiting.outcome is None
 
 
-def test_retries_when_the_reserve_is_spent_then_one_in_five_requests_earns_another() -> None:
+def test_retries_when_reserve_is_spent_then_one_in_five() -> None:
+    """After the burst, five requests earn one retry."""
     budget = RetryBudget()
     assert [budget.spend() for _ in range(int(RESERVE) + 1)] == [True] * int(RESERVE) + [False]
     for _ in range(6):
@@ -102,9 +108,7 @@ def test_retries_when_the_reserve_is_spent_then_one_in_five_requests_earns_anoth
 @pytest.mark.parametrize(
     ("stage", "percent", "shown"), [("loading-weights", 41, "loading-weights 41%"), ("warming-up", None, "warming-up")]
 )
-async def test_stage_when_a_replica_loads_then_it_is_what_the_replica_says(
-    stage: str, percent: int | None, shown: str
-) -> None:
+async def test_stage_when_a_replica_loads_then_its_stage_is_used(stage: str, percent: int | None, shown: str) -> None:
     model = served()
     replica = admit(model, 1)
     replica.report = replica.report.model_copy(
@@ -113,7 +117,8 @@ async def test_stage_when_a_replica_loads_then_it_is_what_the_replica_says(
     assert model.stage() == shown
 
 
-def test_bucket_when_an_entry_vanishes_without_a_mark_then_it_is_dropped_only_after_a_while() -> None:
+def test_bucket_when_entry_is_missing_then_dropped_later() -> None:
+    """An entry without a deletion marker is kept for a while."""
     now = 0.0
     applied: list[tuple[str, bytes | None]] = []
     mirror = BucketMirror("b", lambda key, value: applied.append((key, value)), list, clock=lambda: now)
@@ -126,9 +131,10 @@ def test_bucket_when_an_entry_vanishes_without_a_mark_then_it_is_dropped_only_af
     assert applied == [("a", None)]
 
 
-async def test_replicas_when_a_namespace_invents_more_than_the_bound_then_only_its_own_are_refused(
+async def test_replicas_when_namespace_exceeds_bound_then_only_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Further replicas are refused only in the namespace that exceeds the bound."""
     monkeypatch.setattr("headrace_gateway.claims.MAX_REPLICAS", 2)
     outbox = Outbox("g")
     table = Table("default", outbox.demand)
@@ -142,7 +148,8 @@ async def test_replicas_when_a_namespace_invents_more_than_the_bound_then_only_i
     assert table.models["greedy", "m0"].replicas["p"].report.sequence == 2
 
 
-async def test_replica_when_restarted_before_its_route_is_known_then_it_is_known_still() -> None:
+async def test_replica_when_restarted_before_its_route_then_known() -> None:
+    """A replica whose report arrives before its route is kept."""
     outbox = Outbox("g")
     table = Table("default", outbox.demand)
     async with asyncio.TaskGroup() as tasks:

@@ -47,7 +47,8 @@ async def test_replica_when_it_may_be_gone_then_it_is_proven_again(
         asking.cancel()
 
 
-async def test_replica_when_it_reports_then_a_new_connection_carries_the_request_at_once() -> None:
+async def test_replica_when_it_reports_then_new_connection_at_once() -> None:
+    """The request needs no further proof."""
     async with inside() as world:
         model = world.route()
         replica = await world.replica(model)
@@ -57,7 +58,7 @@ async def test_replica_when_it_reports_then_a_new_connection_carries_the_request
         assert (await send(world.port, chat())).status == 200
 
 
-async def test_replica_when_given_up_then_each_exchange_has_its_own_error() -> None:
+async def test_replica_when_unresponsive_then_each_has_its_own_error() -> None:
     """One instance that is raised twice would carry the traceback of both."""
     async with inside() as world:
         model = world.route()

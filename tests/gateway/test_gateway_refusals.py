@@ -22,7 +22,7 @@ def refuse(model: ServedModel, unavailable: Unavailable | None) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_refusal_when_the_loop_takes_it_back_then_the_request_is_served(
+async def test_refusal_when_route_is_available_again_then_served(
     monkeypatch: pytest.MonkeyPatch, *, stream: bool
 ) -> None:
     monkeypatch.setattr(model_module, "REFUSAL_SECONDS", 3600.0)
@@ -44,7 +44,7 @@ async def test_refusal_when_it_stands_then_it_is_told(monkeypatch: pytest.Monkey
         assert (answer.status, answer.headers["x-headrace-reason"]) == (503, v.INVALID_SPEC)
 
 
-async def test_refusal_when_the_client_does_not_wait_for_it_then_nothing_of_it_is_kept(
+async def test_refusal_when_client_disconnects_then_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(model_module, "REFUSAL_SECONDS", 3600.0)

@@ -34,20 +34,22 @@ def weights(**percent: int) -> tuple[RevisionWeight, ...]:
     return tuple(RevisionWeight(revision=name, weight_percent=value) for name, value in percent.items())
 
 
-def test_choose_when_loads_differ_then_the_least_loaded_by_share_of_its_capacity() -> None:
+def test_choose_when_loads_differ_then_least_loaded() -> None:
+    """By the share of each replica's capacity."""
     small, large = replica("small", in_flight=1, capacity=2), replica("large", in_flight=2, capacity=8)
     choice = choose(REQUEST, [small, large], (), RevisionTurns())
     assert choice is not None
     assert choice.replica is large
 
 
-def test_choose_when_all_are_full_paused_or_not_admitted_then_none() -> None:
+def test_choose_when_all_are_full_or_paused_then_none() -> None:
+    """Or not admitted."""
     full, paused, new = replica("full", in_flight=4), replica("paused"), replica("new")
     paused.paused, new.admitted = True, False
     assert choose(REQUEST, [full, paused, new], (), RevisionTurns()) is None
 
 
-def test_choose_when_one_is_silent_then_the_others_and_it_only_when_alone() -> None:
+def test_choose_when_one_is_suspect_then_only_as_last_resort() -> None:
     silent, busy = replica("silent"), replica("busy", in_flight=3)
     silent.suspect = True
     choice = choose(REQUEST, [silent, busy], (), RevisionTurns())
@@ -58,11 +60,11 @@ def test_choose_when_one_is_silent_then_the_others_and_it_only_when_alone() -> N
     assert (choice.replica, choice.reason) == (silent, LAST_RESORT)
 
 
-def test_choose_when_a_revision_has_no_weight_then_nothing_goes_to_it() -> None:
+def test_choose_when_revision_has_no_weight_then_not_chosen() -> None:
     assert choose(REQUEST, [replica("old", revision="r0")], weights(r0=0, r1=100), RevisionTurns()) is None
 
 
-def test_choose_when_the_weighted_revision_is_full_then_its_share_goes_to_the_other() -> None:
+def test_choose_when_weighted_revision_is_full_then_other() -> None:
     canary, stable = replica("canary", revision="r2", in_flight=4), replica("stable")
     for _ in range(5):
         choice = choose(REQUEST, [canary, stable], weights(r1=1, r2=99), RevisionTurns())
@@ -71,7 +73,7 @@ def test_choose_when_the_weighted_revision_is_full_then_its_share_goes_to_the_ot
 
 
 @given(percent=st.integers(min_value=0, max_value=100), start=st.integers(min_value=0, max_value=250))
-def test_turns_when_any_hundred_requests_pass_then_each_revision_has_its_percent(percent: int, start: int) -> None:
+def test_turns_when_hundred_requests_then_exact_percentages(percent: int, start: int) -> None:
     """In every window of a hundred requests, a revision gets its weight to within one."""
     turns, given_weights = RevisionTurns(), weights(r1=percent, r2=100 - percent)
     taken = [turns.next(given_weights) for _ in range(start + 100)][start:]
@@ -79,7 +81,7 @@ def test_turns_when_any_hundred_requests_pass_then_each_revision_has_its_percent
 
 
 @given(data=st.data())
-def test_choose_when_revisions_have_weights_then_those_that_may_be_used_share_by_them(data: st.DataObject) -> None:
+def test_choose_when_weights_then_usable_revisions_share(data: st.DataObject) -> None:
     """Of all requests each revision with weight and an admitted replica gets its share of their weights, to within one
     per revision; one without weight gets nothing, and one that cannot be used leaves its share to the others."""
     given_weights = weights(**{name: data.draw(st.integers(0, 100), name) for name in ("r1", "r2", "r3")})
@@ -98,7 +100,7 @@ def test_choose_when_revisions_have_weights_then_those_that_may_be_used_share_by
     assert sum(taken[name] for name in usable) == (count if usable else 0)
 
 
-async def test_requests_when_the_canary_has_no_replica_yet_then_the_others_answer_all(world: World) -> None:
+async def test_requests_when_canary_has_no_replica_then_others_serve(world: World) -> None:
     await world.loop.route(weights={"r1": 50, "r2": 50, "r0": 0})
     stable, former = await world.replica("stable"), await world.replica("former", revision="r0")
     await world.gateway_knows_route()
@@ -107,7 +109,7 @@ async def test_requests_when_the_canary_has_no_replica_yet_then_the_others_answe
     assert (len(stable.requests), len(former.requests)) == (6, 0)
 
 
-async def test_requests_when_weights_are_80_and_20_then_one_in_five_meets_the_canary(world: World) -> None:
+async def test_requests_when_weights_80_20_then_one_in_five_to_canary(world: World) -> None:
     await world.loop.route(weights={"r1": 80, "r2": 20})
     stable, canary = await world.replica("stable"), await world.replica("canary", revision="r2")
     await world.gateway_knows_route()
@@ -124,9 +126,10 @@ async def test_requests_when_replicas_are_equal_then_they_take_turns(world: Worl
     assert all(decision.endswith("/least-loaded") for decision in decisions)
 
 
-async def test_replica_when_it_says_ready_and_its_probe_fails_then_it_is_not_admitted_until_it_answers(
+async def test_replica_when_ready_and_probe_fails_then_not_admitted(
     world: World,
 ) -> None:
+    """Until it answers a probe."""
     await world.loop.route()
     replica = await world.replica(announce=False, ready=False)
     await replica.be_ready()
@@ -138,7 +141,8 @@ async def test_replica_when_it_says_ready_and_its_probe_fails_then_it_is_not_adm
     assert (await asking).status == 200
 
 
-async def test_replica_when_it_drains_then_new_requests_go_elsewhere_and_it_is_acknowledged(world: World) -> None:
+async def test_replica_when_it_drains_then_acknowledged(world: World) -> None:
+    """New requests go to other replicas."""
     await world.loop.route()
     finish = asyncio.Event()
 
@@ -161,7 +165,7 @@ async def test_replica_when_it_drains_then_new_requests_go_elsewhere_and_it_is_a
     assert (len(old.requests), len(new.requests)) == (1, 4)
 
 
-async def test_replica_when_a_report_is_overtaken_by_a_newer_one_then_the_newer_counts(world: World) -> None:
+async def test_replica_when_report_is_overtaken_then_newer_counts(world: World) -> None:
     await world.loop.route()
     replica = await world.replica()
     await replica.report(ReplicaState.DRAINING)
@@ -172,7 +176,7 @@ async def test_replica_when_a_report_is_overtaken_by_a_newer_one_then_the_newer_
         assert await anext(incoming.events()) == ": headrace stage=waiting"
 
 
-async def test_replica_when_it_speaks_under_anothers_name_then_it_is_not_heard(world: World) -> None:
+async def test_replica_when_reported_by_another_sender_then_ignored(world: World) -> None:
     await world.loop.route()
     liar = await world.replica("liar\r\nreplica=forged", announce=False)
     report = ReplicaReport(
@@ -191,7 +195,7 @@ async def test_replica_when_it_speaks_under_anothers_name_then_it_is_not_heard(w
     assert "forged" not in world.gateway.log
 
 
-async def test_replica_when_the_loop_solicits_then_its_admission_is_said_again(world: World) -> None:
+async def test_replica_when_loop_solicits_then_acknowledged_again(world: World) -> None:
     await world.loop.route()
     await world.replica()
     since = len(world.loop.admissions)
@@ -199,7 +203,7 @@ async def test_replica_when_the_loop_solicits_then_its_admission_is_said_again(w
     await world.loop.hears_admission("echo-1", ReplicaState.READY, since)
 
 
-async def test_address_when_another_pod_has_it_now_then_the_old_one_gets_no_request(world: World) -> None:
+async def test_address_when_another_pod_has_it_then_old_is_removed(world: World) -> None:
     """A pod's address is given to another tenant's pod: what was known of the first must not lead to the second."""
     await world.loop.route("first")
     await world.loop.route("second")

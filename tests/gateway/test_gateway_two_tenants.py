@@ -116,7 +116,7 @@ async def answered(world: World, key: str = KEY_A) -> int:
 
 
 @pytest.mark.parametrize("state", [ReplicaState.LOADING, ReplicaState.READY])
-async def test_wake_when_another_tenant_claims_the_whole_pod_network_then_it_is_answered(
+async def test_wake_when_other_tenant_claims_all_addresses_then_works(
     world: World, logins: dict[str, Credentials], state: ReplicaState
 ) -> None:
     async with logged_in(world, logins[VICTIM]) as ours, logged_in(world, logins[ATTACKER]) as theirs:
@@ -133,9 +133,10 @@ async def test_wake_when_another_tenant_claims_the_whole_pod_network_then_it_is_
     assert len(replica.requests) == 21
 
 
-async def test_probes_when_another_tenant_claims_an_address_then_they_are_few_and_say_no_secret(
+async def test_probes_when_other_tenant_claims_address_then_bounded(
     world: World, logins: dict[str, Credentials]
 ) -> None:
+    """The probes are few and contain no secret."""
     bystander = await Replica("bystander").start(None)
     world.replicas.append(bystander)
     began = time.monotonic()
@@ -149,10 +150,10 @@ async def test_probes_when_another_tenant_claims_an_address_then_they_are_few_an
     assert not any(claim.secret in world.gateway.log for claim in known)
 
 
-async def test_claim_when_it_is_of_another_tenants_replica_then_no_request_goes_there(
+async def test_claim_when_replica_of_another_tenant_then_no_request(
     world: World, logins: dict[str, Credentials]
 ) -> None:
-    """The victim's replica would answer the attacker's requests, were it believed to be the attacker's."""
+    """Otherwise the victim's replica would answer requests for the attacker's model."""
     await world.loop.key(KEY_B, ATTACKER)
     await key_is_known(world, KEY_B)
     async with logged_in(world, logins[VICTIM]) as ours, logged_in(world, logins[ATTACKER]) as theirs:

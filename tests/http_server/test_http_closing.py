@@ -216,7 +216,7 @@ async def test_half_closed_then_what_is_complete_is_answered(port: int, message:
         assert [reply.status for reply in await wire.replies()] == statuses
 
 
-async def test_half_closed_during_the_first_of_two_then_both_are_answered() -> None:
+async def test_half_closed_during_first_of_two_then_both_answered() -> None:
     go_on = asyncio.Event()
 
     async def in_two_pieces(request: Received) -> None:
@@ -262,7 +262,7 @@ class Slow:
         return None
 
 
-async def test_closing_when_the_client_takes_some_and_stops_then_it_is_aborted() -> None:
+async def test_closing_when_client_stops_reading_then_aborted() -> None:
     server = http_server(cast(ASGIApp, None))
     server.config.load()
     made = HttpProtocol(server.config, server.server_state, {}, write_seconds=0.05)

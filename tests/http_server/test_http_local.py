@@ -90,7 +90,7 @@ async def test_gateway_without_keys_then_a_target_s_host_counts(world: World) ->
         assert (await send(world.port, request("GET", f"http://{host}/v1/models"))).status == 200, host
 
 
-async def test_gateway_before_its_table_is_loaded_then_requests_are_judged_after() -> None:
+async def test_gateway_before_table_is_loaded_then_checked_after() -> None:
     foreign = request("GET", "/v1/models", headers={"host": "evil.example"})
     prompt = request(body={"model": "echo"}, headers={"host": "evil.example"})
     for is_keyed in (False, True):

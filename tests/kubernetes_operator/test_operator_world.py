@@ -131,7 +131,7 @@ async def test_apply_when_refused_then_retried_after_a_while_or_change(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, api = world()
-    api.errors = [ApiError(status, "PATCH /api: exceeded quota", said="exceeded quota") for _ in range(3)]
+    api.errors = [ApiError(status, "PATCH /api: exceeded quota", server_message="exceeded quota") for _ in range(3)]
     for _ in range(2):
         with pytest.raises(ChildRefused, match=r"^exceeded quota$"):
             await made.apply(OWNER, service())
@@ -150,7 +150,7 @@ async def test_apply_when_refused_again_then_backoff_doubles_to_minute() -> None
     now, asked = 0.0, []
     made, api = world(lambda: now)
     for _ in range(6):
-        api.errors = [ApiError(FORBIDDEN, "PATCH /api: no", said="no")]
+        api.errors = [ApiError(FORBIDDEN, "PATCH /api: no", server_message="no")]
         with pytest.raises(ChildRefused) as refused:
             await made.apply(OWNER, service())
         asked.append(refused.value.retry_seconds)
@@ -171,7 +171,7 @@ async def test_apply_when_a_retryable_error_lasts_then_it_is_a_refusal(status: i
     made.index.put(
         {**service().manifest, "metadata": {**service().manifest["metadata"], "uid": "s", "resourceVersion": "3"}}
     )
-    error = ApiError(status, "PATCH /api: duplicate entries", said="duplicate entries")
+    error = ApiError(status, "PATCH /api: duplicate entries", server_message="duplicate entries")
     for _ in range(2):
         api.errors = [error]
         with pytest.raises(ApiError):
@@ -216,7 +216,11 @@ async def test_apply_when_failed_child_is_unwanted_then_time_dropped(*, reverted
     await made.apply(OWNER, service(80))
     failing, passing = service(81), service(80 if reverted else 82)
     for child in (failing, passing, failing):
-        api.errors = [] if reverted and child is passing else [ApiError(500, "PATCH /api: try again", said="try again")]
+        api.errors = (
+            []
+            if reverted and child is passing
+            else [ApiError(500, "PATCH /api: try again", server_message="try again")]
+        )
         with pytest.raises(ApiError) if api.errors else nullcontext():
             await made.apply(OWNER, child)
         now += 2.0
@@ -229,7 +233,7 @@ async def test_apply_when_a_webhook_hangs_then_one_try_is_enough() -> None:
     async def hang(*_: object, **__: object) -> Manifest:
         nonlocal now
         now += 10.0
-        raise ApiError(TIMED_OUT, "PATCH /api: no response in time", said="no response in time")
+        raise ApiError(TIMED_OUT, "PATCH /api: no response in time", server_message="no response in time")
 
     api.apply = hang  # type: ignore[method-assign]
     with pytest.raises(ChildRefused, match="no response in time"):
@@ -239,7 +243,9 @@ async def test_apply_when_a_webhook_hangs_then_one_try_is_enough() -> None:
 async def test_apply_when_no_login_for_namespace_then_refused() -> None:
     made, _ = world()
     provided = Provided()
-    provided.error = ApiError(FORBIDDEN, "PATCH /api: exceeded quota", said='secrets "headrace-nats": exceeded quota')
+    provided.error = ApiError(
+        FORBIDDEN, "PATCH /api: exceeded quota", server_message='secrets "headrace-nats": exceeded quota'
+    )
     made.lead(cast("Namespaces", provided))
     with pytest.raises(ChildRefused, match="headrace-nats"):
         await made.apply(OWNER, service())

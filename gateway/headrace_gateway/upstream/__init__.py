@@ -1,1 +1,1 @@
-"""An HTTP/1.1 client with only what a gateway needs: keep-alive, back-pressure, and bytes passed on unparsed."""
+"""An HTTP/1.1 client reduced to keep-alive, back-pressure, and bodies that are relayed unparsed."""

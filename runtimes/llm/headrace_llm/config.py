@@ -1,7 +1,7 @@
 """The shape of a model of the architecture llama, read from GGUF metadata.
 
-What the header says and this runtime does not do is refused by name, by a list of what is known: a file that loads is
-one whose answers are right. A list of what is refused would be out of date with the next converter.
+Settings in the header that this runtime does not implement are rejected by name, by a list of the known ones, so that a
+file that loads gives correct answers. A list of rejected settings would be outdated by the next converter.
 """
 
 from __future__ import annotations

@@ -74,9 +74,10 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("raw", "status", "code", "param"), ERRORS.values(), ids=ERRORS.keys())
-async def test_request_when_wrong_then_the_error_has_openais_shape_and_names_it(
+async def test_request_when_invalid_then_error_in_openais_shape(
     door: int, raw: bytes, status: int, code: str, param: str | None
 ) -> None:
+    """The error names the request's fault."""
     answer = await send(door, raw)
     error = answer.json()["error"]
     assert (answer.status, error["code"], error["param"]) == (status, code, param)
@@ -84,7 +85,7 @@ async def test_request_when_wrong_then_the_error_has_openais_shape_and_names_it(
     assert re.fullmatch("[A-Z][A-Za-z]+", answer.headers["x-headrace-reason"])
 
 
-async def test_body_when_forwarded_then_it_is_the_same_bytes_in_the_same_order(world: World) -> None:
+async def test_body_when_forwarded_then_bytes_are_unchanged(world: World) -> None:
     body = b'{ "stream":false,"model" : "echo", "x": 1e400, "b":"\\u00e9", "model":"echo" }\n'
     await world.loop.route()
     replica = await world.replica()
@@ -133,7 +134,7 @@ async def test_head_where_get_works_then_it_is_the_same_without_a_body(door: int
         assert (await answer.reader.read()).startswith(b"HTTP/1.1 200 ")  # and nothing of a body before
 
 
-async def test_body_when_it_comes_in_chunks_then_the_replica_gets_it_with_a_length(world: World) -> None:
+async def test_body_when_chunked_then_replica_gets_a_length(world: World) -> None:
     await world.loop.route()
     replica = await world.replica()
     raw = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
@@ -143,7 +144,7 @@ async def test_body_when_it_comes_in_chunks_then_the_replica_gets_it_with_a_leng
     assert replica.requests[0].headers["content-length"] == str(len(body))
 
 
-async def test_headers_when_forwarded_then_only_those_that_a_replica_needs(world: World) -> None:
+async def test_headers_when_forwarded_then_only_allowed_ones(world: World) -> None:
     await world.loop.route()
     replica = await world.replica()
     given = {
@@ -176,7 +177,7 @@ async def test_headers_when_forwarded_then_only_those_that_a_replica_needs(world
     assert "secret" not in world.gateway.log
 
 
-async def test_headers_of_an_answer_when_hop_by_hop_then_they_are_not_passed_on(world: World) -> None:
+async def test_response_headers_when_hop_by_hop_then_removed(world: World) -> None:
     async def chatty(request: object) -> None:
         request.say(  # type: ignore[attr-defined]  # a Received
             b"HTTP/1.1 200 OK\r\nconnection: x-hop, keep-alive\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nx-kept: 1\r\n"
@@ -228,7 +229,7 @@ def _names(answer: Answer) -> list[str]:
     return [model["id"] for model in answer.json()["data"]]
 
 
-async def test_models_when_listed_with_a_key_then_they_are_those_that_it_opens(world: World) -> None:
+async def test_models_when_listed_then_only_those_of_the_key(world: World) -> None:
     await _with_keys(world)
     assert _names(await get(world.port, "/v1/models", KEY_A)) == ["echo", "second"]
     assert _names(await get(world.port, "/v1/models", KEY_NARROW)) == ["second"]
@@ -275,13 +276,13 @@ async def test_request_when_it_has_two_authorization_headers_then_401(world: Wor
     assert (await send(world.port, raw)).status == 401
 
 
-async def test_request_when_the_model_is_another_tenants_or_not_on_the_list_then_404(world: World) -> None:
+async def test_model_when_of_another_tenant_or_not_allowed_then_404(world: World) -> None:
     await _with_keys(world)
     assert (await send(world.port, chat("second", key=KEY_B))).status == 404
     assert (await send(world.port, chat("echo", key=KEY_NARROW))).status == 404
 
 
-async def test_request_when_two_tenants_have_one_public_name_then_each_meets_its_own(world: World) -> None:
+async def test_public_name_when_in_two_tenants_then_each_gets_its_own(world: World) -> None:
     await _with_keys(world)
     ours, theirs = await world.replica("ours"), await world.replica("theirs", namespace="team-b")
     assert (await send(world.port, chat(key=KEY_B))).headers["x-headrace-decision"].startswith("theirs/")
