@@ -56,3 +56,9 @@ def test_unfinished_without_progressing_is_in_ready(generation: int, status: str
     assert [(each["type"], each["status"], each["reason"]) for each in failed["conditions"]] == [
         (READY, status, "ReconcileFailed")
     ]
+
+
+@pytest.mark.parametrize("spec", [None, [], {}, {"modelRef": 3}, {"modelRef": {}}])
+def test_references_when_spec_unreadable_then_none(spec: Any) -> None:
+    assert [*GREETING.references({**resource(), "spec": spec})] == []
+    assert [*GREETING.references(resource())] == [MODEL]

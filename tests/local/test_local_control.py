@@ -18,9 +18,8 @@ from headrace.control.world import ChildRefused
 from headrace.events.connection import connect
 from headrace.kinds.modeldeployment import reconcile as rule
 from headrace.local.cluster import CARRIED_OUT, LocalCluster
-from headrace.local.index import ObjectKey
 from headrace.reconcile.ownership import controls, owner_annotation
-from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey, Settings
+from headrace.reconcile.world import Child, ChildKey, Manifest, ObjectKey, ResourceKey, Settings
 
 
 @asynccontextmanager

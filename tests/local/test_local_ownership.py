@@ -20,8 +20,7 @@ from local.local_cluster import (
 )
 
 from headrace.control.world import ChildRefused
-from headrace.local.index import ObjectKey
-from headrace.reconcile.world import Child, Event, Manifest, ResourceKey
+from headrace.reconcile.world import Child, Event, Manifest, ObjectKey, ResourceKey
 
 OTHER = ResourceKey(GREETING.kind.kind, MODEL.namespace, MODEL.name)
 OTHER_RESOURCE: Manifest = {

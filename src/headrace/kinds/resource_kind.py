@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.api.kinds import Kind
-from headrace.kinds.columns import Column, Object, PrinterColumn
+from headrace.api.vocabulary import READY
+from headrace.kinds.columns import (
+    AGE,
+    AGE_PRINTED,
+    NAME,
+    READY_STATUS,
+    READY_STATUS_PRINTED,
+    Column,
+    Object,
+    PrinterColumn,
+)
 
 if TYPE_CHECKING:
     from headrace.api.schema import Schema
@@ -21,7 +31,7 @@ def no_references(manifest: Object) -> Iterable[ResourceKey]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceKind:
     """A kind of resource. CRD, validation, both worlds, the reconcile loop and the command line are derived from it.
 
@@ -34,7 +44,7 @@ class ResourceKind:
     """Returns the models and rules. Called late, because importing pydantic would delay the command line."""
     controller: Callable[[], Controller]
     """Returns the functions for the reconcile loop. Called late, for the same reason."""
-    conditions: tuple[str, ...]
+    conditions: tuple[str, ...] = (READY,)
     """Types of its conditions, in the order of the status. `Ready` must be one of them."""
     children: tuple[Kind, ...]
     """Kinds of its children, except pods. The operator watches these kinds and applies no others."""
@@ -44,8 +54,9 @@ class ResourceKind:
     suffix: str
     """Last word of its children's names (`child_name`): letters and digits, but neither eight hexadecimal digits
     nor a component of a ModelDeployment."""
-    printer_columns: tuple[PrinterColumn, ...]
-    columns: tuple[Column, ...]
+    printer_columns: tuple[PrinterColumn, ...] = (READY_STATUS_PRINTED, AGE_PRINTED)
+    """Columns of `kubectl get`, after the name."""
+    columns: tuple[Column, ...] = (NAME, READY_STATUS, AGE)
     """Columns of `headrace get`."""
     references: Callable[[Object], Iterable[ResourceKey]] = no_references
     """Returns the keys of the resources, of any kind, that a resource refers to. A change of one enqueues the resource;

@@ -89,6 +89,12 @@ def rendered(conditions: Iterable[Condition], before: list[Manifest], generation
     return result
 
 
+def conditions_of(resource: Manifest, conditions: Iterable[Condition], wall: float) -> list[Manifest]:
+    """Return the conditions as they are written into the status of a resource."""
+    before = resource.get("status", {}).get("conditions", [])
+    return rendered(conditions, before, resource["metadata"]["generation"], wall)
+
+
 @dataclass(frozen=True, slots=True)
 class ThrottledMessages:
     """Conditions for the status, and the state of the throttling."""

@@ -34,6 +34,13 @@ class _Owner:
     uid: str
 
 
+def owner_reference(resource: Manifest) -> Manifest:
+    """Return the ownerReference of a resource's children in its namespace."""
+    metadata = resource["metadata"]
+    identity = {"name": metadata["name"], "uid": metadata["uid"]}
+    return {"apiVersion": resource["apiVersion"], "kind": resource["kind"], **identity, "controller": True}
+
+
 def owner_annotation(resource: Manifest) -> dict[str, str]:
     """Return the annotation of a resource's cluster-scoped children: JSON of its kind, namespace, name and uid."""
     metadata = resource["metadata"]

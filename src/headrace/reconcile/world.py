@@ -44,6 +44,21 @@ class ResourceKey:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ObjectKey:
+        """Return the key of an object."""
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ChildKey:
     """Key of a child. The namespace of a cluster-scoped one is empty."""
 
