@@ -1,4 +1,4 @@
-"""Children of a resource of any kind: how they are named, labelled and owned."""
+"""Children of a resource of any kind: name, labels and owner."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Memory:
     """Monotonic time of the last change of a condition's message without a change of its reason."""
 
     def listening(self, now: float) -> bool:
-        """Return whether every sender had time to report since the loop (re)started, so missing reports are a sign."""
+        """Return whether every sender had time to report since the loop (re)started; then a missing report counts."""
         return now - self.since >= LISTENING_SECONDS
 
 

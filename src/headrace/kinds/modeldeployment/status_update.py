@@ -121,7 +121,7 @@ def _routable(decision: Decision) -> Condition:
     if gateways == 0 and facts.signals.connected and facts.listening:
         return Condition(v.ROUTABLE, "False", v.NO_GATEWAY, "no gateway is connected")
     if gateways == 0 and not facts.signals.connected:
-        message = "NATS is unreachable, and no gateway has reported yet: whether they serve requests is unknown"
+        message = "NATS is unreachable, and no gateway has reported yet: whether the model serves requests is unknown"
         return Condition(v.ROUTABLE, "Unknown", v.SIGNALS_STALE, message)
     if routable < serving:
         fault = next((f"; {pod.name}: {pod.fault}" for pod in facts.pods if pod.serving and pod.fault), "")
@@ -205,14 +205,14 @@ def _ready(decision: Decision, workloads: Condition, routable: Condition) -> Con
         return _ready_at_zero(decision)
     if routable.reason in (v.NO_GATEWAY, v.SIGNALS_STALE):
         return condition(routable.status, routable.reason, routable.message)
-    taking = sum(decision.receiving(weight.revision) for weight in decision.rollout.weights)
+    receiving = sum(decision.receiving(weight.revision) for weight in decision.rollout.weights)
     changing = decision.stable_serves and not decision.canary_in_place
     unmet = next((each for each in (workloads, routable) if each.status != "True"), None)
-    if taking:
+    if receiving:
         change = f"; revision {decision.facts.revision} is being rolled out" if changing else ""
         change += f"; {unmet.message}" if unmet is not None else ""
         reason = v.ROLLING_OUT if changing else v.RUNNING
-        return condition("True", reason, f"requests go to {counted(taking, 'replica')}{change}")
+        return condition("True", reason, f"requests go to {counted(receiving, 'replica')}{change}")
     if unmet is None:
         return condition("False", v.ROLLING_OUT, f"no replica of revision {decision.rollout.serving} receives requests")
     if unmet.reason == v.WAITING_FOR_MODEL:
