@@ -376,13 +376,15 @@ class HttpProtocol(ClosingProtocol):
 
     # -- what a request may ask ------------------------------------------------------------------------------------
 
-    def arrived_body(self) -> bytes | None:
-        """Return the body of the request that is served now; None when it must be received, for it is not all here.
+    def arrived_body(self, scope: Scope) -> bytes | None:
+        """Return the body of a request; None when it must be received: it is not all here, or another one is served.
 
         ASGI's own way costs two coroutines, which nearly every request can do without.
         """
         served = self._served
-        if served is None or served.more_body or served.disconnected or served.waiting_for_100_continue:
+        if served is None or cast("Scope", served.scope) is not scope:  # it was refused, and the refusal is served
+            return None
+        if served.more_body or served.disconnected or served.waiting_for_100_continue:
             return None
         self.flow.resume_reading()
         served.message_event.clear()
