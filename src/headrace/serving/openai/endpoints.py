@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 from headrace import headers
+from headrace.http.paths import LiteralPath
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
 from headrace.serving.exchange import Exchange, Handlers
@@ -38,7 +39,7 @@ class OpenAIEndpoints:
         """Return method and path to handler."""
         return {
             ("GET", "/v1/models"): self._models,
-            ("GET", f"/v1/models/{self._model}"): self._one_model,
+            ("GET", LiteralPath(f"/v1/models/{self._model}")): self._one_model,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
             ("POST", "/tokenize"): self._tokenize,
