@@ -211,7 +211,7 @@ class LLMEngine:
             tokens=list(prompt),
             sampling=request.sampling,
             sequence=Sequence(length=len(prompt)),
-            answer=Answer(self._tokenizer, request.stop),
+            answer=Answer(self._tokenizer, request.stop, cursors=request.cursors),
             generator=generator_of(request.sampling),
             outbox=asyncio.Queue(),  # bounded by the answer's length
         )

@@ -77,9 +77,9 @@ class OpenAIEndpoints:
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            requests = await asyncio.to_thread(body.requests, work.engine)
             cursors = exchange.headers.get(_CURSORS) == b"true"
-            answer = Answer(shape, self._model, requests, body.stream_options, cursors=cursors)
+            requests = await asyncio.to_thread(body.requests, work.engine, cursors=cursors)
+            answer = Answer(shape, self._model, requests, body.stream_options)
             answers = [work.engine.generate(request) for request in requests]
             try:
                 async with aclosing(merged(answers)) as steps:

@@ -117,11 +117,11 @@ class GenerationBody(Body, ABC):
         """Return how long the answer may be; the newer name wins. None: as long as there is room."""
         return self.max_completion_tokens or self.max_tokens
 
-    def requests(self, engine: TextEngine) -> list[GenerationRequest]:
+    def requests(self, engine: TextEngine, *, cursors: bool = False) -> list[GenerationRequest]:
         """Return a request for each prompt. Raises InvalidRequest where the fields contradict or do not fit."""
-        return [self.request(prompt, engine) for prompt in self.prompts(engine)]
+        return [self.request(prompt, engine, cursors=cursors) for prompt in self.prompts(engine)]
 
-    def request(self, prompt: Prompt, engine: TextEngine) -> GenerationRequest:
+    def request(self, prompt: Prompt, engine: TextEngine, *, cursors: bool = False) -> GenerationRequest:
         """Return what the engine gets for one prompt."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("`stream_options` is only allowed with `stream: true`", param="stream_options")
@@ -148,7 +148,8 @@ class GenerationBody(Body, ABC):
             token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
             ignore_eos=bool(self.ignore_eos),
         )
-        return GenerationRequest(tuple(prompt.tokens), sampling, conditions)
+        cursors = cursors and bool(self.stream)  # only streams are interrupted in between
+        return GenerationRequest(tuple(prompt.tokens), sampling, conditions, cursors)
 
 
 class ContentPart(Fields):
