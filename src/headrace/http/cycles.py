@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
 """Not allowed in a header field (RFC 9110 §5.5): the client would read another head."""
 _NAMES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
-"""The characters of names: tokens (RFC 9110 §5.6.2), in lower case. A length in upper case would not be taken for one."""
+"""The characters of names: tokens (RFC 9110 §5.6.2), in lower case, as the names are compared here."""
 _WITHOUT_BODY = frozenset({204, 304})
 
 
