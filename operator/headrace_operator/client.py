@@ -50,13 +50,14 @@ _ERRORS, _SERVER_ERRORS = 400, 500
 
 
 class ApiError(HeadraceError):
-    """The API server refused, or could not be reached (status UNREACHABLE)."""
+    """The API server rejected a request, or was unreachable."""
 
     reason = "ApiServer"
 
     def __init__(self, status: int, message: str, *, said: str = "") -> None:
         super().__init__(message)
         self.status = status
+        """`UNREACHABLE` if there was no answer."""
         self.said = said or message
         """What it said itself, without what it was asked."""
 
