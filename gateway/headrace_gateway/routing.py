@@ -22,7 +22,10 @@ LAST_RESORT = "last-resort"
 
 
 class Choice(NamedTuple):
-    """A replica, and why it is this one (the word in `x-headrace-decision`)."""
+    """A replica, and why it is this one (the word in `x-headrace-decision`).
+
+    A named tuple: one is made per request (see `headrace_gateway.operations.RequestInfo`).
+    """
 
     replica: Replica
     reason: str

@@ -18,8 +18,6 @@ from headrace.http.protocol import Guard, HttpProtocol
 
 KEEP_ALIVE_SECONDS = 75
 """Idle connections; SDKs, proxies and gateways give theirs up at 60 s and below, so that it is they who close."""
-
-
 BACKLOG = 1024
 """Connections that wait to be accepted (the kernel caps it at net.core.somaxconn)."""
 
