@@ -39,7 +39,7 @@ def gateway() -> str:
 
 
 def runtime() -> str:
-    """Return the metrics of each runtime type: an engine's own by their constants, the others as the shell shows them."""
+    """Return the metrics of each runtime type: an engine's own by their constants, the others as the shell has them."""
     known = dict(_own()) | _exposed(_shell())
     types: dict[str, list[str]] = {}
     for profile in PROFILES.values():

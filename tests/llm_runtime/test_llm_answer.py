@@ -183,8 +183,7 @@ def test_cursor_then_the_text_so_far_is_that_of_its_tokens(pieces: list[str], st
     [(False, [(" hel", None), ("lo world", None)]), (True, [("", 0), (" hello world", 2)])],
 )
 def test_stop_when_it_may_begin_in_a_token_then_it_is_held(
-    cursors: bool,
-    told: list[tuple[str, int | None]],  # noqa: FBT001 - a column of the table
+    told: list[tuple[str, int | None]], *, cursors: bool
 ) -> None:
     """The text before it is held too only where a cursor counts whole tokens."""
     hello, world = LOADED[0].encode(" hello"), LOADED[0].encode(" world")
