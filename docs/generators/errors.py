@@ -1,20 +1,25 @@
-"""Errors: the classes of every module `errors`, each with its reason, HTTP status and exit code."""
+"""Errors: the classes of every package, each with its reason, HTTP status and exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from pkgutil import walk_packages
 
 from generators.markdown import code, table
 from generators.source import CHECKOUT
+from headrace.control.world import ChildRefused
 from headrace.errors import HeadraceError
 from headrace.http.errors import RequestError
+from headrace.sources.transfer import Interrupted
 
-MODULES = tuple(
-    ".".join(path.relative_to(folder).with_suffix("").parts)
-    for folder in (CHECKOUT / "src", *CHECKOUT.glob("*"), *CHECKOUT.glob("runtimes/*"))
-    for path in sorted((*folder.glob("headrace*/errors.py"), *folder.glob("headrace*/*/errors.py")))
+PACKAGES = sorted(
+    path.parent.name
+    for folder in ("src", "*", "runtimes/*")
+    for path in CHECKOUT.glob(f"{folder}/headrace*/__init__.py")
 )
+INTERNAL = frozenset({ChildRefused, Interrupted})
+"""Errors that nobody gets under their own reason: they become a condition, and a retry."""
 
 
 def requests() -> str:
@@ -41,16 +46,21 @@ def request_errors() -> list[type[RequestError]]:
 
 def classes() -> Iterator[type[HeadraceError]]:
     """Yield the classes of errors, a base class before its subclasses."""
-    for module in MODULES:
-        import_module(module)
+    for package in PACKAGES:
+        for module in walk_packages(import_module(package).__path__, f"{package}."):
+            import_module(module.name)
     waiting: list[type[HeadraceError]] = [HeadraceError]
     seen: set[type[HeadraceError]] = set()
     while waiting:
         each = waiting.pop(0)
-        if each.__module__ in MODULES and each not in seen:
+        if each.__module__.partition(".")[0] in PACKAGES and each not in seen | INTERNAL:
             seen.add(each)
             yield each
-            waiting[:0] = each.__subclasses__()
+            waiting[:0] = sorted(each.__subclasses__(), key=_module)  # else in the order of the imports
+
+
+def _module(error: type[HeadraceError]) -> str:
+    return error.__module__
 
 
 def _retry(error: type[RequestError]) -> str:

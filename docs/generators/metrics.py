@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics import MetricWrapperBase
@@ -10,12 +11,17 @@ from prometheus_client.parser import text_string_to_metric_families
 import headrace.control.metrics
 import headrace_operator.metrics
 from generators.markdown import code, codes, table
+from generators.source import constants
+from headrace.metrics import runtime as names
+from headrace.runtimes.registry import PROFILES
 from headrace.serving.engine import Engine, FinishReason
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.replica import Replica
 from headrace_gateway.metrics import GatewayMetrics
 
 Row = tuple[str, str, str, str]
+
+_DOCSTRING = re.compile(r"(?P<kind>Gauge|Counter|Histogram)[^:]*: (?P<meaning>.+)", re.DOTALL)
 
 
 def operator() -> str:
@@ -29,16 +35,35 @@ def gateway() -> str:
     metrics = GatewayMetrics(tuple)
     metrics.unknown.codes[200] += 1
     metrics.unknown.retries["connect-failed"] += 1
-    return _table(_exposed(metrics.exposition()))
+    return _table(_exposed(metrics.exposition()).values())
 
 
 def runtime() -> str:
-    """Return the metrics of a runtime, as one shows them that is ready and has had a request."""
+    """Return the metrics of each runtime type: an engine's own by their constants, the others as the shell has them."""
+    known = dict(_own()) | _exposed(_shell())
+    types: dict[str, list[str]] = {}
+    for profile in PROFILES.values():
+        for name in profile.metrics:
+            types.setdefault(name, []).append(profile.type)
+    rows = ((*known[name], codes(types[name])) for name in types)
+    return table(("metric", "type", "labels", "meaning", "runtime types"), rows)
+
+
+def _shell() -> bytes:
+    """Return what a runtime without an engine's own metrics shows when it is ready and has had a request."""
     replica = Replica[Engine]()
     replica.ready_seconds = 1.0
     metrics = RuntimeMetrics(replica, "model")
     metrics.ended(1.0, [FinishReason.STOP])
-    return _table(_exposed(metrics.exposition()))
+    return metrics.exposition()
+
+
+def _own() -> Iterator[tuple[str, Row]]:
+    """Yield name and row of the constants that can be an engine's own metric: one with the label of the model only."""
+    for each in constants(names):
+        if found := _DOCSTRING.match(each.meaning):
+            meaning = found["meaning"][0].upper() + found["meaning"][1:]
+            yield each.value, _row(each.value, found["kind"].lower(), (names.MODEL_LABEL,), meaning)
 
 
 def _table(rows: Iterable[Row]) -> str:
@@ -53,11 +78,14 @@ def _declared(values: Iterable[object]) -> Iterator[Row]:
                 yield _row(family.name, family.type, labels, family.documentation)
 
 
-def _exposed(exposition: bytes) -> Iterator[Row]:
+def _exposed(exposition: bytes) -> dict[str, Row]:
+    """Return the metrics by name, without those of every process."""
+    found: dict[str, Row] = {}
     for family in text_string_to_metric_families(exposition.decode()):
         if not family.name.startswith("process_") and not family.name.endswith("_created"):
             labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
-            yield _row(family.name, family.type, labels, family.documentation)
+            found[family.name] = _row(family.name, family.type, labels, family.documentation)
+    return found
 
 
 def _row(name: str, kind: str, labels: Iterable[str], text: str) -> Row:

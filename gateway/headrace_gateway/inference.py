@@ -183,7 +183,7 @@ class Inference:
         self._reserve(state, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
         state.body = await exchange.body(limit)
         self._reserve(state, len(state.body))
-        request = state.match.read(exchange.id, state.body)
+        request = state.match.read(exchange.id, grant.namespace, state.body)
         model = state.model = table.find(grant, request.public_name)
         if (objection := model.objection(request)) is not None:
             raise objection

@@ -22,7 +22,10 @@ LAST_RESORT = "last-resort"
 
 
 class Choice(NamedTuple):
-    """A replica, and the reason for the choice (the value of `x-headrace-decision`)."""
+    """A replica, and the reason for the choice (the value of `x-headrace-decision`).
+
+    A named tuple: one is made per request (see `headrace_gateway.operations.RequestInfo`).
+    """
 
     replica: Replica
     reason: str

@@ -50,13 +50,14 @@ _ERRORS, _SERVER_ERRORS = 400, 500
 
 
 class ApiError(HeadraceError):
-    """The API server rejected a request, or is unreachable (status UNREACHABLE)."""
+    """The API server rejected a request, or was unreachable."""
 
     reason = "ApiServer"
 
     def __init__(self, status: int, message: str, *, server_message: str = "") -> None:
         super().__init__(message)
         self.status = status
+        """`UNREACHABLE` if there was no answer."""
         self.server_message = server_message or message
         """The API server's own message, without method and path."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.events.decoder import Decoder
-from headrace.events.messages import MAX_EXTRA_FIELDS, Load, ReplicaReport
+from headrace.events.messages import MAX_EXTRA_FIELDS, UNCOMPUTED_TOKENS, Load, ReplicaReport
 
 REPORT: dict[str, Any] = {
     "pod": "p-1",
@@ -58,11 +59,22 @@ def test_message_when_it_is_no_json_then_it_says_so(caplog: pytest.LogCaptureFix
 
 
 def test_load_when_it_has_engine_specific_fields_then_kept() -> None:
-    report = Decoder().decode(ReplicaReport, said(load={"queued": 2, "uncomputed_tokens": 512, "hit_ratio": 0.25}))
+    report = Decoder().decode(ReplicaReport, said(load={"queued": 2, UNCOMPUTED_TOKENS: 512, "hit_ratio": 0.25}))
     assert report is not None
     assert (report.load.queued, report.load.extra) == (2, {"uncomputed_tokens": 512, "hit_ratio": 0.25})
     assert ReplicaReport.decode(report.encode()) == report
     assert Load(queued=2).with_extra({"hit_ratio": 0.25}).encode().endswith(b'"hit_ratio":0.25}')
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"Upper": 1}, {"n" * 65: 1}, {"a": math.nan}, {"a": True}, {"queued": 1}, {f"f{n}": 1 for n in range(33)}],
+    ids=["upper case", "long", "NaN", "a truth", "known", "too many"],
+)
+def test_load_when_an_engine_adds_what_is_not_kept_then_it_fails(fields: dict[str, float]) -> None:
+    """The engine is ours: a field that receivers would drop is a mistake to be seen in its tests."""
+    with pytest.raises(ValueError, match="an engine's own load"):
+        Load().with_extra(fields)
 
 
 HOSTILE = {

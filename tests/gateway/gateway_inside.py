@@ -37,7 +37,7 @@ NETWORKS = PodNetworks.of(["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"], api_server=
 
 def request_info(operation: Operation = CHAT, *, stream: bool = False) -> RequestInfo:
     """What the gateway has read of some request for the model `echo`."""
-    return RequestInfo(b"id", operation, {}, "echo", stream)
+    return RequestInfo(b"id", operation, {}, "default", "echo", stream)
 
 
 @dataclass

@@ -92,7 +92,7 @@ def test_allowed_when_operations_share_a_path_then_all_methods() -> None:
     assert table.allowed(scope("/v2/models/m")) is None
 
 
-@pytest.mark.parametrize("body", [Body.TENSOR, Body.NONE])
+@pytest.mark.parametrize("body", [Body.MULTIPART, Body.TENSOR, Body.NONE])
 def test_operation_when_nothing_can_name_the_model_then_refused(body: Body) -> None:
     with pytest.raises(ValueError, match="only a JSON body"):
         Operation("o", "/o", body, "Do it")
@@ -119,8 +119,8 @@ def test_read_when_operation_cannot_stream_then_field_ignored() -> None:
 def test_request_when_read_then_info_for_queue_and_routing() -> None:
     match = OPERATIONS.match(scope(CHAT))
     assert match is not None
-    read = match.read(b"id", b'{"model":"m","stream":true}')
-    assert read == RequestInfo(b"id", match.operation, {}, "m", stream=True)
+    read = match.read(b"id", "team-a", b'{"model":"m","stream":true}')
+    assert read == RequestInfo(b"id", match.operation, {}, tenant="team-a", public_name="m", stream=True)
 
 
 def revision(name: str, *operations: str, weight_percent: int = 50) -> RevisionWeight:

@@ -25,9 +25,9 @@ def _tokenizer(smollm2_path: Path) -> Iterator[None]:
     LOADED.clear()
 
 
-def answered(ids: list[int], conditions: StopConditions) -> list[Delta]:
+def answered(ids: list[int], conditions: StopConditions, *, cursors: bool = False) -> list[Delta]:
     """Feed tokens until the answer ends, or all of them."""
-    answer, deltas = Answer(LOADED[0], conditions), []
+    answer, deltas = Answer(LOADED[0], conditions, cursors=cursors), []
     for token in ids:
         deltas.append(answer.add(token, room=10_000))
         if deltas[-1].finish_reason is not None:
@@ -39,11 +39,12 @@ def answered(ids: list[int], conditions: StopConditions) -> list[Delta]:
 @given(
     text=st.text(alphabet="ab🙂 é", min_size=1, max_size=30),
     stops=st.lists(st.text(alphabet="ab🙂 é", min_size=1, max_size=4), max_size=3),
+    cursors=st.booleans(),
 )
-def test_text_when_it_meets_a_stop_then_it_ends_just_before_it(text: str, stops: list[str]) -> None:
+def test_text_when_it_meets_a_stop_then_it_ends_just_before_it(text: str, stops: list[str], *, cursors: bool) -> None:
     """Joined, the deltas are the text up to a stop string, or all of it; and no piece of a stop was told before."""
     ids = LOADED[0].encode(text)
-    deltas = answered(ids, StopConditions(max_tokens=len(ids), strings=tuple(stops)))
+    deltas = answered(ids, StopConditions(max_tokens=len(ids), strings=tuple(stops)), cursors=cursors)
     told = "".join(delta.text for delta in deltas)
     assert not any(stop in told for stop in stops)
     if any(stop in text for stop in stops):
@@ -117,12 +118,14 @@ def test_stop_when_it_spells_a_special_token_then_it_matches(stop: str, told: st
         st.lists(st.sampled_from(["a", "b", "<|im_start|>", "<", ">a"]), min_size=1, max_size=3).map("".join),
         max_size=3,
     ),
+    cursors=st.booleans(),
 )
-def test_special_tokens_then_only_stop_strings_see_them(pieces: list[str], stops: list[str]) -> None:
+def test_special_tokens_then_only_stop_strings_see_them(pieces: list[str], stops: list[str], *, cursors: bool) -> None:
     """The answer ends where the first stop begins, in the text with special tokens or without; none of it is told."""
     shown = [piece for piece in pieces if not piece.startswith("<")]
     ids = [token for piece in pieces for token in LOADED[0].encode(piece)]
-    deltas = answered(ids, StopConditions(max_tokens=len(ids), strings=tuple(stops), ignore_eos=True))
+    conditions = StopConditions(max_tokens=len(ids), strings=tuple(stops), ignore_eos=True)
+    deltas = answered(ids, conditions, cursors=cursors)
     told = "".join(delta.text for delta in deltas)
     assert "".join(shown).startswith(told)
     assert not any(stop in told for stop in stops)
@@ -138,6 +141,7 @@ def test_special_tokens_when_only_they_come_then_none_is_held() -> None:
     for _ in range(1000):
         answer.add(TURN, room=10_000)
     assert answer._held == ""
+    assert not answer._boundaries
 
 
 PIECES = ["a", "b", "ab b", "é", "🙂", "漢字", "<|im_start|>", "<|im_end|>"]
@@ -161,7 +165,8 @@ def test_cursor_then_the_text_so_far_is_that_of_its_tokens(pieces: list[str], st
         for token in (LOADED[0].encode(piece[0])[:1] if piece.endswith("cut") else LOADED[0].encode(piece))
     ]
     told, before = "", 0
-    deltas = answered(ids, StopConditions(max_tokens=len(ids), strings=tuple(stops), ignore_eos=True))
+    conditions = StopConditions(max_tokens=len(ids), strings=tuple(stops), ignore_eos=True)
+    deltas = answered(ids, conditions, cursors=True)
     for count, delta in enumerate(deltas, start=1):
         told += delta.text
         assert delta.cursor is not None
@@ -173,8 +178,15 @@ def test_cursor_then_the_text_so_far_is_that_of_its_tokens(pieces: list[str], st
     assert before == len(deltas)
 
 
-def test_stop_when_it_may_begin_in_a_token_then_it_is_held() -> None:
+@pytest.mark.parametrize(
+    ("cursors", "told"),
+    [(False, [(" hel", None), ("lo world", None)]), (True, [("", 0), (" hello world", 2)])],
+)
+def test_stop_when_it_may_begin_in_a_token_then_it_is_held(
+    told: list[tuple[str, int | None]], *, cursors: bool
+) -> None:
+    """The text before it is held too only where a cursor counts whole tokens."""
     hello, world = LOADED[0].encode(" hello"), LOADED[0].encode(" world")
     assert (len(hello), len(world)) == (1, 1)
-    deltas = answered([*hello, *world], StopConditions(max_tokens=2, strings=("lot",)))
-    assert [(delta.text, delta.cursor) for delta in deltas] == [("", 0), (" hello world", 2)]
+    deltas = answered([*hello, *world], StopConditions(max_tokens=2, strings=("lot",)), cursors=cursors)
+    assert [(delta.text, delta.cursor) for delta in deltas] == told

@@ -11,6 +11,7 @@ import pytest
 from llm_runtime.llm_files import TOKENS, X_END, Y_END, GGUFModel, answering
 from llm_runtime.llm_requests import generate
 
+from headrace.events.messages import UNCOMPUTED_TOKENS
 from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.engine import QUEUE_PER_SLOT, LLMEngine
@@ -154,9 +155,9 @@ async def test_load_when_a_prompt_waits_then_its_tokens_are_reported(engine: LLM
     waiting = asyncio.create_task(answer(engine, [1] * 9, SHORT))
     await asyncio.sleep(0)
     (metric,) = engine.metrics("m")
-    assert 9 <= engine.load().extra["uncomputed_tokens"] <= 10
+    assert 9 <= engine.load().extra[UNCOMPUTED_TOKENS] <= 10
     assert 9 <= metric.samples[0].value <= 10
     assert (metric.samples[0].name, metric.samples[0].labels) == ("headrace_llm_uncomputed_tokens", {"model_name": "m"})
     await running.aclose()
     await waiting
-    assert engine.load().extra == {"uncomputed_tokens": 0}
+    assert engine.load().extra == {UNCOMPUTED_TOKENS: 0}

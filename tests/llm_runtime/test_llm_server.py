@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import openai
@@ -170,24 +169,46 @@ def test_metrics_then_they_are_those_of_the_profile(server: LLMServer) -> None:
 
 
 def test_stream_then_its_cursors_count_the_tokens(client: openai.OpenAI) -> None:
+    """The text up to each cursor is that of so many tokens: that of a greedy answer which is no longer."""
+    prompts, length, stop = ["One, two, three,", "The capital of France is"], 8, " five"
+    texts = [[""] * len(prompts)]
+    for limit in range(1, length + 1):
+        whole = client.completions.create(model=MODEL, prompt=prompts, max_tokens=limit, temperature=0)
+        texts.append([choice.text for choice in whole.choices])
+
     stream = client.completions.with_streaming_response.create(
         model=MODEL,
-        prompt=["One, two, three,", "The capital of France is"],
-        max_tokens=8,
+        prompt=prompts,
+        max_tokens=length,
         temperature=0,
-        stop=" five",
+        stop=stop,
         stream=True,
         stream_options={"include_usage": True},
         extra_headers={CURSORS: "true"},
     )
     with stream as response:
-        lines = list(response.iter_lines())
+        lines = [line for line in response.iter_lines() if line]
 
     prefix = ": headrace cursor="
-    cursors = [[*map(int, line.removeprefix(prefix).split(","))] for line in lines if line.startswith(prefix)]
-    usage = json.loads(lines[-4].removeprefix("data: "))["usage"]
-    assert all(before <= after for pair in pairwise(cursors) for before, after in zip(*pair, strict=True))
-    assert sum(cursors[-1]) == usage["completion_tokens"]
+    cursors, told, counted = [0] * len(prompts), [""] * len(prompts), 0
+    for line in lines[:-2]:
+        if line.startswith(prefix):
+            before, cursors = cursors, [*map(int, line.removeprefix(prefix).split(","))]
+            assert all(old <= new for old, new in zip(before, cursors, strict=True))
+            continue
+        (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+        told[choice["index"]] += choice["text"]
+        assert told == [texts[count][index].partition(stop)[0] for index, count in enumerate(cursors)]
+        counted += 1
+    assert counted > length
+    assert sum(cursors) == json.loads(lines[-2].removeprefix("data: "))["usage"]["completion_tokens"]
+
+
+def test_stream_then_without_the_header_it_has_no_cursors(client: openai.OpenAI) -> None:
+    stream = client.completions.with_streaming_response.create(model=MODEL, prompt="One,", max_tokens=4, stream=True)
+    with stream as response:
+        lines = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
 
 
 def test_models_then_the_served_one_is_listed(client: openai.OpenAI) -> None:

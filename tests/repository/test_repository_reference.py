@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from generators import chart_values, pages, programs, reasons, source, variables
+from generators import chart_values, errors, metrics, pages, programs, reasons, source, variables
 
 from headrace.kinds.registry import RESOURCE_KINDS
+from headrace.runtimes.registry import PROFILES
 
 PAGES = {path.name: path.read_text() for path in pages.pages()}
 CONDITIONS = (pages.REFERENCE / "conditions.md").read_text()
@@ -40,6 +43,35 @@ def test_condition_types_when_listed_then_the_page_has_each(kind: str) -> None:
 def test_reasons_when_listed_then_a_condition_has_each() -> None:
     table = CONDITIONS.partition("| type | True |")[2].partition("\n\n")[0]
     assert [each.value for each in reasons.under(reasons.CONDITION_REASONS) if f"`{each.value}`" not in table] == []
+
+
+@pytest.mark.parametrize("runtime", PROFILES)
+def test_metrics_when_listed_then_each_of_a_runtime(runtime: str) -> None:
+    listed = {
+        row.split("`")[1].removesuffix("_total") for row in metrics.runtime().splitlines() if f"`{runtime}`" in row
+    }
+    assert listed == set(PROFILES[runtime].metrics)
+
+
+def test_errors_when_listed_then_those_of_every_module() -> None:
+    """Also of modules that are not named `errors`, in each package."""
+    found = {each.__name__ for each in errors.classes()}
+    assert found >= {"LoginRefused", "NamespacesRefused", "WaitTimeout", "NoRoom", "InvalidFile", "InvalidHome"}
+    assert found >= {"BadRequest", "ReadOnly", "NotOurs", "ApiError", "Draining", "GatewayStopping"}
+    assert not found & {each.__name__ for each in errors.INTERNAL}
+
+
+def test_errors_when_imported_in_another_order_then_same_page() -> None:
+    program = "import headrace_gateway.main; from generators import errors; print(errors.requests() + errors.others())"
+    made = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": "docs"},
+        cwd=source.CHECKOUT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert made.stdout.strip() == (errors.requests() + errors.others()).strip()
 
 
 def test_variables_when_listed_then_each_has_a_meaning() -> None:

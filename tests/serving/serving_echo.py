@@ -77,7 +77,8 @@ class EchoEngine:
                 await asyncio.sleep(self._step_seconds)
                 self.counters.steps += 1
                 self.counters.generated_tokens += 1
-                yield Delta(chr(token), (token,), last if number == length else None, cursor=number)
+                cursor = number if request.cursors else None
+                yield Delta(chr(token), (token,), last if number == length else None, cursor)
             self.counters.finished += 1
         except (GeneratorExit, asyncio.CancelledError):
             self.counters.cancelled += 1

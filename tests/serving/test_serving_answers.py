@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -107,26 +109,50 @@ def test_whole_answer_then_it_has_text_reason_and_usage(shape: Shape, choice: di
     assert (whole["object"], whole["model"]) == (shape.whole, "the model")
 
 
-def cursors(raw: bytes, choices: int) -> list[tuple[list[int], list[str]]]:
-    """Return each cursor of a stream, with the texts of the choices up to and including the event that it counts."""
-    read, texts = list[tuple[list[int], list[str]]](), [""] * choices
+CURSORS = replace(REQUEST, cursors=True)
+
+
+@dataclass
+class Received:
+    """What a client has of a choice; `cursor` is valid, for its event is complete."""
+
+    cursor: int = 0
+    text: str = ""
+    ended: bool = False
+
+
+def cut(raw: bytes, choices: int) -> Iterator[list[Received]]:
+    """Yield what a client has of each choice when a stream is cut after each of its events, of comments too."""
+    received = [Received() for _ in range(choices)]
     pending: list[int] | None = None
     for event in raw.decode().split("\n\n")[:-2]:
         if event.startswith(CURSOR.decode()):
             pending = [int(each) for each in event.removeprefix(CURSOR.decode()).split(",")]
-            continue
-        for choice in json.loads(event.removeprefix("data: "))["choices"]:
-            texts[choice["index"]] += choice["delta"].get("content", "")
-        if pending is not None:
-            read.append((pending, list(texts)))
+        else:
+            for choice in json.loads(event.removeprefix("data: "))["choices"]:
+                content = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+                received[choice["index"]].text += content
+                received[choice["index"]].ended |= choice["finish_reason"] is not None
+            for each, cursor in zip(received, pending or [], strict=False):
+                each.cursor = cursor
             pending = None
-    return read
+        yield [replace(each) for each in received]
 
 
-@given(data=st.data(), answers=st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=6), min_size=1, max_size=4))
-def test_cursor_then_each_choice_has_the_text_of_its_tokens(data: st.DataObject, answers: list[list[str]]) -> None:
-    """An answer is given as what each token adds; one that adds nothing is counted with the next event."""
-    answer = Answer(CHAT, "m", [REQUEST] * len(answers), None, cursors=True)
+@given(
+    data=st.data(),
+    answers=st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=6), min_size=1, max_size=4),
+    shape=st.sampled_from([CHAT, TEXT]),
+    options=st.sampled_from([None, StreamOptions(include_usage=True, continuous_usage_stats=True)]),
+)
+def test_cursor_when_the_stream_is_cut_then_it_counts_what_came(
+    data: st.DataObject, answers: list[list[str]], shape: Shape, options: StreamOptions | None
+) -> None:
+    """Wherever it is cut, the client has the text of exactly so many tokens, and the end with all of them.
+
+    An answer is given as what each token adds; one that adds nothing is counted with the next event.
+    """
+    answer = Answer(shape, "m", [CURSORS] * len(answers), options)
     order = data.draw(st.permutations([index for index, texts in enumerate(answers) for _ in texts]))
     raw, done = answer.open(), [0] * len(answers)
     for index in order:
@@ -134,16 +160,17 @@ def test_cursor_then_each_choice_has_the_text_of_its_tokens(data: st.DataObject,
         done[index] += 1
         end = FinishReason.LENGTH if done[index] == len(answers[index]) else None
         raw += answer.chunk(Step(index, Delta(text, (0,), end, cursor=done[index])))
-    read = cursors(raw + answer.close(), len(answers))
 
-    for counts, texts in read:
-        assert texts == ["".join(answers[index][:count]) for index, count in enumerate(counts)]
-    assert read[-1][0] == [len(texts) for texts in answers]
-    assert sum(read[-1][0]) == answer.completion_tokens
+    received: list[Received] = []
+    for received in cut(raw + answer.close(), len(answers)):
+        for each, texts in zip(received, answers, strict=True):
+            assert each.text == "".join(texts[: each.cursor])
+            assert each.ended == (each.cursor == len(texts))
+    assert sum(each.cursor for each in received) == answer.completion_tokens
 
 
 def test_cursor_when_the_engine_cannot_resume_then_there_is_none() -> None:
-    answer = Answer(CHAT, "m", [REQUEST], None, cursors=True)
+    answer = Answer(CHAT, "m", [CURSORS], None)
     assert CURSOR not in answer.open() + b"".join(answer.chunk(Step(0, delta)) for delta in DELTAS) + answer.close()
 
 

@@ -81,10 +81,10 @@ async def test_path_when_it_matches_a_pattern_then_its_handler_runs(
         send,
     )
 
-    start, body = sent
-    assert start["status"] == status
+    (message,) = sent  # head and body are one write
+    assert message["status"] == status
     if answer is not None:
-        assert answer == (dict(start["headers"])[b"allow"] if status == 405 else body["body"])
+        assert answer == (dict(message["headers"])[b"allow"] if status == 405 else message["body"])
 
 
 async def read_it(exchange: Exchange) -> None:
@@ -96,7 +96,7 @@ def piece(body: bytes, *, more: bool) -> Message:
 
 
 async def test_body_in_pieces_then_it_is_whole() -> None:
-    _, answer = await asked(read_it, piece(b"ab", more=True), piece(b"c", more=False))
+    (answer,) = await asked(read_it, piece(b"ab", more=True), piece(b"c", more=False))
 
     assert answer["body"] == b'{"bytes":3}'
 
@@ -104,10 +104,10 @@ async def test_body_in_pieces_then_it_is_whole() -> None:
 async def test_body_when_it_stops_coming_then_the_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "BODY_SECONDS", 0.02)
 
-    start, answer = await asked(read_it, piece(b"ab", more=True))
+    (answer,) = await asked(read_it, piece(b"ab", more=True))
 
-    assert start["status"] == 408
-    assert (b"connection", b"close") in start["headers"]
+    assert answer["status"] == 408
+    assert (b"connection", b"close") in answer["headers"]
     assert json.loads(answer["body"])["error"]["code"] == "request_timeout"
 
 
@@ -124,10 +124,10 @@ async def test_handler_when_it_fails_then_the_client_sees_its_type() -> None:
     async def fail(_: Exchange) -> None:
         raise ValueError("the prompt was: secret")
 
-    start, answer = await asked(fail)
+    (answer,) = await asked(fail)
 
     error = json.loads(answer["body"])["error"]
-    assert (start["status"], error["type"], error["code"]) == (500, "server_error", "internal_error")
+    assert (answer["status"], error["type"], error["code"]) == (500, "server_error", "internal_error")
     assert "ValueError" in error["message"]
     assert "secret" not in error["message"]
 

@@ -19,10 +19,10 @@ class Match:
     operation: Operation
     parameters: Mapping[str, str]
 
-    def read(self, request_id: bytes, body: bytes) -> RequestInfo:
+    def read(self, request_id: bytes, tenant: str, body: bytes) -> RequestInfo:
         """Return the request's properties from its path and body. Raises InvalidRequest."""
         public_name, stream = self.operation.read(self.parameters, body)
-        return RequestInfo(request_id, self.operation, self.parameters, public_name, stream)
+        return RequestInfo(request_id, self.operation, self.parameters, tenant, public_name, stream)
 
     def target(self) -> str:
         """Return the request target, percent-encoded."""

@@ -22,6 +22,7 @@ class Body(Enum):
     """The kind of a request body; the value is its media type."""
 
     JSON = "application/json"
+    MULTIPART = "multipart/form-data"
     TENSOR = "application/octet-stream"
     """Open Inference Protocol v2 with the binary tensor extension: JSON, then raw tensors."""
     NONE = ""

@@ -18,6 +18,8 @@ class RequestInfo(NamedTuple):
     operation: Operation
     parameters: Mapping[str, str]
     """Of the path, percent-decoded."""
+    tenant: str
+    """The namespace that the API key opens."""
     public_name: str
     """Of the model."""
     stream: bool

@@ -60,7 +60,10 @@ class ReplicaUnresponsive(ConnectionLost):
 
 
 class Head(NamedTuple):
-    """Status and headers of an answer; names are in lower case."""
+    """Status and headers of an answer; names are in lower case.
+
+    A named tuple: one is made per request (see `headrace_gateway.operations.RequestInfo`).
+    """
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]

@@ -4,8 +4,9 @@ Special tokens are no text of the answer, but stop strings see them: `<|im_end|>
 stop there. So a stop string is searched for twice, with special tokens spelled out and in the text that the client
 gets.
 
-Text is released in whole tokens only. The text that the client has is therefore always that of a number of tokens, the
-cursor, from which another replica can continue without repeating or losing a character.
+With cursors, text is released in whole tokens only. The text that the client has is then always that of a number of
+tokens, the cursor, from which another replica can continue without repeating or losing a character. Without cursors,
+text is released as soon as it cannot become a stop string any more.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class _Boundary:
 class Answer:
     """Turns a request's sampled tokens into deltas. Text that may be the beginning of a stop string is held back."""
 
-    def __init__(self, tokenizer: ModelTokenizer, stop: StopConditions) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, stop: StopConditions, *, cursors: bool = False) -> None:
         self._stream = tokenizer.stream()
         self._conditions = stop
         self._special = tokenizer.special
@@ -39,10 +40,11 @@ class Answer:
         """Text that is not released yet, special tokens spelled out."""
         self._shown: list[bool] = []
         """Which of its characters the client gets: those that are not of a special token."""
+        self._cursors = cursors
         self._released = 0
         """Length of the text before `_held`: places are counted from the beginning of the answer."""
         self._boundaries: deque[_Boundary] = deque()
-        """In `_held`, by place."""
+        """In `_held`, by place; none without cursors."""
         self._count = 0
         self._decoded = 0
         """Tokens before the incomplete character, if there is one at the end."""
@@ -59,15 +61,21 @@ class Answer:
             return self._last(end, (token,), FinishReason.STOP)
         if self._count >= self._conditions.max_tokens or room <= 0:
             return self._last(len(self._held), (token,), FinishReason.LENGTH, rest=self._stream.finish())
+        if not self._cursors:
+            return Delta(self._release(self._safe()), (token,))
         return Delta(self._release_tokens(), (token,), cursor=self._cursor)
 
     def _decode(self, token: int) -> None:
         text = self._stream.step(token)
-        complete = bool(text) or (token in self._special and self._decoded == self._count - 1)
-        if complete:
-            self._decoded = self._count
         self._hold(text, shown=True)
         self._hold(self._special.get(token, ""), shown=False)
+        if self._cursors:
+            self._note_boundary(complete=bool(text) or (token in self._special and self._decoded == self._count - 1))
+
+    def _note_boundary(self, *, complete: bool) -> None:
+        """Note where the newest token ends; if a character is not complete, its tokens do not count yet."""
+        if complete:
+            self._decoded = self._count
         boundary = _Boundary(self._released + len(self._held), self._decoded)
         if self._boundaries and self._boundaries[-1].place == boundary.place:
             self._boundaries[-1] = boundary
@@ -76,7 +84,7 @@ class Answer:
 
     def _last(self, end: int, token_ids: tuple[int, ...], reason: FinishReason, rest: str = "") -> Delta:
         """Return the delta that ends the answer: the held text up to `end`, and what the decoder has left."""
-        return Delta(self._release(end) + rest, token_ids, reason, self._count)
+        return Delta(self._release(end) + rest, token_ids, reason, self._count if self._cursors else None)
 
     def _release_tokens(self) -> str:
         """Release the tokens that are in front of what may become a stop string."""

@@ -23,7 +23,7 @@ import torch
 from prometheus_client.core import Metric
 
 from headrace.errors import HeadraceError
-from headrace.events.messages import Load
+from headrace.events.messages import UNCOMPUTED_TOKENS, Load
 from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
 from headrace.serving.engine import ChatMessage, Delta, EngineCounters, GenerationRequest, Progress, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
@@ -41,8 +41,6 @@ TOKEN_BUDGET = 256
 """Tokens per step. Prefill on two cores is equally fast from 128 on; more would only delay running answers."""
 QUEUE_PER_SLOT = 4
 """Queued requests per slot: enough to keep the slots full; further requests wait in the gateway."""
-UNCOMPUTED_TOKENS = "uncomputed_tokens"
-"""In load reports."""
 RATE_SMOOTHING = 0.2
 """Weight of the newest step in the reported step time and rate."""
 
@@ -211,7 +209,7 @@ class LLMEngine:
             tokens=list(prompt),
             sampling=request.sampling,
             sequence=Sequence(length=len(prompt)),
-            answer=Answer(self._tokenizer, request.stop),
+            answer=Answer(self._tokenizer, request.stop, cursors=request.cursors),
             generator=generator_of(request.sampling),
             outbox=asyncio.Queue(),  # bounded by the answer's length
         )

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_EXTRA_FIELDS = 32
 """Bound of what is kept of a replica's load besides the fields that all engines report."""
+UNCOMPUTED_TOKENS = "uncomputed_tokens"
+"""Field of the LLM engine's load: tokens of its admitted requests that are not computed yet."""
 _EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -73,7 +75,12 @@ class Load(Message):
         return self.__pydantic_extra__
 
     def with_extra(self, fields: Mapping[str, float]) -> Load:
-        """Return this load with more fields of the engine's own."""
+        """Return this load with more fields of the engine's own. Raises ValueError for one that would not be kept."""
+        if len(self.extra.keys() | fields.keys()) > MAX_EXTRA_FIELDS:
+            raise ValueError(f"an engine's own load has at most {MAX_EXTRA_FIELDS} fields")
+        for name, value in fields.items():
+            if name in Load.model_fields or not _is_extra(name, value):
+                raise ValueError(f"not a field of an engine's own load: {name!r}, {value!r}")
         return Load.model_validate({**self.model_dump(), **fields})
 
     @model_validator(mode="before")

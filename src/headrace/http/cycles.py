@@ -11,6 +11,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
 """Not allowed in a header field (RFC 9110 §5.5): they could end the head early."""
+_NAMES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+"""The characters of names: tokens (RFC 9110 §5.6.2), in lower case, as the names are compared here."""
 _WITHOUT_BODY = frozenset({204, 304})
 
 
@@ -31,6 +33,9 @@ class Cycle(RequestResponseCycle):
         if self.response_complete:
             raise RuntimeError("the answer was complete before this message")
         content = cast("Mapping[str, Any]", message)
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if content["type"] != expected:
+            raise RuntimeError(f"the answer's next message is {content['type']}, and must be {expected}")
         head = b""
         if not self.response_started:
             self.response_started, self.waiting_for_100_continue = True, False
@@ -59,6 +64,8 @@ class Cycle(RequestResponseCycle):
         line_ends = len(text) - len(text.translate(None, _CONTROLS))
         if line_ends != len(b"\r\n") * (len(fields) + 1):
             raise RuntimeError("a header field of the answer has control characters")
+        if b"".join([name for name, _ in fields]).translate(None, _NAMES):
+            raise RuntimeError("a header field of the answer has a name that is no token in lower case")
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -118,3 +125,7 @@ class UnchunkedCycle(Cycle):
         self.chunked_encoding = False
         self.expected_content_length = len(cast("Mapping[str, Any]", message).get("body", b""))
         await super().send(message)
+
+    @override
+    def _head(self, status: int, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+        return super()._head(status, [field for field in fields if field[0] != b"transfer-encoding"])

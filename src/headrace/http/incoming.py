@@ -17,6 +17,7 @@ class IncomingBody:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.received_bytes = 0
         self._client: HttpProtocol | None = scope.get(CLIENT)
+        self._scope = scope
         self._receive = receive
 
     async def read(self, limit: int, *, encoding: bytes, declared_bytes: int | None) -> bytes:
@@ -28,7 +29,7 @@ class IncomingBody:
         check_encoding(encoding)
         if declared_bytes is not None and declared_bytes > max(limit, MAX_DISCARDED_BYTES):
             raise too_large(limit)
-        body = self._client.arrived_body() if self._client is not None else None
+        body = self._client.arrived_body(self._scope) if self._client is not None else None
         if body is None:
             body = await self._receive_all(limit)
         else:

@@ -21,6 +21,12 @@ _DOTS = frozenset({".", ".."})
 Endpoint = TypeVar("Endpoint")
 
 
+class LiteralPath(str):
+    """A path without parameters, whatever braces it has: a part of it is a name that somebody chose."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class PathMatch(Generic[Endpoint]):
     """The endpoint of a request, and the parameters of its path, percent-decoded."""
@@ -38,7 +44,7 @@ class PathTable(Generic[Endpoint]):
         self._patterns: dict[re.Pattern[bytes], dict[str, Endpoint]] = {}
         for (method, path), endpoint in endpoints.items():
             methods = [method, *(["HEAD"] if method == "GET" else [])]
-            if PARAMETER.search(path) is None:
+            if isinstance(path, LiteralPath) or PARAMETER.search(path) is None:
                 rows = self._exact.setdefault(path, {})
                 rows |= dict.fromkeys(methods, PathMatch(endpoint, {}))
             else:
@@ -46,27 +52,27 @@ class PathTable(Generic[Endpoint]):
                 by_method |= dict.fromkeys(methods, endpoint)
 
     def match(self, scope: Scope) -> PathMatch[Endpoint] | None:
-        """Return the endpoint of an HTTP request; None if there is none."""
-        rows = self._exact.get(scope["path"])
-        if rows is None:
-            rows = self._matches(scope)
-        return rows.get(scope["method"])
+        """Return the endpoint of an HTTP request; None if there is none. Of several, an exact path, or the first."""
+        exact = self._exact.get(scope["path"])
+        if exact is not None and (found := exact.get(scope["method"])) is not None:
+            return found
+        return self._matches(scope).get(scope["method"])
 
     def allowed(self, scope: Scope) -> str | None:
         """Return the methods of a path for the field `Allow`; None if the path is not in the table."""
-        rows = self._exact.get(scope["path"]) or self._matches(scope)
-        return ", ".join(rows) or None
+        return ", ".join({**self._exact.get(scope["path"], {}), **self._matches(scope)}) or None
 
     def _matches(self, scope: Scope) -> dict[str, PathMatch[Endpoint]]:
         """Return what the patterns match, by method. The raw path is matched: an encoded slash ends no segment."""
+        rows: dict[str, PathMatch[Endpoint]] = {}
         for pattern, endpoints in self._patterns.items():
             found = pattern.fullmatch(scope["raw_path"])
             if found is not None:
                 parameters = {name: unquote(value.decode("ascii")) for name, value in found.groupdict().items()}
-                if not _DOTS.isdisjoint(parameters.values()):
-                    return {}
-                return {method: PathMatch(endpoint, parameters) for method, endpoint in endpoints.items()}
-        return {}
+                if _DOTS.isdisjoint(parameters.values()):
+                    for method, endpoint in endpoints.items():
+                        rows.setdefault(method, PathMatch(endpoint, parameters))
+        return rows
 
 
 def _compiled(path: str) -> re.Pattern[bytes]:

@@ -376,13 +376,15 @@ class HttpProtocol(ClosingProtocol):
 
     # -- interface of requests -------------------------------------------------------------------------------------
 
-    def arrived_body(self) -> bytes | None:
-        """Return the whole body of the present request; None if it has not arrived completely.
+    def arrived_body(self, scope: Scope) -> bytes | None:
+        """Return the body of a request; None if it has not arrived completely, or another request is served.
 
         Receiving it by ASGI costs two coroutines, which most requests do not need.
         """
         served = self._served
-        if served is None or served.more_body or served.disconnected or served.waiting_for_100_continue:
+        if served is None or cast("Scope", served.scope) is not scope:  # it was refused, and the refusal is served
+            return None
+        if served.more_body or served.disconnected or served.waiting_for_100_continue:
             return None
         self.flow.resume_reading()
         served.message_event.clear()

@@ -18,8 +18,6 @@ from headrace.http.protocol import Guard, HttpProtocol
 
 KEEP_ALIVE_SECONDS = 75
 """Of idle connections; SDKs, proxies and gateways close theirs at 60 s or earlier, so that the client side closes."""
-
-
 BACKLOG = 1024
 """Connections that wait to be accepted (the kernel caps it at net.core.somaxconn)."""
 

@@ -51,6 +51,8 @@ class GenerationRequest:
     prompt_tokens: tuple[int, ...]
     sampling: Sampling
     stop: StopConditions
+    cursors: bool = False
+    """Whether the deltas shall have cursors: text is then released in whole tokens only, which may delay it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     cursor: int | None = None
     """Tokens whose text is exactly that of the deltas up to this one; in the last delta, all tokens of the answer.
-    None: the engine cannot resume an answer."""
+    None: the request has no cursors, or the engine cannot resume an answer."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from headrace import headers
 from headrace.errors import HeadraceError
@@ -92,7 +92,8 @@ class Exchange:
 
     async def start_stream(self) -> None:
         """Start an answer of server-sent events."""
-        await self._start(200, STREAM_HEADERS)
+        self.status = 200
+        await self._send(self._head(self.status, STREAM_HEADERS))
 
     async def write(self, events: bytes) -> None:
         """Send events of the stream. Waits while the client is slower than the engine."""
@@ -133,13 +134,12 @@ class Exchange:
         content_type: bytes = b"application/json",
     ) -> None:
         fields = ((b"content-type", content_type), (b"content-length", str(len(body)).encode()), *extra)
-        await self._start(status, fields)
-        await self.finish(body)
-
-    async def _start(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
         self.status = status
+        await self._send({**self._head(status, fields), "body": body})  # one write: see `headrace.http.cycles.Cycle`
+
+    def _head(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> Message:
         request_id = (headers.REQUEST_ID.encode(), self.id.encode())
-        await self._send({"type": "http.response.start", "status": status, "headers": [*fields, request_id]})
+        return {"type": "http.response.start", "status": status, "headers": [*fields, request_id]}
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -83,8 +83,6 @@ class Answer:
         model: str,
         requests: Sequence[GenerationRequest],
         options: StreamOptions | None,
-        *,
-        cursors: bool = False,
     ) -> None:
         self.prompt_tokens = sum(len(request.prompt_tokens) for request in requests)
         self.choices = [Choice(index) for index in range(len(requests))]
@@ -93,7 +91,7 @@ class Answer:
         self._unfinished = len(requests)
         self._shape = shape
         self._head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._cursors = cursors
+        self._cursors = any(request.cursors for request in requests)
         self._usage_at_end = options is not None and bool(options.include_usage)
         self._usage_always = options is not None and bool(options.continuous_usage_stats)
 
@@ -141,6 +139,9 @@ class Answer:
         Empty if the step added no text (a character or a possible stop string is incomplete).
         """
         choice, text = self._count(step), step.delta.text
+        counted = self._cursors and step.delta.cursor is not None
+        if counted and text and choice.finish_reason is not None:  # one event: the cursor counts the text and the end
+            return self._cursor() + self._chunk(choice, self._shape.delta(text), choice.finish_reason)
         if not text:
             events = b""
         elif self._usage_always:
@@ -149,7 +150,7 @@ class Answer:
             events = choice.before + encode_basestring(text).encode() + choice.after
         if choice.finish_reason is not None:
             events += self._chunk(choice, self._shape.closing, choice.finish_reason)
-        return self._cursor() + events if self._cursors and events and step.delta.cursor is not None else events
+        return self._cursor() + events if counted and events else events
 
     def close(self) -> bytes:
         """Return the last events of a stream."""

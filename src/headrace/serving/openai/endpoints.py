@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 from headrace import headers
+from headrace.http.paths import LiteralPath
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
 from headrace.serving.exchange import Exchange, Handlers
@@ -38,7 +39,7 @@ class OpenAIEndpoints:
         """Return the handlers by method and path."""
         return {
             ("GET", "/v1/models"): self._models,
-            ("GET", f"/v1/models/{self._model}"): self._one_model,
+            ("GET", LiteralPath(f"/v1/models/{self._model}")): self._one_model,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
             ("POST", "/tokenize"): self._tokenize,
@@ -76,9 +77,9 @@ class OpenAIEndpoints:
     async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
         self._check_model(body)
         async with self._replica.work() as work, exchange.watching(work):
-            requests = await asyncio.to_thread(body.requests, work.engine)
             cursors = exchange.headers.get(_CURSORS) == b"true"
-            answer = Answer(shape, self._model, requests, body.stream_options, cursors=cursors)
+            requests = await asyncio.to_thread(body.requests, work.engine, cursors=cursors)
+            answer = Answer(shape, self._model, requests, body.stream_options)
             answers = [work.engine.generate(request) for request in requests]
             try:
                 async with aclosing(merged(answers)) as steps:

@@ -117,11 +117,11 @@ class GenerationBody(Body, ABC):
         """Return the token limit of the answer; the newer name takes precedence. None: up to the model's length."""
         return self.max_completion_tokens or self.max_tokens
 
-    def requests(self, engine: TextEngine) -> list[GenerationRequest]:
+    def requests(self, engine: TextEngine, *, cursors: bool = False) -> list[GenerationRequest]:
         """Return a request for each prompt. Raises InvalidRequest if fields contradict each other or exceed a limit."""
-        return [self.request(prompt, engine) for prompt in self.prompts(engine)]
+        return [self.request(prompt, engine, cursors=cursors) for prompt in self.prompts(engine)]
 
-    def request(self, prompt: Prompt, engine: TextEngine) -> GenerationRequest:
+    def request(self, prompt: Prompt, engine: TextEngine, *, cursors: bool = False) -> GenerationRequest:
         """Return the engine's request for one prompt."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("`stream_options` is only allowed with `stream: true`", param="stream_options")
@@ -148,7 +148,8 @@ class GenerationBody(Body, ABC):
             token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
             ignore_eos=bool(self.ignore_eos),
         )
-        return GenerationRequest(tuple(prompt.tokens), sampling, conditions)
+        cursors = cursors and bool(self.stream)  # only streams are interrupted in between
+        return GenerationRequest(tuple(prompt.tokens), sampling, conditions, cursors)
 
 
 class ContentPart(Fields):
