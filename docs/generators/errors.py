@@ -40,17 +40,21 @@ def request_errors() -> list[type[RequestError]]:
 
 
 def classes() -> Iterator[type[HeadraceError]]:
-    """Yield the classes of errors, a base class before its subclasses."""
+    """Yield the classes of errors, a base class before its subclasses; these in the order of modules, then of lines.
+
+    Not in the order of imports, which differs between `make docs` and a process that has imported some of them.
+    """
     for module in MODULES:
         import_module(module)
     waiting: list[type[HeadraceError]] = [HeadraceError]
     seen: set[type[HeadraceError]] = set()
     while waiting:
         each = waiting.pop(0)
-        if each.__module__ in MODULES and each not in seen:
+        if each not in seen:
             seen.add(each)
             yield each
-            waiting[:0] = each.__subclasses__()
+            known = [sub for sub in each.__subclasses__() if sub.__module__ in MODULES]
+            waiting[:0] = sorted(known, key=lambda sub: MODULES.index(sub.__module__))
 
 
 def _retry(error: type[RequestError]) -> str:
