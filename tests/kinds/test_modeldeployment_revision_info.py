@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kinds.reconcile_world import SETTINGS, World, resource, route_of, serving_world
-from kinds.test_modeldeployment_brought import spec
+from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import child
 
 from headrace.api import vocabulary as v
@@ -51,11 +51,11 @@ def annotations_of(world: World) -> Manifest:
     return found
 
 
-def test_record_of_a_custom_container_has_its_spec() -> None:
+def test_record_when_custom_container_then_it_has_the_spec() -> None:
     assert revisions(serving_world(**spec(**FIELDS))) == [CUSTOM]
 
 
-def test_record_of_a_headrace_runtime_has_its_profile() -> None:
+def test_record_when_llm_runtime_then_it_has_the_profile() -> None:
     world = serving_world(runtime={"type": "LLM", "llm": {"maxConcurrentRequests": 7}})
     assert json.loads(annotations_of(world)[v.REVISION_INFO_ANNOTATION]) == {
         "runtime": "LLM",
@@ -70,7 +70,7 @@ def test_record_of_a_headrace_runtime_has_its_profile() -> None:
     }
 
 
-def test_route_has_operations_and_capabilities_of_revisions() -> None:
+def test_route_when_rendered_then_has_operations_of_revisions() -> None:
     (own,) = route_of(serving_world(replicas=1).outcome).revisions
     (custom,) = route_of(serving_world(**spec()).outcome).revisions
     assert (own.operations, own.capabilities) == (("chat", "completions"), ("Drain", "LoadReports", "Progress"))
@@ -78,7 +78,7 @@ def test_route_has_operations_and_capabilities_of_revisions() -> None:
 
 
 @pytest.mark.parametrize("fields", [spec(**FIELDS), spec(announces=True), {"replicas": 1}])
-def test_deployment_of_the_former_build_is_read_without_a_record(
+def test_deployment_when_of_an_earlier_build_then_record_derived(
     fields: dict[str, Any],
 ) -> None:
     world = serving_world(**fields)
@@ -87,14 +87,14 @@ def test_deployment_of_the_former_build_is_read_without_a_record(
 
 
 @pytest.mark.parametrize("record", ["", "other-1", "{}", '{"runtime": 3}'])
-def test_record_when_unreadable_then_it_is_written_again(record: str) -> None:
+def test_record_when_unreadable_then_written_again(record: str) -> None:
     world = serving_world(**spec(**FIELDS))
     annotations_of(world)[v.REVISION_INFO_ANNOTATION] = record
     world.look()
     assert revisions(world) == [CUSTOM]
 
 
-def test_upgrade_when_no_record_then_written_and_no_pod_restarts() -> None:
+def test_operator_when_upgraded_then_record_and_no_restart() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     template, pods = copy.deepcopy(child(world, "Deployment")["spec"]["template"]), list(world.pods)
     world.look()
@@ -102,7 +102,7 @@ def test_upgrade_when_no_record_then_written_and_no_pod_restarts() -> None:
     assert (child(world, "Deployment")["spec"]["template"], list(world.pods)) == (template, pods)
 
 
-def test_upgrade_in_a_rollout_then_stable_revision_is_served() -> None:
+def test_operator_when_upgraded_in_a_rollout_then_stable_serves() -> None:
     world = serving_world(**spec(**FIELDS))
     world.apply(**spec(**FIELDS, image="next"), model={**world.manifest["spec"]["model"], "name": "renamed"})
     world.look()
@@ -114,13 +114,13 @@ def test_upgrade_in_a_rollout_then_stable_revision_is_served() -> None:
     assert route_of(world.look()).public_name == "smol"
 
 
-def test_capacity_when_spec_invalid_and_no_record_then_default() -> None:
+def test_capacity_when_no_record_and_invalid_spec_then_default() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     world.manifest["spec"]["runtime"] = {"container": []}
     assert [each.capacity for each in revisions(world)] == [16]
 
 
-def test_capacity_when_changed_then_only_the_record_changes() -> None:
+def test_capacity_when_changed_then_record_without_a_restart() -> None:
     world = World(manifest=resource(**spec()), settings=SETTINGS)
     world.calm()
     pods = list(world.pods)

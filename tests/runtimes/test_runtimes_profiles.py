@@ -14,13 +14,13 @@ from headrace.runtimes.profile import PlatformImage, Port, RuntimeProfile
 from headrace.runtimes.registry import PROFILES, register
 
 
-def test_options_when_listed_then_each_field_is_of_one_type() -> None:
+def test_options_when_listed_then_each_field_has_one_type() -> None:
     named = sorted(profile.options for profile in PROFILES.values() if profile.options)
     assert named == sorted(Runtime.model_fields.keys() - {"type"})
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-def test_profile_with_a_platform_image_runs_in_local_mode(profile: RuntimeProfile) -> None:
+def test_profile_when_platform_image_then_local_mode_runs_it(profile: RuntimeProfile) -> None:
     assert not isinstance(profile.image, PlatformImage) or profile.command
 
 
@@ -45,7 +45,7 @@ def test_profile_when_several_ports_then_in_service_and_policy(monkeypatch: pyte
     assert ports(rule) == {("TCP", 8000), ("TCP", 8001)}
 
 
-def test_profile_when_template_has_no_resources_then_its_own(
+def test_resources_when_in_the_profile_then_default_of_pods(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(PROFILES, "LLM", replace(LLM, resources={"requests": {"cpu": "2"}}))
