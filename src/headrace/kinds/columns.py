@@ -28,6 +28,9 @@ class Column:
     title: str
     value: Callable[[Object], str]
     wide: bool = False
+    live: bool = False
+    """Whether the table of `headrace up` has it too. It is narrow, and drawn only when something changes, so an age
+    would be outdated in it."""
 
 
 def age(timestamp: str | None, now: float | None = None) -> str:
@@ -55,6 +58,6 @@ def replicas(obj: Object) -> str:
     return f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}"
 
 
-NAME = Column("NAME", lambda o: str(o["metadata"]["name"]))
+NAME = Column("NAME", lambda o: str(o["metadata"]["name"]), live=True)
 AGE = Column("AGE", lambda o: age(o["metadata"].get("creationTimestamp")))
 AGE_PRINTED = PrinterColumn("Age", "date", ".metadata.creationTimestamp")
