@@ -25,6 +25,9 @@ from headrace.scaling.autoscaler import ScaleState
 LISTENING_SECONDS = 5.0
 """After a (re)start: by then every replica and gateway that is alive has answered the solicitation."""
 
+ROUTING_SECONDS = 5.0
+"""Gateways route to a replica some milliseconds after it reports Ready; after so long something is wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -43,6 +46,8 @@ class Memory:
     """Since when the wanted revision lacks room (or since the stable one was last scaled down for it)."""
     lost: frozenset[str] = frozenset()
     """The replicas that had exited after they were ready, and were not ready again."""
+    unrouted: Mapping[str, float] = field(default_factory=dict)
+    """Since when no gateway routes to a pod that reports Ready, by pod (`RuntimePod.unrouted`)."""
     told: float = -math.inf
     """When a condition's message was last changed while its reason stayed."""
 
@@ -86,6 +91,19 @@ class Facts:
     def listening(self) -> bool:
         """Whether every sender had time to report since the loop (re)started."""
         return self.memory.listening(self.signals.now)
+
+    @property
+    def unrouted(self) -> dict[str, float]:
+        """Since when no gateway routes to a pod that reports Ready, by pod."""
+        now = self.signals.now
+        return {pod.name: self.memory.unrouted.get(pod.name, now) for pod in self.pods if pod.unrouted}
+
+    def fault_of(self, pod: RuntimePod) -> str:
+        """Return the pod's fault; in the first seconds after it is ready, the gateways are expected to route to it."""
+        since = self.unrouted.get(pod.name)
+        if since is not None and self.signals.now - since < ROUTING_SECONDS:
+            return "waiting for the gateways to route to it"
+        return pod.fault
 
     @property
     def is_canary(self) -> bool:

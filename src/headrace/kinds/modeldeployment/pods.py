@@ -51,6 +51,8 @@ class RuntimePod:
     """Why it is not routed to although it seems to be well, or what keeps its readiness path from answering."""
     ended: str
     """How its process last ended; empty while the first one lives."""
+    unrouted: bool = False
+    """Whether its `fault` is that no gateway routes to it although it reports Ready, for no known cause."""
 
 
 def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, listening: bool) -> tuple[RuntimePod, ...]:
@@ -144,6 +146,7 @@ def _runtime_pod(
         report=report,
         fault=fault,
         ended=ended,
+        unrouted=bool(fault) and report is not None and serving and not signals.unanswered.get(name),
     )
 
 

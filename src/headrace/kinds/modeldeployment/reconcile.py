@@ -24,6 +24,7 @@ from headrace.kinds.modeldeployment.pods import runtime_pods, runtimes_of_others
 from headrace.kinds.modeldeployment.rejected import rejected
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.route import publication, route
+from headrace.kinds.modeldeployment.spec import Spec
 from headrace.kinds.modeldeployment.status_update import conditions, status
 from headrace.kinds.modeldeployment.wake import watch_wake
 from headrace.reconcile.conditions import Condition, clipped, events, told
@@ -34,6 +35,8 @@ WORKING_REQUEUE_SECONDS = 1.0
 """While something is in motion or demand is followed: the autoscaler's tick."""
 STEADY_REQUEUE_SECONDS = 5.0
 """While replicas stand still: a gateway's death makes no sound, its presence only ends."""
+
+_DEFAULT_REPLICAS = Spec.model_fields["replicas"].default
 
 
 def reconcile(
@@ -110,6 +113,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
             moved=_moved(decision),
             lacking=decision.lacking,
             lost=frozenset(pod.name for pod in facts.pods if pod.lost is not None),
+            unrouted=facts.unrouted,
             told=now.changed,
         ),
         publications=(publication(facts.manifest, route(decision)),),
@@ -166,7 +170,8 @@ def _events(decision: Decision) -> Iterator[Event]:
     if decision.wanted.scaled:
         yield Event("Normal", v.SCALED, decision.wanted.scaled)
     seen = before.get("specReplicas")
-    if spec.scaling is not None and seen is not None and seen != spec.replicas:
+    # A manifest without replicas, applied again, resets the field to its default: nobody meant to scale.
+    if spec.scaling is not None and seen is not None and spec.replicas not in (seen, _DEFAULT_REPLICAS):
         message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling is set"
         remedy = "Change spec.scaling, or remove it; spec.suspend: true forces zero"
         yield Event("Warning", v.SCALE_IGNORED, f"{message}. {remedy}")
