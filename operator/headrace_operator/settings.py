@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--models-access-mode", default="ReadWriteMany", help="its access mode: fetch and runtime pods mount it at once"
     )
     add("--models-size", default="20Gi", help="its size")
-    add("--models-existing-claim", action="store_true", help="never make the claim; it is there in each namespace")
+    add("--models-existing-claim", action="store_true", help="do not create the claim; it must exist in each namespace")
     add("--fetch-env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="for fetch children")
     add("--ca-bundle-configmap", help="ConfigMap with ca.crt in each model's namespace, which fetches trust")
     add(

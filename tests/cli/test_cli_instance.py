@@ -226,7 +226,7 @@ async def test_object_when_missing_then_the_error_says_where_to_look(session: Se
         ("apply -f {short}", 2, "short:2: unknown kind mdep. Did you mean ModelDeployment?"),
         ("apply -f {newer}", 2, "newer:1: there is no ModelDeployment in headrace.dev/v1. Write `apiVersion: headrace"),
         ("apply -f {empty}", 2, "A resource is a mapping with apiVersion"),
-        ("apply -f {absent}", 2, "Give the path of a resource file"),
+        ("apply -f {absent}", 2, "Give the path of a manifest"),
     ],
 )
 async def test_command_when_impossible_then_error_says_what_possible(

@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = _Parser(
         prog="headrace",
-        description="Models that scale to zero and start on the first request, from the same resource files on a "
+        description="Models that scale to zero and start on the first request, from the same manifests on a "
         "laptop and a cluster.",
         epilog="Start with `headrace up -f examples/smollm2.yaml`.",
     )
