@@ -8,4 +8,4 @@ WRITES = Counter("headrace_operator_writes", "Writes to the API server, without 
 SKIPPED = Counter("headrace_operator_writes_skipped", "Children that were looked at and needed no write")
 LEADER = Gauge("headrace_operator_leader", "1 on the replica that reconciles, 0 on the one that waits")
 OBJECTS = Gauge("headrace_operator_objects", "Objects in the index", ["kind"])
-VANISHED = Counter("headrace_operator_vanished_objects", "Deleted objects that a list found missing, because their watch had missed the deletion")
+VANISHED = Counter("headrace_operator_vanished_objects", "Deletions that the watch missed; a list found them")
