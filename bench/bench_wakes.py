@@ -54,8 +54,8 @@ IDLE_SECONDS = 2
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
 ENGINE_MODEL = "echo"
 ANNOUNCING = ["headrace-echo", ENGINE_MODEL]
-BROUGHT = ["python", "/echo/brought.py"]
-ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/announcing.py", "bench/echo/brought.py")
+CUSTOM = ["python", "/echo/custom_container.py"]
+ECHO_SOURCES = ("bench/echo/Dockerfile", "bench/echo/announcing.py", "bench/echo/custom_container.py")
 ECHO_ENGINE = "tests/serving/serving_echo.py"
 ANSWER = "answer"
 """The last stage of a cold start for the client."""
@@ -153,13 +153,13 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
     announcing = container_runtime(image, ANNOUNCING, announces=True)
     apply(world, "minimal", announcing, {})
     apply(world, "mounting", announcing, {"source": {"uri": world.uri("echo")}})
-    apply(world, "brought", container_runtime(image, BROUGHT, announces=False), {})
+    apply(world, "custom", container_runtime(image, CUSTOM, announces=False), {})
     wakes = {
         "minimal": Series("wake of a minimal runtime"),
         "mounting": Series("wake of the same with the models mounted"),
-        "brought": Series("wake of a custom container"),
+        "custom": Series("wake of a custom container"),
     }
-    bare_minimal, bare_brought = Series("bare pod of the minimal runtime"), Series("bare pod of the custom container")
+    bare_minimal, bare_custom = Series("bare pod of the minimal runtime"), Series("bare pod of the custom container")
     with closing(Watches(world)) as watches, closing(Prober(node(world))) as prober:
 
         def wake(name: str) -> None:
@@ -176,15 +176,15 @@ def echoes(world: ClusterWorld, image: str, rounds: int) -> None:
         turns = [
             *(partial(wake, name) for name in wakes),
             *[partial(bare, bare_minimal, ANNOUNCING)] * BARE_PODS,
-            partial(bare, bare_brought, BROUGHT),
+            partial(bare, bare_custom, CUSTOM),
         ]
         for _ in range(rounds):
             for turn in random.sample(turns, len(turns)):  # in random order, so that none always follows the same one
                 turn()
-    for series in (bare_minimal, *wakes.values(), bare_brought):
+    for series in (bare_minimal, *wakes.values(), bare_custom):
         series.report()
     bar("wake-minimal-over-bare-pod", wakes["minimal"].median / bare_minimal.median, 0.8, "")
-    bar("wake-brought-over-bare-pod", wakes["brought"].median / bare_brought.median, 1.15, "")
+    bar("wake-brought-over-bare-pod", wakes["custom"].median / bare_custom.median, 1.15, "")
 
 
 def smollm2(world: ClusterWorld, rounds: int) -> None:

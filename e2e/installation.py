@@ -22,7 +22,7 @@ KUBECONFIG = "HEADRACE_E2E_KUBECONFIG"
 URL = "HEADRACE_E2E_URL"
 """For a cluster without kind: URL of the gateway's Service from this machine."""
 REGISTRY = "HEADRACE_E2E_REGISTRY"
-"""For such a cluster: prefix of the images, including that of `brought_engine`, which the caller must push."""
+"""For such a cluster: prefix of the images, including that of `custom_container`, which the caller must push."""
 STORAGE_CLASS = "HEADRACE_E2E_STORAGE_CLASS"
 """For such a cluster: a StorageClass with ReadWriteMany volumes."""
 
@@ -60,7 +60,7 @@ def built_images() -> Images:
     return {component: built[repository] for component, repository in REPOSITORIES.items()}
 
 
-def brought_engine(site: Site) -> Engine:
+def custom_container(site: Site) -> Engine:
     """Return an engine with `transformers serve`. The image is built and loaded here, for the only test with it."""
     runtime = site.release.images["runtime"].rpartition("/")[2]  # its name on this machine
     engine = _build_module().Image(

@@ -12,7 +12,7 @@ import pytest
 from behaviours.behaviours_world import SCALING, Engine, World, model, until, wait
 from cluster import CACHE
 from cluster_world import SMOLLM2_PATH, ClusterWorld, Site, is_ready, tenant, tenants, was_restarted
-from installation import KUBECONFIG, brought_engine, prepare
+from installation import KUBECONFIG, custom_container, prepare
 from kube import MOST_DUMPED, Kube
 from release import NAMESPACE
 from skips import fail_skipped
@@ -72,7 +72,7 @@ def zero(site: Site) -> Iterator[ClusterWorld]:
 
 @pytest.fixture(scope="session")
 def engine(site: Site) -> Engine:
-    return brought_engine(site)
+    return custom_container(site)
 
 
 @pytest.fixture

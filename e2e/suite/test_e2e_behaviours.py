@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from behaviours.behaviours_brought import BroughtBehaviour
+from behaviours.behaviours_custom_container import CustomContainerBehaviour
 from behaviours.behaviours_faults import FaultBehaviour
 from behaviours.behaviours_openai import OpenAIBehaviour
 from behaviours.behaviours_rollout import RolloutBehaviour
@@ -17,7 +17,7 @@ class TestZero(ZeroBehaviour):
     pass
 
 
-class TestBrought(BroughtBehaviour):
+class TestCustomContainer(CustomContainerBehaviour):
     pass
 
 

@@ -116,7 +116,7 @@ class InvalidModel(CannotStart):
 
 
 class SystemFault(HeadraceError):
-    """An operation on a file, a directory, a socket or a process failed in the operating system: see `explained`."""
+    """An operation on a file, a directory, a socket or a process failed in the operating system: see `system_fault`."""
 
     http_status = 500
     reason = "SystemFault"
@@ -163,7 +163,7 @@ _SHOWN_CHARACTERS = 160
 """Longest path in a message: a longer one would fill the terminal."""
 
 
-def explained(error: OSError, *, what: str = "", or_else: str = "") -> SystemFault:
+def system_fault(error: OSError, *, what: str = "", or_else: str = "") -> SystemFault:
     """Return the error to report for an OSError. Every OSError that is shown to users is converted here.
 
     `what` failed (default: the use of the error's file); `or_else` is an alternative remedy, in lower case.

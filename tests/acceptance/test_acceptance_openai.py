@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from acceptance.acceptance_instance import BIN, Instance
-from behaviours.behaviours_brought import BroughtBehaviour
+from behaviours.behaviours_custom_container import CustomContainerBehaviour
 from behaviours.behaviours_openai import OpenAIBehaviour
 
 pytestmark = pytest.mark.acceptance
@@ -19,7 +19,7 @@ class TestOpenAI(OpenAIBehaviour):
     pass
 
 
-class TestBrought(BroughtBehaviour):
+class TestCustomContainer(CustomContainerBehaviour):
     pass
 
 

@@ -159,7 +159,7 @@ def test_defaults_when_written_then_they_are_stable_and_valid() -> None:
 
 def test_container_when_it_has_its_model_then_needs_no_source() -> None:
     manifest = changed("spec.runtime", {"type": "Container", "container": {"image": "x"}})
-    manifest["spec"]["model"] = {"name": "brought"}
+    manifest["spec"]["model"] = {"name": "custom"}
     assert ModelDeployment.parse(manifest).spec.runtime.profile.capacity == 16
 
 

@@ -69,7 +69,7 @@ async def test_runtime_when_its_namespace_admitted_then_limited_to_it(broker: Br
     foreign = [
         subjects.replica("team-b", "model", "pod"),
         subjects.progress("team-b", "model"),
-        subjects.brought("team-a", "model", "pod"),
+        subjects.container_report("team-a", "model", "pod"),
         subjects.ADMIT,
     ]
     assert await heard_of(broker, "team-a", [*own, *foreign]) == own

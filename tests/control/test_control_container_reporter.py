@@ -1,4 +1,4 @@
-"""What is said for brought containers: at once, every second, and nothing more when they are gone."""
+"""Reports for custom containers: at each change, every second, and none after the pod is deleted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Ear:
         return [state for index, state in enumerate(said) if index == 0 or state is not said[index - 1]]
 
     async def on_report(self, msg: Msg) -> None:
-        assert msg.subject == subjects.brought(KEY.namespace, KEY.name, "p-1")
+        assert msg.subject == subjects.container_report(KEY.namespace, KEY.name, "p-1")
         self.reports.append(ReplicaReport.decode(msg.data))
 
     async def hears(self, *states: ReplicaState) -> None:
@@ -82,7 +82,7 @@ def broker() -> Any:
 @pytest.fixture
 async def ear(broker: Broker) -> AsyncIterator[Ear]:
     heard = Ear(await connect(broker.url, name="ear"))
-    await heard.client.subscribe(subjects.ALL_BROUGHT, cb=heard.on_report)
+    await heard.client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=heard.on_report)
     await settle(heard.client)
     yield heard
     await heard.client.close()
@@ -118,7 +118,7 @@ def pod(engine: Engine, **changes: Any) -> ProbedPod:
         capacity=3,
         started=1.0,
         ready=False,
-        leaving=False,
+        terminating=False,
     )
     return replace(made, **changes)
 
@@ -143,8 +143,8 @@ async def test_container_when_its_path_fails_then_the_fault_says_how(
     engine.status = "404 Not Found"
     wrong = pod(engine, announces=announces)
     for told, fault in (
-        (wrong, f"its readiness path /v1/models on port {engine.port} is answered with 404"),
-        (replace(wrong, host="127.9.9.9", started=2.0), "is not answered: the connection is refused"),
+        (wrong, f"its readiness path /v1/models on port {engine.port} responds with status 404"),
+        (replace(wrong, host="127.9.9.9", started=2.0), "does not respond: the connection is refused"),
     ):
         await reporter.update(KEY, [told])
         await until(lambda f=fault: _true(f in reporter.faults(KEY).get("p-1", "")), fault)  # type: ignore[misc]
@@ -178,7 +178,7 @@ async def test_container_when_it_is_being_deleted_then_draining(
     reporter: ContainerReporter, ear: Ear, engine: Engine
 ) -> None:
     await reporter.update(KEY, [pod(engine, ready=True)])
-    await reporter.update(KEY, [pod(engine, ready=True, leaving=True)])
+    await reporter.update(KEY, [pod(engine, ready=True, terminating=True)])
     await ear.hears(ReplicaState.READY, ReplicaState.DRAINING)
 
 

@@ -16,7 +16,7 @@ from headrace.control.buckets import BucketWriter
 from headrace.control.loop import ControlLoop
 from headrace.control.signals import SignalStore
 from headrace.events import subjects
-from headrace.events.connection import connect, publish_quietly
+from headrace.events.connection import connect, publish_if_connected
 from headrace.events.messages import Announcement, Demand, FetchProgress, ReplicaState
 from headrace.reconcile.world import Settings
 from headrace.routes import KeyGrant, Route
@@ -267,7 +267,7 @@ async def test_demand_when_live_gateway_reports_then_deployment_scales(control: 
     demand = Demand(gateway="gateway-1", queued=1, in_flight=0)
 
     async def scaled() -> bool:
-        await publish_quietly(control.client, subjects.demand(*_names()), demand)
+        await publish_if_connected(control.client, subjects.demand(*_names()), demand)
         return control.world.replicas() == 1
 
     await until(scaled, "the Deployment has a replica")
@@ -277,7 +277,7 @@ async def test_gateway_when_its_presence_expires_then_models_reconcile(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.control.signals._GATEWAY_TTL", 0.5)
-    monkeypatch.setattr(loop_module, "GATEWAY_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(loop_module, "GATEWAY_CHECK_SECONDS", 0.1)
     control.world.add()
     await control.loop.settled()
     await control.say_presence()
@@ -327,7 +327,7 @@ async def test_reports_when_they_arrive_out_of_order_then_newest_stays(control: 
             await asyncio.wait_for(heard.wait(), 5)
             assert hub.signals(KEY).replicas["p"].state is ReplicaState.READY
             heard.clear()
-        await publish_quietly(control.client, subjects.replica(*_names(), "p"), report)
+        await publish_if_connected(control.client, subjects.replica(*_names(), "p"), report)
     await asyncio.wait_for(heard.wait(), 5)
     assert hub.signals(KEY).replicas["p"].state is ReplicaState.DRAINING
 
@@ -350,7 +350,7 @@ async def test_progress_when_its_job_is_gone_then_it_is_forgotten(control: Contr
     control.world.add()
     await until(control.has_route, "the route is written")
     signals = control.loop._signals
-    await publish_quietly(
+    await publish_if_connected(
         control.client, subjects.progress(*_names()), FetchProgress(uri="u", received_bytes=90, total_bytes=100)
     )
 

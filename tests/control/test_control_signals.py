@@ -1,4 +1,4 @@
-"""What the hub remembers, when it forgets, and what it makes of a broker that is away."""
+"""The signal store: newest messages, their expiry, and an unavailable broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nats.js.kv import KV_DEL, KV_OP
 
 from headrace.control.signals import REPLICA_TTL_SECONDS, SignalStore
 from headrace.events import subjects
-from headrace.events.connection import connect, publish_quietly
+from headrace.events.connection import connect, publish_if_connected
 from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, Load, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey
 
@@ -34,7 +34,7 @@ class Hearing:
         self.hub = SignalStore(self.client, self.changed.append, clock=lambda: self.now)
 
     async def demand(self, gateway: str) -> None:
-        await publish_quietly(self.client, subjects.demand(*NAMES), Demand(gateway=gateway, queued=1, in_flight=0))
+        await publish_if_connected(self.client, subjects.demand(*NAMES), Demand(gateway=gateway, queued=1, in_flight=0))
 
         async def heard() -> bool:
             return gateway in self.hub.signals(KEY).demand
@@ -53,7 +53,7 @@ class Hearing:
             state=ReplicaState.READY,
             load=Load(queued=1).with_extra({"hit_ratio": 0.25}),
         )
-        await publish_quietly(self.client, subjects.replica(*NAMES, "p"), report)
+        await publish_if_connected(self.client, subjects.replica(*NAMES, "p"), report)
 
         async def heard() -> bool:
             known = self.hub.signals(KEY).replicas.get("p")
@@ -64,7 +64,7 @@ class Hearing:
     async def admit(self, started: float) -> None:
         admission = Admission(gateway="g", pod="p", started=started, state=ReplicaState.READY)
         before = len(self.changed)
-        await publish_quietly(self.client, subjects.admission(*NAMES, "p"), admission)
+        await publish_if_connected(self.client, subjects.admission(*NAMES, "p"), admission)
 
         async def heard() -> bool:
             return len(self.changed) > before
@@ -248,21 +248,23 @@ async def test_report_when_wrong_then_fault_is_known_until_replaced(
 
 async def test_report_when_the_loop_reports_for_pod_then_nobody_else(hearing: Hearing) -> None:
     await hearing.report(5.0)
-    brought = ReplicaReport(
+    reported = ReplicaReport(
         pod="p", revision="r", host="10.0.0.1", port=80, started=1.0, sequence=1, state=ReplicaState.LOADING
     )
-    await hearing.client.publish(subjects.brought(*NAMES, "p"), brought.encode())
+    await hearing.client.publish(subjects.container_report(*NAMES, "p"), reported.encode())
 
     async def heard() -> bool:
-        return hearing.hub.signals(KEY).replicas["p"] == brought
+        return hearing.hub.signals(KEY).replicas["p"] == reported
 
     await until(heard, "the loop's own report")
-    liar = Announcement(secret="s" * 43, **{**dict(brought), "started": 9.0, "state": ReplicaState.READY})
+    liar = Announcement(secret="s" * 43, **{**dict(reported), "started": 9.0, "state": ReplicaState.READY})
     await hearing.client.publish(subjects.replica(*NAMES, "p"), liar.encode())
-    await hearing.client.publish(subjects.brought(*NAMES, "q"), brought.model_copy(update={"pod": "q"}).encode())
+    await hearing.client.publish(
+        subjects.container_report(*NAMES, "q"), reported.model_copy(update={"pod": "q"}).encode()
+    )
 
     async def later() -> bool:
         return "q" in hearing.hub.signals(KEY).replicas
 
     await until(later, "what was said after the lie")
-    assert hearing.hub.signals(KEY).replicas["p"] == brought
+    assert hearing.hub.signals(KEY).replicas["p"] == reported

@@ -20,7 +20,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.events.connection import LoginRefused, connect, heed_cancellation, publish_quietly
+from headrace.events.connection import LoginRefused, connect, publish_if_connected, raise_if_cancelled
 from headrace.events.messages import FetchProgress
 
 MESSAGE = FetchProgress(uri="https://example.org/model", received_bytes=1)
@@ -166,11 +166,11 @@ async def test_publish_when_the_server_is_unavailable_then_dropped(server: Serve
     await client.subscribe(SUBJECT, cb=hear)
     server.kill()
     await until(lambda: not client.is_connected, "the loss is seen")
-    assert not await publish_quietly(client, SUBJECT, MESSAGE)
+    assert not await publish_if_connected(client, SUBJECT, MESSAGE)
     server.start()
     await until(lambda: client.is_connected, "the return")
 
-    assert await publish_quietly(client, SUBJECT, FetchProgress(uri="later", received_bytes=2))
+    assert await publish_if_connected(client, SUBJECT, FetchProgress(uri="later", received_bytes=2))
     await until(lambda: bool(heard), "a message")
     assert [FetchProgress.decode(data).uri for data in heard] == ["later"]
     await client.close()
@@ -195,7 +195,7 @@ async def test_publish_when_not_permitted_then_logged_and_client_stays(
     server.start()
     client = await connected(server)
 
-    await publish_quietly(client, "elsewhere", MESSAGE)
+    await publish_if_connected(client, "elsewhere", MESSAGE)
 
     await until(lambda: "permissions violation" in caplog.text, "the refusal is logged")
     assert client.is_connected
@@ -226,7 +226,7 @@ async def test_cancellation_when_it_meets_the_answer_then_task_ends() -> None:
 
     async def ask_forever() -> None:
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             await asyncio.wait_for(answer, 5)  # loses a cancellation that meets the answer, before Python 3.12
             await asyncio.sleep(0)
 

@@ -60,7 +60,7 @@ class World(Pods):
     settings: Settings = SETTINGS
     children: dict[ChildKey, Manifest] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
-    unanswered: dict[str, str] = field(default_factory=dict)
+    probe_faults: dict[str, str] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
     progress: FetchProgress | None = None
     names_taken: dict[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class World(Pods):
             demand=dict(self.demand),
             replicas=dict(self.reports),
             ignored=dict(self.ignored),
-            unanswered=dict(self.unanswered),
+            probe_faults=dict(self.probe_faults),
             admissions=dict(self.admissions),
             gateways=self.gateways,
             fetch=self.progress,

@@ -49,7 +49,7 @@ SPECS: dict[str, list[Any]] = {
         {"source": {"uri": SOURCE, "digest": DIGEST}},
         {"name": "taken", "source": {"uri": SOURCE}},
         {"source": {"uri": "gopher://nowhere/x"}},  # invalid
-        {"name": "brought"},  # without a source: invalid unless a container brings it
+        {"name": "custom"},  # without a source: invalid unless a container brings it
     ],
 }
 changes = st.sampled_from([(name, value) for name, values in SPECS.items() for value in values])

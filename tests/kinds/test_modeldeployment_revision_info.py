@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kinds.reconcile_world import SETTINGS, World, resource, route_of, serving_world
-from kinds.test_modeldeployment_brought import spec
+from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import child
 
 from headrace.api import vocabulary as v
@@ -51,11 +51,11 @@ def annotations_of(world: World) -> Manifest:
     return found
 
 
-def test_revision_when_it_is_a_custom_container_then_its_spec_is_in_the_record() -> None:
+def test_record_when_custom_container_then_it_has_the_spec() -> None:
     assert revisions(serving_world(**spec(**FIELDS))) == [CUSTOM]
 
 
-def test_revision_when_it_is_of_an_own_runtime_then_its_profile_is_in_the_record() -> None:
+def test_record_when_llm_runtime_then_it_has_the_profile() -> None:
     world = serving_world(runtime={"type": "LLM", "llm": {"maxConcurrentRequests": 7}})
     assert json.loads(annotations_of(world)[v.REVISION_INFO_ANNOTATION]) == {
         "runtime": "LLM",
@@ -70,7 +70,7 @@ def test_revision_when_it_is_of_an_own_runtime_then_its_profile_is_in_the_record
     }
 
 
-def test_route_when_it_names_a_revision_then_with_its_operations_and_capabilities() -> None:
+def test_route_when_rendered_then_has_operations_of_revisions() -> None:
     (own,) = route_of(serving_world(replicas=1).outcome).revisions
     (custom,) = route_of(serving_world(**spec()).outcome).revisions
     assert (own.operations, own.capabilities) == (("chat", "completions"), ("Drain", "LoadReports", "Progress"))
@@ -78,7 +78,7 @@ def test_route_when_it_names_a_revision_then_with_its_operations_and_capabilitie
 
 
 @pytest.mark.parametrize("fields", [spec(**FIELDS), spec(announces=True), {"replicas": 1}])
-def test_deployment_when_it_is_of_the_build_before_then_it_is_read_as_if_it_had_the_record(
+def test_deployment_when_of_an_earlier_build_then_record_derived(
     fields: dict[str, Any],
 ) -> None:
     world = serving_world(**fields)
@@ -87,14 +87,14 @@ def test_deployment_when_it_is_of_the_build_before_then_it_is_read_as_if_it_had_
 
 
 @pytest.mark.parametrize("record", ["", "other-1", "{}", '{"runtime": 3}'])
-def test_record_when_somebody_made_it_unreadable_then_it_is_written_again(record: str) -> None:
+def test_record_when_unreadable_then_written_again(record: str) -> None:
     world = serving_world(**spec(**FIELDS))
     annotations_of(world)[v.REVISION_INFO_ANNOTATION] = record
     world.look()
     assert revisions(world) == [CUSTOM]
 
 
-def test_operator_when_it_is_upgraded_then_the_record_is_written_and_no_pod_restarts() -> None:
+def test_operator_when_upgraded_then_record_and_no_restart() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     template, pods = copy.deepcopy(child(world, "Deployment")["spec"]["template"]), list(world.pods)
     world.look()
@@ -102,7 +102,7 @@ def test_operator_when_it_is_upgraded_then_the_record_is_written_and_no_pod_rest
     assert (child(world, "Deployment")["spec"]["template"], list(world.pods)) == (template, pods)
 
 
-def test_operator_when_it_is_upgraded_in_a_rollout_then_the_old_revision_is_served_as_before() -> None:
+def test_operator_when_upgraded_in_a_rollout_then_stable_serves() -> None:
     world = serving_world(**spec(**FIELDS))
     world.apply(**spec(**FIELDS, image="next"), model={**world.manifest["spec"]["model"], "name": "renamed"})
     world.look()
@@ -114,13 +114,13 @@ def test_operator_when_it_is_upgraded_in_a_rollout_then_the_old_revision_is_serv
     assert route_of(world.look()).public_name == "smol"
 
 
-def test_capacity_when_the_spec_is_invalid_and_there_is_no_record_then_it_is_the_default() -> None:
+def test_capacity_when_no_record_and_invalid_spec_then_default() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     world.manifest["spec"]["runtime"] = {"container": []}
     assert [each.capacity for each in revisions(world)] == [16]
 
 
-def test_capacity_when_it_changes_then_the_record_does_and_nothing_restarts() -> None:
+def test_capacity_when_changed_then_record_without_a_restart() -> None:
     world = World(manifest=resource(**spec()), settings=SETTINGS)
     world.calm()
     pods = list(world.pods)

@@ -100,7 +100,7 @@ async def test_gateway_when_it_speaks_for_a_replica_is_not_heard(server: NatsSer
     own = [subjects.demand("a", "model"), subjects.admission("a", "model", "pod"), subjects.SOLICIT]
     foreign = [
         subjects.replica("a", "model", "pod"),
-        subjects.brought("a", "model", "pod"),
+        subjects.container_report("a", "model", "pod"),
         subjects.progress("a", "model"),
     ]
     assert await heard(server, server.gateway, [*own, *foreign]) == own

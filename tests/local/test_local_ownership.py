@@ -20,8 +20,7 @@ from local.local_cluster import (
 )
 
 from headrace.control.world import ChildRefused
-from headrace.local.index import ObjectKey
-from headrace.reconcile.world import Child, Event, Manifest, ResourceKey
+from headrace.reconcile.world import Child, Event, Manifest, ObjectKey, ResourceKey
 
 OTHER = ResourceKey(GREETING.kind.kind, MODEL.namespace, MODEL.name)
 OTHER_RESOURCE: Manifest = {
@@ -62,7 +61,7 @@ async def test_kinds_that_share_a_name_keep_each_others_children(tmp_path: Path)
         now, _ = cluster.apply_object(model())
         mine = owned_by(now, deployment(container(SLEEPER)))
         await cluster.apply(MODEL, mine)
-        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and belongs to somebody else"):
+        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and has another owner"):
             await cluster.apply(OTHER, others_child(mine.key.name))
         await cluster.delete(OTHER, mine.key)
         await cluster.set_routable(OTHER, frozenset({cluster.observe(MODEL).pods[0]["metadata"]["name"]}))

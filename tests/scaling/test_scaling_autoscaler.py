@@ -164,7 +164,7 @@ def test_minimum_when_nothing_runs_yet_then_starts_unasked() -> None:
 
 def test_maximum_when_demand_is_higher_then_clamped_and_reported() -> None:
     decision = decide(replace(POLICY, max_replicas=3), CALM, asked(queued=100), 1000.0)
-    assert (decision.replicas, decision.asked) == (3, 13)
+    assert (decision.replicas, decision.needed) == (3, 13)
 
 
 def test_maximum_when_it_is_lowered_then_the_surplus_goes() -> None:

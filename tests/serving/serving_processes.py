@@ -21,7 +21,7 @@ from settle import settle
 
 from headrace import environment
 from headrace.events import subjects
-from headrace.events.connection import connect, publish_quietly
+from headrace.events.connection import connect, publish_if_connected
 from headrace.events.messages import Admission, Announcement, ReplicaState
 from headrace.events.secret import token
 from headrace.headers import REPLICA_TOKEN
@@ -163,7 +163,7 @@ class Gateway:
     async def admit(self, state: ReplicaState, *, started: float | None = None) -> None:
         since = self.reports[-1].started if started is None else started
         admission = Admission(gateway=self.name, pod=POD, started=since, state=state)
-        assert await publish_quietly(self._client, subjects.admission(NAMESPACE, DEPLOYMENT, POD), admission)
+        assert await publish_if_connected(self._client, subjects.admission(NAMESPACE, DEPLOYMENT, POD), admission)
         await settle(self._client)
 
     async def hears(self, state: ReplicaState, stage: str | None = None) -> Announcement:

@@ -101,7 +101,7 @@ def gateway_permissions() -> Permissions:
         ),
         subscribe=(
             subjects.ALL_REPLICAS,
-            subjects.ALL_BROUGHT,
+            subjects.ALL_CONTAINER_REPORTS,
             subjects.ALL_ADMISSIONS,
             subjects.ALL_PROGRESS,
             subjects.SOLICIT,

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from headrace.cli.client import DEFAULT_INSTANCE, DEFAULT_NAMESPACE
 from headrace.cli.targets import add_namespace
-from headrace.errors import HeadraceError, InvalidResource, explained
+from headrace.errors import HeadraceError, InvalidResource, system_fault
 from headrace.local.home import home_fault
 
 COMMANDS: dict[str, str] = {
@@ -127,9 +127,9 @@ def _is_of_output(error: OSError) -> bool:
 def _explained(error: OSError, *, is_of_output: bool) -> HeadraceError:
     """Return the error to report for an OSError."""
     if is_of_output:
-        return explained(error, what="cannot write to standard output", or_else="redirect the output")
+        return system_fault(error, what="cannot write to standard output", or_else="redirect the output")
     if error.filename is None:
-        return explained(error, what="a system call failed")
+        return system_fault(error, what="a system call failed")
     return home_fault(error)
 
 

@@ -26,7 +26,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.events import subjects
-from headrace.events.connection import heed_cancellation, publish_quietly
+from headrace.events.connection import publish_if_connected, raise_if_cancelled
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.kinds.controller import STARTING, ProbedPod
 from headrace.reconcile.world import ResourceKey
@@ -53,18 +53,18 @@ class _ReportedPod:
     key: ResourceKey
     pod: ProbedPod
     answered: bool = False
-    """Whether a probe of ours or the kubelet's has succeeded since the container started."""
+    """Whether a probe of the loop or the kubelet has succeeded since the container started."""
     was_ready: bool = False
     """Whether the kubelet's probe has succeeded since the container started; only then can it make the pod unready."""
     last_report: ReplicaReport | None = None
     fault: str = ""
-    """Why our last probe failed."""
+    """Why the loop's last probe failed."""
     probe: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> ReplicaState:
         """The state to report."""
-        if self.pod.leaving or (self.was_ready and not self.pod.ready):
+        if self.pod.terminating or (self.was_ready and not self.pod.ready):
             return ReplicaState.DRAINING
         return ReplicaState.READY if self.answered else ReplicaState.LOADING
 
@@ -93,7 +93,7 @@ class ContainerReporter:
             solicited = await self._client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
             try:
                 while True:
-                    heed_cancellation()
+                    raise_if_cancelled()
                     await self._publish_all()
                     await asyncio.sleep(REPORT_SECONDS)
             finally:
@@ -129,7 +129,7 @@ class ContainerReporter:
 
     async def _probe(self, reported: _ReportedPod) -> None:
         """Probe the readiness path until it succeeds."""
-        while not reported.answered and not reported.pod.leaving:
+        while not reported.answered and not reported.pod.terminating:
             began = time.monotonic()
             fault = await _fault(reported.pod)
             if not fault:
@@ -163,8 +163,8 @@ class ContainerReporter:
             stage=STARTING if state is ReplicaState.LOADING else "",
             capacity=pod.capacity,
         )
-        if await publish_quietly(
-            self._client, subjects.brought(reported.key.namespace, reported.key.name, pod.name), report
+        if await publish_if_connected(
+            self._client, subjects.container_report(reported.key.namespace, reported.key.name, pod.name), report
         ):
             reported.last_report = report
 
@@ -172,7 +172,7 @@ class ContainerReporter:
         """Report a deleted pod as draining, in case its termination was not observed."""
         _cancel_probe(reported)
         if reported.last_report is not None and reported.last_report.state is ReplicaState.READY:
-            reported.pod = replace(reported.pod, leaving=True)
+            reported.pod = replace(reported.pod, terminating=True)
             await self._publish(reported)
 
     async def _on_solicit(self, msg: Msg) -> None:
@@ -200,11 +200,11 @@ async def _fault(pod: ProbedPod) -> str:
             finally:
                 writer.close()
     except ConnectionRefusedError:
-        return f"{path} is not answered: the connection is refused"
+        return f"{path} does not respond: the connection is refused"
     except TimeoutError:
-        return f"{path} is not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
+        return f"{path} does not respond within {PROBE_TIMEOUT_SECONDS:.0f} s"
     except (OSError, ValueError):
-        return f"{path} is not answered: the connection breaks"
+        return f"{path} does not respond: the connection is closed"
     if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
-        return f"{path} is not answered in HTTP/1.1"
-    return "" if rest[:3] == b"200" else f"{path} is answered with {rest[:3].decode()}"
+        return f"{path} does not respond in HTTP/1.1"
+    return "" if rest[:3] == b"200" else f"{path} responds with status {rest[:3].decode()}"

@@ -24,7 +24,7 @@ from headrace.events.messages import Admission, Announcement, Demand, FetchProgr
 from headrace.reconcile.world import ResourceKey, Signals
 
 REPLICA_TTL_SECONDS = 10.0
-"""Ten missed reports: the process hangs or has exited, whatever the pod's status is."""
+"""Ten missed reports: the process hangs or has exited, regardless of the pod's status."""
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class SignalStore:
         """Subscribe, and solicit a report from every replica."""
         await self._client.subscribe(subjects.ALL_DEMAND, cb=self._on_demand)
         await self._client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
-        await self._client.subscribe(subjects.ALL_BROUGHT, cb=self._on_brought)
+        await self._client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=self._on_container_report)
         await self._client.subscribe(subjects.ALL_ADMISSIONS, cb=self._on_admission)
         await self._client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
         await self._client.subscribe(subjects.ALL_PRESENCE, cb=self._on_presence)
@@ -128,7 +128,7 @@ class SignalStore:
         if not self._client.is_connected:
             return True
         if self._reconnects != self._client.stats["reconnects"]:
-            # The client increments this counter when it is connected, and calls our callback some steps later: a
+            # The client increments this counter when it is connected, and calls the callback some steps later: a
             # reconcile pass in between must not treat messages as expired because the broker was unavailable.
             self._reconnects = self._client.stats["reconnects"]
             self._connected_since = self._clock()
@@ -179,7 +179,7 @@ class SignalStore:
             return  # the reconcile loop itself reports for this pod
         self._remember(key, report)
 
-    async def _on_brought(self, msg: Msg) -> None:
+    async def _on_container_report(self, msg: Msg) -> None:
         """Record the reconcile loop's report for a replica that does not register itself."""
         report = self._decoder.decode(ReplicaReport, msg)
         if report is not None:

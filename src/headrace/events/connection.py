@@ -39,7 +39,7 @@ FLUSH_SECONDS = 1.0
 
 _REFUSAL = "authorization violation"
 _ENDS_OF_REFUSALS = (ConnectionResetError, BrokenPipeError)
-"""Errors of a refused login without an `-ERR` line: the broker closes the connection before it has read our PING."""
+"""Errors of a refused login without an `-ERR` line: the broker closes the connection before it has read the PING."""
 
 
 class LoginRefused(HeadraceError):
@@ -148,7 +148,7 @@ async def connect(
     )
     try:
         await connecting
-        heed_cancellation()
+        raise_if_cancelled()
     except (asyncio.CancelledError, LoginRefused):
         await client.close()
         raise
@@ -159,7 +159,7 @@ async def connect(
     return client
 
 
-def heed_cancellation() -> None:
+def raise_if_cancelled() -> None:
     """End the current task if it was cancelled. Every loop over calls of nats-py must call this in each iteration.
 
     nats-py uses `asyncio.wait_for`, which loses a cancellation that coincides with the result (Python before 3.12), and
@@ -173,7 +173,7 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def publish_quietly(client: Client, subject: str, message: Message) -> bool:
+async def publish_if_connected(client: Client, subject: str, message: Message) -> bool:
     """Publish if the broker is available, and return whether it was. Never raises for an unavailable broker."""
     if not client.is_connected:
         return False

@@ -41,7 +41,7 @@ def replica(namespace: str, name: str, pod: str) -> str:
     return f"headrace.replica.{namespace}.{name}.{pod}"
 
 
-def brought(namespace: str, name: str, pod: str) -> str:
+def container_report(namespace: str, name: str, pod: str) -> str:
     """Loop -> gateways and loop: `messages.ReplicaReport` of a replica that does not register itself.
 
     It has its own subject, on which no runtime may publish, because gateways trust its address without a proof.
@@ -61,7 +61,7 @@ def progress(namespace: str, name: str) -> str:
 
 ALL_DEMAND = "headrace.demand.*.*"
 ALL_REPLICAS = "headrace.replica.*.*.*"
-ALL_BROUGHT = "headrace.brought.*.*.*"
+ALL_CONTAINER_REPORTS = "headrace.brought.*.*.*"
 ALL_ADMISSIONS = "headrace.admission.*.*.*"
 ALL_PROGRESS = "headrace.progress.*.*"
 ALL_PRESENCE = f"$KV.{GATEWAYS_BUCKET}.*"

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import CannotStart, HeadraceError, NotRunning, SystemFault, explained, is_full
+from headrace.errors import CannotStart, HeadraceError, NotRunning, SystemFault, is_full, system_fault
 from headrace.files import naming, write_private
 
 HOME_VARIABLE = "HEADRACE_HOME"
@@ -58,7 +58,7 @@ class InvalidHome(HeadraceError):
 
 def home_fault(error: OSError, *, what: str = "") -> SystemFault:
     """Return an explained error for an OSError in the home; its hint mentions that another home can be set."""
-    return explained(error, what=what, or_else=f"set {HOME_VARIABLE} to another directory")
+    return system_fault(error, what=what, or_else=f"set {HOME_VARIABLE} to another directory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,14 @@ from typing import Any
 
 from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
-from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
-from headrace.local.index import ObjectIndex, ObjectKey
+from headrace.kinds.modeldeployment.exit_message import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
+from headrace.local.index import ObjectIndex
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
 from headrace.local.volumes import make_volumes
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 from headrace.termination import MAX_BYTES
 
 DEFAULT_GRACE_SECONDS = 30.0

@@ -113,7 +113,7 @@ class Decision:
     replicas: int
     reason: Reason
     state: ScaleState
-    asked: int
+    needed: int
     """Replicas that the demand needs, before the limits of the resource."""
     burst_capacity: int
     """Requests beyond the target burst that can arrive at once without being queued; negative if some would be."""
@@ -191,15 +191,15 @@ def _clamped(load: float, ready: int) -> int:
     return min(max(math.ceil(load), least), most)
 
 
-def _decision(policy: ScalePolicy, state: ScaleState, sample: Sample, asked: int, reason: Reason) -> Decision:
-    replicas = min(max(asked, policy.min_replicas), policy.max_replicas)
-    if asked < policy.min_replicas:
+def _decision(policy: ScalePolicy, state: ScaleState, sample: Sample, needed: int, reason: Reason) -> Decision:
+    replicas = min(max(needed, policy.min_replicas), policy.max_replicas)
+    if needed < policy.min_replicas:
         reason = Reason.MINIMUM
     free_capacity = sample.ready_replicas * policy.replica_capacity - sample.requests
     return Decision(
         replicas=replicas,
         reason=reason,
         state=replace(state, replicas=replicas),
-        asked=asked,
+        needed=needed,
         burst_capacity=free_capacity - TARGET_BURST_CAPACITY,
     )

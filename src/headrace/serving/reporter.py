@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.events import subjects
-from headrace.events.connection import connect, heed_cancellation, publish_quietly
+from headrace.events.connection import connect, publish_if_connected, raise_if_cancelled
 from headrace.events.decoder import Decoder
 from headrace.events.messages import Admission, Announcement, ReplicaState
 from headrace.serving.identity import Identity
@@ -84,9 +84,9 @@ class Reporter:
         me = self._identity
         subject = subjects.replica(me.namespace, me.deployment, me.pod)
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             self._changed.clear()
-            if await publish_quietly(client, subject, self._report()):
+            if await publish_if_connected(client, subject, self._report()):
                 self._announced.set()
             await _within(REPORT_SECONDS, self._changed.wait())
 

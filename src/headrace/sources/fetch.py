@@ -24,7 +24,7 @@ from types import FrameType
 from headrace import environment
 from headrace.errors import HeadraceError
 from headrace.events import subjects
-from headrace.events.connection import connect, heed_cancellation, publish_quietly
+from headrace.events.connection import connect, publish_if_connected, raise_if_cancelled
 from headrace.events.messages import FetchProgress
 from headrace.sources.location import redacted
 from headrace.sources.store import fetch
@@ -167,13 +167,13 @@ async def _publish(broker: _Broker, progress: _Progress) -> None:
     published: FetchProgress | None = None
     try:
         while True:
-            heed_cancellation()
+            raise_if_cancelled()
             now = progress.now
-            if now != published and await publish_quietly(client, subject, now):
+            if now != published and await publish_if_connected(client, subject, now):
                 published = now
             await asyncio.sleep(PUBLISH_SECONDS)
     finally:
-        await publish_quietly(client, subject, progress.now)
+        await publish_if_connected(client, subject, progress.now)
         await client.close()
 
 

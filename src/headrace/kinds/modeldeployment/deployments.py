@@ -1,4 +1,4 @@
-"""The Deployments of a resource, one for each revision, as they are observed."""
+"""Observed Deployments of a resource, one for each revision."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
 
 
 def is_self_registering_container(deployment_or_pod: Manifest) -> bool:
-    """Whether it is of a custom container that registers itself; its pods outlive its Deployment, so it has a label."""
+    """Whether it is of a self-registering custom container, by its label, because pods outlive their Deployment."""
     return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
 
 
 def existing_replicas(observed: Observed) -> int:
-    """Return how many replicas the Deployments ask for now; during a rollout two revisions have the same number."""
+    """Return the desired replicas of the Deployments; during a rollout two revisions have the same number."""
     return max(map(replicas_of, deployments(observed).values()), default=0)
 
 
 def replicas_of(deployment: Manifest) -> int:
-    """Return how many replicas a Deployment asks for."""
+    """Return the desired replicas of a Deployment."""
     return int(deployment["spec"].get("replicas", 0))
 
 

@@ -1,9 +1,8 @@
-"""What a revision is, as one annotation of its Deployment.
+"""Properties of a revision, stored in an annotation of its Deployment.
 
-Route, status and the control loop's reports need to know of every revision that has a Deployment: under which name and
-on which port its pods serve, what they serve, and whether they register themselves. An old revision is in no spec, so
-the record is stored with its Deployment. It is in the Deployment's own metadata, not in its template: a changed record
-restarts no pod.
+Route, status and the reconcile loop's reports need for every revision with a Deployment: name and port, operations, and
+whether its pods register themselves. The spec has these only of the desired revision, so they are stored with the
+Deployment: in its metadata and not in its template, so that a changed record restarts no pod.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ from headrace.runtimes.llm import LLM
 
 
 class RevisionInfo(Message):
-    """One revision."""
+    """Properties of one revision."""
 
     runtime: str = Field(max_length=64)
-    """Its runtime type."""
+    """Runtime type."""
     public_name: str = Field(max_length=253)
-    """The public name that its pods serve, for as long as requests go to the revision."""
+    """Public name of the model while the revision receives the requests."""
     model_name: str | None = Field(default=None, max_length=1024)
-    """Name by which its engine knows the model; None: the public name."""
+    """Name of the model in the engine's API; None: the public name."""
     port: int = Field(ge=1, le=65535)
     readiness_path: str = Field(max_length=1024, pattern=r"^/[!-~]*$")
     self_registers: bool
     explains_unready: bool
     """See the field of that name in `headrace.runtimes.profile`."""
     capacity: int = Field(ge=1)
-    """Requests that a replica takes at the same time."""
+    """Requests that a replica accepts at the same time."""
     operations: tuple[str, ...]
     capabilities: tuple[str, ...]
 
 
 def revision_info(resource: ModelDeployment) -> RevisionInfo:
-    """Return what the wanted revision of a resource is."""
+    """Return the properties of the desired revision."""
     profile = resource.spec.runtime.profile
     return RevisionInfo(
         runtime=profile.type,
@@ -57,12 +56,12 @@ def revision_info(resource: ModelDeployment) -> RevisionInfo:
 
 
 def observed_revisions(observed: Observed, resource: Manifest) -> dict[str, RevisionInfo]:
-    """Return what the revisions of a resource (in whatever state its spec is) are, read off their Deployments."""
+    """Return the properties of a resource's revisions from their Deployments; its spec may be invalid."""
     return {revision: _read(deployment, resource) for revision, deployment in deployments(observed).items()}
 
 
 def _read(deployment: Manifest, resource: Manifest) -> RevisionInfo:
-    """Return the record of a Deployment. One that somebody made unreadable counts as missing, and is written again."""
+    """Return the record of a Deployment. An unreadable record counts as missing, and is written again."""
     text = deployment["metadata"].get("annotations", {}).get(v.REVISION_INFO_ANNOTATION, "")
     try:
         return RevisionInfo.decode(text.encode())
@@ -71,10 +70,10 @@ def _read(deployment: Manifest, resource: Manifest) -> RevisionInfo:
 
 
 def _of_release_before(deployment: Manifest, resource: Manifest) -> RevisionInfo:
-    """Return the record of a Deployment without one, which the builds before release 0.1.0 made.
+    """Return the record of a Deployment without one, which a build before release 0.1.0 created.
 
     Remove this function, PUBLIC_NAME_ANNOTATION and ENGINE_MODEL_ANNOTATION after release 0.1.0: its operator writes
-    the record into the Deployment of every wanted revision in its first pass, and old revisions leave with the rollout.
+    the record into the Deployment of every desired revision in its first pass; others are deleted by their rollout.
     """
     metadata, template = deployment["metadata"], deployment["spec"]["template"]["spec"]["containers"][0]
     annotations = metadata.get("annotations", {})
@@ -96,7 +95,7 @@ def _of_release_before(deployment: Manifest, resource: Manifest) -> RevisionInfo
 
 
 def _capacity(resource: Manifest) -> int:
-    """Return maxConcurrentRequests of a custom container, the default where the spec is invalid."""
+    """Return maxConcurrentRequests of a custom container, the default if the spec is invalid."""
     value = resource.get("spec")
     for name in ("runtime", "container", "maxConcurrentRequests"):
         value = value.get(name) if isinstance(value, dict) else None

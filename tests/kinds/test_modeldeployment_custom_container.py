@@ -1,4 +1,4 @@
-"""Brought containers (`runtime.type: Container`): what their pods are made of, and what gateways are told of them."""
+"""Custom containers (`runtime.type: Container`): their pods, and their entries in the route."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def spec(**engine: Any) -> dict[str, Any]:
     return {"replicas": 1, "runtime": {"type": "Container", "container": ENGINE | engine}}
 
 
-def brought(**engine: Any) -> World:
+def custom(**engine: Any) -> World:
     return serving_world(**spec(**engine))
 
 
@@ -43,7 +43,7 @@ def test_route_when_revision_serves_then_its_operations_named(fields: dict[str, 
 
 def test_container_when_it_runs_then_as_specified_plus_identity() -> None:
     """It gets its model, its name and its address."""
-    pod = pod_of(brought(command=["/llama-server"]))
+    pod = pod_of(custom(command=["/llama-server"]))
     (container,) = pod["containers"]
     assert (container["image"], container["command"]) == (ENGINE["image"], ["/llama-server"])
     assert container["args"] == ["-m", "$(HEADRACE_MODEL_PATH)"]
@@ -90,7 +90,7 @@ def test_container_when_custom_then_its_pod_cannot_reach_nats() -> None:
 
 def test_container_when_it_has_its_model_then_nothing_mounted() -> None:
     """Nothing is fetched, and it may download its model."""
-    world = in_cluster(model={"name": "brought"})
+    world = in_cluster(model={"name": "custom"})
     assert not {key.kind for key in world.children} & {"Job"}
     assert "volumes" not in pod_of(world)
     assert "HEADRACE_MODEL_PATH" not in variables(pod_of(world))
@@ -132,7 +132,7 @@ def reaches_nats(world: World) -> bool:
 
 
 def test_route_when_reporters_differ_by_revision_then_has_each() -> None:
-    world = brought()
+    world = custom()
     (old,) = world.revisions()
     world.apply(**spec(announces=True))
     world.look()
@@ -144,14 +144,14 @@ def test_route_when_reporters_differ_by_revision_then_has_each() -> None:
 @pytest.mark.parametrize(("model_name", "told"), [(None, None), ("org/model-8b", "org/model-8b")])
 def test_route_when_a_custom_container_then_has_its_protocol(model_name: str | None, told: str | None) -> None:
     named = {} if model_name is None else {"modelName": model_name}
-    world = brought(readinessPath="/health", **named)
+    world = custom(readinessPath="/health", **named)
     (revision,) = world.revisions()
     assert engines(world) == {revision: ("/health", told)}
 
 
 def test_route_when_engine_changes_then_each_keeps_its_protocol() -> None:
     """Also while the spec is refused."""
-    world = brought(readinessPath="/health", modelName="old")
+    world = custom(readinessPath="/health", modelName="old")
     (old,) = world.revisions()
     world.apply(**spec(readinessPath="/ready", modelName="new", image="next"))
     world.look()
@@ -169,7 +169,7 @@ def test_route_when_the_runtime_is_ours_then_no_engine_is_named() -> None:
 
 
 def test_revision_when_only_gateway_limits_change_then_stays() -> None:
-    world = brought()
+    world = custom()
     before = world.revisions()
     world.apply(**spec(maxConcurrentRequests=3))
     world.look()
@@ -177,7 +177,7 @@ def test_revision_when_only_gateway_limits_change_then_stays() -> None:
 
 
 def test_model_name_when_it_alone_changes_then_nothing_restarts() -> None:
-    world = brought(modelName="old")
+    world = custom(modelName="old")
     (revision,) = world.revisions()
     world.apply(**spec(modelName="new"))
     world.look()
@@ -209,13 +209,13 @@ def test_container_when_no_images_run_here_then_it_needs_command(command: list[s
 
 
 def test_service_when_container_has_another_port_then_by_name() -> None:
-    assert child(brought(), "Service")["spec"]["ports"] == [{"name": "http", "port": 9000, "targetPort": "http"}]
+    assert child(custom(), "Service")["spec"]["ports"] == [{"name": "http", "port": 9000, "targetPort": "http"}]
 
 
 def test_reserved_variables_when_pods_are_made_then_all_are_set() -> None:
     """No more: a name that is reserved later makes stored resources invalid that use it."""
     ours = World(manifest=resource(replicas=1), settings=replace(SETTINGS, max_body_bytes=1))  # only another is set
     ours.calm()
-    pods = [pod_of(ours), pod_of(ours, "Job"), pod_of(brought(announces=True))]
+    pods = [pod_of(ours), pod_of(ours, "Job"), pod_of(custom(announces=True))]
     made = {name for pod in pods for name in variables(pod) if name.startswith("HEADRACE_")}
     assert made | {environment.TERMINATION_MESSAGE_PATH} == set(RESERVED_VARIABLES)

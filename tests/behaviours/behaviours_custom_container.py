@@ -1,4 +1,4 @@
-"""An engine that is brought as a container: it knows nothing of headrace, and is woken, served and put to rest."""
+"""A custom container without the runtime protocol: it starts from zero, serves, and scales to zero."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEEN_SECONDS = 10
 """So long it stays when nobody asks: time enough for a look at it."""
 
 
-class BroughtBehaviour:
+class CustomContainerBehaviour:
     """Needs the fixtures `served` and `engine`."""
 
     def test_engine_when_custom_container_then_wakes_and_idles(self, served: World, engine: Engine) -> None:
@@ -67,14 +67,14 @@ class BroughtBehaviour:
     def test_engine_when_it_serves_a_source_then_it_gets_its_path(self, served: World) -> None:
         """The engine is ours, started as any other would be: it is told nothing of NATS."""
         runtime = {"type": "Container", "container": ours(served)}
-        served.apply(model(served.model_uri, "brought", runtime=runtime, scaling=SCALING))
-        wait(served, "brought", "Idle")
+        served.apply(model(served.model_uri, "custom", runtime=runtime, scaling=SCALING))
+        wait(served, "custom", "Idle")
         client = openai.OpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0)
-        answer = client.chat.completions.create(**asked("brought"))  # type: ignore[call-overload]  # plain dicts
+        answer = client.chat.completions.create(**asked("custom"))  # type: ignore[call-overload]  # plain dicts
         assert "Paris" in answer.choices[0].message.content
-        until(lambda: served.get("brought")["status"]["replicas"] == 1, "it runs", served.patience)
-        until(lambda: served.get("brought")["status"]["replicas"] == 0, "it rests again", served.patience)
-        served.delete("brought")
+        until(lambda: served.get("custom")["status"]["replicas"] == 1, "it runs", served.patience)
+        until(lambda: served.get("custom")["status"]["replicas"] == 0, "it rests again", served.patience)
+        served.delete("custom")
 
     def test_engine_when_self_registering_then_its_stages_reported(self, served: World) -> None:
         """The engine is ours, which speaks the runtime contract wherever it is told who it is."""
@@ -134,7 +134,7 @@ class BroughtBehaviour:
         runtime = python(served, "-m", "http.server", "8000", "--bind", "$(HEADRACE_POD_IP)")
         runtime["container"]["readinessPath"] = "/nothing/here"
         served.apply(model(None, "unready", runtime=runtime, replicas=1))
-        told = "its readiness path /nothing/here on port 8000 is answered with 404"
+        told = "its readiness path /nothing/here on port 8000 responds with status 404"
         until(lambda: told in wait(served, "unready", "Starting")["message"], "the condition says how", served.patience)
         served.delete("unready")
 
