@@ -270,7 +270,7 @@ def test_spec_replicas_when_changed_while_scaling_then_warns() -> None:
     assert (warning.type, list(world.revisions().values())) == ("Warning", [0])
 
 
-def test_spec_replicas_when_the_manifest_has_none_then_no_warning() -> None:
+def test_spec_replicas_when_manifest_has_none_then_no_warning() -> None:
     """Such a manifest, applied again after a scale, resets the field to its default."""
     world = serving_world(**SCALED, replicas=2)
     world.apply(replicas=None)
