@@ -27,6 +27,9 @@ from headrace_gateway.operations import OPERATIONS, OperationTable, documentatio
 from headrace_gateway.table import Table
 
 METRICS_PATH = "/metrics"
+DESCRIPTION = "The API of OpenAI for the models that an API key gives access to, and health and metrics of the gateway."
+PREFIX = "/v1"
+_BASE_URL_HINT = f"OpenAI clients need the base URL of this gateway with {PREFIX} at its end"
 
 
 class ModelCard(BaseModel):
@@ -75,7 +78,7 @@ def metrics_app(metrics: GatewayMetrics) -> FastAPI:
 
 def control_app(table: Table, metrics: GatewayMetrics | None, operations: OperationTable = OPERATIONS) -> ControlApp:
     """Return the application; metrics are None if the listener is public: they name every tenant's models."""
-    app = ControlApp(title="headrace gateway", version=version("headrace"), description=__doc__)
+    app = ControlApp(title="headrace gateway", version=version("headrace"), description=DESCRIPTION)
     app.inference_paths = documentation.paths(operations)
 
     @app.get("/v1/models", tags=["models"])
@@ -114,9 +117,19 @@ def control_app(table: Table, metrics: GatewayMetrics | None, operations: Operat
 
     @app.exception_handler(HTTPException)
     async def explain_http(request: Request, error: HTTPException) -> Response:
-        return _error_response(_no_such_operation(request, operations.allowed(request.scope) or _allow(error)))
+        allow = operations.allowed(request.scope) or _allow(error)
+        if allow is None and _lacks_prefix(request, operations):
+            return _error_response(NoSuchPath(f"there is no {request.url.path[:200]} here", hint=_BASE_URL_HINT))
+        return _error_response(_no_such_operation(request, allow))
 
     return app
+
+
+def _lacks_prefix(request: Request, operations: OperationTable) -> bool:
+    """Whether the path would exist with the prefix that OpenAI clients expect in their base URL."""
+    path, raw_path = f"{PREFIX}{request.url.path}", PREFIX.encode() + request.scope["raw_path"]
+    scope = {**request.scope, "path": path, "raw_path": raw_path}
+    return path.startswith(f"{PREFIX}/models") or operations.allowed(scope) is not None
 
 
 def _with_head(allow: str) -> str:

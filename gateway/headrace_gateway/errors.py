@@ -11,7 +11,7 @@ from headrace.routes import Unavailable
 
 
 class InvalidApiKey(RequestError):
-    """The API key is missing or not valid."""
+    """The API key is missing, malformed, unknown or revoked."""
 
     http_status = 401
     reason = headers.INVALID_API_KEY

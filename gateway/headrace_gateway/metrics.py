@@ -132,11 +132,11 @@ class _Row:
 _Read = Callable[[_Row], float]
 _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     (HELD, "Requests that wait for a replica.", lambda row: row.held),
-    (IN_FLIGHT, "Requests in flight at a replica.", lambda row: row.in_flight),
+    (IN_FLIGHT, "Requests in flight to a replica.", lambda row: row.in_flight),
     (REPLICAS, "Replicas that requests are routed to.", lambda row: row.replicas),
 )
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
-    (WAKES, "How often a request began to wait for a model without a replica.", lambda row: row.metrics.wakes),
+    (WAKES, "Requests that triggered a cold start.", lambda row: row.metrics.wakes),
     (RECEIVED_BYTES, "Bodies of requests.", lambda row: row.metrics.received_bytes),
     (SENT_BYTES, "Bodies of answers.", lambda row: row.metrics.sent_bytes),
 )

@@ -83,16 +83,11 @@ class Table:
         entry = entry_of(key) if len(key) <= MAX_KEY_BYTES else None
         if entry is None:
             raise InvalidApiKey(
-                f"this is not an API key: its form is {FORM}",
-                hint="Create one: `headrace keys create NAME`; on Kubernetes, see docs/operations/keys.md",
+                f"this is not an API key: its form is {FORM}", hint="Ask the operator of this gateway for a key"
             )
         grant = self._grants.get(entry)
         if grant is None:
-            raise InvalidApiKey(
-                "the API key is not valid",
-                hint="It may have been revoked: ask its issuer; "
-                "`headrace keys list` shows the names of a local instance's keys",
-            )
+            raise InvalidApiKey("the API key is unknown or revoked", hint="Ask the operator of this gateway for a key")
         return grant
 
     @property

@@ -27,6 +27,14 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
 
 
+def test_version_when_an_option_then_as_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["version"])
+    printed = capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, printed)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_when_asked_then_every_command_has_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -234,7 +242,7 @@ def test_wait_when_the_condition_is_unknown_then_known_are_named() -> None:
         (["logs", "x", "--tail=-1"], "--tail"),
         (["scale", "mdep/x", "--replicas=-1"], "--replicas"),
         (["delete"], "Give KIND/NAME or -f FILE"),
-        (["describe", "mdep"], "modeldeployment/NAME"),
+        (["describe", "mdep"], "Give its name: mdep/NAME (`headrace get mdep` lists them)"),
         (["get", "foo"], "modeldeployments"),
         (["get", "modeldeploymnt"], "Did you mean modeldeployments?"),
         (["get", "mdep", "--instance", "Not_A_Name"], "lower-case"),

@@ -202,7 +202,7 @@ def _talker() -> Child:
     return job({"name": "main", "command": ["sh", "-c", script], "env": []}, name="tiny-fetch-1")
 
 
-@pytest.mark.parametrize("command", ["version", "doctor", "--help", "get --help", ""])
+@pytest.mark.parametrize("command", ["version", "--version", "doctor", "--help", "get --help", ""])
 def test_offline_command_when_output_disk_is_full_then_says_so(command: str, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = headrace(tmp_path, command, stdout=full.fileno())

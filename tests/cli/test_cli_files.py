@@ -1,4 +1,4 @@
-"""Resource files: faults point at their line."""
+"""Manifests: faults point at their line."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from headrace.api.vocabulary import COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LA
 from headrace.cli.client import ApiClient
 from headrace.cli.main import main
 from headrace.local.home import InstanceHome
-from headrace.reconcile.world import Event
+from headrace.reconcile.world import Event, Manifest
 
 KEY_FILE = f"""\
 apiVersion: v1
@@ -65,6 +65,33 @@ async def test_apply_when_standard_input_is_wrong_then_its_line_named(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert await session.headrace("apply", "-f", "-") == 2
     assert session.complained.startswith("stdin:6: spec.replicas")
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"), [("Idle", "now: it is scaled to zero (Idle)."), ("NameTaken", "now (NameTaken).")]
+)
+async def test_logs_when_there_is_no_pod_then_the_reason_is_said(session: Session, reason: str, says: str) -> None:
+    await session.apply()
+    await session.cluster.write_status(TINY, {"conditions": [condition("Ready", "False", reason)]})
+    assert await session.headrace("logs", "tiny") == 1
+    assert says in session.complained
+
+
+async def test_apply_when_the_resource_is_rejected_then_a_warning(session: Session) -> None:
+    """The spec is valid, but this world does not take it: the reconcile loop says so."""
+    session.file.write_text(FILE.replace("https://example.org", "pvc://models"))
+    await session.apply()
+    message = "spec.model.source.uri: the scheme pvc:// is not allowed here"
+    rejected = condition("Accepted", "False", "SourceNotAllowed", message)
+    await session.cluster.write_status(TINY, {"conditions": [rejected]})
+    assert await session.apply() == 0
+    assert session.complained.endswith(
+        f"tiny.yaml:5: the reconcile loop rejects modeldeployment/tiny (SourceNotAllowed): {message}\n"
+    )
+
+
+def condition(type_: str, status: str, reason: str, message: str = "") -> Manifest:
+    return {"type": type_, "status": status, "reason": reason, "message": message, "observedGeneration": 1}
 
 
 def test_logs_when_a_model_has_several_pods_then_names_printed(
@@ -189,14 +216,17 @@ async def test_object_when_missing_then_the_error_says_where_to_look(session: Se
     ("command", "code", "says"),
     [
         ("logs secret/x", 2, "mdep/NAME or pod/NAME"),
-        ("logs tiny", 1, "`headrace describe mdep/tiny`"),
+        ("logs tiny", 1, "tiny has no runtime pod now (Pending). `headrace describe mdep/tiny` shows why"),
+        ("logs tiny --fetch", 1, "tiny has no fetch pod now (Pending). `headrace describe mdep/tiny` shows why"),
+        ("describe mdep", 2, "'mdep' does not name a ModelDeployment. Give its name: mdep/NAME"),
+        ("apply -f {made}", 2, "made:2: deployments are made by headrace, not by users. Known kinds: v1 ConfigMap"),
         ("keys create Not_A_Name", 2, "error: 'Not_A_Name' is not a valid name of a key: it must be a DNS name"),
         ("apply -f {unknown}", 2, "unknown:2: unknown kind Foo. Known kinds: v1 ConfigMap"),
         ("apply -f {mistyped}", 2, "mistyped:2: unknown kind ModelDeploymnt. Did you mean Model"),
         ("apply -f {short}", 2, "short:2: unknown kind mdep. Did you mean ModelDeployment?"),
         ("apply -f {newer}", 2, "newer:1: there is no ModelDeployment in headrace.dev/v1. Write `apiVersion: headrace"),
         ("apply -f {empty}", 2, "A resource is a mapping with apiVersion"),
-        ("apply -f {absent}", 2, "Give the path of a resource file"),
+        ("apply -f {absent}", 2, "Give the path of a manifest"),
     ],
 )
 async def test_command_when_impossible_then_error_says_what_possible(
@@ -208,7 +238,8 @@ async def test_command_when_impossible_then_error_says_what_possible(
     (tmp_path / "short").write_text(FILE.replace("ModelDeployment", "mdep"))
     (tmp_path / "newer").write_text(FILE.replace("v1alpha1", "v1"))
     (tmp_path / "empty").write_text("---\n")
-    files = {name: tmp_path / name for name in ("unknown", "mistyped", "short", "newer", "empty", "absent")}
+    (tmp_path / "made").write_text("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n")
+    files = {name: tmp_path / name for name in ("made", "unknown", "mistyped", "short", "newer", "empty", "absent")}
     assert await session.headrace(*command.format(**files).split()) == code
     assert says in session.complained
 

@@ -240,6 +240,13 @@ async def test_models_when_listed_then_only_those_of_the_key(world: World) -> No
     assert (await get(world.port, "/v1/models/second", KEY_A)).json()["id"] == "second"
 
 
+@pytest.mark.parametrize(("path", "hinted"), [(CHAT, True), ("/v1/models/echo", True), ("/v1/nothing", False)])
+async def test_path_when_it_lacks_v1_then_the_hint_has_the_base_url(world: World, path: str, *, hinted: bool) -> None:
+    answer = await get(world.port, path.removeprefix("/v1"))
+    assert answer.status == 404
+    assert ("OpenAI clients need the base URL" in answer.json()["error"]["message"]) is hinted
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY_A}"}, {"authorization": "Bearer "}],
@@ -261,7 +268,7 @@ async def test_request_when_its_key_opens_nothing_then_401(
         (KEY_A, "Bearer"),
         ("Bearer ", "no key after"),
         ("Bearer wrong", "not an API key"),
-        ("Bearer hr_team-a_wrong", "not valid"),
+        ("Bearer hr_team-a_wrong", "unknown or revoked"),
     ],
 )
 async def test_key_that_opens_nothing_then_the_message_says_why(world: World, authorization: str, words: str) -> None:

@@ -13,6 +13,7 @@ from headrace.kinds.crds import CHART_CRD_DIRECTORY, CRD_DIRECTORY, crd_of, rend
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.modeldeployment.resource import SCHEMA as MODELS
 from headrace.kinds.modeldeployment.rules import RULES
+from headrace.kinds.registry import RESOURCE_KINDS
 
 SCHEMA = crd_of(MODEL_DEPLOYMENT)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -29,7 +30,7 @@ def parts(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
 
 @pytest.mark.parametrize("directory", [CRD_DIRECTORY, CHART_CRD_DIRECTORY], ids=["crds", "chart"])
 def test_crds_when_rendered_then_the_checkout_has_them(directory: Path) -> None:
-    """`make crds` was run after the last change of headrace.api."""
+    """Else run `make crds`: the registry, the models of a kind or its rules have changed."""
     assert {path.name: path.read_text() for path in directory.glob("*.yaml")} == render()
 
 
@@ -91,6 +92,15 @@ def pruned(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: p for k, v in value.items() if (p := pruned(v)) not in ({}, [])}
     return value
+
+
+@pytest.mark.parametrize("kind", RESOURCE_KINDS)
+def test_columns_when_compared_then_kubectl_has_those_of_get(kind: str) -> None:
+    """kubectl adds the name itself, and only `headrace get -o wide` shows messages."""
+    resource = RESOURCE_KINDS[kind]
+    printed = [(column.name.upper(), column.priority == 1) for column in resource.printer_columns]
+    shown = [(column.title, column.wide) for column in resource.columns if column.title not in ("NAME", "MESSAGE")]
+    assert printed == shown
 
 
 def test_models_when_listed_by_kubectl_then_have_public_names() -> None:

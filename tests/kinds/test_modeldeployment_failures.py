@@ -198,8 +198,9 @@ def test_deadline_when_ready_but_unreachable_then_told_only() -> None:
     world.serve(pod, admitted=False)
     world.look()
     assert world.says(v.ROUTABLE) == ("False", v.WAITING_FOR_GATEWAYS)
+    world.pass_time(6)
     assert f"{pod}: it reports Ready at 127.1.0.1, port 8000" in world.condition(v.ROUTABLE)["message"]
-    world.pass_time(12)
+    world.pass_time(6)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
     assert "127.1.0.1, port 8000" in world.condition(v.READY)["message"]
     assert world.runtimes() == [pod]

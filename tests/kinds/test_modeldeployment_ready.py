@@ -10,6 +10,7 @@ from kinds.reconcile_world import World, replica_failure, resource, serving_worl
 
 from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaState
+from headrace.kinds.modeldeployment.facts import ROUTING_SECONDS
 
 NEW = {"runtime": {"type": "LLM", "llm": {"maxModelLen": 4096}}}
 
@@ -53,6 +54,17 @@ def test_replica_when_one_of_two_not_admitted_then_ready_stays() -> None:
     world.look()
     assert world.says(v.READY) == ("True", v.RUNNING)
     assert "1 of 2 serving replicas are admitted by every gateway" in message(world)
+
+
+def test_replica_when_not_routed_then_hint_after_some_seconds() -> None:
+    """Gateways take a moment in every start: only when it lasts is something wrong."""
+    world = serving_world(replicas=1)
+    world.serve(*world.runtimes(), admitted=False)
+    world.look()
+    assert world.says(v.READY) == ("False", v.WAITING_FOR_GATEWAYS)
+    assert message(world).endswith("waiting for the gateways to route to it")
+    world.pass_time(ROUTING_SECONDS + 1)
+    assert message(world).endswith("no gateway routes to it: see the logs of the gateways")
 
 
 def test_scale_up_when_a_quota_has_no_room_then_ready_says_why() -> None:

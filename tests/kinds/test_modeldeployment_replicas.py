@@ -270,6 +270,14 @@ def test_spec_replicas_when_changed_while_scaling_then_warns() -> None:
     assert (warning.type, list(world.revisions().values())) == ("Warning", [0])
 
 
+def test_spec_replicas_when_manifest_has_none_then_no_warning() -> None:
+    """Such a manifest, applied again after a scale, resets the field to its default."""
+    world = serving_world(**SCALED, replicas=2)
+    world.apply(replicas=None)
+    world.look()
+    assert v.SCALE_IGNORED not in reasons(world)
+
+
 def test_status_when_it_serves_then_has_scale_and_client_fields() -> None:
     status = serving_world(replicas=2).manifest["status"]
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)

@@ -146,6 +146,17 @@ async def test_apply_when_invalid_then_every_fault_is_named(served: Served) -> N
     assert {cause.field for cause in raised.value.causes} == {"spec.replicas", "spec.unknown"}
 
 
+@pytest.mark.parametrize("name", ["Bad_Name", "bad.x"])
+async def test_apply_when_the_name_is_wrong_then_rest_is_checked(served: Served, name: str) -> None:
+    manifest = {**model(replicas=-1), "metadata": {"name": name, "namespace": "default"}}
+    with pytest.raises(InvalidResource) as raised:
+        await served.apply(manifest)
+    faults = {cause.field: cause.message for cause in raised.value.causes}
+    assert len(raised.value.causes) == len(faults) == 2
+    assert "letters, digits and '-'" in faults["metadata.name"]
+    assert "spec.replicas" in faults
+
+
 async def test_apply_when_dry_run_then_nothing_is_stored(served: Served) -> None:
     assert await served.apply(model(), dry_run=True) == "created"
     assert await served.call(served.client.get, KINDS["ModelDeployment"], "default") == {

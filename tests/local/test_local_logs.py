@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from headrace.local.logs import CHUNK_BYTES, read_log
+from headrace.local.logs import CHUNK_BYTES, NoLog, check_log, read_log
 
 
 async def whole(path: Path, tail_lines: int | None = None) -> str:
@@ -65,3 +67,28 @@ async def test_log_when_trimmed_while_followed_starts_over(tmp_path: Path) -> No
         with path.open("a") as file:
             file.write("new\n")
         assert await anext(log) == b"new\n"
+
+
+FAILED = {"waiting": {"reason": "CreateContainerError", "message": "cannot execute /no: No such file or directory"}}
+STARTED: dict[str, Any] = {"running": {}}
+
+
+@pytest.mark.parametrize(
+    ("state", "written", "previous", "says"),
+    [
+        (FAILED, "", False, "the container of pod x does not run and has no log: cannot execute /no: No such file"),
+        (FAILED, None, False, "does not run and has no log"),
+        (STARTED, None, True, "pod x has no previous run"),
+        (STARTED, "", False, None),
+        (FAILED, "of an earlier run", False, None),
+        (STARTED, "of an earlier run", True, None),
+    ],
+)
+def test_log_when_container_did_not_run_then_error_says_so(
+    tmp_path: Path, state: dict[str, Any], written: str | None, *, previous: bool, says: str | None
+) -> None:
+    pod = {"metadata": {"name": "x"}, "status": {"containerStatuses": [{"state": state}]}}
+    if written is not None:
+        (tmp_path / "log").write_text(written)
+    with contextlib.nullcontext() if says is None else pytest.raises(NoLog, match=says):
+        check_log(tmp_path / "log", pod, previous=previous)

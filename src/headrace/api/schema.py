@@ -21,6 +21,7 @@ from headrace.api.rules import Rule
 from headrace.errors import FieldError, InvalidResource
 
 Manifest = dict[str, Any]
+NAME_FIELD = "metadata.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,15 @@ class Schema:
 
     def validate(self, manifest: Manifest, old: Manifest | None = None) -> None:
         """Check an object that replaces `old`. Raises InvalidResource with all errors found."""
-        faults = list(self._schema_faults(manifest)) or list(self._rule_faults(manifest, old))
-        if faults:
+        if faults := self.faults(manifest, old):
             metadata = manifest.get("metadata")
             name = metadata.get("name", "?") if isinstance(metadata, dict) else "?"
             raise InvalidResource(f"{self.kind.singular} {name} is invalid", causes=tuple(faults))
+
+    def faults(self, manifest: Manifest, old: Manifest | None = None) -> list[FieldError]:
+        """Return all errors of an object that replaces `old`. If its schema is invalid, only the name's rules run."""
+        faults = list(self._schema_faults(manifest))
+        return [*self._name_faults(manifest), *faults] if faults else list(self._rule_faults(manifest, old))
 
     def with_defaults(self, manifest: Manifest) -> Manifest:
         """Return a valid manifest with the defaults written into its spec, as an API server stores it."""
@@ -56,7 +61,7 @@ class Schema:
             yield FieldError("kind", f"must be {self.kind.kind}")
         metadata = manifest.get("metadata")
         if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
-            yield FieldError("metadata.name", "is required")
+            yield FieldError(NAME_FIELD, "is required")
         if not isinstance(manifest.get("spec"), dict):
             yield FieldError("spec", "is required")
             return
@@ -67,6 +72,16 @@ class Schema:
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 yield _fault_of(detail, self.spec)
+
+    def _name_faults(self, manifest: Manifest) -> Iterator[FieldError]:
+        """Yield an error for each broken rule about the name: these read nothing else of the manifest."""
+        metadata = manifest.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        if not isinstance(name, str) or not name:
+            return
+        for rule in self.rules:
+            if rule.field == NAME_FIELD and not rule.check({"metadata": {"name": name}}, None):
+                yield FieldError(NAME_FIELD, rule.message)
 
     def _rule_faults(self, manifest: Manifest, old: Manifest | None) -> Iterator[FieldError]:
         """Yield an error for each broken rule; the manifest's schema is valid, `old` is the stored object if any."""

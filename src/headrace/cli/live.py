@@ -8,15 +8,14 @@ import sys
 import threading
 import time
 
+from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.cli import output
 from headrace.cli.client import ApiClient
 from headrace.errors import HeadraceError
 from headrace.kinds.columns import Object, condition
-from headrace.kinds.registry import KINDS
+from headrace.kinds.registry import KINDS, RESOURCE_KINDS
 
 RETRY_SECONDS = 0.5
-_HIDDEN_COLUMNS = ("URL", "RUNTIME", "AGE")
-"""To save space; and an age would be outdated in a table that is drawn only when something changes."""
 _RESERVED_LINES = 2
 """Lines below a table that is too high: the number of hidden rows, and the cursor's line."""
 
@@ -43,7 +42,7 @@ class LiveView:
     def _follow(self) -> None:
         while not self._paused.is_set():
             try:
-                for change in self._client.watch(KINDS["ModelDeployment"], None):
+                for change in self._client.watch(KINDS[MODEL_DEPLOYMENT], None):
                     self._show(change["type"], change["object"])
             except (HeadraceError, OSError, ValueError):
                 time.sleep(RETRY_SECONDS)  # the instance is stopping, or the watch was closed because we were too slow
@@ -63,8 +62,7 @@ class LiveView:
             self._print(key, change, obj)
 
     def _redraw(self) -> None:
-        columns = output.columns_of(KINDS["ModelDeployment"], wide=True, all_namespaces=False)
-        columns = [column for column in columns if column.title not in _HIDDEN_COLUMNS]
+        columns = [column for column in RESOURCE_KINDS[MODEL_DEPLOYMENT].columns if column.live]
         lines = _fitted(output.table(columns, (self._objects[key] for key in sorted(self._objects))))
         if lines == self._drawn:
             return  # the change is not visible, such as the percentage in a message that is clipped

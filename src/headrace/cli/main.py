@@ -184,16 +184,25 @@ class _Command(_Parser):
         return super().parse_known_args(args, namespace)
 
 
+class _PrintVersion(argparse.Action):
+    """`--version` is the command `version`."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        parser.exit(import_module("headrace.cli.commands.version").run(namespace))
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = _Parser(
         prog="headrace",
-        description="Models that scale to zero and start on the first request, from the same resource files on a "
+        description="Models that scale to zero and start on the first request, from the same manifests on a "
         "laptop and a cluster.",
         epilog="Start with `headrace up -f examples/smollm2.yaml`.",
     )
     add_namespace(parser, "namespace, for commands with this option")
     parser.set_defaults(takes_namespace=False)  # the command overrides it
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")

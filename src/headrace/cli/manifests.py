@@ -1,4 +1,4 @@
-"""Resource files: YAML documents with the position of each field, so that an error can name its line."""
+"""Manifests: YAML documents with the position of each field, so that an error can name its line."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def read(path: str) -> list[Document]:
         text = _read_bounded(path).decode()
     except OSError as error:
         raise InvalidFile(
-            f"cannot read {name}: {error.strerror}", hint="Give the path of a resource file, or - for standard input"
+            f"cannot read {name}: {error.strerror}", hint="Give the path of a manifest, or - for standard input"
         ) from error
     except UnicodeDecodeError as error:
-        raise InvalidFile(f"{name} is not a text file", hint="Resource files are YAML or JSON in UTF-8") from error
+        raise InvalidFile(f"{name} is not a text file", hint="Manifests are YAML or JSON in UTF-8") from error
     try:
         # Like in kubectl, an empty document (after a final `---`, for example) is skipped.
         nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None and node.tag != _NULL]
@@ -75,9 +75,9 @@ def read(path: str) -> list[Document]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InvalidFile(f"{place}:{line}: not valid YAML: {error.problem}", hint="Fix that line") from error
     except yaml.YAMLError as error:
-        raise InvalidFile(f"{name} is not valid YAML: {error}", hint="Resource files are YAML or JSON") from error
+        raise InvalidFile(f"{name} is not valid YAML: {error}", hint="Manifests are YAML or JSON") from error
     except RecursionError as error:
-        raise InvalidFile(f"{name} is nested too deeply for a resource file", hint=_SHAPE) from error
+        raise InvalidFile(f"{name} is nested too deeply for a manifest", hint=_SHAPE) from error
 
 
 def _read_bounded(path: str) -> bytes:
@@ -88,14 +88,14 @@ def _read_bounded(path: str) -> bytes:
             content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise InvalidFile(
-            f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, so it is not a resource file",
-            hint="Set spec.model.source.uri in a resource file to serve a model's file",
+            f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, so it is not a manifest",
+            hint="Set spec.model.source.uri in a manifest to serve a model's file",
         )
     return content
 
 
 def write(manifests: Iterable[dict[str, Any]]) -> str:
-    """Return the text of a resource file with these manifests."""
+    """Return the text of a manifest with these manifests."""
     return str(yaml.safe_dump_all(manifests, allow_unicode=True, sort_keys=False))
 
 

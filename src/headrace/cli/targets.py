@@ -128,7 +128,11 @@ def _target(word: str, *, name_required: bool) -> Target:
     if "/" in name:
         raise UnknownKind(f"{word!r} is not a kind and a name", hint="Write KIND/NAME")
     if (name_required or slash) and not name:
-        raise UnknownKind(f"the {kind.singular} has no name", hint=f"Give a name: {kind.singular}/NAME")
+        short = (*kind.short_names, kind.singular)[0]
+        raise UnknownKind(
+            f"{word!r} does not name a {kind.kind}",
+            hint=f"Give its name: {short}/NAME (`headrace get {short}` lists them)",
+        )
     return Target(kind, name or None)
 
 

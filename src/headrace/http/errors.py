@@ -60,7 +60,7 @@ class HeadTooSlow(RequestError):
 
 
 class HeadTooLarge(RequestError):
-    """The request line and header lines are larger than those of any regular client."""
+    """Request line and headers together are larger than 32 KiB."""
 
     http_status = 431
     reason = headers.HEAD_TOO_LARGE
@@ -76,14 +76,14 @@ class UnsupportedContentEncoding(RequestError):
 
 
 class HostNotAllowed(RequestError):
-    """A request to a local server has a Host that is not this machine."""
+    """The Host header is not a local name, and no API key exists."""
 
     http_status = 403
     reason = headers.HOST_NOT_ALLOWED
 
 
 class OriginNotAllowed(RequestError):
-    """A request to a local server comes from a web page of another site."""
+    """The request is from a web page of another site, and no API key exists."""
 
     http_status = 403
     reason = headers.ORIGIN_NOT_ALLOWED

@@ -30,6 +30,9 @@ class Column:
     title: str
     value: Callable[[Object], str]
     wide: bool = False
+    live: bool = False
+    """Whether the table of `headrace up` has it too. It is narrow, and drawn only when something changes, so an age
+    would be outdated in it."""
 
 
 def age(timestamp: str | None, now: float | None = None) -> str:
@@ -57,8 +60,8 @@ def replicas(obj: Object) -> str:
     return f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}"
 
 
-NAME = Column("NAME", lambda o: str(o["metadata"]["name"]))
-READY_STATUS = Column("READY", lambda o: str(condition(o, READY).get("status", "Unknown")))
+NAME = Column("NAME", lambda o: str(o["metadata"]["name"]), live=True)
+READY_STATUS = Column("READY", lambda o: str(condition(o, READY).get("status", "Unknown")), live=True)
 READY_STATUS_PRINTED = PrinterColumn("Ready", "string", f'.status.conditions[?(@.type=="{READY}")].status')
 AGE = Column("AGE", lambda o: age(o["metadata"].get("creationTimestamp")))
 AGE_PRINTED = PrinterColumn("Age", "date", ".metadata.creationTimestamp")

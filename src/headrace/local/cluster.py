@@ -27,7 +27,7 @@ from headrace.control.world import Changed, ChildRefused, not_ours
 from headrace.errors import NotFound, SystemFault
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.local.index import Change, ObjectIndex
-from headrace.local.logs import read_log
+from headrace.local.logs import check_log, read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
 from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
@@ -147,11 +147,12 @@ class LocalCluster:
     def logs(
         self, namespace: str, pod: str, *, follow: bool, tail_lines: int | None, previous: bool
     ) -> AsyncIterator[bytes]:
-        """Yield the log of a pod. Raises NotFound if the pod does not exist."""
-        found = self._pods.get(ObjectKey("Pod", namespace, pod))
-        if found is None:
+        """Yield the log of a pod. Raises NotFound if the pod does not exist, and NoLog if its container did not run."""
+        found = self._pods.get(key := ObjectKey("Pod", namespace, pod))
+        if found is None or (manifest := self.index.get(key)) is None:
             raise NotFound(f"pod {pod} does not exist in namespace {namespace}")
         path = found.previous_log if previous else found.log
+        check_log(path, manifest, previous=previous)
         return read_log(path, tail_lines=tail_lines, follow=follow)
 
     # -- World -----------------------------------------------------------------------------------------------

@@ -8,9 +8,29 @@ from collections.abc import AsyncIterator
 from io import BufferedReader
 from pathlib import Path
 
+from headrace.errors import HeadraceError
+from headrace.reconcile.world import Manifest
+
 CHUNK_BYTES = 64 * 1024
 FOLLOW_SECONDS = 0.2
 """How often a followed file is read."""
+
+
+class NoLog(HeadraceError):
+    """The container has no log, or had no previous run."""
+
+    http_status = 400
+    reason = "BadRequest"
+
+
+def check_log(path: Path, pod: Manifest, *, previous: bool) -> None:
+    """Raise NoLog if nothing was written because the container did not run."""
+    name = pod["metadata"]["name"]
+    if previous and not path.exists():
+        raise NoLog(f"pod {name} has no previous run: its container was not restarted")
+    waiting = pod["status"]["containerStatuses"][0]["state"].get("waiting", {})
+    if waiting.get("message") and (not path.exists() or path.stat().st_size == 0):
+        raise NoLog(f"the container of pod {name} does not run and has no log: {waiting['message']}")
 
 
 async def read_log(path: Path, *, tail_lines: int | None, follow: bool) -> AsyncIterator[bytes]:

@@ -77,7 +77,10 @@ class Objects:
         kind = _user_kind(manifest.get("kind"))
         faults = [*_metadata_faults(manifest), *_CHECKS.get(kind.kind, _no_faults)(manifest)]
         if faults:
-            raise InvalidResource(f"{kind.singular} is invalid", causes=tuple(faults))
+            resource = RESOURCE_KINDS.get(kind.kind)
+            own = resource.schema().faults(manifest) if resource is not None else []
+            others = [fault for fault in faults if fault.field not in {each.field for each in own}]
+            raise InvalidResource(f"{kind.singular} is invalid", causes=(*own, *others))
         wanted = _with_string_data(manifest)
         if not dry_run:
             self._admit(manifest["metadata"]["namespace"])

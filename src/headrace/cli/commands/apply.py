@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import time
+from collections.abc import Iterable
 
 from headrace.api.kinds import Kind
+from headrace.api.vocabulary import ACCEPTED
+from headrace.cli.client import ApiClient, Applied
 from headrace.cli.manifests import Document, line_of, read
 from headrace.cli.targets import UnknownKind, add_namespace, client_of, nearest_kind
 from headrace.errors import InvalidResource
-from headrace.kinds.registry import KINDS, user_kinds
+from headrace.kinds.columns import condition
+from headrace.kinds.registry import KINDS, RESOURCE_KINDS, user_kinds
+
+ACCEPTED_SECONDS = 1.0
+"""How long `apply` waits for the condition Accepted of what it has applied, which takes milliseconds."""
+POLL_SECONDS = 0.02
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Validate all documents, then apply all; nothing is applied if one is invalid."""
     client = client_of(arguments)
     documents = [document for path in arguments.filename for document in read(path)]
-    faulty = False
+    faulty, changed = False, list[tuple[Document, Applied]]()
     for dry_run in (True, False):
         if faulty or (arguments.dry_run and not dry_run):
             break
@@ -41,10 +51,36 @@ def run(arguments: argparse.Namespace) -> int:
                 suffix = " (dry run)" if dry_run else ""
                 print(f"{kind.singular}/{document.manifest['metadata']['name']} {applied.verb}{suffix}")
                 warn_of_replicas(document)
+                changed += [] if dry_run else [(document, applied)]
     if faulty:
         print("error: nothing was applied. Fix the lines above and apply again", file=sys.stderr)
         return InvalidResource.exit_code
+    warn_of_rejected(client, changed)
     return 0
+
+
+def warn_of_rejected(client: ApiClient, changed: Iterable[tuple[Document, Applied]]) -> None:
+    """Print a warning for each applied resource that the reconcile loop rejects within a moment."""
+    deadline = time.monotonic() + ACCEPTED_SECONDS
+    for document, applied in changed:
+        kind, metadata = kind_of(document), applied.manifest["metadata"]
+        resource = RESOURCE_KINDS.get(kind.kind)
+        if resource is None or ACCEPTED not in resource.conditions:
+            continue
+        accepted = condition(applied.manifest, ACCEPTED)
+        while accepted.get("observedGeneration") != metadata["generation"] or accepted["status"] == "Unknown":
+            if time.monotonic() > deadline:
+                return
+            time.sleep(POLL_SECONDS)
+            accepted = condition(client.get(kind, metadata["namespace"], metadata["name"]), ACCEPTED)
+        if accepted["status"] == "False":
+            field = re.match(r"[\w.\[\]]*", accepted["message"])
+            line = line_of(document.node, field[0] if field else "")
+            print(
+                f"warning: {document.path}:{line}: the reconcile loop rejects {kind.singular}/{metadata['name']} "
+                f"({accepted['reason']}): {accepted['message']}",
+                file=sys.stderr,
+            )
 
 
 def warn_of_replicas(document: Document) -> None:
@@ -59,13 +95,13 @@ def kind_of(document: Document) -> Kind:
     """Return the kind of a document. Raises UnknownKind with its file and line."""
     word, api_version = document.manifest["kind"], document.manifest["apiVersion"]
     kind = KINDS.get(word)
-    if kind is None:
+    if kind is None or word not in user_kinds():
         meant = nearest_kind(word)
-        guess = f"Did you mean {meant.kind}? " if meant is not None else ""
+        guess = f"Did you mean {meant.kind}? " if meant is not None and kind is None else ""
         known = ", ".join(f"{kind.api_version} {name}" for name, kind in sorted(user_kinds().items()))
+        fault = f"unknown kind {word}" if kind is None else f"{kind.plural} are made by headrace, not by users"
         raise UnknownKind(
-            f"{document.path}:{line_of(document.node, 'kind')}: unknown kind {word}",
-            hint=f"{guess}Known kinds: {known}",
+            f"{document.path}:{line_of(document.node, 'kind')}: {fault}", hint=f"{guess}Known kinds: {known}"
         )
     if kind.api_version != api_version:
         raise UnknownKind(

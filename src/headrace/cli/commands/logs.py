@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_LABEL, COMPONENT_RUNTIME
+from headrace.api import vocabulary as v
 from headrace.cli.client import ApiClient
 from headrace.cli.targets import Target, UnknownKind, add_namespace, client_of, count, target_of
 from headrace.errors import NotFound
+from headrace.kinds.columns import condition
 from headrace.kinds.registry import KINDS, RESOURCE_KINDS
+
+_AT_ZERO = frozenset({v.IDLE, v.SCALED_TO_ZERO, v.SUSPENDED})
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,15 +53,15 @@ def newest_pod(client: ApiClient, namespace: str, target: Target, *, fetches: bo
         pod
         for pod in client.get(KINDS["Pod"], namespace)["items"]
         if pod["metadata"].get("labels", {}).get(resource.label) == name
-        and (pod["metadata"]["labels"].get(COMPONENT_LABEL) == COMPONENT_FETCH) == fetches
+        and (pod["metadata"]["labels"].get(v.COMPONENT_LABEL) == v.COMPONENT_FETCH) == fetches
     ]
     if not pods:
-        client.get(target.kind, namespace, name)  # which is not there, where its name was mistyped
+        obj = client.get(target.kind, namespace, name)  # raises NotFound if the name was mistyped
+        component, type_ = (v.COMPONENT_FETCH, v.MODEL_CACHED) if fetches else (v.COMPONENT_RUNTIME, v.READY)
+        reason = condition(obj, type_).get("reason", v.PENDING)
+        why = f": it is scaled to zero ({reason})" if reason in _AT_ZERO else f" ({reason})"
         named = f"{(*target.kind.short_names, target.kind.singular)[0]}/{name}"
-        raise NotFound(
-            f"{name} has no {COMPONENT_FETCH if fetches else COMPONENT_RUNTIME} pod now",
-            hint=f"There is none at zero: `headrace describe {named}` tells what happened",
-        )
+        raise NotFound(f"{name} has no {component} pod now{why}", hint=f"`headrace describe {named}` shows why")
     pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
     newest, *others = [str(pod["metadata"]["name"]) for pod in pods]
     if others:

@@ -25,6 +25,9 @@ from headrace.scaling.autoscaler import ScaleState
 LISTENING_SECONDS = 5.0
 """Time after a (re)start of the loop within which every running replica and gateway responds to the solicitation."""
 
+ROUTING_SECONDS = 5.0
+"""Gateways route to a replica some milliseconds after it reports Ready; after so long something is wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -43,6 +46,8 @@ class Memory:
     """Monotonic time since which the desired revision has lacked capacity, or of the last scale-down for it."""
     exited: frozenset[str] = frozenset()
     """Pods that exited after they were ready, and are not ready again."""
+    unrouted: Mapping[str, float] = field(default_factory=dict)
+    """Monotonic time since which no gateway routes to a pod that reports Ready, by pod (`RuntimePod.unrouted`)."""
     message_changed: float = -math.inf
     """Monotonic time of the last change of a condition's message without a change of its reason."""
 
@@ -86,6 +91,19 @@ class Facts:
     def listening(self) -> bool:
         """Whether every sender had time to report since the loop (re)started."""
         return self.memory.listening(self.signals.now)
+
+    @property
+    def unrouted(self) -> dict[str, float]:
+        """Monotonic time since which no gateway routes to a pod that reports Ready, by pod."""
+        now = self.signals.now
+        return {pod.name: self.memory.unrouted.get(pod.name, now) for pod in self.pods if pod.unrouted}
+
+    def fault_of(self, pod: RuntimePod) -> str:
+        """Return the pod's fault; in the first seconds after it is ready, the gateways are expected to route to it."""
+        since = self.unrouted.get(pod.name)
+        if since is not None and self.signals.now - since < ROUTING_SECONDS:
+            return "waiting for the gateways to route to it"
+        return pod.fault
 
     @property
     def is_canary(self) -> bool:

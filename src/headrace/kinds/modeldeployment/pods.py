@@ -51,6 +51,8 @@ class RuntimePod:
     """Why no gateway routes to a running pod, or why its readiness path does not return 200."""
     last_exit: str
     """Description of the last exit of its container; empty before the first one."""
+    unrouted: bool = False
+    """Whether its `fault` is that no gateway routes to it although it reports Ready, for no known cause."""
 
 
 def runtime_pods(observed: Observed, before: Manifest, signals: Signals, *, listening: bool) -> tuple[RuntimePod, ...]:
@@ -144,6 +146,7 @@ def _runtime_pod(
         report=report,
         fault=fault,
         last_exit=last_exit,
+        unrouted=bool(fault) and report is not None and serving and not signals.probe_faults.get(name),
     )
 
 

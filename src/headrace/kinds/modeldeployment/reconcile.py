@@ -24,6 +24,7 @@ from headrace.kinds.modeldeployment.pods import pods_of_other_revisions, runtime
 from headrace.kinds.modeldeployment.rejected import rejected
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.route import publication, route
+from headrace.kinds.modeldeployment.spec import Spec
 from headrace.kinds.modeldeployment.status_update import conditions, status
 from headrace.kinds.modeldeployment.wake import watch_wake
 from headrace.reconcile.conditions import Condition, clipped, events, throttle_messages
@@ -34,6 +35,8 @@ WORKING_REQUEUE_SECONDS = 1.0
 """While something changes or there is demand: the interval of the autoscaler."""
 STEADY_REQUEUE_SECONDS = 5.0
 """While nothing changes: a gateway that crashes sends no message, its presence only expires."""
+
+_DEFAULT_REPLICAS = Spec.model_fields["replicas"].default
 
 
 def reconcile(
@@ -110,6 +113,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
             weight_moved=_weight_moved(decision),
             lacking_since=decision.lacking_since,
             exited=frozenset(pod.name for pod in facts.pods if pod.exit_failure is not None),
+            unrouted=facts.unrouted,
             message_changed=throttled.changed,
         ),
         publications=(publication(facts.manifest, route(decision)),),
@@ -166,7 +170,8 @@ def _events(decision: Decision) -> Iterator[Event]:
     if decision.desired.scaled:
         yield Event("Normal", v.SCALED, decision.desired.scaled)
     seen = before.get("specReplicas")
-    if spec.scaling is not None and seen is not None and seen != spec.replicas:
+    # A manifest without replicas, applied again, resets the field to its default: nobody meant to scale.
+    if spec.scaling is not None and seen is not None and spec.replicas not in (seen, _DEFAULT_REPLICAS):
         message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling is set"
         remedy = "Change spec.scaling, or remove it; spec.suspend: true forces zero"
         yield Event("Warning", v.SCALE_IGNORED, f"{message}. {remedy}")

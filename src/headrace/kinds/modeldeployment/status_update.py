@@ -102,7 +102,7 @@ def _stage(decision: Decision) -> str:
         if pod.revision != decision.facts.revision:
             continue
         if pod.fault:
-            return f"; {pod.name}: {pod.fault}"
+            return f"; {pod.name}: {decision.facts.fault_of(pod)}"
         if pod.report is not None and not pod.serving and pod.report.stage:
             return f"; {pod.name}: {pod.report.stage}"  # no percentage: each would be a status write
         if pod.last_exit and not pod.serving:
@@ -124,7 +124,8 @@ def _routable(decision: Decision) -> Condition:
         message = "NATS is unreachable, and no gateway has reported yet: whether the model serves requests is unknown"
         return Condition(v.ROUTABLE, "Unknown", v.SIGNALS_STALE, message)
     if routable < serving:
-        fault = next((f"; {pod.name}: {pod.fault}" for pod in facts.pods if pod.serving and pod.fault), "")
+        faulty = (pod for pod in facts.pods if pod.serving and pod.fault)
+        fault = next((f"; {pod.name}: {facts.fault_of(pod)}" for pod in faulty), "")
         message = f"{routable} of {serving} serving replicas are admitted by every gateway{fault}"
         return Condition(v.ROUTABLE, "False", v.WAITING_FOR_GATEWAYS, message)
     admitters = counted(gateways, "gateway") if gateways else "the gateways, according to their previous reports"
