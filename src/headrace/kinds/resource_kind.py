@@ -37,7 +37,8 @@ class ResourceKind:
     conditions: tuple[str, ...]
     """Types of its conditions, in the order in which the status has them. `Ready` is one."""
     children: tuple[Kind, ...]
-    """What it may own, pods aside: the operator watches these, and nothing else is applied for it."""
+    """What it may own, pods aside: the operator watches these, and nothing else is applied for it. Pods, Secrets and
+    resources are no children: they are watched whoever made them."""
     label: str
     """Label that names the resource on its children and their pods. Each kind has its own, so that the selectors of one
     kind never match the pods of another."""
