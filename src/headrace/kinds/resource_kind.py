@@ -49,13 +49,15 @@ class ResourceKind:
     columns: tuple[Column, ...]
     """Of `headrace get`."""
     references: Callable[[Object], Iterable[ResourceKey]] = no_references
-    """Returns the keys of the resources, of any kind, that a resource refers to. A change of one reconciles it, and the
-    rule gets those that exist in `Observed.references`. Must not raise for an invalid resource."""
+    """Returns the keys of the resources, of any kind, that a resource refers to; none for an invalid one. The rule gets
+    those that exist in `Observed.references`. The resource is reconciled when one appears or disappears, or changes in
+    what a rule may read of it: its spec (generation), deletionTimestamp, status.publicName, and the type, status and
+    reason of its conditions."""
     recorded_status: tuple[str, ...] = ()
     """Fields of the status that record something: local mode keeps them over a restart. The others are observed."""
     buckets: tuple[str, ...] = ()
-    """The key-value buckets (of `headrace.control.buckets`) that its outcomes publish into; the loop removes entries
-    that no resource publishes."""
+    """Names of the key-value buckets that its outcomes publish into. The loop creates them, and removes entries that no
+    resource publishes."""
     has_pods: bool = False
     """Whether it has pods: `describe` and `logs` show them, and the operator provides its namespaces with a NATS login
     and a claim for models."""
