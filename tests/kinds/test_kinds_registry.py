@@ -19,7 +19,6 @@ from headrace.api.schema import Schema
 from headrace.api.vocabulary import API_VERSION, READY
 from headrace.cli.output import columns_of, table
 from headrace.cli.targets import target_of
-from headrace.control.buckets import BUCKETS
 from headrace.errors import InvalidResource
 from headrace.kinds import registry
 from headrace.kinds.columns import AGE, AGE_PRINTED, NAME, Column, PrinterColumn
@@ -180,7 +179,6 @@ def test_kind_when_registered_then_record_agrees_with_schema(resource: ResourceK
     assert schema.kind is resource.kind
     assert READY in resource.conditions
     assert set(resource.recorded_status) <= {field.alias for field in schema.status.model_fields.values()}
-    assert set(resource.buckets) <= BUCKETS.keys()
     assert resource.controller().reconcile
     assert "conditions" in schema.status.model_fields
     if resource.scalable:

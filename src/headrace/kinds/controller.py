@@ -84,4 +84,5 @@ class Controller:
     observer: Callable[[], Observer] | None = None
     """Makes the observer of a world; None: the rule needs nothing of other resources of its kind."""
     reporters: Callable[[Manifest, Observed], Reporters] = no_reporters
-    """Returns who reports about a resource, of the resource and what is observed of it."""
+    """Returns who reports about a resource, of the resource and what is observed of it. For ModelDeployments only: the
+    subjects of reports (`headrace.events.subjects`) do not contain the kind."""

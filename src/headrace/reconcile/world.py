@@ -166,12 +166,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An entry that a resource has in a key-value bucket of NATS (`headrace.events.subjects`)."""
+    """An entry that a resource has in a key-value bucket of NATS (`headrace.events.subjects`).
+
+    It is the only publisher of the entry. Where several kinds publish into one bucket, the entry's name contains the
+    kind, because resources of two kinds may have the same name.
+    """
 
     bucket: str
     entry: str
     value: Message | None
-    """None withdraws the entry; so does the deletion of the resource."""
+    """None withdraws the entry; so do an outcome without it and the deletion of the resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +185,8 @@ class Outcome(Generic[M]):
     `children` is the whole wanted set: what the resource owns and is not in it is deleted by the adapter.
     `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
     should be True (of the others: False). `requeue_seconds`: look again after this long even if nothing happens.
-    `memory` goes back into the next call. `publications` names every entry that the resource may have, also those that
-    it should not have now.
+    `memory` goes back into the next call. `publications` are all entries of the resource. One that an earlier process
+    may have published is withdrawn by name (with the value None) until the loop knows all entries.
     """
 
     children: tuple[Child, ...]
