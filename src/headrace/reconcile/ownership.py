@@ -24,6 +24,8 @@ from headrace.api.vocabulary import GROUP, OWNER_ANNOTATION
 from headrace.reconcile.world import Manifest, ResourceKey
 
 _OWNER_FIELDS = ("kind", "namespace", "name", "uid")
+_MAX_ANNOTATION = 1000
+"""Characters; the longest that `owner_annotation` returns has fewer, because names have at most 253."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,12 @@ def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None, labels
 
 def _annotated_owner(manifest: Manifest) -> _Owner | None:
     """Return the owner that a cluster-scoped object's annotation names; None without a readable annotation."""
+    annotation = (manifest["metadata"].get("annotations") or {}).get(OWNER_ANNOTATION, "")
+    if len(annotation) > _MAX_ANNOTATION:
+        return None
     try:
-        owner = json.loads((manifest["metadata"].get("annotations") or {}).get(OWNER_ANNOTATION, ""))
-    except ValueError:
+        owner = json.loads(annotation)
+    except (ValueError, RecursionError):  # any client may write an annotation
         return None
     if not isinstance(owner, dict) or not all(isinstance(owner.get(field), str) for field in _OWNER_FIELDS):
         return None
