@@ -64,8 +64,9 @@ def priority_class(uid: str = "r1", owner: ResourceKey = OWNER) -> Child:
 
 
 def served(child: Child, version: int = 5, **metadata: Any) -> Manifest:
-    """The child as an API server has it."""
-    added = {"uid": "c1", "resourceVersion": str(version), **metadata}
+    """The child as an API server has it, after the operator applied it."""
+    applied = [{"manager": v.FIELD_MANAGER, "operation": "Apply"}]
+    added = {"uid": "c1", "resourceVersion": str(version), "managedFields": applied, **metadata}
     return {**child.manifest, "metadata": {**child.manifest["metadata"], **added}}
 
 
@@ -112,7 +113,8 @@ async def test_cluster_scoped_child_is_applied_and_observed() -> None:
 async def test_cluster_scoped_child_of_another_is_refused() -> None:
     made, api = world()
     other = ResourceKey(OWNER.kind, "team-b", OWNER.name)
-    made.index.put(served(priority_class("o1", other)))
+    api.objects[PATH] = served(priority_class("o1", other))
+    made.index.put(api.objects[PATH])
     assert made.observe(OWNER).children == {}
     with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and belongs to somebody else"):
         await made.apply(OWNER, priority_class())
@@ -122,11 +124,44 @@ async def test_cluster_scoped_child_of_another_is_refused() -> None:
 
 async def test_cluster_scoped_child_of_a_former_resource_is_adopted() -> None:
     made, api = world()
-    made.index.put(served(priority_class("former")))
+    api.objects[PATH] = served(priority_class("former"))
+    made.index.put(api.objects[PATH])
     assert made.observe(OWNER).children.keys() == {priority_class().key}
     await made.apply(OWNER, priority_class())
     assert api.writes == [("apply", PATH)]
     assert api.forced == [True]
+
+
+FOREIGN_MANAGERS = [
+    [],
+    [{"manager": "kubectl", "operation": "Apply"}],
+    [{"manager": v.FIELD_MANAGER, "operation": "Update"}],
+]
+
+
+@pytest.mark.parametrize("managers", FOREIGN_MANAGERS)
+@pytest.mark.parametrize("claim", [{}, {"annotations": {}}])
+async def test_cluster_scoped_object_of_a_user_is_never_ours(managers: list[Manifest], claim: Manifest) -> None:
+    """Whatever its annotation and its labels say: it is neither observed nor changed nor deleted."""
+    made, api = world()
+    api.objects[PATH] = served(priority_class(), managedFields=managers, **claim)
+    made.index.put(api.objects[PATH])
+    assert made.observe(OWNER).children == {}
+    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and belongs to somebody else"):
+        await made.apply(OWNER, priority_class())
+    await made.delete(OWNER, priority_class().key)
+    made.index.remove(ObjectKey(OWNER.kind, OWNER.namespace, OWNER.name), "r1")
+    await made.delete(OWNER, priority_class().key)
+    assert (made.keys(), api.writes) == ([], [])
+
+
+async def test_cluster_scoped_object_without_our_label_is_refused() -> None:
+    """The index has none of those."""
+    made, api = world()
+    api.objects[PATH] = served(priority_class(), annotations={}, labels={})
+    with pytest.raises(ChildRefused, match="belongs to somebody else"):
+        await made.apply(OWNER, priority_class())
+    assert api.writes == []
 
 
 async def test_cluster_scoped_child_when_restricted_is_refused() -> None:

@@ -6,9 +6,9 @@ child of the former resource is not a child of the new one until the new one wan
 applied and so adopted.
 
 A cluster-scoped object cannot have a namespaced owner, so Kubernetes neither records its owner nor deletes it with it.
-An annotation names the owner instead (`owner_annotation`), and the reconcile loop deletes the child once it is not
-wanted. It is therefore a child of every resource of that kind, namespace and name, whatever its uid: a pass adopts or
-deletes what a former resource left.
+An annotation names the owner instead (`owner_annotation`; the operator ignores it on objects that it did not apply),
+and the reconcile loop deletes the child once it is not wanted. It is therefore a child of every resource of that kind,
+namespace and name, whatever its uid: a pass adopts or deletes what a former resource left.
 
 A pod is owned by its workload, and the workload by a resource. The workload may be deleted before its pods, so a pod
 also names its resource in the label of that resource's kind; `labels` are these labels by kind.
