@@ -16,6 +16,7 @@ from headrace.errors import HeadraceError
 from headrace.events.messages import Demand, FetchProgress, ReplicaState
 from headrace.http.errors import ModelNotFound, Saturated
 from headrace.routes import Engine, RevisionWeight, Route, Unavailable
+from headrace.runtimes.profile import READINESS_PATH
 from headrace_gateway.activator import HoldQueue, Ticket
 from headrace_gateway.errors import ModelUnavailable, OperationNotSupported, QueueTimeout
 from headrace_gateway.metrics import ModelMetrics
@@ -33,8 +34,6 @@ lost makes the loop give up."""
 REFUSAL_SECONDS = 0.25
 """A request is refused only if the loop still says so after that. Between a spec that was mended and its route are a
 watch, a reconcile pass and its writes (measured: 80 ms): nobody is told meanwhile what the old spec lacked."""
-OWN_READINESS_PATH = "/health/ready"
-"""Of our own runtimes."""
 WAITING = "waiting"
 """The stage while nobody has said anything else."""
 _SWITCHED_OFF = frozenset({SCALED_TO_ZERO, SUSPENDED})
@@ -144,7 +143,7 @@ class ServedModel:
     def readiness_path(self, replica: Replica) -> str:
         """Return what the replica answers with 200 when it can serve."""
         engine = self._engine(replica.report.revision)
-        return OWN_READINESS_PATH if engine is None else engine.readiness_path
+        return READINESS_PATH if engine is None else engine.readiness_path
 
     def engine_model_name(self, replica: Replica) -> str | None:
         """Return the name by which the replica knows the model; None: the public one."""
