@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ class ResourceKind:
     """Whether it has `/scale`: spec.replicas, status.replicas and status.selector."""
 
     def child_name(self, name: str, *parts: str) -> str:
-        """Return the name of a child of the resource `name`; `parts` tell its children apart.
+        """Return the name of a namespaced child of the resource `name`; `parts` tell its children apart.
 
         No two kinds have children of one name, because the last word of a name gives the kind away. A child of a
         ModelDeployment is named `<name>`, `<name>-<component>`, `<name>-<revision>` or `<name>-fetch-<hash>`. A child
@@ -76,3 +77,11 @@ class ResourceKind:
         (`headrace.control.world.not_ours`).
         """
         return "-".join(filter(None, (name, *parts, self.suffix)))
+
+    def cluster_child_name(self, namespace: str, name: str, *parts: str) -> str:
+        """Return the name of a cluster-scoped child: `<namespace>-<name>-<part>…-<hash>-<suffix>`.
+
+        The hash, of the namespace and the name, keeps `b` in the namespace `a-a` and `a-b` in the namespace `a` apart.
+        """
+        identity = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:8]
+        return "-".join(filter(None, (namespace, name, *parts, identity, self.suffix)))
