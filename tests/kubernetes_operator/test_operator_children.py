@@ -13,12 +13,12 @@ import kopf
 import pytest
 from aiohttp import web
 from control.control_world import Broker, until
+from kinds.greeting import PRIORITY_CLASS
 from kubernetes_operator.operator_api import RecordingApi
 from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, Provided, resource, world
 
 from headrace.api import kinds
 from headrace.api import vocabulary as v
-from headrace.api.kinds import Kind
 from headrace.control.loop import ControlLoop
 from headrace.control.world import ChildRefused
 from headrace.events.connection import connect
@@ -32,9 +32,6 @@ from headrace_operator.kinds import Watched, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
 
-PRIORITY_CLASS = Kind(
-    "scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "priorityclass", ("pc",), namespaced=False
-)
 PATH = "/apis/scheduling.k8s.io/v1/priorityclasses/smollm2"
 LABELS = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: OWNER.name, v.COMPONENT_LABEL: v.COMPONENT_RUNTIME}
 

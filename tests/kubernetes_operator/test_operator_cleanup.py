@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
+from kinds.greeting import PRIORITY_CLASS
 from kubernetes_operator.operator_api import RecordingApi
-from kubernetes_operator.test_operator_children import FOREIGN_MANAGERS, PATH, PRIORITY_CLASS, priority_class, served
+from kubernetes_operator.test_operator_children import FOREIGN_MANAGERS, PATH, priority_class, served
 
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.world import Manifest
