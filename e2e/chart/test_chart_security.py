@@ -108,23 +108,54 @@ OWN_RIGHTS: dict[Granted, set[str]] = {
 """What the operator may do whatever kinds there are."""
 
 
-def test_operator_when_rendered_then_has_the_rights_of_registry() -> None:
-    """It reads resources and writes their status, reads and writes the kinds of their children, and no more."""
-    expected = dict(OWN_RIGHTS)
-    for resource in RESOURCE_KINDS.values():
-        group, plural = resource.kind.group, resource.kind.plural
-        expected |= {
-            Granted(group, plural): set(READS),
-            Granted(group, f"{plural}/status"): {"patch"},
-            Granted(group, f"{plural}/finalizers"): {"update"},
-        }
-    for child in child_kinds():
-        expected[Granted(child.group, child.plural)] = {*READS, "create", "patch", "delete"}
+CLEANUP_RIGHTS: dict[Granted, set[str]] = {
+    Granted("", "secrets"): {"list"},
+    Granted("", "secrets", "headrace-nats"): {"delete"},
+}
+"""What the clean-up may do whatever kinds there are."""
+
+
+def granted_by(role: Manifest) -> dict[Granted, set[str]]:
     granted: dict[Granted, set[str]] = {}
-    for rule in render().get("ClusterRole", "operator")["rules"]:
+    for rule in role["rules"]:
         for group, plural, name in product(rule["apiGroups"], rule["resources"], rule.get("resourceNames", [None])):
             granted.setdefault(Granted(group, plural, name), set()).update(rule["verbs"])
-    assert granted == expected
+    return granted
+
+
+def roles_of(component: str) -> list[tuple[Manifest, bool]]:
+    """Return a component's ClusterRole and its Roles of named namespaces, and whether it is the ClusterRole."""
+    restricted = [one for one in render(WATCHED).all("Role") if one["metadata"]["name"] == f"headrace-{component}"]
+    assert len(restricted) == len(WATCHED["watchNamespaces"])
+    return [(render().get("ClusterRole", component), True), *((role, False) for role in restricted)]
+
+
+def test_operator_when_rendered_then_has_the_rights_of_registry() -> None:
+    """It reads resources and writes their status, reads and writes the kinds of their children, and no more."""
+    for role, cluster in roles_of("operator"):
+        expected = dict(OWN_RIGHTS)
+        for resource in RESOURCE_KINDS.values():
+            group, plural = resource.kind.group, resource.kind.plural
+            expected |= {
+                Granted(group, plural): set(READS),
+                Granted(group, f"{plural}/status"): {"patch"},
+                Granted(group, f"{plural}/finalizers"): {"update"},
+            }
+        for child in child_kinds():
+            if child.namespaced or cluster:
+                expected[Granted(child.group, child.plural)] = {*READS, "create", "patch", "delete"}
+        assert granted_by(role) == expected
+
+
+def test_cleanup_when_rendered_then_has_the_rights_of_registry() -> None:
+    """It lists and deletes the kinds of children; a cluster-scoped child is read first, whose label proves nothing."""
+    for role, cluster in roles_of("cleanup"):
+        expected = dict(CLEANUP_RIGHTS)
+        for child in child_kinds():
+            if child.namespaced or cluster:
+                verbs = {"list", "delete"} | (set() if child.namespaced else {"get"})
+                expected[Granted(child.group, child.plural)] = verbs
+        assert granted_by(role) == expected
 
 
 def test_operator_when_rendered_then_cannot_escalate_or_inspect() -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from behaviours.behaviours_kinds import NAME as GREETING_NAME
 from behaviours.behaviours_kinds import SecondKindBehaviour, a_model, ready
+from behaviours.behaviours_world import until
 from cluster_world import ClusterWorld, Site, tenant
 from kinds import greeting
 from kube import Kube, Manifest
 from release import NAME, NAMESPACE
 
+from headrace.api.vocabulary import MANAGED_BY, REFUSED
 from headrace.kinds.crds import crd_of
+from headrace.reconcile.ownership import owner_annotation
 
 OPERATOR = f"{NAME}-operator"
 OBJECTS = "headrace-e2e-kinds"
@@ -52,6 +55,34 @@ class TestSecondKind(SecondKindBehaviour):
         listed = greetings.site.kube.kubectl("get", "hi", "-n", greetings.namespace)
         assert [line.split() for line in listed.splitlines()] == [["NAME", "READY"], [GREETING_NAME, "True"]]
 
+    def test_cluster_scoped_child_is_made_refused_and_deleted(self, greetings: ClusterWorld) -> None:
+        """An object of its name that a user made is neither adopted nor deleted, whatever its annotation says."""
+        kube, priority = greetings.site.kube, greeting.PRIORITY_CLASS
+        name = greeting.GREETING.cluster_child_name(greetings.namespace, GREETING_NAME)
+        metadata = {"namespace": greetings.namespace, "name": GREETING_NAME, "uid": "any"}
+        claim = owner_annotation({"kind": greeting.KIND.kind, "metadata": metadata})
+        labelled = {"name": name, "labels": {MANAGED_BY: "headrace"}, "annotations": claim}
+        kube.apply({"apiVersion": priority.api_version, "kind": priority.kind, "metadata": labelled, "value": 7})
+        try:
+            greetings.apply(greeting.greeting(GREETING_NAME, model=GREETING_NAME, priority=1))
+            assert "belongs to somebody else" in ready(greetings, "False", REFUSED)["message"]
+            greetings.remove(greeting.KIND.plural, GREETING_NAME)
+            greetings.apply(greeting.greeting(GREETING_NAME, model=GREETING_NAME, priority=1))
+            ready(greetings, "False", REFUSED)
+            assert kube.get(priority.plural, None, name)["value"] == 7
+            kube.delete(priority.plural, None, name)
+            until(lambda: value(kube, name) == 1, "the PriorityClass is the Greeting's", greetings.patience)
+            greetings.remove(greeting.KIND.plural, GREETING_NAME)
+            until(lambda: value(kube, name) is None, "it is deleted with the Greeting", greetings.patience)
+        finally:
+            kube.delete(priority.plural, None, name)
+
+
+def value(kube: Kube, name: str) -> int | None:
+    """Return the value of a PriorityClass; None: it does not exist."""
+    found = kube.find(greeting.PRIORITY_CLASS.plural, None, name)
+    return None if found is None else int(found["value"])
+
 
 def with_kind() -> Manifest:
     """Return the patch of the operator's Deployment."""
@@ -79,7 +110,10 @@ def rights() -> tuple[Manifest, Manifest]:
         {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": READS},
         {"apiGroups": [kind.group], "resources": [f"{kind.plural}/status"], "verbs": ["patch"]},
         {"apiGroups": [kind.group], "resources": [f"{kind.plural}/finalizers"], "verbs": ["update"]},
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*READS, "create", "patch", "delete"]},
+        *(
+            {"apiGroups": [child.group], "resources": [child.plural], "verbs": [*READS, "create", "patch", "delete"]}
+            for child in greeting.GREETING.children
+        ),
     ]
     api, metadata = "rbac.authorization.k8s.io/v1", {"name": OBJECTS}
     role = {"apiVersion": api, "kind": "ClusterRole", "metadata": metadata, "rules": rules}

@@ -16,6 +16,7 @@ from headrace.errors import HeadraceError
 from headrace.events.messages import Demand, FetchProgress, ReplicaState
 from headrace.http.errors import ModelNotFound, Saturated
 from headrace.routes import Engine, RevisionWeight, Route, Unavailable
+from headrace.runtimes.profile import READINESS_PATH
 from headrace_gateway.activator import HoldQueue, Ticket
 from headrace_gateway.errors import ModelUnavailable, OperationNotSupported, QueueTimeout
 from headrace_gateway.metrics import ModelMetrics
@@ -34,8 +35,6 @@ not end the demand."""
 REFUSAL_SECONDS = 0.25
 """A request is rejected only if the route is still unavailable after that. Between a corrected spec and its route are a
 watch, a reconcile pass and its writes (measured: 80 ms): an error must not describe the spec before."""
-OWN_READINESS_PATH = "/health/ready"
-"""Of our own runtimes."""
 WAITING = "waiting"
 """The stage while neither a replica nor the route reports one."""
 _SWITCHED_OFF = frozenset({SCALED_TO_ZERO, SUSPENDED})
@@ -145,7 +144,7 @@ class ServedModel:
     def readiness_path(self, replica: Replica) -> str:
         """Return the path that the replica answers with 200 when it is ready."""
         engine = self._engine(replica.report.revision)
-        return OWN_READINESS_PATH if engine is None else engine.readiness_path
+        return READINESS_PATH if engine is None else engine.readiness_path
 
     def engine_model_name(self, replica: Replica) -> str | None:
         """Return the model's name in the replica's engine; None: the public one."""

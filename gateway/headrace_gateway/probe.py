@@ -9,7 +9,8 @@ from enum import Enum, auto
 
 from headrace import headers
 from headrace.events.secret import new_challenge, proof
-from headrace_gateway.model import OWN_READINESS_PATH, ServedModel
+from headrace.runtimes.profile import READINESS_PATH
+from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica
 from headrace_gateway.upstream.connection import (
     ConnectFailed,
@@ -21,7 +22,7 @@ from headrace_gateway.upstream.connection import (
 )
 
 PROBE_SECONDS = 2.0
-PROOF_PATH = OWN_READINESS_PATH
+PROOF_PATH = READINESS_PATH
 """Requested from each self-registering process, whatever its readiness path is."""
 ADDRESS_VALID_SECONDS = 2.0
 """Since the last sign of life: two reports. Until then no other process is assumed to have the address."""

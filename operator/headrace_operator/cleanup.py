@@ -11,8 +11,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from headrace_operator.client import ApiError, ApiServer
+from headrace.reconcile.ownership import resource_controlling
+from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
 from headrace_operator.connection import Connection
+from headrace_operator.index import without_claim
 from headrace_operator.kinds import CLAIM, SECRET, Watched, watched_children
 from headrace_operator.lease import Lease
 
@@ -34,6 +36,12 @@ def clean_up(arguments: Sequence[str]) -> int:
     return 0
 
 
+def deleted_kinds(namespaces: Sequence[str], *, models: bool) -> list[Watched]:
+    """Return the kinds whose objects are deleted, of which an operator restricted to namespaces made no others."""
+    children = [each for each in watched_children() if each.namespaced or not namespaces]
+    return [Watched("v1", "Secret", SECRET.plural), *children, *([CLAIM] if models else [])]
+
+
 async def _clean_up(given: argparse.Namespace) -> None:
     """Acquire the Lease, so that no operator recreates the objects, and delete them."""
     async with ApiServer(Connection.find("cleanup")) as api:
@@ -42,21 +50,31 @@ async def _clean_up(given: argparse.Namespace) -> None:
         await lease.acquire()
         api.guard = lease.check
         keeping = asyncio.create_task(lease.keep())
-        ours = [Watched("v1", "Secret", SECRET.plural), *watched_children()]
-        if given.delete_models:
-            ours.append(Watched(CLAIM.api_version, CLAIM.kind, CLAIM.plural))
-        for watched in ours:
+        for watched in deleted_kinds(given.watch_namespace, models=given.delete_models):
             for namespace in given.watch_namespace or [None]:
-                await _delete_all(api, watched, namespace)
+                await delete_all(api, watched, namespace)
         keeping.cancel()
         await lease.release()
 
 
-async def _delete_all(api: ApiServer, watched: Watched, namespace: str | None) -> None:
+async def delete_all(api: ApiServer, watched: Watched, namespace: str | None) -> None:
+    """Delete the objects of a kind that the operator made, in a namespace or (None) in all."""
     found = (await api.listing(watched, namespace)).objects
     for each in found:
-        await api.delete(watched.path(each.namespace, each.name), uid=each.uid)
+        path = watched.path(each.namespace, each.name)
+        if watched.namespaced or await _is_ours(api, path):
+            await api.delete(path, uid=each.uid)
     log.info("deleted %d %s", len(found), watched.plural)
+
+
+async def _is_ours(api: ApiServer, path: str) -> bool:
+    """Whether the operator made a cluster-scoped object: any client may have written its label on one."""
+    try:
+        return resource_controlling(without_claim(await api.get(path))) is not None
+    except ApiError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return False
 
 
 async def _stop_operator(api: ApiServer, namespace: str, name: str) -> None:

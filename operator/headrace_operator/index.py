@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.api.vocabulary import GROUP
+from headrace.api.vocabulary import FIELD_MANAGER, GROUP, OWNER_ANNOTATION
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
-from headrace.reconcile.ownership import controller_of, resource_controlling, resource_labelled
+from headrace.reconcile.ownership import controller_of, is_cluster_scoped, resource_controlling, resource_labelled
 from headrace.reconcile.world import Manifest, ObjectKey, ResourceKey
 
 MAX_GONE = 10_000
@@ -160,6 +160,21 @@ def digest(value: Any) -> str:
     return hashlib.sha256(_json(value)).hexdigest()[:16]
 
 
+def without_claim(manifest: Manifest) -> Manifest:
+    """Return an object without the owner annotation, if it is cluster-scoped and the operator never applied it.
+
+    Any client may write the annotation on its own object, which the operator would then change and delete. Who applied
+    an object is in its managed fields.
+    """
+    metadata = manifest["metadata"]
+    managers = {(each.get("manager"), each.get("operation")) for each in metadata.get("managedFields") or ()}
+    if not is_cluster_scoped(manifest) or (FIELD_MANAGER, "Apply") in managers:
+        return manifest
+    annotations = metadata.get("annotations") or {}
+    kept = {name: value for name, value in annotations.items() if name != OWNER_ANNOTATION}
+    return {**manifest, "metadata": {**metadata, "annotations": kept}}
+
+
 def workload_of(pod: Manifest) -> ObjectKey | None:
     """Return the key of the Deployment, DaemonSet or Job that a pod belongs to; None if it belongs to none.
 
@@ -179,6 +194,7 @@ def workload_of(pod: Manifest) -> ObjectKey | None:
 
 
 def _entry(manifest: Manifest) -> Entry:
+    manifest = without_claim(manifest)
     metadata, kind = manifest["metadata"], manifest["kind"]
     kept = {
         **{field: value for field, value in manifest.items() if not (field == "spec" and kind == "Pod")},

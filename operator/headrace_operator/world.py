@@ -39,7 +39,7 @@ from headrace_operator.client import (
     ApiServer,
 )
 from headrace_operator.events import Recorder
-from headrace_operator.index import Entry, Index, digest, digest_of, workload_of
+from headrace_operator.index import Entry, Index, digest, digest_of, without_claim, workload_of
 from headrace_operator.job_events import JobEvents
 from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import POD, watched_children, watched_kinds
@@ -255,13 +255,16 @@ class KubernetesWorld:
         """Apply a child in a provided namespace. Raises NotOurs if its name belongs to another owner.
 
         Objects of a former resource with the owner's kind and name are adopted, and objects without a controller if
-        they do not conflict.
+        they do not conflict, except cluster-scoped ones: all users of the cluster share their names.
         """
         assert self._namespaces is not None
-        if before is not None and is_of_another(before, owner):
-            raise NotOurs(not_ours(child.key, owner))
+        watched, manifest = self._watched[child.key.kind], child.manifest
+        path = watched.path(child.key.namespace, child.key.name)
+        if not watched.namespaced:
+            before = await self._find(path)  # the index has labelled ones only
         ours = before is not None and resource_controlling(before) == owner
-        path, manifest = self._watched[child.key.kind].path(child.key.namespace, child.key.name), child.manifest
+        if before is not None and not ours and (not watched.namespaced or is_of_another(before, owner)):
+            raise NotOurs(not_ours(child.key, owner))
         if owner.kind in self._kinds_with_pods:
             await self._namespaces.provide(owner.namespace)
         try:
@@ -278,9 +281,17 @@ class KubernetesWorld:
                 raise
         return await self._api.apply(path, manifest, force=True)
 
+    async def _find(self, path: str) -> Manifest | None:
+        try:
+            return without_claim(await self._api.get(path))
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return None
+
     async def _check_owner(self, owner: ResourceKey, child: ChildKey, path: str, conflict: ApiError) -> None:
         """Return if the resource controls the object, which is missing in the index because its labels were removed."""
-        found = await self._api.get(path)
+        found = without_claim(await self._api.get(path))
         if resource_controlling(found) != owner:
             raise NotOurs(not_ours(child, owner)) from conflict
 

@@ -10,6 +10,10 @@ from kinds.greeting import greeting
 
 NAME = "hello"
 CHILD = "hello-greeting"
+Children = tuple[tuple[str, str], ...]
+MODELS_CHILDREN: Children = (("services", NAME),)
+GREETINGS_CHILDREN: Children = (("configmaps", CHILD), ("services", CHILD))
+"""By plural and name."""
 ENGINE = {"type": "Container", "container": {"image": "an-engine:1", "command": ["serve"]}}
 """It is never started: the model stays at zero, where it is ready without a replica."""
 
@@ -41,18 +45,19 @@ class SecondKindBehaviour:
             greetings.apply(second)
             wait(greetings, NAME, "Idle")
             ready(greetings, "True", "ModelReady")
-            service, child = uid(greetings, "services", NAME), uid(greetings, "configmaps", CHILD)
+            of_model, of_greeting = uids(greetings, MODELS_CHILDREN), uids(greetings, GREETINGS_CHILDREN)
+            assert None not in (*of_model, *of_greeting)
             if second["kind"] == "Greeting":
                 greetings.remove("greetings", NAME)
-                until(lambda: uid(greetings, "configmaps", CHILD) is None, "the ConfigMap is gone", greetings.patience)
+                gone(greetings, GREETINGS_CHILDREN)
                 wait(greetings, NAME, "Idle")
-                assert uid(greetings, "services", NAME) == service
+                assert uids(greetings, MODELS_CHILDREN) == of_model
                 greetings.delete(NAME)
             else:
                 greetings.delete(NAME)
-                until(lambda: uid(greetings, "services", NAME) is None, "the Service is gone", greetings.patience)
+                gone(greetings, MODELS_CHILDREN)
                 ready(greetings, "False", "ModelNotFound")
-                assert uid(greetings, "configmaps", CHILD) == child
+                assert uids(greetings, GREETINGS_CHILDREN) == of_greeting
 
     def test_greeting_when_it_is_invalid_then_the_field_is_named(self, greetings: World) -> None:
         with pytest.raises((AssertionError, RuntimeError), match=r"spec\.text"):
@@ -83,6 +88,10 @@ def text_of(world: World) -> str | None:
     return None if found is None else str(found["data"]["text"])
 
 
-def uid(world: World, kind: str, name: str) -> str | None:
-    found = world.find(kind, name)
-    return None if found is None else str(found["metadata"]["uid"])
+def uids(world: World, children: Children) -> list[str | None]:
+    found = [world.find(kind, name) for kind, name in children]
+    return [None if each is None else str(each["metadata"]["uid"]) for each in found]
+
+
+def gone(world: World, children: Children) -> None:
+    until(lambda: set(uids(world, children)) == {None}, f"none of {children} exists", world.patience)

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from control.control_world import KEY, Broker
+from control.control_world import KEY, Broker, until
 from control.test_control_loop import Control
 from nats.aio.msg import Msg
 
 from headrace.control import buckets
+from headrace.control import loop as loop_module
 from headrace.control.buckets import BucketWriter
 from headrace.control.loop import LAST_BACKOFF_SECONDS, _backoff_seconds
 from headrace.control.signals import SignalStore
@@ -104,6 +105,42 @@ async def test_route_when_first_pass_of_a_restart_fails_then_it_stays(control: C
     await control.start()
     await control.loop.settled()
     assert await control.has_route()
+
+
+async def _refuse_deletion(*_: object) -> None:
+    raise OSError("the world is broken")
+
+
+async def test_child_when_not_deletable_then_its_route_is_withdrawn(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.01)
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    with monkeypatch.context() as undeletable:
+        undeletable.setattr(control.world, "delete", _refuse_deletion)
+        control.world.remove()
+        await until(control.has_no_route, "the route is gone")
+        assert control.world.children
+
+    async def children_gone() -> bool:
+        return not control.world.children
+
+    await until(children_gone, "the children are deleted once that succeeds")
+
+
+async def test_owner_when_gone_then_stale_routes_do_not_wait_for_it(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a deleted resource with children that cannot be deleted, an earlier loop left a route."""
+    control.world.add()
+    await until(control.has_route, "the route is written")
+    await control.stop()
+    control.world.resources.clear()
+    monkeypatch.setattr(control.world, "keys", lambda: [KEY])
+    monkeypatch.setattr(control.world, "delete", _refuse_deletion)
+    await control.start()
+    await until(control.has_no_route, "the stale route is gone")
 
 
 def hub_at(time: list[float]) -> tuple[SignalStore, list[object]]:

@@ -12,17 +12,16 @@ import pytest
 from control.control_world import Broker, DictWorld, until
 from kinds.greeting import GREETING, greeting, reconcile, registered
 from nats.aio.client import Client
-from nats.js.api import KeyValueConfig
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
-from headrace.control.buckets import BUCKETS
 from headrace.control.loop import ControlLoop
 from headrace.events.connection import connect
 from headrace.events.messages import Message
-from headrace.kinds.controller import Controller
+from headrace.kinds.controller import Controller, Reporters
 from headrace.reconcile.world import Outcome, Publication, ResourceKey, Settings
 
 BUCKET = "greetings"
+UNPUBLISHED = "nothing"
 ONE, TWO = (ResourceKey(GREETING.kind.kind, "default", name) for name in ("one", "two"))
 
 
@@ -34,12 +33,13 @@ class Passes(Message):
 
 def counting(*arguments: Any) -> Outcome[int]:
     outcome, metadata = reconcile(*arguments), arguments[0]["metadata"]
+    if arguments[0]["spec"]["text"] == UNPUBLISHED:
+        return outcome
     return replace(outcome, publications=(Publication(BUCKET, metadata["name"], Passes(count=outcome.memory)),))
 
 
 @pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
-    monkeypatch.setitem(BUCKETS, BUCKET, KeyValueConfig(bucket=BUCKET, history=1))
+async def client() -> AsyncIterator[Client]:
     broker = Broker()
     broker.start()
     connected = await connect(broker.url, name="reconciler")
@@ -86,3 +86,16 @@ async def test_memory_and_publications_are_of_each_resource(client: Client) -> N
         del world.resources[ONE]
         world.tell(ONE)
         await until(lambda: seen(None, 2), "the entry of the one that is gone is withdrawn")
+        world.resources[TWO]["spec"]["text"] = UNPUBLISHED
+        world.tell(TWO)
+        await until(lambda: seen(None, None), "an entry that the rule no longer publishes is withdrawn")
+
+
+async def test_kind_without_a_subject_is_refused_when_it_has_reporters(client: Client) -> None:
+    """Its reports would be taken for those of the ModelDeployment of its name."""
+    reporting = Controller(reconcile, reporters=lambda *_: Reporters())
+    with (
+        registered(replace(GREETING, controller=lambda: reporting)),
+        pytest.raises(ValueError, match="Greeting has reporters"),
+    ):
+        ControlLoop(DictWorld(), client, Settings("http://gateway", "nats://nats", "/models"))

@@ -94,6 +94,7 @@ async def test_resource_when_removed_then_its_children_and_route_go(control: Con
     await until(control.has_route, "the route is written")
     control.world.remove()
     await until(control.has_no_route, "the route is gone")
+    await control.loop.settled()
     assert control.world.children == {}
 
 

@@ -1,5 +1,7 @@
 """A second, small kind: a text in a ConfigMap, whose Ready is that of the ModelDeployment that it refers to.
 
+It owns a Service too, as a ModelDeployment of its name does, and on request a cluster-scoped PriorityClass.
+
 It shows what a kind needs. Pure tests use it, and so do instances and operators: `PROGRAM` is the Python code with
 which one starts that has the kind.
 """
@@ -16,7 +18,7 @@ from headrace.api import kinds
 from headrace.api.kinds import Kind
 from headrace.api.parts import Part
 from headrace.api.schema import Schema
-from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, READY
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, READY, REFUSED
 from headrace.kinds import registry
 from headrace.kinds.children import child_of
 from headrace.kinds.columns import condition
@@ -24,7 +26,7 @@ from headrace.kinds.controller import Controller
 from headrace.kinds.references import named_in
 from headrace.kinds.resource_kind import ResourceKind
 from headrace.reconcile.conditions import Condition, conditions_of
-from headrace.reconcile.world import Manifest, Observed, Outcome, Settings, Signals
+from headrace.reconcile.world import Child, Manifest, Observed, Outcome, Settings, Signals
 
 PROGRAM = """\
 import sys
@@ -42,17 +44,19 @@ class GreetingSpec(Part):
 
     text: str = Field(min_length=1, max_length=200, description="Text of the greeting.")
     model_ref: str = Field(min_length=1, max_length=63, description="Name of a ModelDeployment of the namespace.")
+    priority: int | None = Field(default=None, ge=1, le=9, description="Value of a PriorityClass of its own.")
 
 
 def reconcile(
     manifest: Manifest, observed: Observed, signals: Signals, settings: Settings, memory: int | None, /
 ) -> Outcome[int]:
-    """Return the ConfigMap and the condition; `memory` counts the passes."""
+    """Return the children and the condition; `memory` counts the passes."""
     del settings
     ready = _ready(manifest["spec"]["modelRef"], next(iter(observed.references.values()), None))
-    child = child_of(GREETING, manifest, kinds.CONFIG_MAP, {"data": {"text": manifest["spec"]["text"]}})
+    if observed.refused:
+        ready = Condition(READY, "False", REFUSED, "; ".join(observed.refused.values()))
     conditions = conditions_of(manifest, [ready], signals.wall)
-    return Outcome((child,), {"conditions": conditions}, (memory or 0) + 1)
+    return Outcome(tuple(_children(manifest)), {"conditions": conditions}, (memory or 0) + 1)
 
 
 def _ready(name: str, model: Manifest | None) -> Condition:
@@ -64,12 +68,25 @@ def _ready(name: str, model: Manifest | None) -> Condition:
     return Condition(READY, "False", "ModelNotReady", f"the ModelDeployment {name} is not ready: {found.get('reason')}")
 
 
+def _children(manifest: Manifest) -> Iterator[Child]:
+    spec = manifest["spec"]
+    yield child_of(GREETING, manifest, kinds.CONFIG_MAP, {"data": {"text": spec["text"]}})
+    service = {"selector": {GREETING.label: manifest["metadata"]["name"]}, "ports": [PORT]}
+    yield child_of(GREETING, manifest, kinds.SERVICE, {"spec": service})
+    if spec.get("priority") is not None:
+        yield child_of(GREETING, manifest, PRIORITY_CLASS, {"value": spec["priority"]})
+
+
+PORT = {"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}
+PRIORITY_CLASS = Kind(
+    "scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "priorityclass", ("pc",), namespaced=False
+)
 KIND = Kind(API_VERSION, "Greeting", "greetings", "greeting", ("hi",))
 GREETING = ResourceKind(
     kind=KIND,
     schema=lambda: Schema(KIND, "A greeting of a model.", GreetingSpec),
     controller=lambda: Controller(reconcile),
-    children=(kinds.CONFIG_MAP,),
+    children=(kinds.CONFIG_MAP, kinds.SERVICE, PRIORITY_CLASS),
     label="headrace.dev/greeting",
     suffix="greeting",
     references=named_in("modelRef", MODEL_DEPLOYMENT),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kinds.greeting import GREETING, greeting, reconcile
 
-from headrace.api.vocabulary import MODEL_DEPLOYMENT, PROGRESSING, READY
+from headrace.api.vocabulary import MODEL_DEPLOYMENT, PROGRESSING, READY, REFUSED
 from headrace.reconcile.failure_status import failure_status
 from headrace.reconcile.world import Manifest, Observed, ResourceKey, Settings, Signals
 
@@ -45,8 +45,21 @@ def test_greeting_when_its_model_is_then_it_is(
     outcome = reconcile(resource(), Observed(references=references), Signals(1.0, 1.0), SETTINGS, None)
     (condition,) = outcome.status["conditions"]
     assert (condition["status"], condition["reason"]) == expected
-    assert [child.key.name for child in outcome.children] == ["hello-greeting"]
+    assert [(each.key.kind, each.key.name) for each in outcome.children] == [
+        ("ConfigMap", "hello-greeting"),
+        ("Service", "hello-greeting"),
+    ]
     GREETING.schema().status.model_validate(outcome.status)
+
+
+def test_greeting_with_a_priority_owns_a_cluster_scoped_child() -> None:
+    wanted = resource()
+    wanted["spec"]["priority"] = 1
+    child = reconcile(wanted, Observed(), Signals(1.0, 1.0), SETTINGS, None).children[-1]
+    assert (child.key.namespace, child.key.name) == ("", GREETING.cluster_child_name("default", "hello"))
+    refused = Observed(refused={child.key: "it belongs to somebody else"})
+    (condition,) = reconcile(wanted, refused, Signals(1.0, 1.0), SETTINGS, None).status["conditions"]
+    assert (condition["reason"], condition["message"]) == (REFUSED, "it belongs to somebody else")
 
 
 @pytest.mark.parametrize(("generation", "status"), [(2, "Unknown"), (1, "False")])

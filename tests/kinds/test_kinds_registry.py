@@ -19,7 +19,6 @@ from headrace.api.schema import Schema
 from headrace.api.vocabulary import API_VERSION, READY
 from headrace.cli.output import columns_of, table
 from headrace.cli.targets import target_of
-from headrace.control.buckets import BUCKETS
 from headrace.errors import InvalidResource
 from headrace.kinds import registry
 from headrace.kinds.columns import AGE, AGE_PRINTED, NAME, Column, PrinterColumn
@@ -144,13 +143,41 @@ def test_register_refuses_a_taken_name_label_or_suffix(field: str) -> None:
     assert GREETING.kind.kind not in registry.KINDS
 
 
+@pytest.mark.parametrize(
+    "child", [kinds.POD, kinds.SECRET, kinds.MODEL_DEPLOYMENT, GREETING.kind, replace(kinds.JOB, api_version="x/v1")]
+)
+def test_register_refuses_children_that_others_watch(child: Kind) -> None:
+    with pytest.raises(ValueError, match=child.kind):
+        registry.register(replace(GREETING, children=(child,)))
+
+
+@pytest.mark.parametrize("suffix", ["", "runtime", "fetch", "0a1b2c3d", "deadbeef", "a-b", "A", "a.b", "a\n"])
+def test_register_refuses_a_suffix_that_other_names_end_in(suffix: str) -> None:
+    with pytest.raises(ValueError, match="suffix"):
+        registry.register(replace(GREETING, suffix=suffix))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"plural": "caches"},
+        {"short_names": ("ch",)},
+        {"short_names": ("deploy",)},
+        {"kind": "NetworkPolicy"},
+        {"namespaced": False},
+    ],
+)
+def test_register_refuses_names_of_another_kind(names: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is a name of|is cluster-scoped"):
+        registry.register(replace(GREETING, kind=replace(GREETING.kind, **names)))
+
+
 @pytest.mark.parametrize("resource", registry.RESOURCE_KINDS.values(), ids=lambda resource: resource.kind.kind)
 def test_kind_when_registered_then_record_agrees_with_schema(resource: ResourceKind) -> None:
     schema = resource.schema()
     assert schema.kind is resource.kind
     assert READY in resource.conditions
     assert set(resource.recorded_status) <= {field.alias for field in schema.status.model_fields.values()}
-    assert set(resource.buckets) <= BUCKETS.keys()
     assert resource.controller().reconcile
     assert "conditions" in schema.status.model_fields
     if resource.scalable:

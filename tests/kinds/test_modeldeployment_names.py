@@ -13,6 +13,7 @@ from kinds.reconcile_world import SETTINGS, World
 from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.registry import RESOURCE_KINDS
+from headrace.kinds.resource_kind import ResourceKind
 
 HEXADECIMAL = re.compile(r"[0-9a-f]{8}")
 MODEL_PARTS = st.sampled_from([(COMPONENT_RUNTIME,), (COMPONENT_FETCH,), (COMPONENT_FETCH, "0a1b2c3d"), ("0a1b2c3d",)])
@@ -51,3 +52,17 @@ def test_names_of_two_kinds_never_meet(
         THIRD.child_name(name, *other_parts),
     }
     assert len(names) == 3
+
+
+@given(st.lists(st.tuples(st.sampled_from([MODEL_DEPLOYMENT, OTHER]), WITH_SUFFIXES, WITH_SUFFIXES), unique_by=repr))
+def test_names_of_cluster_scoped_children_never_meet(resources: list[tuple[ResourceKind, str, str]]) -> None:
+    """Whatever the namespaces, the resources and their kinds are called."""
+    names = {kind.cluster_child_name(namespace, name) for kind, namespace, name in resources}
+    assert len(names) == len(resources)
+
+
+def test_names_of_cluster_scoped_children_say_whose_they_are() -> None:
+    one, two = OTHER.cluster_child_name("a-a", "b", "x"), OTHER.cluster_child_name("a", "a-b", "x")
+    assert re.fullmatch(r"a-a-b-x-[0-9a-f]{8}-other", one)
+    assert re.fullmatch(r"a-a-b-x-[0-9a-f]{8}-other", two)
+    assert one != two

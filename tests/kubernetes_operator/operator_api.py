@@ -8,6 +8,7 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
+from headrace.api.vocabulary import FIELD_MANAGER
 from headrace.reconcile.world import Manifest
 from headrace_operator.client import NOT_FOUND, ApiError, Change
 from headrace_operator.kinds import Watched
@@ -49,7 +50,8 @@ class RecordingApi:
         self.forced.append(force)
         self._write("apply", path, manifest)
         spec = {**manifest.get("spec", {}), "defaulted": True}
-        return self._keep(path, {**manifest, "spec": spec})
+        metadata = {**manifest["metadata"], "managedFields": [{"manager": FIELD_MANAGER, "operation": "Apply"}]}
+        return self._keep(path, {**manifest, "spec": spec, "metadata": metadata})
 
     async def merge(self, path: str, patch: Manifest) -> Manifest:
         self._write("merge", path, patch)

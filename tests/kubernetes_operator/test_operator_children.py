@@ -13,12 +13,12 @@ import kopf
 import pytest
 from aiohttp import web
 from control.control_world import Broker, until
+from kinds.greeting import PRIORITY_CLASS
 from kubernetes_operator.operator_api import RecordingApi
 from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, Provided, resource, world
 
 from headrace.api import kinds
 from headrace.api import vocabulary as v
-from headrace.api.kinds import Kind
 from headrace.control.loop import ControlLoop
 from headrace.control.world import ChildRefused
 from headrace.events.connection import connect
@@ -31,9 +31,6 @@ from headrace_operator.kinds import Watched, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
 
-PRIORITY_CLASS = Kind(
-    "scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "priorityclass", ("pc",), namespaced=False
-)
 PATH = "/apis/scheduling.k8s.io/v1/priorityclasses/smollm2"
 LABELS = {v.MANAGED_BY: "headrace", v.MODEL_LABEL: OWNER.name, v.COMPONENT_LABEL: v.COMPONENT_RUNTIME}
 
@@ -63,8 +60,9 @@ def priority_class(uid: str = "r1", owner: ResourceKey = OWNER) -> Child:
 
 
 def served(child: Child, version: int = 5, **metadata: Any) -> Manifest:
-    """The child as an API server has it."""
-    added = {"uid": "c1", "resourceVersion": str(version), **metadata}
+    """The child as an API server has it, after the operator applied it."""
+    applied = [{"manager": v.FIELD_MANAGER, "operation": "Apply"}]
+    added = {"uid": "c1", "resourceVersion": str(version), "managedFields": applied, **metadata}
     return {**child.manifest, "metadata": {**child.manifest["metadata"], **added}}
 
 
@@ -111,7 +109,8 @@ async def test_cluster_scoped_child_is_applied_and_observed() -> None:
 async def test_cluster_scoped_child_of_another_is_refused() -> None:
     made, api = world()
     other = ResourceKey(OWNER.kind, "team-b", OWNER.name)
-    made.index.put(served(priority_class("o1", other)))
+    api.objects[PATH] = served(priority_class("o1", other))
+    made.index.put(api.objects[PATH])
     assert made.observe(OWNER).children == {}
     with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and has another owner"):
         await made.apply(OWNER, priority_class())
@@ -121,11 +120,44 @@ async def test_cluster_scoped_child_of_another_is_refused() -> None:
 
 async def test_cluster_scoped_child_of_a_former_resource_is_adopted() -> None:
     made, api = world()
-    made.index.put(served(priority_class("former")))
+    api.objects[PATH] = served(priority_class("former"))
+    made.index.put(api.objects[PATH])
     assert made.observe(OWNER).children.keys() == {priority_class().key}
     await made.apply(OWNER, priority_class())
     assert api.writes == [("apply", PATH)]
     assert api.forced == [True]
+
+
+FOREIGN_MANAGERS = [
+    [],
+    [{"manager": "kubectl", "operation": "Apply"}],
+    [{"manager": v.FIELD_MANAGER, "operation": "Update"}],
+]
+
+
+@pytest.mark.parametrize("managers", FOREIGN_MANAGERS)
+@pytest.mark.parametrize("claim", [{}, {"annotations": {}}])
+async def test_cluster_scoped_object_of_a_user_is_never_ours(managers: list[Manifest], claim: Manifest) -> None:
+    """Whatever its annotation and its labels say: it is neither observed nor changed nor deleted."""
+    made, api = world()
+    api.objects[PATH] = served(priority_class(), managedFields=managers, **claim)
+    made.index.put(api.objects[PATH])
+    assert made.observe(OWNER).children == {}
+    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and belongs to somebody else"):
+        await made.apply(OWNER, priority_class())
+    await made.delete(OWNER, priority_class().key)
+    made.index.remove(ObjectKey(OWNER.kind, OWNER.namespace, OWNER.name), "r1")
+    await made.delete(OWNER, priority_class().key)
+    assert (made.keys(), api.writes) == ([], [])
+
+
+async def test_cluster_scoped_object_without_our_label_is_refused() -> None:
+    """The index has none of those."""
+    made, api = world()
+    api.objects[PATH] = served(priority_class(), annotations={}, labels={})
+    with pytest.raises(ChildRefused, match="belongs to somebody else"):
+        await made.apply(OWNER, priority_class())
+    assert api.writes == []
 
 
 async def test_cluster_scoped_child_when_restricted_is_refused() -> None:

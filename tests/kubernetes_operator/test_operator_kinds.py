@@ -177,9 +177,9 @@ def test_change_of_a_referenced_model_enqueues_both() -> None:
     made.index.put(stored_greeting(2))
     told: list[ResourceKey | None] = []
     made.subscribe(told.append)
-    made.index.put({**resource(3), "status": {"replicas": 1}})
+    made.index.put({**resource(3), "status": {"publicName": "smollm2"}})
     assert told == [OWNER, OTHER]
-    assert made.observe(OTHER).references[OWNER]["status"] == {"replicas": 1}
+    assert made.observe(OTHER).references[OWNER]["status"] == {"publicName": "smollm2"}
     made.index.put(resource(4, deletionTimestamp="2026-01-01T00:00:01Z"))
     assert made.observe(OTHER).references == {}
 

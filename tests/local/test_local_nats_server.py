@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from settle import settle
 
 from headrace.broker.config import Credentials
-from headrace.control.buckets import BUCKETS
+from headrace.control.buckets import open_bucket
 from headrace.events import subjects
 from headrace.events.connection import connect
 from headrace.local.home import InstanceHome
@@ -60,8 +60,8 @@ async def buckets_of(server: NatsServer) -> AsyncIterator[Client]:
     """The reconciler's client, after it has made the buckets and one route."""
     async with client_of(server, server.reconciler) as client:
         jetstream = client.jetstream()
-        for config in BUCKETS.values():
-            await jetstream.create_key_value(config)
+        for bucket in (subjects.ROUTES_BUCKET, subjects.KEYS_BUCKET, subjects.GATEWAYS_BUCKET):
+            await open_bucket(jetstream, bucket)
         await (await jetstream.key_value(subjects.ROUTES_BUCKET)).put("a.model", b"route")
         yield client
 

@@ -36,6 +36,13 @@ def test_type_when_it_is_registered_already_then_it_is_refused() -> None:
         register(LLM)
 
 
+def test_type_when_spec_is_imported_then_registration_is_refused() -> None:
+    """The spec would not know it."""
+    with pytest.raises(ValueError, match="must be registered before"):
+        register(replace(LLM, type="Late"))
+    assert "Late" not in PROFILES
+
+
 def test_profile_when_several_ports_then_in_service_and_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = (Port("http", 8000), Port("grpc", 8001))
     monkeypatch.setitem(PROFILES, "LLM", replace(LLM, ports=numbers))

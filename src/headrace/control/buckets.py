@@ -27,13 +27,12 @@ RETRY_SECONDS = 0.2
 AUDIT_SECONDS = 10.0
 """Longest time until a deleted bucket is detected and written again."""
 
-BUCKETS = {
-    subjects.ROUTES_BUCKET: KeyValueConfig(bucket=subjects.ROUTES_BUCKET, history=1, storage=StorageType.FILE),
-    subjects.KEYS_BUCKET: KeyValueConfig(bucket=subjects.KEYS_BUCKET, history=1, storage=StorageType.FILE),
+_EXPIRING = {
     subjects.GATEWAYS_BUCKET: KeyValueConfig(
         bucket=subjects.GATEWAYS_BUCKET, history=1, storage=StorageType.MEMORY, ttl=subjects.GATEWAY_TTL_SECONDS
     ),
 }
+"""Every other bucket is on disk, and its entries stay until they are removed."""
 
 
 async def open_bucket(jetstream: JetStreamContext, bucket: str) -> KeyValue:
@@ -42,7 +41,8 @@ async def open_bucket(jetstream: JetStreamContext, bucket: str) -> KeyValue:
         return await jetstream.key_value(bucket)
     except (BucketNotFoundError, NotFoundError):
         log.info("creating the bucket %s", bucket)
-        return await jetstream.create_key_value(BUCKETS[bucket])
+        stored = KeyValueConfig(bucket=bucket, history=1, storage=StorageType.FILE)
+        return await jetstream.create_key_value(_EXPIRING.get(bucket, stored))
 
 
 class BucketWriter:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +20,12 @@ from nats.aio.client import Client
 from headrace.control.buckets import BucketWriter
 from headrace.control.container_reporter import ContainerReporter
 from headrace.control.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS, RESOURCES
-from headrace.control.signals import SignalStore
+from headrace.control.signals import REPORTED_KIND, SignalStore
 from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import raise_if_cancelled
+from headrace.kinds.controller import Controller, no_reporters
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.failure_status import failure_status
 from headrace.reconcile.sequence import to_apply, to_delete
@@ -75,7 +75,7 @@ class ControlLoop:
         self._settings = settings
         self._signals = SignalStore(client, self.enqueue)
         self._container_reporter = ContainerReporter(client, self.enqueue)
-        self._controllers = {name: resource.controller() for name, resource in RESOURCE_KINDS.items()}
+        self._controllers = _controllers()
         buckets = {bucket for resource in RESOURCE_KINDS.values() for bucket in resource.buckets}
         self._published = {bucket: BucketWriter(client, bucket) for bucket in sorted(buckets)}
         """Buckets with publications; entries that no resource publishes are removed."""
@@ -126,10 +126,11 @@ class ControlLoop:
         self._world.subscribe(self._on_world_change)
         await self._signals.start()
         self._publish_keys()
-        self._first_pass = set(self._world.keys())
+        keys = self._world.keys()
+        self._first_pass = {key for key in keys if self._world.resource(key) is not None}
         if not self._first_pass:
             self._complete_publications()
-        for key in self._first_pass:
+        for key in keys:
             self.enqueue(key)
         self._started.set()
         async with asyncio.TaskGroup() as tasks:
@@ -262,8 +263,7 @@ class ControlLoop:
             known.refused = refused
             observed = replace(observed, refused=refused)
             outcome = controller.reconcile(resource, observed, signals, self._settings, known.memory)
-        self._publish(outcome.publications)
-        known.published = outcome.publications
+        self._publish(known, outcome.publications)
         await self._carry_out(key, observed, outcome, [refusal.child for refusal in refusals])
         known.memory = outcome.memory
         RESOURCES.set(len(self._known))
@@ -294,21 +294,34 @@ class ControlLoop:
             log.info("%s: %s: %s", key, event.reason, " ".join(event.message.split()))
             await self._world.record(key, event)
 
-    def _publish(self, publications: Iterable[Publication]) -> None:
-        for each in publications:
-            self._published[each.bucket].set_desired(
-                each.entry, each.value.encode() if each.value is not None else None
-            )
+    def _publish(self, known: _Known, publications: tuple[Publication, ...]) -> None:
+        """Publish entries, and withdraw those of the pass before that are not among them."""
+        entries = {(each.bucket, each.entry) for each in publications}
+        withdrawn = [replace(each, value=None) for each in known.published if (each.bucket, each.entry) not in entries]
+        known.published = publications
+        for each in (*withdrawn, *publications):
+            value = each.value.encode() if each.value is not None else None
+            self._published[each.bucket].set_desired(each.entry, value)
 
     async def _forget(self, key: ResourceKey, known: _Known) -> None:
-        """Delete the children of a deleted resource, and withdraw its publications."""
-        for child in to_delete((), self._world.observe(key).children, ()):
-            await self._world.delete(key, child)
-        self._publish(replace(each, value=None) for each in known.published)
+        """Withdraw the publications of a deleted resource, and delete its children, which may fail."""
+        self._publish(known, ())
         await self._container_reporter.update(key, ())
         self._signals.forget(key)
+        self._note_first_pass(key)
+        for child in to_delete((), self._world.observe(key).children, ()):
+            await self._world.delete(key, child)
         self._known.pop(key, None)
         RESOURCES.set(len(self._known))
+
+
+def _controllers() -> dict[str, Controller]:
+    """Return the controller of each kind. Raises ValueError when it has reporters, and reports have no subject."""
+    controllers = {name: resource.controller() for name, resource in RESOURCE_KINDS.items()}
+    for name, controller in controllers.items():
+        if name != REPORTED_KIND and controller.reporters is not no_reporters:
+            raise ValueError(f"{name} has reporters, but the subjects of reports are those of a {REPORTED_KIND}")
+    return controllers
 
 
 def _backoff_seconds(failures: int) -> float:

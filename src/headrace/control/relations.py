@@ -6,11 +6,17 @@ kind returns (`headrace.kinds.controller.Observer`). Both worlds use this module
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from headrace.kinds.controller import Observer
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.world import ChildKey, Manifest, Observed, ResourceKey
+
+log = logging.getLogger(__name__)
+
+_METADATA_FIELDS = ("uid", "generation", "deletionTimestamp")
+_CONDITION_FIELDS = ("type", "status", "reason")
 
 
 class References:
@@ -53,14 +59,22 @@ class Relations:
             for name, resource in RESOURCE_KINDS.items()
             if (make := resource.controller().observer) is not None
         }
+        self._read: dict[ResourceKey, tuple[object, ...]] = {}
+        """Of each resource that exists: what `_read` returned last."""
 
     def update(self, key: ResourceKey, manifest: Manifest | None) -> list[ResourceKey]:
         """Update with the present state of a resource (None: deleted); return the other affected ones, sorted."""
-        referenced = () if manifest is None else RESOURCE_KINDS[key.kind].references(manifest)
-        self._references.set(key, referenced)
+        self._references.set(key, () if manifest is None else _references(key, manifest))
         observer = self._observers.get(key.kind)
         affected = set() if observer is None else observer.update(key, manifest)
-        return sorted((affected | self._references.to(key)) - {key})
+        before, now = self._read.get(key), None if manifest is None else _read(manifest)
+        if now is None:
+            self._read.pop(key, None)
+        else:
+            self._read[key] = now
+        if now is None or now != before:
+            affected |= self._references.to(key)
+        return sorted(affected - {key})
 
     def observed(
         self,
@@ -85,3 +99,20 @@ class Relations:
             references={each: manifest for each, manifest in found.items() if manifest is not None},
             peers=None if observer is None else observer.peers(key, resource),
         )
+
+
+def _references(key: ResourceKey, manifest: Manifest) -> tuple[ResourceKey, ...]:
+    """Return what a resource refers to."""
+    try:
+        return tuple(RESOURCE_KINDS[key.kind].references(manifest))
+    except Exception:
+        # The caller has stored the resource: an error of one kind may stop neither the store nor each later start.
+        log.exception("the references of %s cannot be read; it is treated as if it had none", key)
+        return ()
+
+
+def _read(manifest: Manifest) -> tuple[object, ...]:
+    """Return what rules read of a resource that theirs refers to (`ResourceKind.references`)."""
+    metadata, status = manifest["metadata"], manifest.get("status") or {}
+    conditions = [tuple(each.get(field) for field in _CONDITION_FIELDS) for each in status.get("conditions") or []]
+    return *(metadata.get(field) for field in _METADATA_FIELDS), status.get("publicName"), conditions

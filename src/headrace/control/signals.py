@@ -23,6 +23,8 @@ from headrace.events.decoder import Decoder
 from headrace.events.messages import Admission, Announcement, Demand, FetchProgress, ReplicaReport, ReplicaState
 from headrace.reconcile.world import ResourceKey, Signals
 
+REPORTED_KIND = MODEL_DEPLOYMENT
+"""The kind of the resources that all messages are about (`headrace.events.subjects`)."""
 REPLICA_TTL_SECONDS = 10.0
 """Ten missed reports: the process hangs or has exited, regardless of the pod's status."""
 
@@ -236,6 +238,6 @@ def _admitting(admissions: dict[str, Admission], report: ReplicaReport) -> froze
 
 
 def _key_of(subject: str) -> ResourceKey:
-    """Return the resource of a message: all these subjects are of ModelDeployments (`headrace.events.subjects`)."""
+    """Return the resource of a message."""
     _, _, namespace, name, *_ = subject.split(".")
-    return ResourceKey(MODEL_DEPLOYMENT, namespace, name)
+    return ResourceKey(REPORTED_KIND, namespace, name)

@@ -85,4 +85,5 @@ class Controller:
     observer: Callable[[], Observer] | None = None
     """Returns a new observer for a world; None: the rule does not depend on other resources of its kind."""
     reporters: Callable[[Manifest, Observed], Reporters] = no_reporters
-    """Returns the senders of reports about a resource, from the resource and its observed state."""
+    """Returns the senders of reports about a resource, from the resource and its observed state. For ModelDeployments
+    only: the subjects of reports (`headrace.events.subjects`) do not contain the kind."""

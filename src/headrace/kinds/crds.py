@@ -31,7 +31,7 @@ _DROPPED = frozenset({"title", "additionalProperties", "propertyNames"})
 
 def render() -> dict[str, str]:
     """Return the text of each CRD by file name."""
-    header = "# Generated from headrace.api by `headrace dev crds`. Do not edit.\n"
+    header = "# Generated from headrace.kinds by `headrace dev crds`. Do not edit.\n"
     return {
         f"{resource.kind.plural}.{resource.kind.group}.yaml": header
         + yaml.safe_dump(crd_of(resource), sort_keys=False, width=120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ class ResourceKind:
     conditions: tuple[str, ...] = (READY,)
     """Types of its conditions, in the order of the status. `Ready` must be one of them."""
     children: tuple[Kind, ...]
-    """Kinds of its children, except pods. The operator watches these kinds and applies no others."""
+    """Kinds of its children, except pods. The operator watches these kinds and applies no others. Pods, Secrets and
+    resources cannot be children, because all objects of these kinds are watched."""
     label: str
     """Label on children and their pods with the resource's name. Each kind has its own, so that selectors of one kind
     never match pods of another."""
@@ -59,13 +61,14 @@ class ResourceKind:
     columns: tuple[Column, ...] = (NAME, READY_STATUS, AGE)
     """Columns of `headrace get`."""
     references: Callable[[Object], Iterable[ResourceKey]] = no_references
-    """Returns the keys of the resources, of any kind, that a resource refers to. A change of one enqueues the resource;
-    the rule receives those that exist as `Observed.references`. Must not raise for an invalid resource."""
+    """Returns the keys of the resources, of any kind, that a resource refers to; none for an invalid one. The rule
+    receives those that exist as `Observed.references`. The resource is enqueued when one is created or deleted, and
+    when its generation, deletionTimestamp, status.publicName, or the type, status or reason of a condition changes."""
     recorded_status: tuple[str, ...] = ()
     """Fields of the status that local mode keeps over a restart; the others are observed again."""
     buckets: tuple[str, ...] = ()
-    """Key-value buckets (`headrace.control.buckets`) of its publications; the loop removes entries that no resource
-    publishes."""
+    """Names of the key-value buckets of its publications. The loop creates the buckets, and removes entries that no
+    resource publishes."""
     has_pods: bool = False
     """Whether it has pods: `describe` and `logs` show them, and the operator provides its namespaces with a NATS login
     and a claim for models."""
@@ -73,7 +76,7 @@ class ResourceKind:
     """Whether it has `/scale`: spec.replicas, status.replicas and status.selector."""
 
     def child_name(self, name: str, *parts: str) -> str:
-        """Return the name of a child of the resource `name`; `parts` distinguish its children.
+        """Return the name of a namespaced child of the resource `name`; `parts` distinguish its children.
 
         Children of two kinds never have the same name, because the last word of the name identifies the kind. A child
         of a ModelDeployment is named `<name>`, `<name>-<component>`, `<name>-<revision>` or `<name>-fetch-<hash>`. A
@@ -84,3 +87,11 @@ class ResourceKind:
         (`headrace.control.world.not_ours`).
         """
         return "-".join(filter(None, (name, *parts, self.suffix)))
+
+    def cluster_child_name(self, namespace: str, name: str, *parts: str) -> str:
+        """Return the name of a cluster-scoped child: `<namespace>-<name>-<part>…-<hash>-<suffix>`.
+
+        The hash, of the namespace and the name, keeps `b` in the namespace `a-a` and `a-b` in the namespace `a` apart.
+        """
+        identity = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:8]
+        return "-".join(filter(None, (namespace, name, *parts, identity, self.suffix)))

@@ -6,9 +6,9 @@ another resource with another uid. A child of the former resource becomes a chil
 desires a child of that name, which is then applied and so adopted.
 
 A cluster-scoped object cannot have a namespaced owner, so Kubernetes neither records its owner nor deletes it with it.
-An annotation names the owner instead (`owner_annotation`), and the reconcile loop deletes the child once it is not
-desired. It is therefore a child of every resource of that kind, namespace and name, regardless of its uid: a pass
-adopts or deletes the children of a former resource.
+An annotation names the owner instead (`owner_annotation`; the operator ignores it on objects that it did not apply),
+and the reconcile loop deletes the child once it is not desired. It is therefore a child of every resource of that kind,
+namespace and name, regardless of its uid: a pass adopts or deletes the children of a former resource.
 
 A pod is owned by its workload, and the workload by a resource. The workload may be deleted before its pods, so a pod
 also names its resource in the label of that resource's kind; `labels` are these labels by kind.
@@ -24,6 +24,8 @@ from headrace.api.vocabulary import GROUP, OWNER_ANNOTATION
 from headrace.reconcile.world import Manifest, ResourceKey
 
 _OWNER_FIELDS = ("kind", "namespace", "name", "uid")
+_MAX_ANNOTATION = 1000
+"""Characters; the longest that `owner_annotation` returns has fewer, because names have at most 253."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,12 @@ def is_pod_of(pod: Manifest, key: ResourceKey, workload: Manifest | None, labels
 
 def _annotated_owner(manifest: Manifest) -> _Owner | None:
     """Return the owner that a cluster-scoped object's annotation names; None without a readable annotation."""
+    annotation = (manifest["metadata"].get("annotations") or {}).get(OWNER_ANNOTATION, "")
+    if len(annotation) > _MAX_ANNOTATION:
+        return None
     try:
-        owner = json.loads((manifest["metadata"].get("annotations") or {}).get(OWNER_ANNOTATION, ""))
-    except ValueError:
+        owner = json.loads(annotation)
+    except (ValueError, RecursionError):  # any client may write an annotation
         return None
     if not isinstance(owner, dict) or not all(isinstance(owner.get(field), str) for field in _OWNER_FIELDS):
         return None

@@ -180,12 +180,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Entry of a resource in a key-value bucket of NATS (`headrace.events.subjects`)."""
+    """Entry of a resource in a key-value bucket of NATS (`headrace.events.subjects`).
+
+    The resource is the only publisher of the entry. Where several kinds publish into one bucket, the entry's name
+    contains the kind, because resources of two kinds may have the same name.
+    """
 
     bucket: str
     entry: str
     value: Message | None
-    """None withdraws the entry; so does the deletion of the resource."""
+    """None withdraws the entry; so do an outcome without it and the deletion of the resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +199,9 @@ class Outcome(Generic[M]):
     `children` are all desired children; the adapter deletes owned objects that are not among them.
     `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
     should be True (of the others: False). `requeue_seconds` is the time until the next pass if no event
-    enqueues the resource before. `memory` is passed to the next call. `publications` has every entry that the resource
-    may have; an entry without a value is removed.
+    enqueues the resource before. `memory` is passed to the next call. `publications` are all entries of the resource.
+    An entry that an earlier process may have published is withdrawn by name (with the value None) until the loop knows
+    all entries.
     """
 
     children: tuple[Child, ...]

@@ -29,7 +29,7 @@ class RevisionWeight(Message):
 
 
 class Engine(Message):
-    """A revision whose replicas are custom containers.
+    """A revision that needs more than its weight: it does not register itself, or has another readiness path or model.
 
     It is part of the route, which only the reconcile loop writes, because a gateway sends probes to this path.
     """
@@ -61,7 +61,7 @@ class Route(Message):
     """Unix time of the resource's creation, for `/v1/models`."""
     revisions: tuple[RevisionWeight, ...] = ()
     engines: tuple[Engine, ...] = ()
-    """Engines of the existing revisions with custom containers."""
+    """Engines of the existing revisions that need one."""
     unavailable: Unavailable | None = None
     stage: str = Field(default="", max_length=64)
     """Startup stage of a model that is not ready yet, kebab-case, e.g. `fetching` or `starting`."""

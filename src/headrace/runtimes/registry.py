@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
+import sys
+
 from headrace.runtimes.custom_container import CUSTOM_CONTAINER
 from headrace.runtimes.llm import LLM
 from headrace.runtimes.profile import RuntimeProfile
 
-PROFILES: dict[str, RuntimeProfile] = {}
+PROFILES: dict[str, RuntimeProfile] = {profile.type: profile for profile in (LLM, CUSTOM_CONTAINER)}
 """Profiles by type."""
+_SPEC = "headrace.kinds.modeldeployment.spec"
+"""Its models read the registry once, when they are imported."""
 
 
 def register(profile: RuntimeProfile) -> None:
-    """Add a runtime type, before the import of the spec's models, which read the registry once."""
+    """Add a runtime type of another package. Raises ValueError if it exists, or the spec has been imported."""
     if profile.type in PROFILES:
         raise ValueError(f"the runtime type {profile.type} is registered already")
+    if _SPEC in sys.modules:
+        raise ValueError(f"the runtime type {profile.type} must be registered before {_SPEC} is imported")
     PROFILES[profile.type] = profile
-
-
-register(LLM)
-register(CUSTOM_CONTAINER)
