@@ -41,7 +41,7 @@ def scope(path: str, method: str) -> dict[str, object]:
         ("PUT", "/b/1", None, None),
     ],
 )
-def test_path_when_several_rows_match_then_the_first_with_the_method(
+def test_path_when_several_match_then_the_first_with_the_method(
     method: str, path: str, endpoint: str | None, parameters: dict[str, str] | None
 ) -> None:
     found = TABLE.match(scope(path, method))

@@ -143,7 +143,7 @@ async def test_cluster_scoped_object_of_a_user_is_never_ours(managers: list[Mani
     api.objects[PATH] = served(priority_class(), managedFields=managers, **claim)
     made.index.put(api.objects[PATH])
     assert made.observe(OWNER).children == {}
-    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and has another owner"):
         await made.apply(OWNER, priority_class())
     await made.delete(OWNER, priority_class().key)
     made.index.remove(ObjectKey(OWNER.kind, OWNER.namespace, OWNER.name), "r1")
@@ -155,7 +155,7 @@ async def test_cluster_scoped_object_without_our_label_is_refused() -> None:
     """The index has none of those."""
     made, api = world()
     api.objects[PATH] = served(priority_class(), annotations={}, labels={})
-    with pytest.raises(ChildRefused, match="belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="has another owner"):
         await made.apply(OWNER, priority_class())
     assert api.writes == []
 
