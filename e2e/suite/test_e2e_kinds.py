@@ -65,7 +65,7 @@ class TestSecondKind(SecondKindBehaviour):
         kube.apply({"apiVersion": priority.api_version, "kind": priority.kind, "metadata": labelled, "value": 7})
         try:
             greetings.apply(greeting.greeting(GREETING_NAME, model=GREETING_NAME, priority=1))
-            assert "belongs to somebody else" in ready(greetings, "False", REFUSED)["message"]
+            assert "has another owner" in ready(greetings, "False", REFUSED)["message"]
             greetings.remove(greeting.KIND.plural, GREETING_NAME)
             greetings.apply(greeting.greeting(GREETING_NAME, model=GREETING_NAME, priority=1))
             ready(greetings, "False", REFUSED)

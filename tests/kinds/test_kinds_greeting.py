@@ -57,9 +57,9 @@ def test_greeting_with_a_priority_owns_a_cluster_scoped_child() -> None:
     wanted["spec"]["priority"] = 1
     child = reconcile(wanted, Observed(), Signals(1.0, 1.0), SETTINGS, None).children[-1]
     assert (child.key.namespace, child.key.name) == ("", GREETING.cluster_child_name("default", "hello"))
-    refused = Observed(refused={child.key: "it belongs to somebody else"})
+    refused = Observed(refused={child.key: "it has another owner"})
     (condition,) = reconcile(wanted, refused, Signals(1.0, 1.0), SETTINGS, None).status["conditions"]
-    assert (condition["reason"], condition["message"]) == (REFUSED, "it belongs to somebody else")
+    assert (condition["reason"], condition["message"]) == (REFUSED, "it has another owner")
 
 
 @pytest.mark.parametrize(("generation", "status"), [(2, "Unknown"), (1, "False")])
