@@ -10,8 +10,10 @@ import pytest
 from kinds.reconcile_world import SETTINGS, World, resource, route_of, serving_world
 from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import child
+from pydantic import ValidationError
 
 from headrace.api import vocabulary as v
+from headrace.kinds.modeldeployment.reporters import reporters
 from headrace.kinds.modeldeployment.revision_info import RevisionInfo, observed_revisions
 from headrace.reconcile.world import Manifest
 from headrace.routes import Engine
@@ -94,6 +96,67 @@ def test_record_when_somebody_made_it_unreadable_then_it_is_written_again(record
     assert revisions(world) == [CUSTOM]
 
 
+def spoil(world: World, record: str = "other-1") -> World:
+    """Make every record unreadable, and remove what else the annotations say."""
+    for key, deployment in world.children.items():
+        if key.kind == "Deployment":
+            deployment["metadata"]["annotations"] = {v.REVISION_INFO_ANNOTATION: record}
+    return world
+
+
+def seen_of(world: World) -> tuple[object, ...]:
+    """What a decision publishes and who reports."""
+    return route_of(world.decide()), reporters(world.manifest, world.observed()), revisions(world)
+
+
+ENGINES = [spec(**FIELDS), spec(announces=True), {"replicas": 1}]
+
+
+@pytest.mark.parametrize("fields", ENGINES, ids=["Container", "self-registering", "LLM"])
+def test_record_when_unreadable_then_route_and_reporters_stay(fields: dict[str, Any]) -> None:
+    world = serving_world(**fields)
+    before = seen_of(world)
+    assert seen_of(spoil(world)) == before
+
+
+@pytest.mark.parametrize("fields", ENGINES, ids=["Container", "self-registering", "LLM"])
+def test_record_when_unreadable_and_spec_rejected_then_they_stay(fields: dict[str, Any]) -> None:
+    world = serving_world(**fields)
+    world.apply(replicas=-1)
+    world.look()
+    before = seen_of(world)
+    assert seen_of(spoil(world)) == before
+
+
+@pytest.mark.parametrize("fields", ENGINES, ids=["Container", "self-registering", "LLM"])
+def test_record_when_unreadable_on_an_old_revision_then_they_stay(fields: dict[str, Any]) -> None:
+    world = serving_world(**fields)
+    world.apply(template={"env": [{"name": "NEXT", "value": "1"}]})
+    world.look()
+    assert len(revisions(world)) == 2
+    before = seen_of(world)
+    assert seen_of(spoil(world)) == before
+
+
+@pytest.mark.parametrize("field", ["name", "modelName", "maxConcurrentRequests", "type"])
+@pytest.mark.parametrize("value", [[], -1, "x" * 2000])
+def test_record_when_unreadable_and_spec_invalid_then_readable(field: str, value: object) -> None:
+    world = spoil(serving_world(**spec(**FIELDS)))
+    model, runtime = world.manifest["spec"]["model"], world.manifest["spec"]["runtime"]
+    {"name": model, "type": runtime}.get(field, runtime["container"])[field] = value
+    assert [each.port for each in revisions(world)] == [9000]
+
+
+def test_record_when_of_another_release_then_unknown_fields_ignored() -> None:
+    """Every field that a later release adds has a default, so this record of release 0.1.0 stays readable."""
+    record = (
+        '{"runtime":"Container","public_name":"smol","model_name":"inside","port":9000,"readiness_path":"/health",'
+        '"self_registers":false,"explains_unready":true,"capacity":3,"operations":["chat","completions"],'
+        '"capabilities":[],"of_a_later_release":1}'
+    )
+    assert RevisionInfo.decode(record.encode()) == CUSTOM
+
+
 def test_operator_when_it_is_upgraded_then_the_record_is_written_and_no_pod_restarts() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     template, pods = copy.deepcopy(child(world, "Deployment")["spec"]["template"]), list(world.pods)
@@ -128,3 +191,10 @@ def test_capacity_when_it_changes_then_the_record_does_and_nothing_restarts() ->
     world.look()
     assert [each.capacity for each in revisions(world)] == [2]
     assert list(world.pods) == pods
+
+
+@pytest.mark.parametrize("many", [["x"] * 33, ["x" * 65]])
+def test_record_when_its_names_are_too_many_or_long_then_invalid(many: list[str]) -> None:
+    for field in ("operations", "capabilities"):
+        with pytest.raises(ValidationError):
+            RevisionInfo.model_validate(CUSTOM.model_dump() | {field: many})

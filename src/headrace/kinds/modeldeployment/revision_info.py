@@ -8,8 +8,11 @@ restarts no pod.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, ValidationError
 
+from headrace import environment
 from headrace.api import vocabulary as v
 from headrace.events.messages import Message
 from headrace.kinds.modeldeployment.deployments import deployments
@@ -17,16 +20,25 @@ from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import Manifest, Observed
 from headrace.runtimes.custom_container import CUSTOM_CONTAINER
 from headrace.runtimes.llm import LLM
+from headrace.runtimes.profile import RuntimeProfile
+from headrace.runtimes.registry import PROFILES
+
+MAX_PUBLIC_NAME, MAX_MODEL_NAME = 253, 1024
+_Names = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=32)]
 
 
 class RevisionInfo(Message):
-    """One revision."""
+    """One revision.
+
+    Operators of several releases read and write it: unknown fields are ignored, and every field that is added later
+    has a default, so that the record of a former release stays readable.
+    """
 
     runtime: str = Field(max_length=64)
     """Its runtime type."""
-    public_name: str = Field(max_length=253)
+    public_name: str = Field(max_length=MAX_PUBLIC_NAME)
     """The public name that its pods serve, for as long as requests go to the revision."""
-    model_name: str | None = Field(default=None, max_length=1024)
+    model_name: str | None = Field(default=None, max_length=MAX_MODEL_NAME)
     """Name by which its engine knows the model; None: the public name."""
     port: int = Field(ge=1, le=65535)
     readiness_path: str = Field(max_length=1024, pattern=r"^/[!-~]*$")
@@ -35,8 +47,8 @@ class RevisionInfo(Message):
     """See the field of that name in `headrace.runtimes.profile`."""
     capacity: int = Field(ge=1)
     """Requests that a replica takes at the same time."""
-    operations: tuple[str, ...]
-    capabilities: tuple[str, ...]
+    operations: _Names
+    capabilities: _Names
 
 
 def revision_info(resource: ModelDeployment) -> RevisionInfo:
@@ -62,42 +74,65 @@ def observed_revisions(observed: Observed, resource: Manifest) -> dict[str, Revi
 
 
 def _read(deployment: Manifest, resource: Manifest) -> RevisionInfo:
-    """Return the record of a Deployment. One that somebody made unreadable counts as missing, and is written again."""
+    """Return the record of a Deployment. A missing or unreadable one is derived again from what it was made of."""
     text = deployment["metadata"].get("annotations", {}).get(v.REVISION_INFO_ANNOTATION, "")
     try:
         return RevisionInfo.decode(text.encode())
     except ValidationError:
-        return _of_release_before(deployment, resource)
+        return _derived(deployment, resource)
 
 
-def _of_release_before(deployment: Manifest, resource: Manifest) -> RevisionInfo:
-    """Return the record of a Deployment without one, which the builds before release 0.1.0 made.
+def _derived(deployment: Manifest, resource: Manifest) -> RevisionInfo:
+    """Return the record of a Deployment without a readable one.
 
-    Remove this function, PUBLIC_NAME_ANNOTATION and ENGINE_MODEL_ANNOTATION after release 0.1.0: its operator writes
-    the record into the Deployment of every wanted revision in its first pass, and old revisions leave with the rollout.
+    The runtime type is immutable, so the spec has it, whatever else in it is rejected. The rest is in the pod template;
+    what is in no template (engine model name, capacity) is as in the present spec. The builds before release 0.1.0
+    wrote no record. Remove the reading of their two annotations when `former_annotations` is removed.
     """
-    metadata, template = deployment["metadata"], deployment["spec"]["template"]["spec"]["containers"][0]
-    annotations = metadata.get("annotations", {})
-    custom = v.ENGINE_MODEL_ANNOTATION in annotations
-    self_registers = not custom or v.ANNOUNCES_LABEL in metadata.get("labels", {})
-    profile = CUSTOM_CONTAINER if custom else LLM
+    annotations = deployment["metadata"].get("annotations", {})
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    variables = {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+    profile = _profile(annotations, resource)
+    self_registers = environment.NATS_URL in variables  # reserved: no user can set it
+    public_name = annotations.get(v.PUBLIC_NAME_ANNOTATION) or variables.get(environment.MODEL_NAME)
+    public_name = public_name or _text(resource, "spec", "model", "name") or resource["metadata"]["name"]
+    model_name = annotations.get(v.ENGINE_MODEL_ANNOTATION)
+    if model_name is None:
+        model_name = _text(resource, "spec", "runtime", profile.options, "modelName")
     return RevisionInfo(
         runtime=profile.type,
-        public_name=annotations.get(v.PUBLIC_NAME_ANNOTATION) or resource["metadata"]["name"],
-        model_name=annotations.get(v.ENGINE_MODEL_ANNOTATION) or None,
-        port=template["ports"][0]["containerPort"],
-        readiness_path=template["readinessProbe"]["httpGet"]["path"],
+        public_name=public_name[:MAX_PUBLIC_NAME],
+        model_name=model_name[:MAX_MODEL_NAME] or profile.model_name,
+        port=container["ports"][0]["containerPort"],
+        readiness_path=container["readinessProbe"]["httpGet"]["path"],
         self_registers=self_registers,
         explains_unready=profile.explains_unready,
-        capacity=_capacity(resource) if custom else profile.capacity,
+        capacity=_capacity(resource, profile),
         operations=profile.operations,
-        capabilities=v.CONTRACT_CAPABILITIES if self_registers else (),
+        capabilities=profile.capabilities or (v.CONTRACT_CAPABILITIES if self_registers else ()),
     )
 
 
-def _capacity(resource: Manifest) -> int:
-    """Return maxConcurrentRequests of a custom container, the default where the spec is invalid."""
-    value = resource.get("spec")
-    for name in ("runtime", "container", "maxConcurrentRequests"):
+def _profile(annotations: Manifest, resource: Manifest) -> RuntimeProfile:
+    if v.ENGINE_MODEL_ANNOTATION in annotations:
+        return CUSTOM_CONTAINER
+    return PROFILES.get(_text(resource, "spec", "runtime", "type"), LLM)
+
+
+def _text(resource: Manifest, *path: str) -> str:
+    """Return a field of a resource whose spec may be invalid; empty if it is no text."""
+    value = _at(resource, *path)
+    return value if isinstance(value, str) else ""
+
+
+def _at(resource: Manifest, *path: str) -> object:
+    value: object = resource
+    for name in path:
         value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, int) and value > 0 else CUSTOM_CONTAINER.capacity
+    return value
+
+
+def _capacity(resource: Manifest, profile: RuntimeProfile) -> int:
+    """Return maxConcurrentRequests of a resource, the default where the spec is invalid."""
+    value = _at(resource, "spec", "runtime", profile.options, "maxConcurrentRequests")
+    return value if isinstance(value, int) and value > 0 else profile.capacity
