@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.reporters import reporters
 from headrace.kinds.modeldeployment.revision_info import RevisionInfo, observed_revisions
 from headrace.reconcile.world import Manifest
-from headrace.routes import Engine
+from headrace.routes import Engine, Route
 
 CUSTOM = RevisionInfo(
     runtime="Container",
@@ -30,6 +31,8 @@ CUSTOM = RevisionInfo(
     operations=("chat", "completions"),
     capabilities=(),
 )
+FORMER: dict[str, Manifest] = json.loads((Path(__file__).parent / "former_deployments.json").read_text())
+"""Spec, Deployment and route of revisions that commit d02bebd made, which wrote no record."""
 FIELDS: dict[str, Any] = {"modelName": "inside", "readinessPath": "/health", "maxConcurrentRequests": 3}
 
 
@@ -53,11 +56,11 @@ def annotations_of(world: World) -> Manifest:
     return found
 
 
-def test_revision_when_it_is_a_custom_container_then_its_spec_is_in_the_record() -> None:
+def test_revision_when_custom_container_then_spec_in_record() -> None:
     assert revisions(serving_world(**spec(**FIELDS))) == [CUSTOM]
 
 
-def test_revision_when_it_is_of_an_own_runtime_then_its_profile_is_in_the_record() -> None:
+def test_revision_when_of_own_runtime_then_profile_in_record() -> None:
     world = serving_world(runtime={"type": "LLM", "llm": {"maxConcurrentRequests": 7}})
     assert json.loads(annotations_of(world)[v.REVISION_INFO_ANNOTATION]) == {
         "runtime": "LLM",
@@ -72,7 +75,7 @@ def test_revision_when_it_is_of_an_own_runtime_then_its_profile_is_in_the_record
     }
 
 
-def test_route_when_it_names_a_revision_then_with_its_operations_and_capabilities() -> None:
+def test_route_when_it_names_revision_then_with_what_it_serves() -> None:
     (own,) = route_of(serving_world(replicas=1).outcome).revisions
     (custom,) = route_of(serving_world(**spec()).outcome).revisions
     assert (own.operations, own.capabilities) == (("chat", "completions"), ("Drain", "LoadReports", "Progress"))
@@ -80,7 +83,7 @@ def test_route_when_it_names_a_revision_then_with_its_operations_and_capabilitie
 
 
 @pytest.mark.parametrize("fields", [spec(**FIELDS), spec(announces=True), {"replicas": 1}])
-def test_deployment_when_it_is_of_the_build_before_then_it_is_read_as_if_it_had_the_record(
+def test_deployment_when_without_record_then_read_as_with_it(
     fields: dict[str, Any],
 ) -> None:
     world = serving_world(**fields)
@@ -89,7 +92,7 @@ def test_deployment_when_it_is_of_the_build_before_then_it_is_read_as_if_it_had_
 
 
 @pytest.mark.parametrize("record", ["", "other-1", "{}", '{"runtime": 3}'])
-def test_record_when_somebody_made_it_unreadable_then_it_is_written_again(record: str) -> None:
+def test_record_when_unreadable_then_written_again(record: str) -> None:
     world = serving_world(**spec(**FIELDS))
     annotations_of(world)[v.REVISION_INFO_ANNOTATION] = record
     world.look()
@@ -129,7 +132,7 @@ def test_record_when_unreadable_and_spec_rejected_then_they_stay(fields: dict[st
 
 
 @pytest.mark.parametrize("fields", ENGINES, ids=["Container", "self-registering", "LLM"])
-def test_record_when_unreadable_on_an_old_revision_then_they_stay(fields: dict[str, Any]) -> None:
+def test_record_when_unreadable_on_old_revision_then_they_stay(fields: dict[str, Any]) -> None:
     world = serving_world(**fields)
     world.apply(template={"env": [{"name": "NEXT", "value": "1"}]})
     world.look()
@@ -147,7 +150,7 @@ def test_record_when_unreadable_and_spec_invalid_then_readable(field: str, value
     assert [each.port for each in revisions(world)] == [9000]
 
 
-def test_record_when_of_another_release_then_unknown_fields_ignored() -> None:
+def test_record_when_of_later_release_then_unknown_ignored() -> None:
     """Every field that a later release adds has a default, so this record of release 0.1.0 stays readable."""
     record = (
         '{"runtime":"Container","public_name":"smol","model_name":"inside","port":9000,"readiness_path":"/health",'
@@ -157,15 +160,15 @@ def test_record_when_of_another_release_then_unknown_fields_ignored() -> None:
     assert RevisionInfo.decode(record.encode()) == CUSTOM
 
 
-def test_operator_when_it_is_upgraded_then_the_record_is_written_and_no_pod_restarts() -> None:
+def test_operator_when_upgraded_then_record_and_no_restart() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     template, pods = copy.deepcopy(child(world, "Deployment")["spec"]["template"]), list(world.pods)
     world.look()
-    assert annotations_of(world).keys() == {v.REVISION_INFO_ANNOTATION}
+    assert v.REVISION_INFO_ANNOTATION in annotations_of(world)
     assert (child(world, "Deployment")["spec"]["template"], list(world.pods)) == (template, pods)
 
 
-def test_operator_when_it_is_upgraded_in_a_rollout_then_the_old_revision_is_served_as_before() -> None:
+def test_operator_when_upgraded_in_rollout_then_old_served_on() -> None:
     world = serving_world(**spec(**FIELDS))
     world.apply(**spec(**FIELDS, image="next"), model={**world.manifest["spec"]["model"], "name": "renamed"})
     world.look()
@@ -177,13 +180,13 @@ def test_operator_when_it_is_upgraded_in_a_rollout_then_the_old_revision_is_serv
     assert route_of(world.look()).public_name == "smol"
 
 
-def test_capacity_when_the_spec_is_invalid_and_there_is_no_record_then_it_is_the_default() -> None:
+def test_capacity_when_spec_invalid_and_no_record_then_default() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     world.manifest["spec"]["runtime"] = {"container": []}
     assert [each.capacity for each in revisions(world)] == [16]
 
 
-def test_capacity_when_it_changes_then_the_record_does_and_nothing_restarts() -> None:
+def test_capacity_when_it_changes_then_record_too_no_restart() -> None:
     world = World(manifest=resource(**spec()), settings=SETTINGS)
     world.calm()
     pods = list(world.pods)
@@ -198,3 +201,31 @@ def test_record_when_its_names_are_too_many_or_long_then_invalid(many: list[str]
     for field in ("operations", "capabilities"):
         with pytest.raises(ValidationError):
             RevisionInfo.model_validate(CUSTOM.model_dump() | {field: many})
+
+
+@pytest.mark.parametrize("case", FORMER.values(), ids=FORMER.keys())
+def test_deployment_when_of_a_former_build_then_read_identically(case: Manifest) -> None:
+    """Route, capabilities and reporters are those of a Deployment with the record, though the spec changed since."""
+    world = World(manifest=resource(**case["spec"]))
+    world.calm()
+    (key,) = [key for key in world.children if key.kind == "Deployment"]
+    recorded = revisions(world)
+    world.children[key] = case["deployment"]
+    world.manifest["spec"]["replicas"] = -1
+    route = route_of(world.decide())
+    old = Route.model_validate(case["route"])
+    (share,), (before,) = route.revisions, old.revisions
+    assert share == before.model_copy(update={"capabilities": recorded[0].capabilities})
+    assert (route.engines, route.public_name) == (old.engines, old.public_name)
+    assert revisions(world) == recorded
+
+
+@pytest.mark.parametrize("case", FORMER.values(), ids=FORMER.keys())
+def test_deployment_when_former_build_reads_it_then_as_its_own(case: Manifest) -> None:
+    """After a rollback: it knows of the record nothing, and of a Container by its annotation."""
+    world = World(manifest=resource(**case["spec"]))
+    world.calm()
+    made, former = child(world, "Deployment"), case["deployment"]
+    assert made["spec"] == former["spec"]
+    assert made["metadata"]["labels"] == former["metadata"]["labels"]
+    assert made["metadata"]["annotations"].items() >= former["metadata"]["annotations"].items()

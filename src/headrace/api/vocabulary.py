@@ -30,10 +30,10 @@ public names that the key may call)."""
 REVISION_INFO_ANNOTATION = "headrace.dev/revision-info"
 """On a revision's Deployment: what the revision is, as JSON (`headrace.kinds.modeldeployment.revision_info`)."""
 PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
-"""On a Deployment of a build before release 0.1.0: the public name that its pods serve. Only read."""
+"""On a revision's Deployment, for builds before release 0.1.0: the public name that its pods serve."""
 ENGINE_MODEL_ANNOTATION = "headrace.dev/engine-model"
-"""On the Deployment of a custom container of a build before release 0.1.0: the name by which its engine knows the
-model; empty: the public name. Only read."""
+"""On the Deployment of a custom container, for builds before release 0.1.0: the name by which its engine knows the
+model; empty: the public name."""
 ANNOUNCES_LABEL = "headrace.dev/announces"
 """On the Deployment and the pods of a custom container that registers itself: `true`."""
 NUDGE_ANNOTATION = "headrace.dev/nudge"

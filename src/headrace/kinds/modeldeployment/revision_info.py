@@ -68,6 +68,21 @@ def revision_info(resource: ModelDeployment) -> RevisionInfo:
     )
 
 
+def revision_annotations(resource: ModelDeployment) -> dict[str, str]:
+    """Return the annotations that describe the wanted revision on its Deployment."""
+    return {v.REVISION_INFO_ANNOTATION: revision_info(resource).encode().decode(), **_former_annotations(resource)}
+
+
+def _former_annotations(resource: ModelDeployment) -> dict[str, str]:
+    """Return what the builds before release 0.1.0 read: after a rollback to one, gateways must not lose a container.
+
+    Remove this function, PUBLIC_NAME_ANNOTATION and ENGINE_MODEL_ANNOTATION after release 0.1.0.
+    """
+    container = resource.spec.runtime.container
+    engine = {} if container is None else {v.ENGINE_MODEL_ANNOTATION: container.model_name or ""}
+    return {v.PUBLIC_NAME_ANNOTATION: resource.public_name, **engine}
+
+
 def observed_revisions(observed: Observed, resource: Manifest) -> dict[str, RevisionInfo]:
     """Return what the revisions of a resource (in whatever state its spec is) are, read off their Deployments."""
     return {revision: _read(deployment, resource) for revision, deployment in deployments(observed).items()}
@@ -87,7 +102,7 @@ def _derived(deployment: Manifest, resource: Manifest) -> RevisionInfo:
 
     The runtime type is immutable, so the spec has it, whatever else in it is rejected. The rest is in the pod template;
     what is in no template (engine model name, capacity) is as in the present spec. The builds before release 0.1.0
-    wrote no record. Remove the reading of their two annotations when `former_annotations` is removed.
+    wrote no record, but the two annotations of `_former_annotations`; remove their reading with it.
     """
     annotations = deployment["metadata"].get("annotations", {})
     container = deployment["spec"]["template"]["spec"]["containers"][0]

@@ -7,7 +7,7 @@ from headrace.kinds.modeldeployment.last_words import quotes_log
 from headrace.kinds.modeldeployment.manifests.common import as_it_is, deployment_name, labels, metadata, pod_basics
 from headrace.kinds.modeldeployment.manifests.container import runtime_container
 from headrace.kinds.modeldeployment.resource import ModelDeployment
-from headrace.kinds.modeldeployment.revision_info import revision_info
+from headrace.kinds.modeldeployment.revision_info import revision_annotations
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 
 CONTAINER = "runtime"
@@ -38,7 +38,7 @@ def deployment(
         v.REVISION_LABEL: revision,
         **resource.spec.runtime.profile.pod_labels,
     }
-    annotations = {v.REVISION_INFO_ANNOTATION: revision_info(resource).encode().decode()}
+    annotations = revision_annotations(resource)
     manifest: Manifest = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
