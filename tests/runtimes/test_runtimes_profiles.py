@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kinds.reconcile_world import SETTINGS, World, resource
 from kinds.test_modeldeployment_manifests import child, in_cluster, pod_of, policy, ports
 
+from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.spec import Runtime
 from headrace.runtimes.llm import LLM
 from headrace.runtimes.profile import PlatformImage, Port, RuntimeProfile
@@ -34,6 +36,14 @@ def test_profile_when_options_are_given_then_it_has_them(options: dict[str, Any]
 def test_type_when_it_is_registered_already_then_it_is_refused() -> None:
     with pytest.raises(ValueError, match="the runtime type LLM is registered already"):
         register(LLM)
+
+
+def test_profile_when_without_command_or_options_then_type_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "LLM", replace(LLM, command=(), options="", configure=lambda same, _: same))
+    world = World(manifest=resource(), settings=replace(SETTINGS, runs_images=False))
+    world.look()
+    accepted = world.condition(v.ACCEPTED)
+    assert (accepted["reason"], accepted["message"].partition(":")[0]) == (v.INVALID_SPEC, "spec.runtime.type")
 
 
 def test_profile_when_it_has_several_ports_then_service_and_policy_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
