@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import traceback
+from collections.abc import Coroutine
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from local.local_cluster import MODEL, SLEEPER, container, deployment, running, until, until_file, until_pod
+from local.local_cluster import (
+    MODEL,
+    SLEEPER,
+    container,
+    deployment,
+    eventually,
+    model,
+    running,
+    until,
+    until_file,
+    until_pod,
+)
 
 from headrace.control.world import ChildRefused
 from headrace.local.volumes import replace_mount_paths
 from headrace.reconcile.world import Manifest
 
+NOBODY = 65534
 DIRECTORY = Path("/var/d")
 VOLUMES = [{"name": "cache", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
 MOUNTS = [{"name": "cache", "mountPath": "/cache"}, {"name": "shm", "mountPath": "/dev/shm/"}]
@@ -68,6 +86,66 @@ async def test_volumes_of_a_killed_instance_are_removed(tmp_path: Path) -> None:
     (left / "file").touch()
     async with running(tmp_path):
         assert list((tmp_path / "pods").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+def test_read_only_directory_of_a_volume_is_removed(mode: int) -> None:
+    """By a start, when a killed instance left it, and with its pod."""
+
+    async def start() -> None:
+        deep = Path("pods/default.smol-1-a.volumes/cache/deep")
+        deep.mkdir(parents=True)
+        (deep / "file").touch()
+        (deep / "link").symlink_to(".")
+        for directory in (deep, deep.parent):
+            directory.chmod(mode)
+        async with running(Path()) as cluster:
+            assert list(Path("pods").iterdir()) == []
+            script = f"mkdir -p /cache/deep/er; chmod 0{mode:o} /cache/deep; {SLEEPER}"
+            child = deployment(container(script, volumeMounts=MOUNTS), volumes=VOLUMES)
+            await cluster.apply(MODEL, child)
+            await eventually(lambda: any(path.stat().st_mode & 0o777 == mode for path in Path("pods").glob("*/*/deep")))
+            await cluster.delete(MODEL, child.key)
+            await until(cluster, "Pod", lambda pods: not pods)
+            assert list(Path("pods").iterdir()) == []
+
+    unprivileged(start())
+
+
+def test_files_that_cannot_be_removed_do_not_stop_a_start() -> None:
+    async def start() -> None:
+        Path("pods/left/deep").mkdir(parents=True)
+        Path("pods/left.log").touch()
+        Path("pods").chmod(0o500)
+        async with running(Path()) as cluster:
+            cluster.apply_object(model())
+            Path("pods").chmod(0o700)
+
+    unprivileged(start())
+
+
+def unprivileged(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work in an empty directory, in a process that file modes bind: they do not bind root.
+
+    The directory is not `tmp_path`, whose parents are of root alone.
+    """
+    with TemporaryDirectory() as directory:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                if os.geteuid() == 0:
+                    os.chown(directory, NOBODY, NOBODY)
+                    os.setuid(NOBODY)
+                os.chdir(directory)
+                asyncio.run(work)
+                code = 0
+            except BaseException:  # noqa: BLE001 - it is printed; nothing else of the tests may run in this process
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        work.close()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 async def test_pod_waits_while_its_volume_cannot_be_made(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
+from headrace.local.volumes import remove_files
 from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.ownership import (
@@ -79,7 +79,7 @@ class LocalCluster:
         """Read the stored objects."""
         self._pods_directory.mkdir(parents=True, exist_ok=True)
         for left in self._pods_directory.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove_files(left)
         self._store = Store(self._database)
         for manifest in self._store.objects():
             self._stored.add(ObjectKey.of(manifest))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_L
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
-from headrace.local.volumes import make_volumes
+from headrace.local.volumes import make_volumes, remove_files
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest
@@ -374,9 +373,9 @@ class LocalPod:
 
     async def _clean_up(self) -> None:
         if self._volumes.exists():
-            await asyncio.to_thread(shutil.rmtree, self._volumes, ignore_errors=True)
+            await asyncio.to_thread(remove_files, self._volumes)
         for path in (self.log, self.previous_log, self._termination_message):
-            path.unlink(missing_ok=True)
+            remove_files(path)
         self._index.remove(self.key)
 
 

@@ -11,7 +11,10 @@ A volume exists as long as its pod: restarts of the container keep it. `medium: 
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,9 +22,12 @@ from headrace.control.world import ChildRefused
 from headrace.local.fields import check_fields
 from headrace.reconcile.world import Manifest
 
+log = logging.getLogger(__name__)
+
 _VOLUME_FIELDS = frozenset({"name", "emptyDir"})
 _EMPTY_DIR_FIELDS = frozenset({"medium", "sizeLimit"})
 _MOUNT_FIELDS = frozenset({"name", "mountPath"})
+_PRIVATE = 0o700
 _BEFORE_PATH = r"(?:(?<![\w.~*/)}\]-])|(?<=://))"
 """A path that continues another one, as in `$(HOME)/cache` or `https://example.com/cache`, is not a mount path."""
 _AFTER_PATH = r"(?![\w.-])"
@@ -50,6 +56,29 @@ def make_volumes(spec: Manifest, directory: Path) -> dict[str, Path]:
         (directory / volume["name"]).mkdir(parents=True, exist_ok=True)
     mounts = spec["containers"][0].get("volumeMounts", [])
     return {"/" + mount["mountPath"].strip("/"): directory / mount["name"] for mount in mounts}
+
+
+def remove_files(path: Path) -> None:
+    """Remove a file or a directory of a pod, read-only directories included. What cannot be removed is logged."""
+    try:
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)
+            return
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            _make_writable(path)
+            shutil.rmtree(path)
+    except OSError as error:
+        log.warning("cannot remove %s, which a pod left: %s", error.filename or path, error.strerror)
+
+
+def _make_writable(directory: Path) -> None:
+    directory.chmod(_PRIVATE)
+    for parent, folders, _ in os.walk(directory):  # a folder is listed after its parent was made readable
+        for folder in (Path(parent, name) for name in folders):
+            if not folder.is_symlink():
+                folder.chmod(_PRIVATE)
 
 
 def replace_mount_paths(text: str, mounts: Mapping[str, Path]) -> str:
