@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import traceback
 from collections.abc import Coroutine
 from pathlib import Path
@@ -25,7 +26,7 @@ from local.local_cluster import (
 )
 
 from headrace.control.world import ChildRefused
-from headrace.local.volumes import replace_mount_paths
+from headrace.local.volumes import make_volumes, replace_mount_paths
 from headrace.reconcile.world import Manifest
 
 NOBODY = 65534
@@ -54,6 +55,18 @@ MOUNTS = [{"name": "cache", "mountPath": "/cache"}, {"name": "shm", "mountPath":
 def test_mount_path_in_text_is_replaced(text: str, replaced: str) -> None:
     """Wherever it is a whole path; the longest mount path wins."""
     assert replace_mount_paths(text, {"/cache": DIRECTORY, "/cache/deep": Path("/var/e")}) == replaced
+
+
+def test_path_of_headrace_below_a_mount_path_is_kept(tmp_path: Path) -> None:
+    """The home may be in /tmp, and Python in a directory below a mount path."""
+    home, python = tmp_path / "$x" / "home", Path(sys.prefix)
+    mounts = [{"name": "cache", "mountPath": str(path)} for path in (tmp_path, python.parent)]
+    spec = {"volumes": VOLUMES, "containers": [{"volumeMounts": mounts}]}
+    made = make_volumes(spec, tmp_path / "pods", home)
+    text = f"{python}/bin/python --model {tmp_path}/$$x/home/models/x --cache {tmp_path}/cache {tmp_path}/$$x/homes"
+    cache = tmp_path / "pods" / "cache"
+    kept = f"{python}/bin/python --model {tmp_path}/$$x/home/models/x --cache {cache}/cache {cache}/$$x/homes"
+    assert replace_mount_paths(text, made) == kept
 
 
 async def test_volume_lasts_as_long_as_its_pod(tmp_path: Path) -> None:

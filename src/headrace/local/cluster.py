@@ -29,7 +29,7 @@ from headrace.local.index import Change, ObjectIndex, ObjectKey
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
-from headrace.local.volumes import remove_files
+from headrace.local.volumes import Directories, remove_files
 from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.ownership import (
@@ -60,14 +60,15 @@ class LocalCluster:
     """For use in one event loop. `start` reads the stored objects; `stop` ends every pod.
 
     `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
+    `home` is that of headrace, with the models: no mount path of a volume replaces a path in it.
     """
 
-    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None) -> None:
+    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None, home: Path | None = None) -> None:
         self.index = ObjectIndex()
         self._database = database
         self._pods_directory = pods
         self._store: Store | None = None
-        self._pods = PodSet(self.index, pods, backoff or Backoff())
+        self._pods = PodSet(self.index, Directories(home or pods, pods), backoff or Backoff())
         self._relations = Relations()
         self._stored: set[ObjectKey] = set()
         """The objects of users. None of them is a child, whatever its ownerReferences are."""

@@ -23,7 +23,7 @@ from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_L
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
-from headrace.local.volumes import make_volumes, remove_files
+from headrace.local.volumes import Directories, make_volumes, remove_files
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest
@@ -81,7 +81,9 @@ class _Container:
 class LocalPod:
     """One pod. Its workload's controller creates it and receives its changes through the index."""
 
-    def __init__(self, manifest: Manifest, index: ObjectIndex, directory: Path, address: str, backoff: Backoff) -> None:
+    def __init__(
+        self, manifest: Manifest, index: ObjectIndex, directories: Directories, address: str, backoff: Backoff
+    ) -> None:
         self.key = ObjectKey.of(manifest)
         owner = manifest["metadata"]["ownerReferences"][0]
         self.owner = ObjectKey(owner["kind"], self.key.namespace, owner["name"])
@@ -90,6 +92,7 @@ class LocalPod:
         self._address = address
         self._backoff = backoff
         stem = f"{self.key.namespace}.{self.key.name}"
+        self._home, directory = directories.home, directories.pods
         self.log = directory / f"{stem}.log"
         self.previous_log = directory / f"{stem}.previous.log"
         self._termination_message = directory / f"{stem}.termination"
@@ -199,7 +202,7 @@ class LocalPod:
         self._interrupted.clear()
         container = self.spec["containers"][0]
         try:
-            mounts = make_volumes(self.spec, self._volumes)
+            mounts = make_volumes(self.spec, self._volumes, self._home)
         except OSError as error:
             self._waiting("CreateContainerError", f"cannot make the emptyDir volumes: {error.strerror}")
             return False

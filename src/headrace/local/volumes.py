@@ -3,7 +3,9 @@
 A local pod is a process on the machine's own file system, so nothing is mounted at a `mountPath`. Instead, each mount
 path that the command, the arguments or the variables of the container contain is replaced by the path of the volume's
 directory: with a volume mounted at `/cache`, `--cache=/cache/x` becomes `--cache=DIRECTORY/x`. A program that contains
-the path itself does not find the volume. The data of Secrets and ConfigMaps is not changed.
+the path itself does not find the volume. The data of Secrets and ConfigMaps is not changed. Paths below the home of
+headrace and below Python's directories stay, even below a mount path such as `/tmp`: the command and the model's file
+are there.
 
 A volume exists as long as its pod: restarts of the container keep it. `medium: Memory` is a directory as well, and
 `sizeLimit` is not enforced.
@@ -15,7 +17,9 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.control.world import ChildRefused
@@ -31,6 +35,16 @@ _PRIVATE = 0o700
 _BEFORE_PATH = r"(?:(?<![\w.~*/)}\]-])|(?<=://))"
 """A path that continues another one, as in `$(HOME)/cache` or `https://example.com/cache`, is not a mount path."""
 _AFTER_PATH = r"(?![\w.-])"
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """The directories of an instance, as far as its pods use them."""
+
+    home: Path
+    """That of headrace: models, and everything of every instance."""
+    pods: Path
+    """For the logs and volumes of pods alone."""
 
 
 def check_volumes(spec: Manifest) -> None:
@@ -50,12 +64,19 @@ def check_volumes(spec: Manifest) -> None:
             raise ChildRefused(f"{path}.mountPath must be an absolute path below /", hint="Choose another path")
 
 
-def make_volumes(spec: Manifest, directory: Path) -> dict[str, Path]:
-    """Make the pod's volumes in a directory that is the pod's own; return each mounted one by its mount path."""
+def make_volumes(spec: Manifest, directory: Path, home: Path) -> dict[str, Path]:
+    """Make the pod's volumes in a directory that is the pod's own; return each mounted one by its mount path.
+
+    The home of headrace and Python's directories are returned as mounted at themselves.
+    """
     for volume in spec.get("volumes", []):
         (directory / volume["name"]).mkdir(parents=True, exist_ok=True)
     mounts = spec["containers"][0].get("volumeMounts", [])
-    return {"/" + mount["mountPath"].strip("/"): directory / mount["name"] for mount in mounts}
+    kept = (str(path).replace("$", "$$") for path in (home, Path(sys.prefix), Path(sys.base_prefix)))
+    return {
+        **{"/" + mount["mountPath"].strip("/"): directory / mount["name"] for mount in mounts},
+        **({path: Path(path) for path in kept} if mounts else {}),
+    }
 
 
 def remove_files(path: Path) -> None:
