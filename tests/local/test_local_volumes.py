@@ -181,11 +181,19 @@ async def test_pod_waits_while_its_volume_cannot_be_made(tmp_path: Path) -> None
         ("subPath", {"mount": {"subPath": "x"}}),
         ("absolute path", {"mount": {"mountPath": "cache"}}),
         ("below /", {"mount": {"mountPath": "/"}}),
+        ("mountPath must be", {"mount": {"mountPath": None}}),
+        (r"volumes\[0\]\.name must be a DNS label", {"volumes": [{"name": "../../x", "emptyDir": {}}]}),
+        (r"volumes\[0\]\.name must be a DNS label", {"volumes": [{"emptyDir": {}}]}),
+        (r"volumes\[0\]\.emptyDir is required", {"volumes": [{"name": "cache"}]}),
+        (r"volumes\[0\]\.emptyDir is required", {"volumes": [{"name": "cache", "emptyDir": None}]}),
+        (r"volumes\[1\]\.name: cache is used twice", {"volumes": [VOLUMES[0], VOLUMES[0]]}),
+        (r"volumeMounts\[1\]\.mountPath: /cache is used twice", {"mounts": [{"name": "shm", "mountPath": "/cache/"}]}),
     ],
 )
 async def test_unsupported_volume_is_refused_by_name(tmp_path: Path, named: str, fields: Manifest) -> None:
     mount = {**MOUNTS[0], **fields.get("mount", {})}
-    child = deployment(container("true", volumeMounts=[mount]), volumes=fields.get("volumes", VOLUMES))
+    mounts = [mount, *fields.get("mounts", [])]
+    child = deployment(container("true", volumeMounts=mounts), volumes=fields.get("volumes", VOLUMES))
     async with running(tmp_path) as cluster:
         with pytest.raises(ChildRefused, match=named):
             await cluster.apply(MODEL, child)

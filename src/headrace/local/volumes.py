@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.broker.config import LABEL
 from headrace.control.world import ChildRefused
 from headrace.local.fields import check_fields
 from headrace.reconcile.world import Manifest
@@ -49,19 +50,33 @@ class Directories:
 
 def check_volumes(spec: Manifest) -> None:
     """Raise ChildRefused for a volume or a mount of a pod that local mode does not support."""
-    names = set()
+    names: set[str] = set()
     for index, volume in enumerate(spec.get("volumes", [])):
         path = f"spec.template.spec.volumes[{index}]"
         check_fields(volume, _VOLUME_FIELDS, path)
-        check_fields(volume.get("emptyDir") or {}, _EMPTY_DIR_FIELDS, f"{path}.emptyDir")
-        names.add(volume["name"])
+        name = volume.get("name")
+        if not isinstance(name, str) or not LABEL.fullmatch(name):
+            raise ChildRefused(f"{path}.name must be a DNS label", hint="Use lower-case letters, digits and dashes")
+        if not isinstance(volume.get("emptyDir"), dict):
+            raise ChildRefused(f"{path}.emptyDir is required", hint="Local mode supports no other volumes")
+        check_fields(volume["emptyDir"], _EMPTY_DIR_FIELDS, f"{path}.emptyDir")
+        _add(name, names, f"{path}.name")
+    paths: set[str] = set()
     for index, mount in enumerate(spec["containers"][0].get("volumeMounts", [])):
         path = f"spec.template.spec.containers[0].volumeMounts[{index}]"
         check_fields(mount, _MOUNT_FIELDS, path)
-        if mount["name"] not in names:
-            raise ChildRefused(f"{path}.name: the pod has no volume {mount['name']}", hint="Add it to spec.volumes")
-        if not mount["mountPath"].startswith("/") or not mount["mountPath"].strip("/"):
+        if mount.get("name") not in names:
+            raise ChildRefused(f"{path}.name: the pod has no volume {mount.get('name')}", hint="Add it to spec.volumes")
+        mount_path = mount.get("mountPath")
+        if not isinstance(mount_path, str) or not mount_path.startswith("/") or not mount_path.strip("/"):
             raise ChildRefused(f"{path}.mountPath must be an absolute path below /", hint="Choose another path")
+        _add("/" + mount_path.strip("/"), paths, f"{path}.mountPath")
+
+
+def _add(value: str, known: set[str], path: str) -> None:
+    if value in known:
+        raise ChildRefused(f"{path}: {value} is used twice", hint="Choose another one")
+    known.add(value)
 
 
 def make_volumes(spec: Manifest, directory: Path, home: Path) -> dict[str, Path]:
