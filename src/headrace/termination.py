@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from headrace import environment
 
 DEFAULT_PATH = "/dev/termination-log"
 MAX_BYTES = 4096
 """Longest message that a kubelet reads."""
+FALLBACK = "FallbackToLogsOnError"
+"""The terminationMessagePolicy by which a kubelet takes the end of the log where a failed container left no message."""
+FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
+"""How much of it a kubelet takes."""
+
+
+def quotes_log(pod_spec: Mapping[str, Any]) -> bool:
+    """Whether the end of a pod's log may stand for its termination message."""
+    return any(container.get("terminationMessagePolicy") == FALLBACK for container in pod_spec.get("containers", ()))
 
 
 def write_termination_message(text: str) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
-from headrace.kinds.modeldeployment.last_words import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
 from headrace.local.index import ObjectIndex, ObjectKey
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
@@ -27,7 +26,7 @@ from headrace.local.volumes import Directories, make_volumes, remove_files
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest
-from headrace.termination import MAX_BYTES
+from headrace.termination import FALLBACK_BYTES, FALLBACK_LINES, MAX_BYTES, quotes_log
 
 DEFAULT_GRACE_SECONDS = 30.0
 ON_FAILURE = "OnFailure"

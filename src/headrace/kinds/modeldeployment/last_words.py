@@ -11,22 +11,14 @@ import re
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.world import Manifest
+from headrace.termination import FALLBACK_BYTES
 
 OUT_OF_MEMORY = "it used more memory than its limit. Raise spec.template.resources.limits.memory"
-FALLBACK = "FallbackToLogsOnError"
-"""The terminationMessagePolicy by which a kubelet takes the end of the log where a failed container left no message."""
-FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
-"""How much of it a kubelet takes."""
 MAX_LOG_CHARACTERS = 256
 """Of a log, in a condition: its last lines, where the cause stands."""
 _LOG_ENDS, _LAST_LINE = "; its log ends: ", "; its last line: "
 """What stands before the words of a container whose log may be quoted. `public` cuts a message there."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)", re.DOTALL)
-
-
-def quotes_log(pod_spec: Manifest) -> bool:
-    """Whether the end of a pod's log may stand for its termination message."""
-    return any(container.get("terminationMessagePolicy") == FALLBACK for container in pod_spec.get("containers", ()))
 
 
 def end_of(terminated: Manifest, *, may_be_log: bool) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.last_words import quotes_log
 from headrace.kinds.modeldeployment.manifests.common import as_it_is, deployment_name, labels, metadata, pod_basics
 from headrace.kinds.modeldeployment.manifests.container import runtime_container
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision_info import revision_annotations
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
+from headrace.termination import quotes_log
 
 CONTAINER = "runtime"
 _LATER = frozenset({"terminationMessagePolicy"})
