@@ -42,7 +42,6 @@ OWNER_ANNOTATION = "headrace.dev/owner"
 """On a cluster-scoped child: which resource owns it (`headrace.reconcile.ownership`)."""
 ROUTABLE_GATE = "headrace.dev/routable"
 """Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
-FINALIZER = "headrace.dev/cleanup"
 
 # -- condition types of a ModelDeployment ----------------------------------------------------------
 READY = "Ready"
