@@ -22,7 +22,7 @@ MEANINGS = {
     "SourceUnreachable": "The source did not deliver the file: no route, refused, timed out, not found, or cut short.",
     "DigestMismatch": "The file differs from its digest; the message has both.",
     "NoSpace": "The volume for models is full.",
-    "Running": "The wanted replicas run and are ready.",
+    "Running": "The desired replicas run and are ready.",
     "Starting": "Replicas are starting; the message names the stage.",
     "WaitingForModel": "The replicas start when the model's file is there.",
     "OOMKilled": "A replica exceeded its memory limit.",
@@ -37,7 +37,7 @@ MEANINGS = {
     "SignalsStale": "The demand is unknown, because NATS or the gateways are unavailable. Nothing is scaled down.",
     "Stable": "There is one revision, and no rollout is in progress.",
     "RollingOut": "The candidate revision is replacing the stable one.",
-    "Pending": "Not observed yet; on `ModelCached`: the fetch has not begun.",
+    "Pending": "Not observed yet; on `ModelCached`: the fetch has not started.",
     "RevisionCreated": "Normal event: a change of the spec, or of the runtime's image, made a revision.",
     "RevisionRetired": "Normal event: a revision receives no more requests.",
 }

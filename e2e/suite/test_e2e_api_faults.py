@@ -73,7 +73,7 @@ def gone(stage: Stage) -> Iterator[None]:
         yield
         told = 5 * len(watched_kinds())
         until(lambda: stage.proxy.counts["gone"] >= told, lambda: f"watches are told 410: {stage.proxy.counts}")
-        until(lambda: "is gone, and no watch had told of it" in stage.operator.said(), "an audit finds what vanished")
+        until(lambda: "was deleted, and no watch reported it" in stage.operator.said(), "an audit finds what vanished")
     assert stage.operator.exits == []
 
 

@@ -52,7 +52,9 @@ def test_get_when_run_then_columns_are_the_registered_ones(kube: Kube, quickstar
 
 def test_explain_when_asked_then_fields_are_described(kube: Kube) -> None:
     assert "What is served, and under which name" in kube.kubectl("explain", "modeldeployment.spec")
-    assert "held before it is answered" in kube.kubectl("explain", "mdep.spec.scaling.coldStart.queueTimeoutSeconds")
+    assert "queued before it fails with 503" in kube.kubectl(
+        "explain", "mdep.spec.scaling.coldStart.queueTimeoutSeconds"
+    )
 
 
 def test_children_when_model_served_then_each_exists_and_owned(kube: Kube, served: ClusterWorld) -> None:

@@ -1,5 +1,5 @@
-"""The gateway: the one door to every model. It holds a request until a replica is there, then moves its bytes.
+"""The gateway: one endpoint for every model. It queues a request until a replica has capacity, then forwards it.
 
-`inference` is the path of a request, `table` what is known of routes and replicas, `link` how that is learnt on NATS,
-`upstream` the HTTP client towards replicas, `control` everything that is not inference.
+`inference` is the path of a request, `table` holds routes, keys and replicas, `link` receives them from NATS,
+`upstream` is the HTTP client of replicas, `control` serves everything that is not inference.
 """

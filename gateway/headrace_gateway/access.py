@@ -1,8 +1,8 @@
-"""The access log: one line per request, who and what and how long; never a prompt, never a key.
+"""The access log: one line per request with client, model and durations; never a prompt or a key.
 
 One thread writes, a few times a second: at ten thousand requests a second a write for each would cost more than the
-request, and whoever reads slowly, or not at all, must not stop the event loop. So everything else that is logged goes
-the same way. What an exit in full flight can lose is the last tenth of a second.
+request, and a slow or stopped reader must not block the event loop. All other log records take the same path. A crash
+can lose the last tenth of a second.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing_extensions import override
 
 FLUSH_SECONDS = 0.1
 MAX_LINES = 10_000
-"""That wait to be written; a disk or pipe that is slower loses lines, and is told how many."""
+"""Lines that wait to be written; with a slower disk or pipe, lines are dropped and counted in the log."""
 CLOSE_SECONDS = 1.0
-"""For the last lines, at the end; a reader that has stopped does not keep the process."""
+"""For the last lines at exit; a stopped reader does not delay the exit further."""
 
 
 class AccessLog:
@@ -28,8 +28,8 @@ class AccessLog:
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._dropped = 0
-        self._told = 0
-        """Of those dropped."""
+        self._reported = 0
+        """Dropped lines that were reported in the log."""
         self._filled = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_forever, name="access-log", daemon=True)
@@ -57,7 +57,7 @@ class AccessLog:
             last = self._closing.wait(FLUSH_SECONDS)
             self._filled.clear()
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            missing = self._dropped - self._told
+            missing = self._dropped - self._reported
             if missing:
                 lines.append(f"access log: {missing} lines were dropped")
             if lines:
@@ -68,13 +68,13 @@ class AccessLog:
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
-            self._told += missing
+            self._reported += missing
         except OSError:
-            self._told -= len(lines) - bool(missing)  # these are missing too, and still to be told
+            self._reported -= len(lines) - bool(missing)  # these are missing too, and not reported yet
 
 
 class LogHandler(logging.Handler):
-    """Sends the process's other log lines the same way."""
+    """Writes the other log records of the process to the access log."""
 
     def __init__(self, access: AccessLog) -> None:
         super().__init__()

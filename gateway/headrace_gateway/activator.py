@@ -1,7 +1,7 @@
 """The queue in front of a model without a free replica: bounded, first come first served, with a deadline for each.
 
-Whoever waits holds a `Ticket`. It ends in one of two ways: with a place at a replica, or with an error. In between it
-may be woken to tell its client how far the model is. Nobody polls: a place, a deadline and a stage are events.
+A waiting request has a `Ticket`. It ends with a slot of a replica, or with an error. In between it may be woken to
+send the stage to its client. Nothing polls: free slots, deadlines and stages are events.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headrace_gateway.model import Lease
 
 RELEASED_WINDOW_SECONDS = 1.0
-"""The longest wait of those released within it is reported as the queue's delay."""
+"""The longest wait of the requests released within it is reported as the queue's delay."""
 
 
 class Ticket:
@@ -36,7 +36,7 @@ class Ticket:
         self._timer: asyncio.TimerHandle | None = None
 
     def changed(self) -> asyncio.Future[None]:
-        """Return a future that is done when there is an outcome, or a new stage for who requested a stream."""
+        """Return a future that is done when there is an outcome, or a new stage if a stream was requested."""
         self._waiter = asyncio.get_running_loop().create_future()
         if self.outcome is not None:
             self._waiter.set_result(None)
@@ -47,7 +47,7 @@ class Ticket:
         self._timer = asyncio.get_running_loop().call_at(deadline, self._expire, error)
 
     def settle(self, outcome: Lease | HeadraceError) -> None:
-        """End. The first outcome stays."""
+        """End the wait with an outcome."""
         assert self.outcome is None
         self.outcome = outcome
         if self._timer is not None:
@@ -55,7 +55,7 @@ class Ticket:
         self.wake()
 
     def wake(self) -> None:
-        """Let the holder look again."""
+        """Complete the future of `changed`."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -77,7 +77,7 @@ class HoldQueue:
         return len(self._tickets)
 
     def __iter__(self) -> Iterator[Ticket]:
-        """Iterate over those that wait now, in their order; they may leave meanwhile."""
+        """Iterate over the tickets that wait now, in order; they may be removed meanwhile."""
         return iter(tuple(self._tickets))
 
     def holds(self, operation: Operation) -> bool:
@@ -85,14 +85,14 @@ class HoldQueue:
         return any(ticket.request.operation is operation for ticket in self._tickets)
 
     def add(self, ticket: Ticket, *, front: bool) -> None:
-        """Queue; in front stands who had a place already and lost it."""
+        """Queue a ticket; `front` is for a request that had a slot and lost it."""
         if front:
             self._tickets.appendleft(ticket)
         else:
             self._tickets.append(ticket)
 
     def release(self, ticket: Ticket, lease: Lease, now: float) -> None:
-        """Take one out, and settle it with a place."""
+        """Remove a ticket and settle it with a slot."""
         self._tickets.remove(ticket)
         wait = now - ticket.since
         if now - self._released_at > RELEASED_WINDOW_SECONDS or wait > self._longest_wait:
@@ -100,25 +100,25 @@ class HoldQueue:
         ticket.settle(lease)
 
     def discard(self, ticket: Ticket) -> None:
-        """Take one out wherever it stands, if it is there."""
+        """Remove a ticket, if it is queued."""
         try:
             self._tickets.remove(ticket)
         except ValueError:
             return
 
     def fail(self, error: Callable[[], HeadraceError]) -> None:
-        """End all with an error."""
+        """End all tickets with an error."""
         while self._tickets:
             self._tickets.popleft().settle(error())
 
     def stage_changed(self) -> None:
-        """Wake those who requested a stream: its comments name the stage."""
+        """Wake tickets of streams: their comments contain the stage."""
         for ticket in self._tickets:
             if ticket.request.stream:
                 ticket.wake()
 
     def delay_seconds(self, now: float) -> float:
-        """Return the age of the oldest, or the longest wait of those released in the last second."""
+        """Return the age of the oldest ticket, or the longest wait of those released in the last second."""
         if self._tickets:
             return max(0.0, now - self._tickets[0].since)
         return self._longest_wait if now - self._released_at <= RELEASED_WINDOW_SECONDS else 0.0

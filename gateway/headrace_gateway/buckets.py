@@ -1,11 +1,11 @@
-"""A bucket of the reconcile loop, mirrored into the table.
+"""Mirrors a key-value bucket of the reconcile loop into the table.
 
-Changes are heard live: a put into a bucket is a message on its subject, which needs no consumer that a restart of the
-broker would lose. The whole bucket is read at the start, after each reconnection, and now and then to heal what was
-missed. What was heard live while reading is newer than what was read.
+Changes are received live: a put into a bucket is a message on its subject, which needs no consumer that a restart of
+NATS would lose. The whole bucket is read at the start, after each reconnection, and periodically to repair missed
+changes. A change received during a reading is newer than the value that was read.
 
-A bucket can be lost (a broker without its disk); the loop makes it anew and fills it. So an entry that is missing
-without a mark of its deletion is kept for a while, and a bucket that is missing as a whole changes nothing.
+A bucket can be lost (NATS without its disk); the reconcile loop creates and fills it again. So an entry that is missing
+without a deletion marker is kept for a while, and a missing bucket changes nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 READ_AGAIN_SECONDS = 30.0
 RETRY_SECONDS = 0.2
-"""At the start clients wait for it."""
+"""Short, because requests wait for the first reading."""
 REQUEST_SECONDS = 2.0
 MISSING_SECONDS = 20.0
-"""How long an entry that vanished without a trace is kept: a loop that rewrites a lost bucket is much quicker."""
+"""How long an entry that is missing without a deletion marker is kept: a lost bucket is rewritten much faster."""
 
 
 class BucketMirror:
@@ -38,9 +38,9 @@ class BucketMirror:
 
     Args:
         bucket: its name.
-        apply: takes the value of a key; None: it was deleted.
-        known: names the keys that the table has.
-        lose: takes a key that is missing, without a mark of its deletion, for good; without it, it counts as deleted.
+        apply: called with a key and its value; None: it was deleted.
+        known: returns the keys in the table.
+        lose: called with a key that stays missing without a deletion marker; None: it counts as deleted.
         clock: monotonic seconds.
     """
 
@@ -61,7 +61,7 @@ class BucketMirror:
         self._lose = lose if lose is not None else lambda key: apply(key, None)
         self._clock = clock
         self._again = asyncio.Event()
-        self._heard_while_reading: set[str] | None = None
+        self._changed_while_reading: set[str] | None = None
         self._missing_since: dict[str, float] = {}
 
     def read_again(self) -> None:
@@ -92,23 +92,23 @@ class BucketMirror:
 
     async def _on_change(self, msg: Msg) -> None:
         key = msg.subject.removeprefix(self._prefix)
-        if self._heard_while_reading is not None:
-            self._heard_while_reading.add(key)
+        if self._changed_while_reading is not None:
+            self._changed_while_reading.add(key)
         self._apply(key, None if msg.headers and KV_OP in msg.headers else msg.data)
 
     async def _read_all(self, client: Client) -> None:
-        heard = self._heard_while_reading = set()
+        heard = self._changed_while_reading = set()
         try:
             found = await self._entries(client)
         finally:
-            self._heard_while_reading = None
+            self._changed_while_reading = None
         for key, value in found.items():
             if key not in heard:
                 self._apply(key, value)
         self._drop_missing(set(self._known()) - found.keys() - heard)
 
     async def _entries(self, client: Client) -> dict[str, bytes | None]:
-        """Return every key with its value, or None where its deletion is marked."""
+        """Return every key with its value, or None for a deletion marker."""
         bucket = await client.jetstream(timeout=REQUEST_SECONDS).key_value(self._bucket)
         watcher = await bucket.watchall()
         entries: dict[str, bytes | None] = {}

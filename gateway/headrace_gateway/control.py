@@ -1,6 +1,6 @@
 """Everything but inference: the list of models, health, metrics, and the documentation of the whole API.
 
-FastAPI is here for its schema; nothing on this side is on the way of a token.
+FastAPI provides the schema; no token passes here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing_extensions import override
 from headrace.errors import HeadraceError
 from headrace.http.answers import error_body, error_fields
 from headrace.http.errors import MethodNotAllowed, NoSuchPath
-from headrace.http.protocol import judge_again
+from headrace.http.protocol import check_guard
 from headrace.routes import KeyGrant, Route
 from headrace_gateway.errors import InvalidApiKey
 from headrace_gateway.metrics import CONTENT_TYPE, GatewayMetrics
@@ -39,17 +39,17 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models that the key opens."""
+    """The models that the key gives access to."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class ControlApp(FastAPI):
-    """FastAPI that answers HEAD like GET, and whose schema also has the paths that are served beside it."""
+    """FastAPI that answers HEAD like GET, and whose schema includes the inference paths."""
 
     inference_paths: Mapping[str, Any] = {}
-    """Of the schema: the operation table."""
+    """The operation table as paths of the schema."""
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,13 +74,13 @@ def metrics_app(metrics: GatewayMetrics) -> FastAPI:
 
 
 def control_app(table: Table, metrics: GatewayMetrics | None, operations: OperationTable = OPERATIONS) -> ControlApp:
-    """Return the application; metrics are not the public's (None): they name every tenant's models."""
+    """Return the application; metrics are None if the listener is public: they name every tenant's models."""
     app = ControlApp(title="headrace gateway", version=version("headrace"), description=__doc__)
     app.inference_paths = documentation.paths(operations)
 
     @app.get("/v1/models", tags=["models"])
     async def list_models(request: Request) -> ModelList:
-        """List the models that the key opens, at zero or not."""
+        """List the models that the key gives access to, at zero or not."""
         grant = await _authenticate(table, request)
         return ModelList(data=[_card(route) for route in table.visible(grant)])
 
@@ -137,8 +137,8 @@ async def _authenticate(table: Table, request: Request) -> KeyGrant:
     if len(values) > 1:
         raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
     if not table.loaded.is_set():
-        await table.known()
-        judge_again(request.scope)
+        await table.wait_loaded()
+        check_guard(request.scope)
     return table.authenticate(values[0].encode("latin-1") if values else None)
 
 
@@ -155,7 +155,7 @@ def _allow(error: HTTPException) -> str | None:
 def _no_such_operation(request: Request, allow: str | None) -> HeadraceError:
     path = request.url.path
     if allow is None:
-        return NoSuchPath(f"there is no {path[:200]} here", hint="GET /docs describes what there is")
+        return NoSuchPath(f"there is no {path[:200]} here", hint="GET /docs lists the endpoints")
     return MethodNotAllowed(f"{path[:200]} does not take {request.method}", allow=allow)
 
 

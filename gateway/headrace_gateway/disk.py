@@ -1,8 +1,8 @@
-"""The last known table on disk, so that a gateway that is restarted while NATS is away serves what runs.
+"""The last known table on disk, so that a gateway that restarts while NATS is unavailable serves the running replicas.
 
-One JSON file, replaced as a whole, for this user's eyes only: it holds the secrets of replicas (by which they are known
-again, and which open them). It holds digests of keys, never keys. What is read from it is believed until NATS
-says otherwise; replicas are probed before they get a request.
+One JSON file, replaced as a whole and readable by its owner only: it contains the secrets of replicas (which identify
+them and give access to them). It contains digests of API keys, never keys. Its content is used until NATS provides
+newer data; replicas are probed before they get a request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WRITE_SECONDS = 0.5
 
 
 class KnownReplica(BaseModel):
-    """A replica for which the reconcile loop reports, and whose it is."""
+    """A replica for which the reconcile loop reports, with its model."""
 
     namespace: str
     name: str
@@ -45,7 +45,7 @@ class Copy(BaseModel):
     """The file."""
 
     gateway: str
-    """The gateway's id: kept, so that a restarted gateway stands for what the one before has acknowledged."""
+    """The gateway's id: kept, so that acknowledgements stay valid after a restart."""
     loaded: bool = False
     routes: dict[str, Route] = {}
     keys: dict[str, KeyGrant | None] = {}
@@ -54,7 +54,7 @@ class Copy(BaseModel):
 
 
 class DiskCopy:
-    """Keeps the file equal to the table. Without a directory it keeps nothing."""
+    """Writes the table to the file after changes; does nothing without a directory."""
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / FILE_NAME if directory is not None else None
@@ -63,7 +63,7 @@ class DiskCopy:
         self.gateway = self._copy_found.gateway if self._copy_found is not None else f"gateway-{secrets.token_hex(4)}"
 
     def load(self, table: Table) -> None:
-        """Fill the table with what is in the file, and write from now on what changes in it."""
+        """Load the file into the table; changes of the table are written from now on."""
         copy, self._copy_found = self._copy_found, None
         if copy is not None:
             if copy.loaded:
@@ -79,7 +79,7 @@ class DiskCopy:
             replicas = [*copy.brought, *copy.self_registered]
             for known in replicas:
                 replica = Replica(known.report, now)
-                replica.proven = True  # in the life before; it proves it anew before it gets a request
+                replica.proven = True  # before the restart; it is probed again before it gets a request
                 table.add_replica(table.model(known.namespace, known.name), replica)
             log.info("read %d routes and %d replicas from %s", len(copy.routes), len(replicas), self._path)
         table.changed = self._changed.set
@@ -96,7 +96,9 @@ class DiskCopy:
             try:
                 await asyncio.to_thread(_replace, self._path, text)
             except OSError as error:
-                log.warning("cannot write %s: %s; a restart without NATS would know less", self._path, error.strerror)
+                log.warning(
+                    "cannot write %s: %s; a restart without NATS would use old data", self._path, error.strerror
+                )
             await asyncio.sleep(WRITE_SECONDS)
 
     def _copy(self, table: Table) -> Copy:

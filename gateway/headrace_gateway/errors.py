@@ -1,4 +1,4 @@
-"""What the gateway answers when it does not pass a request on. The runtimes' own errors keep their shape and pass."""
+"""Errors of requests that the gateway does not forward. Errors of runtimes are forwarded unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.routes import Unavailable
 
 
 class InvalidApiKey(RequestError):
-    """No key, or one that opens nothing."""
+    """The API key is missing or not valid."""
 
     http_status = 401
     reason = headers.INVALID_API_KEY
@@ -19,7 +19,7 @@ class InvalidApiKey(RequestError):
 
 
 class OperationNotSupported(RequestError):
-    """The model serves other operations."""
+    """The model does not serve this operation."""
 
     reason = headers.OPERATION_NOT_SUPPORTED
 
@@ -32,7 +32,7 @@ class OperationNotSupported(RequestError):
 
 
 class QueueTimeout(RequestError):
-    """Held until the deadline; no replica could take it."""
+    """The request was queued until its deadline; no replica could take it."""
 
     http_status = 503
     reason = headers.QUEUE_TIMEOUT
@@ -40,7 +40,7 @@ class QueueTimeout(RequestError):
 
 
 class ModelUnavailable(RequestError):
-    """The reconcile loop says that an answer cannot be expected, and why."""
+    """The reconcile loop reports the model as unavailable, with the reason."""
 
     http_status = 503
 
@@ -51,15 +51,15 @@ class ModelUnavailable(RequestError):
 
 
 class ReplicaLost(RequestError):
-    """The replica was lost and the request could not be tried elsewhere."""
+    """The replica was lost and the request could not be retried."""
 
     http_status = 503
     reason = headers.REPLICA_LOST
     retry_after_seconds = 1
 
 
-class NoTableYet(RequestError):
-    """The gateway has just started for the first time, and NATS has not told it a route yet."""
+class TableNotLoaded(RequestError):
+    """The gateway has no routes yet: neither from NATS nor from disk."""
 
     http_status = 503
     reason = STARTING

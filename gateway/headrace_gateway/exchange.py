@@ -1,7 +1,7 @@
-"""A client's side of one request: its head, its bounded body, and what is written back to it.
+"""The client side of one request: its head, its bounded body, and the response.
 
-Raw ASGI, because a stream's chunk passes here once per token and client. Errors have OpenAI's shape wherever they
-happen: as an answer before the first byte, as an event inside a stream after it.
+Raw ASGI, because every chunk of every stream passes here. Errors have OpenAI's shape: as a response before the first
+byte, as an event inside a stream after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.http.answers import DONE, STREAM_HEADERS, error_body, error_fields
 from headrace.http.errors import ClientGone
 from headrace.http.incoming import IncomingBody
-from headrace.http.protocol import CLIENT, HttpProtocol, judge_again
+from headrace.http.protocol import CLIENT, HttpProtocol, check_guard
 from headrace_gateway.errors import InvalidApiKey
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -30,8 +30,8 @@ _PROCESS = secrets.token_hex(8).encode()
 _NUMBERS = count()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _FORWARDED = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", b"baggage"})
-"""What a replica gets of the client's headers. A list of what passes, not of what does not: the key, cookies, and
-whatever is invented to confuse two parsers stay here."""
+"""Client headers that are forwarded to replicas. An allow list, so that API keys, cookies and headers meant to confuse
+parsers are not forwarded."""
 
 
 class Exchange:
@@ -47,7 +47,7 @@ class Exchange:
         self.events = False
         """Whether the answer is a stream of server-sent events."""
         self.on_blocked: Callable[[], None] | None = None
-        """Called when the client has not taken what came, and so something is about to wait for it."""
+        """Called before a wait for a client that has not read what was written."""
         self.forwarded: list[tuple[bytes, bytes]] = []
         self._scope = scope
         self._body = IncomingBody(scope, receive)
@@ -73,7 +73,7 @@ class Exchange:
                 self._encoding = value
         self.id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else _new_id()
 
-    # -- what the client sends ---------------------------------------------------------------------------------------
+    # -- the request ------------------------------------------------------------------------------------------------
 
     @property
     def received_bytes(self) -> int:
@@ -81,27 +81,27 @@ class Exchange:
         return self._body.received_bytes
 
     def authorization(self) -> bytes | None:
-        """Return the Authorization header. Raises InvalidApiKey."""
+        """Return the Authorization header. Raises InvalidApiKey if there are several."""
         if len(self._authorization) > 1:
             raise InvalidApiKey("there is more than one Authorization header", hint="Send one")
         return self._authorization[0] if self._authorization else None
 
-    def judge_again(self) -> None:
-        """Raise the server's refusal of the request, if there is one by now."""
-        judge_again(self._scope)
+    def check_guard(self) -> None:
+        """Raise the guard's objection to the request, if it has one now."""
+        check_guard(self._scope)
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone."""
         return await self._body.read(limit, encoding=self._encoding, declared_bytes=self.declared_bytes)
 
-    # -- whether the client is still there -----------------------------------------------------------------------------
+    # -- the client's connection ---------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """From now on `wait` raises ClientGone as soon as the client has gone."""
+        """From now on `wait` raises ClientGone as soon as the client has disconnected."""
         self._client.watch(self._client_gone)
 
     async def wait(self, change: asyncio.Future[None]) -> None:
-        """Wait for something of ours; raises what `abort` was called with, as soon as it is."""
+        """Wait for a future of this gateway; raises the error of `abort` as soon as it is called."""
         if self._gone is not None:
             change.cancel()
             raise self._gone
@@ -112,7 +112,7 @@ class Exchange:
             self._waiting = None
 
     def abort(self, error: Exception) -> None:
-        """End the exchange with an error where it waits next. The first error stays."""
+        """End the exchange with an error at its present or next wait. The first error is kept."""
         if self._gone is None:
             self._gone = error
             if self._waiting is not None and not self._waiting.done():
@@ -125,7 +125,7 @@ class Exchange:
     def _client_gone(self) -> None:
         self.abort(ClientGone())
 
-    # -- what the client gets ----------------------------------------------------------------------------------------
+    # -- the response ------------------------------------------------------------------------------------------------
 
     async def start(self, status: int, fields: Headers) -> None:
         """Send the head of the answer."""
@@ -144,12 +144,12 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": head, "body": body})
 
     async def start_stream(self) -> None:
-        """Start an answer of server-sent events before there is a replica to give one."""
+        """Start an event stream before a replica is available."""
         self.events = True
         await self.start(200, STREAM_HEADERS)
 
     def note_first_byte(self) -> None:
-        """The first byte of the model's answer is about to be sent (a comment of ours is none)."""
+        """Note the time of the first byte of the model's answer; the gateway's own comments do not count."""
         if self.first_byte_at is None:
             self.first_byte_at = perf_counter()
 
@@ -168,12 +168,14 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
     async def fail(self, error: HeadraceError) -> None:
-        """Answer with an error, or end the stream with one. An answer of another kind stays incomplete, and so the
-        server closes its connection: nothing else tells the client that half an answer is none.
+        """Respond with an error, or end the stream with one.
+
+        Another response that has begun stays incomplete: the server then closes its connection, which is the only
+        signal to the client.
         """
         self.reason = error.reason
         if self._client.blocked() is not None:
-            self._client.abort()  # it does not even take what came before
+            self._client.abort()  # it has not even read what was written before
             return
         body = json.dumps(error_body(error)).encode()
         if self.status:
@@ -184,7 +186,7 @@ class Exchange:
         await self.answer(error.http_status, fields + error_fields(error), body)
 
     async def _wait_for_client(self, taken: asyncio.Future[None]) -> None:
-        """Wait until the client has taken what was written; here and not in the server, so that `abort` ends it."""
+        """Wait until the client has read what was written; here and not in the server, so that `abort` ends it."""
         if self.on_blocked is not None:
             self.on_blocked()
         await self.wait(taken)
@@ -194,5 +196,5 @@ _ID = headers.REQUEST_ID.encode()
 
 
 def _new_id() -> bytes:
-    """Return an id that no other gateway and no earlier life of this one gives: 32 hex digits, as a UUID has."""
+    """Return an id that is unique over gateways and restarts: 32 hex digits, as a UUID has."""
     return b"%s%016x" % (_PROCESS, next(_NUMBERS))

@@ -1,7 +1,7 @@
 """One gateway process: its parts, and how it starts and stops.
 
-It serves before NATS answers: what is on disk is loaded first, then the socket is opened, and the rest follows. On
-SIGTERM it takes no new connections, finishes what runs within the grace period, and leaves.
+It serves before NATS is connected: the copy on disk is loaded first, then the socket is opened. On SIGTERM it accepts
+no new connections, finishes requests in flight within the grace period, and exits.
 """
 
 from __future__ import annotations
@@ -28,36 +28,38 @@ from headrace_gateway.table import Table
 
 log = logging.getLogger(__name__)
 
-FAREWELL_SECONDS = 1.0
-"""Of the grace period, for errors to reach the clients of what had to be cut off."""
+CLOSE_SECONDS = 1.0
+"""End of the grace period, for errors to reach the clients whose requests were aborted."""
 
 
 async def run(
     settings: Settings,
     listener: socket.socket,
-    scraped: socket.socket | None,
+    metrics_listener: socket.socket | None,
     access: AccessLog,
     operations: OperationTable,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Metrics are on the socket `scraped`; without it beside the rest, if local."""
+    """Serve until SIGTERM or SIGINT. Metrics are served on `metrics_listener`; None: on `listener`, if it is local."""
     disk = DiskCopy(settings.state_directory)
     outbox = Outbox(disk.gateway)
     table = Table(settings.anonymous_namespace, outbox.demand)
     disk.load(table)
     metrics = GatewayMetrics(table.models.values)
     host, port = listener.getsockname()[:2]
-    beside = metrics if scraped is None and is_loopback(host) else None
+    beside = metrics if metrics_listener is None and is_loopback(host) else None
     control = control_app(table, beside, operations)
     inference = Inference(table, control, metrics, access, settings.max_body_bytes, operations)
     server = http_server(inference, grace_seconds=settings.grace_seconds, guard=guard_of(settings, listener, table))
-    metrics_server = http_server(metrics_app(metrics), grace_seconds=0, guard=guard_of(settings, scraped, None))
+    metrics_server = http_server(
+        metrics_app(metrics), grace_seconds=0, guard=guard_of(settings, metrics_listener, None)
+    )
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         if server.should_exit:
-            inference.abort_all()  # told twice
+            inference.abort_all()  # a second signal
         server.should_exit = True
-        loop.call_later(max(0.0, settings.grace_seconds - FAREWELL_SECONDS), inference.abort_all)
+        loop.call_later(max(0.0, settings.grace_seconds - CLOSE_SECONDS), inference.abort_all)
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop)
@@ -68,9 +70,9 @@ async def run(
             tasks.create_task(Link(settings, table, outbox, admissions).run()),
             tasks.create_task(disk.run(table)),
         ]
-        if scraped is not None:
-            tasks.create_task(metrics_server.serve(sockets=[scraped]))
-            log.info("metrics are served on %s:%d", *scraped.getsockname()[:2])
+        if metrics_listener is not None:
+            tasks.create_task(metrics_server.serve(sockets=[metrics_listener]))
+            log.info("metrics are served on %s:%d", *metrics_listener.getsockname()[:2])
         log.info("%s serves on %s:%d", disk.gateway, host, port)
         await server.serve(sockets=[listener])
         metrics_server.should_exit = True
@@ -79,7 +81,7 @@ async def run(
 
 
 def guard_of(settings: Settings, listener: socket.socket | None, table: Table | None) -> Guard | None:
-    """Return the rule for what is served on this machine alone without a key: metrics, and all else without keys."""
+    """Return the Host and Origin check of a loopback listener: for metrics, and for every path while no key exists."""
     if listener is None or not is_loopback(listener.getsockname()[0]):
         return None
 

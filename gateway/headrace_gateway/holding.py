@@ -1,8 +1,8 @@
-"""What a client is told while its request waits for a replica.
+"""What a client receives while its request waits for a replica.
 
-A client that asked for a plain answer is told nothing. One that asked for a stream gets the head of it after a moment,
-and then comments (lines that begin with a colon, which every reader of server-sent events skips) that name the stage:
-at each change, and often enough that neither it nor a proxy between us takes the connection for dead.
+A client that requested a plain response receives nothing. One that requested a stream receives its head after a moment,
+and then comments (lines that begin with a colon, which every reader of server-sent events skips) with the stage: at
+each change, and often enough that neither the client nor a proxy closes the connection as idle.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from headrace_gateway.model import Lease, ServedModel
 from headrace_gateway.operations import RequestInfo
 
 HEAD_AFTER_SECONDS = 0.25
-"""Before that, a failure or a busy moment still gets a plain status and headers; people notice nothing shorter."""
+"""Errors and responses before that still have their own status and headers; users do not notice a shorter wait."""
 COMMENT_SECONDS = 5.0
 COMMENT_PAUSE_SECONDS = 0.2
-"""Between two comments, however fast the stages change."""
+"""Minimum between two comments, however fast the stages change."""
 
 
 async def hold(exchange: Exchange, model: ServedModel, request: RequestInfo, since: float, *, front: bool) -> Lease:
-    """Wait for a place. Raises what ended the waiting, and ClientGone.
+    """Wait for a slot. Raises the error that ended the wait, and ClientGone.
 
     Args:
         exchange: the client.
-        model: what it waits for.
-        request: what it requested.
-        since: when it began to wait (the loop's clock); its deadline counts from there.
-        front: whether it had a place before, and stands in front of all who had none.
+        model: the model.
+        request: the request.
+        since: start of the wait (the loop's clock); the deadline counts from there.
+        front: whether it had a slot before, and waits in front of requests that had none.
     """
     if (reconsideration := model.reconsideration()) is not None:
         await exchange.wait(reconsideration)
@@ -38,7 +38,7 @@ async def hold(exchange: Exchange, model: ServedModel, request: RequestInfo, sin
     ticket = model.hold(request, since, front=front)
     try:
         if request.stream:
-            await _tell_stages(exchange, model, ticket)
+            await _send_stages(exchange, model, ticket)
         else:
             while ticket.outcome is None:
                 await exchange.wait(ticket.changed())
@@ -51,12 +51,12 @@ async def hold(exchange: Exchange, model: ServedModel, request: RequestInfo, sin
     raise ticket.outcome
 
 
-async def _tell_stages(exchange: Exchange, model: ServedModel, ticket: Ticket) -> None:
+async def _send_stages(exchange: Exchange, model: ServedModel, ticket: Ticket) -> None:
     loop = asyncio.get_running_loop()
-    told, told_at = "", float("-inf")
-    look_at = ticket.since + HEAD_AFTER_SECONDS
+    sent, sent_at = "", float("-inf")
+    wake_at = ticket.since + HEAD_AFTER_SECONDS
     while ticket.outcome is None:
-        timer = loop.call_at(look_at, ticket.wake)
+        timer = loop.call_at(wake_at, ticket.wake)
         try:
             await exchange.wait(ticket.changed())
         finally:
@@ -67,7 +67,7 @@ async def _tell_stages(exchange: Exchange, model: ServedModel, ticket: Ticket) -
         if not exchange.status:
             await exchange.start_stream()
         stage = model.stage()
-        if now - told_at >= (COMMENT_SECONDS if stage == told else COMMENT_PAUSE_SECONDS):
+        if now - sent_at >= (COMMENT_SECONDS if stage == sent else COMMENT_PAUSE_SECONDS):
             await exchange.write(f": headrace stage={stage}\n".encode())
-            told, told_at = stage, now
-        look_at = told_at + (COMMENT_SECONDS if stage == told else COMMENT_PAUSE_SECONDS)
+            sent, sent_at = stage, now
+        wake_at = sent_at + (COMMENT_SECONDS if stage == sent else COMMENT_PAUSE_SECONDS)

@@ -1,11 +1,11 @@
-"""The path of a request: API key, model, replica, and its bytes there and back.
+"""The path of a request: API key, model, replica, forwarding.
 
-    authenticate ─▶ read the body ─▶ find the model ─▶ take a place, or wait for one ─▶ send ─▶ pass the answer on
+    authenticate ─▶ read the body ─▶ find the model ─▶ take a slot, or queue ────────▶ send ──▶ relay
                                                           ▲                            │
-                                                          └────── turned away, lost ◀──┘
+                                                          └───────── rejected, lost ◀──┘
 
-The operation defines what is read of a request (`headrace_gateway.operations`). The body is forwarded byte for byte,
-unless an engine knows the model by another name.
+The operation defines which parts of a request are read (`headrace_gateway.operations`). The body is forwarded byte for
+byte, unless an engine has another name for the model.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ from headrace_gateway.upstream.connection import (
     Connection,
     ConnectionLost,
     Head,
-    ReplicaSilent,
+    ReplicaUnresponsive,
     UpstreamError,
 )
 
 log = logging.getLogger(__name__)
 
 MAX_BODIES_BYTES = 256 * 1024 * 1024
-"""Of all requests that arrive, are held or run: a body is kept for a retry. It is counted before it is read.
+"""Of all requests that are received, queued or in flight: a body is kept for retries, and counted before it is read.
 
-A tenant may hold as much as is left free: alone the half, two a third each. So there is always room for another one
+A tenant may use as much as remains free: one alone a half, two a third each. So another tenant always finds memory
 (the dynamic threshold of shared-memory switches, Choudhury and Hahne 1998)."""
 STALE_SECONDS = 0.005
-"""A kept connection that ends within it had been closed by the replica before the request came: the time of a round
-trip. One that ends later was lost to the request."""
-_TURNED_AWAY = frozenset(
+"""A reused connection that ends within this round-trip time had been closed by the replica before the request arrived.
+One that ends later may have been ended by the request."""
+_REJECTIONS = frozenset(
     {headers.DRAINING.encode(), headers.SATURATED.encode(), STARTING.encode(), headers.NOT_FROM_GATEWAY.encode()}
 )
-"""Reasons. The last one comes from a process that has started since the replica's last report."""
-_MAYBE_TURNED_AWAY = frozenset({401, 429, 503})
+"""Reasons of a rejection. The last one comes from a process that has started since the replica's last report."""
+_REJECTION_STATUSES = frozenset({401, 429, 503})
 _REASON = headers.REASON.encode()
 
 
-class TurnedAway(Exception):
-    """The replica did not take the request; another one may."""
+class RequestRejected(Exception):
+    """The replica rejected the request; another one may take it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -71,7 +71,7 @@ class TurnedAway(Exception):
 
 @dataclass(slots=True)
 class RequestState:
-    """How far one request is; what the access line and the metrics say of it."""
+    """The progress of one request, for the access log and the metrics."""
 
     exchange: Exchange
     match: Match
@@ -82,14 +82,14 @@ class RequestState:
     """Of `MAX_BODIES_BYTES`."""
     attempts: int = 0
     stale: bool = False
-    """Whether it met a kept connection that the replica had closed."""
+    """Whether it was sent on a reused connection that the replica had closed."""
     pod: str = ""
     queued_seconds: float = 0.0
     given_up_seconds: float = 0.0
-    """At replicas that gave no sign of life: as much in vain as waiting for one, so the route's deadline counts it."""
+    """Time at replicas that were unresponsive; it counts towards the deadline, like queueing."""
     sent_at: float = 0.0
     waited_seconds: float = 0.0
-    """For the replica: from the request's last byte to the head of the answer."""
+    """Time from the last byte of the request to the head of the replica's response."""
 
 
 class Inference:
@@ -123,7 +123,7 @@ class Inference:
             await self._control(scope, receive, send)
 
     def abort_all(self) -> None:
-        """The gateway's grace period ends: what still runs or waits ends with an error."""
+        """End all requests with an error: the grace period of the gateway ends."""
         for exchange in list(self._running):
             exchange.abort(GatewayStopping("the gateway is stopping", hint="Send the request again"))
 
@@ -138,7 +138,7 @@ class Inference:
             await exchange.fail(error)
         except Exception as error:
             log.exception("request %s failed", exchange.id.decode())
-            await exchange.fail(HeadraceError(f"the gateway failed ({type(error).__name__}); its log says more"))
+            await exchange.fail(HeadraceError(f"the gateway failed ({type(error).__name__}); see its log"))
         finally:
             self._running.discard(exchange)
             self._reserve(state, 0)
@@ -152,11 +152,11 @@ class Inference:
         lease = model.take(request)
         while True:
             if lease is None:
-                lease = await self._wait_for_place(state, request, model)
+                lease = await self._wait_for_slot(state, request, model)
             state.pod = lease.replica.pod
             try:
                 await self._attempt(state, request, model, lease)
-            except TurnedAway as refusal:
+            except RequestRejected as refusal:
                 model.metrics.retries[refusal.reason] += 1
                 if refusal.reason == headers.SATURATED:
                     model.pause(lease.replica)
@@ -172,12 +172,12 @@ class Inference:
             lease = None
 
     async def _arrive(self, state: RequestState) -> tuple[RequestInfo, ServedModel]:
-        """Return the request, and its model, which the key opens."""
+        """Return the request and its model. Raises the error of a request that is not authorized or not valid."""
         exchange, table = state.exchange, self._table
         authorization = exchange.authorization()
         if not table.loaded.is_set():
-            await table.known()
-            exchange.judge_again()
+            await table.wait_loaded()
+            exchange.check_guard()
         grant = state.grant = table.authenticate(authorization)
         limit = self._max_body_bytes
         self._reserve(state, limit if exchange.declared_bytes is None else min(exchange.declared_bytes, limit))
@@ -191,42 +191,42 @@ class Inference:
         return request, model
 
     def _reserve(self, state: RequestState, size: int) -> None:
-        """Count so many bytes for the request, instead of those counted before. Raises Saturated."""
+        """Reserve this many bytes for the request in place of its previous reservation. Raises Saturated."""
         more, grant = size - state.reserved_bytes, state.grant
         if not more or grant is None:
             return
         total, tenant = self._bodies_bytes + more, self._tenant_bytes.get(grant.namespace, 0) + more
         if more > 0 and tenant > MAX_BODIES_BYTES - total:
-            raise Saturated("the gateway holds as many bytes of your requests as it takes", hint="Try again later")
+            raise Saturated("the gateway's memory for request bodies of your namespace is full", hint="Try again later")
         self._bodies_bytes, state.reserved_bytes = total, size
         self._tenant_bytes[grant.namespace] = tenant
 
-    async def _wait_for_place(self, state: RequestState, request: RequestInfo, model: ServedModel) -> Lease:
-        """Return a free place, at once or when there is one. Who had one before waits in front of who had none."""
-        been_away = state.pod != ""
-        if been_away and (lease := model.take(request)) is not None:
+    async def _wait_for_slot(self, state: RequestState, request: RequestInfo, model: ServedModel) -> Lease:
+        """Return a free slot, at once or after queueing. A request that is retried waits in front of new ones."""
+        retried = state.pod != ""
+        if retried and (lease := model.take(request)) is not None:
             return lease
         began = perf_counter()
-        # What it has waited before counts too.
+        # Earlier waiting counts towards the deadline.
         since = asyncio.get_running_loop().time() - state.queued_seconds - state.given_up_seconds
         try:
-            return await hold(state.exchange, model, request, since, front=been_away)
+            return await hold(state.exchange, model, request, since, front=retried)
         finally:
             state.queued_seconds += perf_counter() - began
 
     async def _attempt(self, state: RequestState, request: RequestInfo, model: ServedModel, lease: Lease) -> None:
-        """Send the request to the replica and pass its answer on. Raises TurnedAway, UpstreamError."""
+        """Send the request to the replica and relay its response. Raises RequestRejected, UpstreamError."""
         replica, pool = lease.replica, lease.replica.pool
         message = _message(state, request, replica.fields, model.engine_model_name(replica))
         connection = pool.idle()
         if connection is not None:
             began = perf_counter()
             try:
-                await self._converse(state, model, lease, connection, message)
+                await self._send(state, model, lease, connection, message)
             except ConnectionLost as error:
                 if error.answered or state.stale or perf_counter() - began > STALE_SECONDS:
                     raise
-                # It was idle, and was closed just when it was used: no fault of the replica. Believed once.
+                # The idle connection was closed just when it was used: not a fault of the replica. Assumed once.
                 state.stale = True
                 model.metrics.retries["stale-connection"] += 1
             else:
@@ -237,14 +237,14 @@ class Inference:
             connection = await connect(model, replica)
         except ConnectFailed:
             if connection is not None:
-                state.attempts += 1  # it has not just closed a connection: the request has ended it
+                state.attempts += 1  # not a closed idle connection: the request may have ended the process
             raise
         try:
-            await self._converse(state, model, lease, connection, message)
+            await self._send(state, model, lease, connection, message)
         finally:
             pool.give_back(connection)
 
-    async def _converse(
+    async def _send(
         self, state: RequestState, model: ServedModel, lease: Lease, connection: Connection, message: bytes
     ) -> None:
         exchange = state.exchange
@@ -256,9 +256,9 @@ class Inference:
         finally:
             state.waited_seconds += perf_counter() - sent
         head = connection.head
-        if head.status in _MAYBE_TURNED_AWAY:
-            _raise_if_turned_away(head)
-        # A client that does not take its answer keeps the bytes, but not the place of the replica that has given it.
+        if head.status in _REJECTION_STATUSES:
+            _raise_if_rejected(head)
+        # While a client does not read its response, the bytes stay in memory, and the slot of the replica is released.
         exchange.on_blocked = lambda: connection.when_complete(lambda: model.release(lease))
         await relay(exchange, connection, head, f"{lease.replica.pod}/{lease.reason}".encode())
 
@@ -269,7 +269,7 @@ class Inference:
         if isinstance(error, ConnectFailed):
             cause = "connect-failed"
             replica.withdraw()
-        elif isinstance(error, ReplicaSilent):
+        elif isinstance(error, ReplicaUnresponsive):
             cause = "replica-silent"
             state.given_up_seconds += perf_counter() - state.sent_at
             state.attempts += 1
@@ -309,7 +309,7 @@ class Inference:
 
 
 def _message(state: RequestState, request: RequestInfo, fields: bytes, engine_model_name: str | None) -> bytes:
-    """Return the request as the replica gets it; `fields` are the header lines that all requests to it have."""
+    """Return the request for the replica; `fields` are the header lines of every request to it."""
     operation = request.operation
     body = operation.body_for(state.body, engine_model_name)
     target = operation.target(request.parameters, engine_model_name)
@@ -321,7 +321,7 @@ def _message(state: RequestState, request: RequestInfo, fields: bytes, engine_mo
     return b"".join(lines)
 
 
-def _raise_if_turned_away(head: Head) -> None:
+def _raise_if_rejected(head: Head) -> None:
     reason = head.get(_REASON)
-    if reason in _TURNED_AWAY:
-        raise TurnedAway(reason.decode())
+    if reason in _REJECTIONS:
+        raise RequestRejected(reason.decode())

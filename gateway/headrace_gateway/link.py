@@ -1,7 +1,7 @@
-"""The gateway's life on NATS: hear routes, keys, replicas and progress; say presence, demand and admissions.
+"""The gateway on NATS: it receives routes, keys, reports and progress, and publishes presence, demand and admissions.
 
-The broker may be away at any time, also at the start. Then the gateway serves what it knows, and at the broker's
-return everything is read and said again.
+NATS may be unavailable at any time, also at the start. The gateway then serves with the last known table, and after a
+reconnection everything is read and published again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from headrace_gateway.table import Table
 log = logging.getLogger(__name__)
 
 PRESENCE_SECONDS = 1.5
-"""Three chances within the time to live of 5 s."""
+"""Three renewals within the time to live of 5 s."""
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 3.0
-"""Between two ticks: this process was stopped meanwhile, and received nothing."""
-FAREWELL_SECONDS = 1.0
+"""Between two ticks: the process was stopped meanwhile and received nothing."""
+CLOSE_SECONDS = 1.0
 
 
 class Link:
@@ -52,7 +52,7 @@ class Link:
         self._decoder = Decoder()
 
     async def run(self) -> None:
-        """Live until cancelled."""
+        """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tick_forever())
             settings = self._settings
@@ -66,18 +66,18 @@ class Link:
             self._client = client
             try:
                 await client.subscribe(subjects.ALL_REPLICAS, cb=self._on_replica)
-                await client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=self._on_brought)
+                await client.subscribe(subjects.ALL_CONTAINER_REPORTS, cb=self._on_container)
                 await client.subscribe(subjects.ALL_PROGRESS, cb=self._on_progress)
                 await client.subscribe(subjects.SOLICIT, cb=self._on_solicit)
                 async with asyncio.TaskGroup() as connected:
                     for mirror in (self._routes, self._keys):
                         connected.create_task(mirror.run(client))
                     connected.create_task(self._outbox.run(client))
-                    connected.create_task(self._be_present(client))
-                    connected.create_task(self._greet_forever(client))
+                    connected.create_task(self._renew_presence_forever(client))
+                    connected.create_task(self._synchronize_forever(client))
                     connected.create_task(self._loaded())
             finally:
-                await self._leave(client)
+                await self._disconnect(client)
 
     async def _loaded(self) -> None:
         await self._routes.read.wait()
@@ -86,42 +86,42 @@ class Link:
             self._table.loaded.set()
             self._table.changed()
 
-    async def _greet_forever(self, client: Client) -> None:
-        """At the start and at each return of the broker: everything is asked for and said again."""
+    async def _synchronize_forever(self, client: Client) -> None:
+        """At the start and after each reconnection, read and publish everything again."""
         while True:
             self._returned.clear()
-            self._admissions.silence.listen_anew()
+            self._admissions.liveness.reset()
             self._admissions.acknowledge_again()
             self._routes.read_again()
             self._keys.read_again()
-            await _say(client, subjects.SOLICIT)
-            await self._say_present(client)
+            await _publish(client, subjects.SOLICIT)
+            await self._publish_presence(client)
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)
             raise_if_cancelled()
             await self._returned.wait()
 
-    async def _be_present(self, client: Client) -> None:
+    async def _renew_presence_forever(self, client: Client) -> None:
         while True:
             raise_if_cancelled()
             await asyncio.sleep(PRESENCE_SECONDS)
-            await self._say_present(client)
+            await self._publish_presence(client)
 
-    async def _say_present(self, client: Client) -> None:
-        await _say(client, self._presence, str(self._started).encode())
+    async def _publish_presence(self, client: Client) -> None:
+        await _publish(client, self._presence, str(self._started).encode())
 
-    async def _leave(self, client: Client) -> None:
-        """Take leave: replicas need not wait for its acknowledgement when they drain, nor anybody for its presence."""
+    async def _disconnect(self, client: Client) -> None:
+        """Acknowledge all replicas as draining and delete the presence key, so that nothing waits for this gateway."""
         models = self._table.models.values()
         routed = [(model, each.report) for model in models for each in model.replicas.values() if each.admitted]
-        for model, report in routed:  # a list: while this is said, replicas still come and go
-            await self._outbox.farewell(client, model, report)
-        await _say(client, self._presence, headers={KV_OP: KV_DEL})
+        for model, report in routed:  # a list: replicas change while this is published
+            await self._outbox.acknowledge_draining(client, model, report)
+        await _publish(client, self._presence, headers={KV_OP: KV_DEL})
         try:
-            async with asyncio.timeout(FAREWELL_SECONDS):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await client.close()
         except TimeoutError:
-            log.debug("NATS took no farewell")
+            log.debug("the connection to NATS was not closed in time")
 
     @property
     def _presence(self) -> str:
@@ -133,13 +133,13 @@ class Link:
         while True:
             self.connected = self._client is not None and self._client.is_connected
             if not self.connected:
-                self._admissions.probe_all()  # who was lost by accident cannot say that he is back
+                self._admissions.probe_all()  # without NATS a lost replica cannot report that it is ready again
             if loop.time() - ticked > STOPPED_SECONDS:
-                self._admissions.silence.resume()
+                self._admissions.liveness.resume()
             elif not self.connected:
-                self._admissions.silence.listen_anew()
+                self._admissions.liveness.reset()
             ticked = loop.time()
-            self._admissions.silence.judge()
+            self._admissions.liveness.check()
             for model in list(self._table.models.values()):
                 self._outbox.demand(model)
                 for replica in model.replicas.values():
@@ -151,13 +151,13 @@ class Link:
         _, _, namespace, name, _ = msg.subject.split(".")
         report = self._decoder.decode(Announcement, msg)
         if report is not None:
-            self._admissions.heard(namespace, name, report)
+            self._admissions.on_report(namespace, name, report)
 
-    async def _on_brought(self, msg: Msg) -> None:
+    async def _on_container(self, msg: Msg) -> None:
         _, _, namespace, name, _ = msg.subject.split(".")
         report = self._decoder.decode(ReplicaReport, msg)
         if report is not None:
-            self._admissions.heard(namespace, name, report)
+            self._admissions.on_report(namespace, name, report)
 
     async def _on_progress(self, msg: Msg) -> None:
         _, _, namespace, name = msg.subject.split(".")
@@ -168,14 +168,14 @@ class Link:
     async def _on_solicit(self, msg: Msg) -> None:
         del msg
         if self._client is not None:
-            await self._say_present(self._client)
+            await self._publish_presence(self._client)
         self._admissions.acknowledge_again()
         for model in self._table.models.values():
             self._outbox.demand(model)
 
 
-async def _say(client: Client, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> None:
-    """Publish if the broker is there; what is said here is said again soon, or at its return."""
+async def _publish(client: Client, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    """Publish if NATS is connected; all of it is published again soon, or after the reconnection."""
     if not client.is_connected:
         return
     try:

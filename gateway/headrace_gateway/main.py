@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None, operations: OperationTable = OP
     _allow_many_connections()
     try:
         listener = _inherit(settings.fd) if settings.fd is not None else listen(settings.host, settings.port)
-        scraped = None
+        metrics_listener = None
         if settings.metrics_port is not None:
             host = settings.metrics_host or listener.getsockname()[0]
-            scraped = listen(host, settings.metrics_port, option_prefix="metrics-")
+            metrics_listener = listen(host, settings.metrics_port, option_prefix="metrics-")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, listener, scraped, access, operations))
+            runner.run(run(settings, listener, metrics_listener, access, operations))
     except HeadraceError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is the explanation; a trace would bury it
         return error.exit_code

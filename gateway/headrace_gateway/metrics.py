@@ -1,7 +1,7 @@
-"""What the gateway exposes, and how it counts: plain numbers on the way of a request, read when somebody asks.
+"""The gateway's metrics: plain numbers, counted on the path of a request and collected on a scrape.
 
-Label values come from routes and statuses, never from clients, and are bounded all the same: of more than
-`MAX_LABELLED_MODELS` models the rest is summed up as `other`.
+Label values come from routes and statuses, never from clients, and are bounded anyway: models beyond
+`MAX_LABELLED_MODELS` are summed up as `other`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ REQUESTS = "headrace_gateway_requests"
 HELD = "headrace_gateway_held_requests"
 """Gauge: requests that wait for a replica."""
 WAKES = "headrace_gateway_wakes"
-"""Counter: how often somebody began to wait for a model without a replica (one wake, however many wait)."""
+"""Counter: how often a request began to wait for a model without a replica (one wake, however many wait)."""
 IN_FLIGHT = "headrace_gateway_in_flight_requests"
-"""Gauge: requests that a replica has."""
+"""Gauge: requests in flight at a replica."""
 REPLICAS = "headrace_gateway_admitted_replicas"
 """Gauge: replicas that requests are routed to."""
 FIRST_BYTE_SECONDS = "headrace_gateway_time_to_first_byte_seconds"
 """Histogram: from the request's head to the first byte of the model's answer."""
 ADDED_SECONDS = "headrace_gateway_added_seconds"
-"""Histogram: what of that was spent in the gateway itself, neither held nor waiting for the replica."""
+"""Histogram: the part of it spent in the gateway itself, neither held nor waiting for the replica."""
 QUEUE_SECONDS = "headrace_gateway_queue_seconds"
-"""Histogram: how long those that were held waited."""
+"""Histogram: how long held requests waited."""
 RECEIVED_BYTES = "headrace_gateway_received_bytes"
 """Counter: bodies of requests."""
 SENT_BYTES = "headrace_gateway_sent_bytes"
@@ -51,7 +51,7 @@ ADDED_BOUNDS = (0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05,
 
 
 class Distribution:
-    """A histogram that costs a bisection."""
+    """A histogram; an observation costs one bisection."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -108,18 +108,18 @@ class GatewayMetrics:
 
     def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
         self.unknown = ModelMetrics()
-        """Requests for no model of ours."""
+        """Requests for unknown models."""
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_GatewayCollector(models, self.unknown))
 
     def exposition(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _Row:
-    """What is shown with one pair of labels."""
+    """The values of one pair of labels."""
 
     def __init__(self, namespace: str, model: str) -> None:
         self.labels = (namespace, model)
@@ -132,11 +132,11 @@ class _Row:
 _Read = Callable[[_Row], float]
 _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     (HELD, "Requests that wait for a replica.", lambda row: row.held),
-    (IN_FLIGHT, "Requests that a replica has.", lambda row: row.in_flight),
+    (IN_FLIGHT, "Requests in flight at a replica.", lambda row: row.in_flight),
     (REPLICAS, "Replicas that requests are routed to.", lambda row: row.replicas),
 )
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
-    (WAKES, "How often somebody began to wait for a model without a replica.", lambda row: row.metrics.wakes),
+    (WAKES, "How often a request began to wait for a model without a replica.", lambda row: row.metrics.wakes),
     (RECEIVED_BYTES, "Bodies of requests.", lambda row: row.metrics.received_bytes),
     (SENT_BYTES, "Bodies of answers.", lambda row: row.metrics.sent_bytes),
 )
@@ -165,7 +165,7 @@ class _GatewayCollector(Collector):
                 counters.add_metric(row.labels, count(row))
             yield counters
         requests = CounterMetricFamily(REQUESTS, "Requests that ended.", labels=(*labels, "code"))
-        retries = CounterMetricFamily(RETRIES, "Requests that were tried again.", labels=(*labels, "cause"))
+        retries = CounterMetricFamily(RETRIES, "Retries of requests.", labels=(*labels, "cause"))
         for row in rows:
             for code, value in row.metrics.codes.items():
                 requests.add_metric((*row.labels, str(code)), value)

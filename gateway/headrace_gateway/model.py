@@ -1,8 +1,8 @@
-"""One model as this gateway serves it: its route, its replicas, and who waits for one of them.
+"""One model as this gateway serves it: its route, its replicas, and its queue.
 
-A request takes a free place (`take`), or waits (`hold`). A place becomes free by an event: a replica was admitted, a
-request ended, the weights changed. Each of them ends in `pump`, which gives places to those who wait, first come first
-served, and no more than there are: a replica that has just come up is not run down by the queue that waited for it.
+A request takes a free slot of a replica (`take`) or is queued (`hold`). A slot becomes free by an event: a replica was
+admitted, a request ended, the weights changed. Each of them calls `pump`, which gives the free slots to queued requests
+in order of arrival and never exceeds a replica's capacity, so that a queue does not overload a new replica.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from headrace_gateway.operations import RequestInfo
 from headrace_gateway.replica import Replica
 from headrace_gateway.routing import RevisionTurns, choose
 
-TELL_SECONDS = 0.05
-"""Shortest time between two tellings that somebody began to wait."""
+DEMAND_SECONDS = 0.05
+"""Shortest time between two publications of the demand of one model when requests begin to wait."""
 PAUSE_SECONDS = 0.1
-"""How long a replica that answered 429 is left alone: other gateways filled it, and it says when only by answering."""
+"""How long a replica that answered 429 gets no requests: other gateways use its capacity, and no report
+says when it is free."""
 REFUSED_DEMAND_SECONDS = 2.0
-"""A request that was refused because the model crashes counts as demand for so long: two reports, so that none that is
-lost makes the loop give up."""
+"""How long a request counts as demand that was rejected because the model crashes: two reports, so that losing one does
+not end the demand."""
 REFUSAL_SECONDS = 0.25
-"""A request is refused only if the loop still says so after that. Between a spec that was mended and its route are a
-watch, a reconcile pass and its writes (measured: 80 ms): nobody is told meanwhile what the old spec lacked."""
+"""A request is rejected only if the route is still unavailable after that. Between a corrected spec and its route are a
+watch, a reconcile pass and its writes (measured: 80 ms): an error must not describe the spec before."""
 OWN_READINESS_PATH = "/health/ready"
 """Of our own runtimes."""
 WAITING = "waiting"
-"""The stage while nobody has said anything else."""
+"""The stage while neither a replica nor the route reports one."""
 _SWITCHED_OFF = frozenset({SCALED_TO_ZERO, SUSPENDED})
 
 
 @dataclass(slots=True)
 class Lease:
-    """A place at a replica; whoever has it gives it back with `ServedModel.release`."""
+    """A slot of a replica; its owner returns it with `ServedModel.release`."""
 
     replica: Replica
     reason: str
-    given_back: bool = False
+    released: bool = False
 
 
 class ServedModel:
-    """See the module. `on_demand` is called when somebody waits who did not before: the loop should know at once."""
+    """See the module. `on_demand` is called when a request begins to wait: its demand is published at once."""
 
     def __init__(self, namespace: str, name: str, on_demand: Callable[[ServedModel], None]) -> None:
         self.namespace = namespace
@@ -61,30 +62,30 @@ class ServedModel:
         self.queue = HoldQueue()
         self.metrics = ModelMetrics()
         self.in_flight = 0
-        self.said_zero = True
+        self.published_zero = True
         """Whether the last demand that was published was zero."""
         self._on_demand = on_demand
         self._turns = RevisionTurns()
         self._operations: frozenset[str] | None = None
-        """What the revisions with weight serve together; None: every operation."""
+        """The operations that revisions with weight serve together; None: every operation."""
         self._alike = True
-        """Whether each of them serves the same."""
+        """Whether each of them serves the same operations."""
         self._progress: FetchProgress | None = None
         self._requests = 0
         self._refused_at = float("-inf")
         self._reconsiderations: set[asyncio.Future[None]] = set()
-        """Of requests that are about to be refused."""
+        """Of requests that are about to be rejected."""
         self._busy_seconds = 0.0
         self._busy_since = 0.0
         self._reported_at = 0.0
-        self._told_at = float("-inf")
-        self._telling: asyncio.TimerHandle | None = None
+        self._demand_published_at = float("-inf")
+        self._demand_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     # -- route and progress ---------------------------------------------------------------------------------------
 
     def set_route(self, route: Route | None) -> None:
-        """The loop has written (or removed) the route."""
+        """Take the route that the reconcile loop has written; None: it was removed."""
         before, self.route = self.route, route
         if route is None:
             self.queue.fail(self._gone)
@@ -120,7 +121,7 @@ class ServedModel:
     # -- operations ------------------------------------------------------------------------------------------------
 
     def objection(self, request: RequestInfo) -> HeadraceError | None:
-        """Return why no revision can take the request: none serves its operation."""
+        """Return the error if no revision serves the operation of the request; None if one does."""
         if self._operations is None or request.operation.name in self._operations:
             return None
         return OperationNotSupported(request.public_name, request.operation.name, self._operations)
@@ -134,15 +135,15 @@ class ServedModel:
                 self.queue.discard(ticket)
                 ticket.settle(error)
 
-    # -- brought containers ----------------------------------------------------------------------------------------
+    # -- custom containers -----------------------------------------------------------------------------------------
 
     def loop_reports_for(self, revision: str) -> bool:
-        """Whether the replicas of a revision know nothing of headrace, and the reconcile loop reports for them."""
+        """Whether the replicas of a revision do not register themselves, and the reconcile loop reports for them."""
         engine = self._engine(revision)
         return engine is not None and not engine.announces
 
     def readiness_path(self, replica: Replica) -> str:
-        """Return what the replica answers with 200 when it can serve."""
+        """Return the path that the replica answers with 200 when it is ready."""
         engine = self._engine(replica.report.revision)
         return OWN_READINESS_PATH if engine is None else engine.readiness_path
 
@@ -156,10 +157,10 @@ class ServedModel:
             return None
         return next((each for each in self.route.engines if each.revision == revision), None)
 
-    # -- places ------------------------------------------------------------------------------------------------------
+    # -- slots -------------------------------------------------------------------------------------------------------
 
     def take(self, request: RequestInfo) -> Lease | None:
-        """Return a free place; None when there is none, or others wait for one already, or the loop says no."""
+        """Return a free slot; None if there is none, if requests are queued for one, or if the route is unavailable."""
         if self.route is not None and self.route.unavailable is not None:
             return None
         if self.queue and (self._alike or self.queue.holds(request.operation)):
@@ -167,10 +168,10 @@ class ServedModel:
         return self._claim(request)
 
     def release(self, lease: Lease) -> None:
-        """Give a place back, if it is not yet."""
-        if lease.given_back:
+        """Return a slot; a second call does nothing."""
+        if lease.released:
             return
-        lease.given_back = True
+        lease.released = True
         now = self._loop.time()
         self._busy_seconds += self.in_flight * (now - self._busy_since)
         self._busy_since = now
@@ -180,13 +181,13 @@ class ServedModel:
             self.pump()
 
     def pause(self, replica: Replica) -> None:
-        """The replica is full, whatever we believe."""
+        """Send nothing to a replica for a moment: it has rejected a request as saturated."""
         if not replica.paused:
             replica.paused = True
             self._loop.call_later(PAUSE_SECONDS, self._resume, replica)
 
     def hold(self, request: RequestInfo, since: float, *, front: bool) -> Ticket:
-        """Wait for a place. Raises Saturated when too many wait, ModelUnavailable when waiting is in vain."""
+        """Queue a request. Raises Saturated if the queue is full, ModelUnavailable if the route is unavailable."""
         route = self.route
         if route is None:
             raise self._gone()
@@ -195,22 +196,22 @@ class ServedModel:
             raise ModelUnavailable(route.public_name, route.unavailable)
         if not front and len(self.queue) >= route.max_queued_requests:
             raise Saturated(
-                f"{route.max_queued_requests} requests wait for {route.public_name} already ({self.stage()})",
+                f"the queue of {route.public_name} is full: {route.max_queued_requests} requests wait ({self.stage()})",
                 hint="Try again later",
             )
         ticket = Ticket(self.queue, request, since)
-        ticket.expire_at(since + route.queue_timeout_seconds, lambda: self._too_late(route))
+        ticket.expire_at(since + route.queue_timeout_seconds, lambda: self._queue_timeout(route))
         self.queue.add(ticket, front=front)
         if len(self.queue) == 1:
             if not any(replica.admitted for replica in self.replicas.values()):
                 self.metrics.wakes += 1
-            self._tell_demand()
+            self._publish_demand()
         return ticket
 
     def reconsideration(self) -> asyncio.Future[None] | None:
-        """Return a future that is done when the loop no longer refuses the model, or a moment later all the same.
+        """Return a future that is done when the route is available again, at the latest after `REFUSAL_SECONDS`.
 
-        None: it does not refuse it. Whoever waits for it counts as demand at once.
+        None: the route is available. A request that waits for the future counts as demand at once.
         """
         if self.route is None or self.route.unavailable is None:
             return None
@@ -223,7 +224,7 @@ class ServedModel:
         return future
 
     def withdraw(self, ticket: Ticket) -> None:
-        """The one who waited has gone; a place that was just given to it is given back."""
+        """Remove a request whose client has disconnected; a slot that it was just given is released."""
         if ticket.outcome is None:
             self.queue.discard(ticket)
             ticket.settle(self._gone())
@@ -231,7 +232,7 @@ class ServedModel:
             self.release(ticket.outcome)
 
     def pump(self) -> None:
-        """Give the free places to those who wait. One whose operation no free replica serves lets others pass."""
+        """Give the free slots to queued requests. One whose operation no free replica serves does not block others."""
         full: set[str] = set()
         for ticket in self.queue:
             operation = ticket.request.operation.name
@@ -247,23 +248,23 @@ class ServedModel:
 
     # -- demand ------------------------------------------------------------------------------------------------------
 
-    def _tell_demand(self) -> None:
-        """Say it at once, but not for each of a thousand short queues a second before a busy model."""
-        since = self._loop.time() - self._told_at
-        if since >= TELL_SECONDS:
-            self._told_at = self._loop.time()
+    def _publish_demand(self) -> None:
+        """Publish the demand at once, but at most once per `DEMAND_SECONDS`: a busy model has many short queues."""
+        since = self._loop.time() - self._demand_published_at
+        if since >= DEMAND_SECONDS:
+            self._demand_published_at = self._loop.time()
             self._on_demand(self)
-        elif self._telling is None:
-            self._telling = self._loop.call_later(TELL_SECONDS - since, self._tell_later)
+        elif self._demand_timer is None:
+            self._demand_timer = self._loop.call_later(DEMAND_SECONDS - since, self._publish_delayed_demand)
 
-    def _tell_later(self) -> None:
-        self._telling, self._told_at = None, self._loop.time()
+    def _publish_delayed_demand(self) -> None:
+        self._demand_timer, self._demand_published_at = None, self._loop.time()
         self._on_demand(self)
 
     def demand(self, gateway: str) -> Demand:
         """Return the demand since the last call: requests in flight are averaged over that time.
 
-        Whatever was served in between counts as one at least: short requests between two looks are no idleness.
+        If any request was served in between, it is at least 1: short requests between two reports are not idleness.
         """
         now = self._loop.time()
         self._busy_seconds += self.in_flight * (now - self._busy_since)
@@ -290,8 +291,8 @@ class ServedModel:
         if not choice.replica.in_flight:
             choice.replica.busy_since = now
         choice.replica.in_flight += 1
-        if self.said_zero and not self._busy_seconds and not self.in_flight:
-            self._reported_at = now  # the average begins with the work
+        if self.published_zero and not self._busy_seconds and not self.in_flight:
+            self._reported_at = now  # the average begins with the first request
         self._busy_seconds += self.in_flight * (now - self._busy_since)
         self._busy_since = now
         self.in_flight += 1
@@ -302,15 +303,15 @@ class ServedModel:
         self.pump()
 
     def _note_refused(self, unavailable: Unavailable) -> None:
-        """A model that crashes is healed by trying again, for which the loop wants demand; an off switch is not."""
+        """Count demand for a model that crashes, which is restarted on demand; not for one that is switched off."""
         if unavailable.reason not in _SWITCHED_OFF:
             now = self._loop.time()
             first = now - self._refused_at > REFUSED_DEMAND_SECONDS
             self._refused_at = now
             if first:
-                self._tell_demand()
+                self._publish_demand()
 
-    def _too_late(self, route: Route) -> HeadraceError:
+    def _queue_timeout(self, route: Route) -> HeadraceError:
         return QueueTimeout(
             f"no replica of {route.public_name} could take the request within {route.queue_timeout_seconds} s"
             f" (stage: {self.stage()})",

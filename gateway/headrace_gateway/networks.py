@@ -1,7 +1,7 @@
-"""Where replicas may be: a tenant's report names an address, and the gateway connects to it.
+"""The networks in which replicas may be: a report of a tenant contains an address, and the gateway connects to it.
 
-So that a report cannot send the gateway to what is no replica (a cloud's metadata service, the API server, its own
-machine), only addresses in the pod networks are probed.
+Only addresses in the pod networks are probed, so that a report cannot make the gateway connect to a cloud's metadata
+service, the API server or its own machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-"""Where nearly every cluster has its pods: RFC 1918, RFC 6598 (carriers and some clouds) and RFC 4193."""
+"""The pod networks of nearly every cluster: RFC 1918, RFC 6598 (carriers and some clouds) and RFC 4193."""
 METADATA = frozenset(
     map(
         ip_address,
@@ -30,39 +30,39 @@ METADATA = frozenset(
         ),
     )
 )
-"""Metadata services of clouds: some are in private networks, and their answers may hold credentials."""
+"""Metadata services of clouds: some are in private networks, and their responses may contain credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodNetworks:
-    """The addresses at which a replica may be."""
+    """The addresses that a replica may have."""
 
     networks: tuple[Network, ...]
     api_server: Address | None = None
-    """Never one of them: the Service of the API server is in a private network, too."""
+    """Always excluded: the Service of the API server is in a private network too."""
 
     @classmethod
     def of(cls, networks: Iterable[str], api_server: str = "") -> PodNetworks:
-        """Return those in CIDR notation. Raises ValueError, with the one at fault, for anything else."""
+        """Parse networks in CIDR notation. Raises ValueError that names the invalid one."""
         named = tuple(ip_network(network.strip()) for network in networks)
         return cls(named, canonical(api_server))
 
     def refusal(self, address: Address) -> str:
-        """Return why no replica may be at the address; empty when one may be."""
+        """Return why a replica may not have the address; empty if it may."""
         if address == self.api_server:
-            return "that is the API server"
+            return "it is the API server"
         if address in METADATA:
-            return "that is the metadata service of a cloud"
+            return "it is the metadata service of a cloud"
         for network in self.networks:
             if address in network and (not _is_special(address) or network.is_loopback):
                 return ""
-        return f"that is in none of the pod networks ({', '.join(map(str, self.networks))})"
+        return f"it is in none of the pod networks ({', '.join(map(str, self.networks))})"
 
 
 def canonical(host: str) -> Address | None:
     """Return the IP address, or None for anything else.
 
-    There is one way to write each: by a second name of an address two replicas could have it.
+    Each address has one form: with a second form, two replicas could register one address.
     """
     try:
         address = ip_address(host)
@@ -74,5 +74,5 @@ def canonical(host: str) -> Address | None:
 
 
 def _is_special(address: Address) -> bool:
-    """Whether no pod has it, however wide the networks are that an operator names."""
+    """Whether no pod can have it, however wide the configured networks are."""
     return address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified

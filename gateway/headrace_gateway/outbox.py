@@ -1,6 +1,6 @@
-"""What the gateway has to say on NATS: the newest message of each subject, sent at once by one task.
+"""Messages to publish on NATS: the newest one of each subject, sent at once by one task.
 
-Messages carry state, so a second one for a subject replaces the first: the outbox is bounded by what exists.
+Messages carry state, so a second one for a subject replaces the first: the outbox is bounded by the number of subjects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace_gateway.model import ServedModel
 
 
 class Outbox:
-    """See the module. `gateway` is the id under which it speaks."""
+    """See the module. `gateway` is the id in its messages."""
 
     def __init__(self, gateway: str) -> None:
         self.gateway = gateway
@@ -24,24 +24,24 @@ class Outbox:
         self._filled = asyncio.Event()
 
     def put(self, subject: str, message: Message) -> None:
-        """Send it as soon as may be; dropped when the broker is away, for it is said again at its return."""
+        """Send a message soon; dropped while NATS is unavailable: it is published again after the reconnection."""
         self._messages[subject] = message
         self._filled.set()
 
     def demand(self, model: ServedModel) -> None:
-        """Say how much a model is asked for; a zero is said once."""
+        """Publish the demand of a model; a zero is published once."""
         demand = model.demand(self.gateway)
         zero = not demand.queued and not demand.in_flight
-        if not zero or not model.said_zero:
-            model.said_zero = zero
+        if not zero or not model.published_zero:
+            model.published_zero = zero
             self.put(subjects.demand(model.namespace, model.name), demand)
 
     def admission(self, model: ServedModel, report: ReplicaReport, state: ReplicaState) -> None:
         """Acknowledge the state of a replica."""
         self.put(_admission_subject(model, report), self._admission(report, state))
 
-    async def farewell(self, client: Client, model: ServedModel, report: ReplicaReport) -> None:
-        """Tell a replica at the end that nothing is sent to it any more."""
+    async def acknowledge_draining(self, client: Client, model: ServedModel, report: ReplicaReport) -> None:
+        """Acknowledge a replica as draining when the gateway stops: no further requests are sent to it."""
         await publish_if_connected(
             client, _admission_subject(model, report), self._admission(report, ReplicaState.DRAINING)
         )

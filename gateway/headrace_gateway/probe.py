@@ -1,4 +1,4 @@
-"""Probes of a replica: whether it serves, and whether the process at the address is the one that reported."""
+"""Probes of a replica: whether it is ready, and whether the process at the address is the one that reported."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from headrace_gateway.upstream.connection import (
 
 PROBE_SECONDS = 2.0
 PROOF_PATH = OWN_READINESS_PATH
-"""Requested of each process that registers itself, whatever its readiness path is."""
-BELIEVED_SECONDS = 2.0
-"""Since the last sign of life: two reports. For so long no other process is supposed to have the address."""
+"""Requested from each self-registering process, whatever its readiness path is."""
+ADDRESS_VALID_SECONDS = 2.0
+"""Since the last sign of life: two reports. Until then no other process is assumed to have the address."""
 _OK = 200
 _TOO_LATE = f"no answer within {PROBE_SECONDS:.0f} s"
 _PROOF = headers.PROOF.encode()
 
 
 class Answer(Enum):
-    """What came back."""
+    """The result of a probe."""
 
     READY = auto()
     NOT_READY = auto()
-    """It answered, and not with 200."""
-    STRANGER = auto()
-    """What answered is not the process that reported."""
+    """It answered, but not with 200."""
+    OTHER_PROCESS = auto()
+    """Another process than the one that reported answered."""
     CLOSED = auto()
-    """The connection was refused or broken: the process is gone, or closed its port and finishes what runs."""
+    """The connection was refused or broken: the process has exited, or closed its port and drains."""
     NONE = auto()
-    """Nothing came."""
+    """There was no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,15 @@ class Finding:
 
     @property
     def proven(self) -> bool:
-        """Whether the replica is at its address, as far as it can prove it."""
+        """Whether the replica has proven its address."""
         return self.answer in (Answer.READY, Answer.NOT_READY)
 
 
 async def probe(model: ServedModel, replica: Replica) -> Finding:
-    """Request the proof and the readiness path. The connection stays for the first request.
+    """Request the proof and the readiness path. The connection is kept for the first request.
 
     A path that a tenant's spec names is requested only after the process at the address has proven itself. The token of
-    requests is not sent: who is there is not known yet.
+    requests is not sent, because the process is not identified yet.
     """
     path = model.readiness_path(replica)
     try:
@@ -81,12 +81,14 @@ async def probe(model: ServedModel, replica: Replica) -> Finding:
 async def connect(model: ServedModel, replica: Replica) -> Connection:
     """Return a new connection for a request. Raises ConnectFailed, Unreachable, NotProven.
 
-    When the process may be gone, another one may have its address: it proves itself on this connection first, so that
-    it gets neither the request nor its token.
+    If the process may have exited, another one may have its address: the proof is requested on this connection first,
+    so that another process gets neither the request nor its token.
     """
     loop = asyncio.get_running_loop()
     connection = await replica.pool.connect()
-    if replica.secret is None or not (replica.pool.vanished or loop.time() - replica.alive > BELIEVED_SECONDS):
+    if replica.secret is None or not (
+        replica.pool.closed_by_replica or loop.time() - replica.alive > ADDRESS_VALID_SECONDS
+    ):
         return connection
     usable = False
     try:
@@ -102,8 +104,8 @@ async def connect(model: ServedModel, replica: Replica) -> Connection:
             replica.pool.give_back(connection)
     if not finding.proven:
         raise NotProven(finding.fault)
-    replica.pool.vanished = False
-    replica.lives(loop.time())
+    replica.pool.closed_by_replica = False
+    replica.note_alive(loop.time())
     return connection if usable else await replica.pool.connect()
 
 
@@ -130,8 +132,8 @@ async def _ask(model: ServedModel, replica: Replica, connection: Connection, pat
     if replica.secret is not None:
         expected = proof(replica.secret, challenge, model.namespace, replica.pod) or ""
         if not hmac.compare_digest(expected.encode(), head.get(_PROOF) or b""):
-            fault = f"{path}: what answers (status {head.status}) did not prove to be this replica"
-            return Finding(Answer.STRANGER, fault)
+            fault = f"{path}: the process that answered (status {head.status}) did not prove to be this replica"
+            return Finding(Answer.OTHER_PROCESS, fault)
     if head.status != _OK:
         return Finding(Answer.NOT_READY, f"{path}: status {head.status}")
     return Finding(Answer.READY)

@@ -1,9 +1,9 @@
-"""A replica's answer on its way to the client: the head cleaned, the body as it is.
+"""Relays the response of a replica to the client: without hop-by-hop headers, the body unchanged.
 
-A short answer with a known length is collected first, so that one that breaks off can still be retried elsewhere.
-Everything else is passed on piece by piece, and nothing is parsed. Only the *ends* of events are looked for in a
-stream of them: the start of an event is kept back until its end is there, so that an error after a lost replica is an
-event of its own, and never the tail of a torn one.
+A short response with a known length is collected first, so that the request can be retried if it breaks off. Every
+other one is relayed piece by piece without parsing. In an event stream only the *ends* of events are searched: an event
+is held back until it is complete, so that an error after a lost replica is an event of its own and not the tail of a
+partial one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from headrace_gateway.upstream.connection import Connection, ConnectionLost, Hea
 
 MAX_COLLECTED_BYTES = 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-"""Of a replica's error that becomes an event of a stream; a longer one is named by its status only."""
+"""Of a replica's error that becomes an event of a stream; of a longer one only the status is sent."""
 MAX_TORN_BYTES = 64 * 1024
-"""An event longer than this is passed on in pieces."""
+"""A longer event is relayed in pieces."""
 
 _HOP_BY_HOP = frozenset(
     {
@@ -33,7 +33,7 @@ _HOP_BY_HOP = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
-        b"x-request-id",  # ours stands there
+        b"x-request-id",  # the gateway sets its own
         b"x-headrace-decision",
     }
 )
@@ -44,10 +44,10 @@ _OK = 200
 
 
 async def relay(exchange: Exchange, connection: Connection, head: Head, decision: bytes) -> None:
-    """Pass the answer on. Raises ConnectionLost; the exchange's status says whether the client has seen anything."""
+    """Relay the response. Raises ConnectionLost; a nonzero `exchange.status` means that the head was sent."""
     content_type = head.get(b"content-type") or b""
     events = content_type.lower().startswith(_EVENT_STREAM)
-    if exchange.status:  # a stream that was started while the request was held
+    if exchange.status:  # a stream that was started while the request was queued
         if head.status == _OK and events:
             await _pass_events(exchange, connection)
         else:
@@ -56,7 +56,7 @@ async def relay(exchange: Exchange, connection: Connection, head: Head, decision
     fields = _clean(head)
     fields.append((_DECISION, decision))
     length = _length(head)
-    if events:  # no length is promised: an error may follow what has come
+    if events:  # no length: an error event may follow
         fields = [field for field in fields if field[0] != b"content-length"]
     if length is not None and length <= MAX_COLLECTED_BYTES and not events:
         body = await _collect(exchange, connection, length)
@@ -76,7 +76,7 @@ async def _collect(exchange: Exchange, connection: Connection, length: int) -> b
         await exchange.wait(connection.changed())
         body += connection.take()
     if len(body) != length:
-        raise ConnectionLost("the body is not as long as its head says", answered=True)
+        raise ConnectionLost("the body does not have its Content-Length", answered=True)
     return body
 
 
@@ -119,7 +119,7 @@ async def _pass_events(exchange: Exchange, connection: Connection) -> None:
 
 
 async def _end_with_answer(exchange: Exchange, connection: Connection, head: Head) -> None:
-    """The head was sent, so what the replica answers instead of a stream becomes an event: most likely an error."""
+    """Send a response that is not a stream, most likely an error, as an event: the head was already sent."""
     body = connection.take()
     while not connection.complete and len(body) <= MAX_ERROR_BYTES:
         await exchange.wait(connection.changed())
@@ -136,7 +136,7 @@ async def _end_with_answer(exchange: Exchange, connection: Connection, head: Hea
 
 
 def _clean(head: Head) -> list[tuple[bytes, bytes]]:
-    """Return the headers that are meant for the client."""
+    """Return the end-to-end headers."""
     named = head.get(b"connection")
     if named is None:
         return [field for field in head.headers if field[0] not in _HOP_BY_HOP]

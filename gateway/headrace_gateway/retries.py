@@ -1,23 +1,23 @@
-"""How often requests may be tried again: a share of the traffic, so that a broken model is not asked twice as much."""
+"""The retry budget: a share of the traffic, so that retries do not double the load of a failing model."""
 
 from __future__ import annotations
 
 EARNED_PER_REQUEST = 0.2
 RESERVE = 100.0
-"""What may be spent at once: all requests of a lost replica find another one."""
+"""Largest burst: all requests of a lost replica may be retried."""
 MAX_ATTEMPTS = 3
-"""Connections that one request may lose: one that kills its replica stops here. What never reached a replica, or was
-turned away by it, harmed nobody and does not count."""
+"""Connections that one request may lose: this bounds a request that crashes replicas. Attempts that never reached a
+replica, or were rejected by it, do not count."""
 
 
 class RetryBudget:
-    """A bucket of retries; every request adds a fifth of one."""
+    """A token bucket of retries; every request adds a fifth of one."""
 
     def __init__(self) -> None:
         self._saved = RESERVE
 
     def earn(self) -> None:
-        """A request came."""
+        """Count a new request."""
         self._saved = min(RESERVE, self._saved + EARNED_PER_REQUEST)
 
     def spend(self) -> bool:

@@ -1,9 +1,9 @@
 """Which replica takes a request: the revision by weight, then the least loaded of it. Pure.
 
 Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight as credit, and the one with
-the most credit is chosen and pays the sum of the weights. 90:10 gives one request in ten to the canary, evenly spread
-and without chance. A revision whose replicas are all busy or gone, or that does not serve the operation, has no turn:
-its share goes to the others, rather than a request waiting beside a free replica.
+the most credit is chosen and loses the sum of the weights. 90:10 gives one request in ten to the canary, evenly spread
+and without randomness. A revision without a free replica, or that does not serve the operation, is skipped: its share
+goes to the others, so that no request waits while a replica is free.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from headrace_gateway.replica import Replica
 ONLY = "only-replica"
 LEAST_LOADED = "least-loaded"
 LAST_RESORT = "last-resort"
-"""Every free replica is silent; this one is tried all the same."""
+"""Every free replica is suspect; this one is tried anyway."""
 
 
 class Choice(NamedTuple):
-    """A replica, and why it is this one (the word in `x-headrace-decision`)."""
+    """A replica, and the reason for the choice (the value of `x-headrace-decision`)."""
 
     replica: Replica
     reason: str
 
 
 class RevisionTurns:
-    """Whose turn it is among the revisions of a model."""
+    """The smooth weighted round-robin over the revisions of a model."""
 
     def __init__(self) -> None:
         self._credit: dict[str, int] = {}
 
     def next(self, weights: Sequence[RevisionWeight]) -> str:
-        """Return the revision whose turn it is, of those given (at least one)."""
+        """Return the next revision of those given (at least one)."""
         if len(weights) == 1:
             return weights[0].revision
         credit = {each.revision: self._credit.get(each.revision, 0) + each.weight_percent for each in weights}
@@ -53,11 +53,11 @@ class RevisionTurns:
 def choose(
     request: RequestInfo, replicas: Iterable[Replica], weights: Sequence[RevisionWeight], turns: RevisionTurns
 ) -> Choice | None:
-    """Return the replica for a request, or None when none that may take it has a place.
+    """Return the replica for a request; None if no eligible replica has capacity.
 
-    Without weights every replica may take it: the loop names weights once something serves.
+    Without weights every replica is eligible: the reconcile loop sets weights once a revision serves.
     """
-    free = [replica for replica in replicas if replica.has_place]
+    free = [replica for replica in replicas if replica.has_capacity]
     if weights and free:
         present = {replica.report.revision for replica in free}
         eligible = [

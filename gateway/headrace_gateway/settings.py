@@ -1,4 +1,4 @@
-"""What an operator may set, each with its reason. Secrets come by environment only: a command line is public."""
+"""The settings of the gateway. Secrets come from the environment only: a command line is public."""
 
 from __future__ import annotations
 
@@ -24,31 +24,32 @@ class Settings:
     host: str
     port: int
     fd: int | None
-    """An inherited socket that listens already; its connections wait in the backlog while a gateway is restarted."""
+    """An inherited listening socket; connections wait in its backlog during a restart."""
     metrics_host: str | None
     """Address of the port for metrics; None: that of the main one."""
     metrics_port: int | None
-    """Metrics name every tenant's models, so they are not for the public: they have a port of their own, or (None) are
-    served on the main one if only this machine reaches it."""
+    """Metrics name the models of every tenant, so they are not public: they have their own port, or (None) are served
+    on the main one if it listens on the loopback interface."""
     nats_url: str
     nats_user: str | None
     nats_password: str | None = field(repr=False)
     pod_networks: PodNetworks
-    """Where replicas may be. A report that names another address is ignored: too narrow, and what is outside is never
-    routed to; too wide, and a tenant can have the gateway connect to what is no pod (it learns nothing by that)."""
+    """Networks of replicas. A report with another address is ignored. If they are too narrow, replicas outside get no
+    requests; if too wide, a tenant can make the gateway connect to addresses that are not pods (without learning
+    anything by it)."""
     state_directory: Path | None
-    """Where the last known routes, keys and replicas are kept; None: a restart without NATS knows nothing."""
+    """Directory of the last known routes, keys and replicas; None: a restart without NATS begins without them."""
     anonymous_namespace: str | None
-    """Namespace that is served without a key as long as no key exists at all; None: a key is always needed."""
+    """Namespace that is served without a key while no key exists; None: a key is always required."""
     grace_seconds: float
     max_body_bytes: int
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    """What a gateway on the loopback interface answers without keys, besides this machine (`headrace.http.local`)."""
+    """Accepted without keys on the loopback interface, besides this machine (`headrace.http.local`)."""
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
-        """Return what the command line and the environment say; exits with 2 and the usage on nonsense."""
+        """Parse the command line and the environment; exits with 2 and the usage if they are invalid."""
         parser = argparse.ArgumentParser(
             prog="headrace-gateway", description="OpenAI-compatible gateway that wakes models at zero."
         )

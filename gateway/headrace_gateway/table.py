@@ -1,7 +1,7 @@
-"""Everything the gateway knows, in memory: routes, keys, and the replicas that announced themselves.
+"""The gateway's table in memory: routes, API keys, and replicas.
 
-A request never waits for a look-up. The table changes only by events (`link`) and by what is read from disk at the
-start (`disk`); it forgets nothing by itself.
+A request never waits for a look-up. The table changes only by events (`link`) and by the copy on disk at the start
+(`disk`); its entries do not expire.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headrace.events.messages import ReplicaReport
 from headrace.http.errors import ModelNotFound
 from headrace.routes import KeyGrant, Route
 from headrace.routes.api_keys import FORM, entry_of
-from headrace_gateway.errors import InvalidApiKey, NoTableYet
+from headrace_gateway.errors import InvalidApiKey, TableNotLoaded
 from headrace_gateway.model import ServedModel
 from headrace_gateway.replica import Replica
 
@@ -29,47 +29,47 @@ _BEARER = b"bearer "
 _HOW = "Send the key as `Authorization: Bearer <key>`"
 MAX_KEY_BYTES = 512
 LOADING_SECONDS = 5.0
-"""Without a copy on disk a new gateway waits for NATS, which may be starting too."""
+"""How long requests wait for the first routes without a copy on disk: NATS may be starting too."""
 
 
 class Table:
-    """See the module. `changed` is called when something changed that is worth keeping on disk."""
+    """See the module. `changed` is called after each change that belongs into the copy on disk."""
 
     def __init__(self, anonymous_namespace: str | None, on_demand: Callable[[ServedModel], None]) -> None:
         self.models: dict[tuple[str, str], ServedModel] = {}
         """By namespace and name of the ModelDeployment."""
         self.loaded = asyncio.Event()
-        """Whether routes and keys were read, from NATS or from disk: before that, nobody is told that he is unknown."""
+        """Set when routes and keys were read, from NATS or from disk; until then no key or model counts as unknown."""
         self.changed: Callable[[], None] = lambda: None
         self._anonymous = KeyGrant(namespace=anonymous_namespace, name="") if anonymous_namespace else None
         self._on_demand = on_demand
         self._grants: dict[str, KeyGrant | None] = {}
-        """By their entry in the bucket, which names the namespace: a digest opens nothing in another one.
+        """By their entry in the bucket, which contains the namespace: a digest is not valid in another one.
 
-        None: a key that was lost or cannot be read. It opens nothing, but there is a key: only the explicit deletion of
-        the last one opens the door to those who have none."""
+        None: a key that was lost or cannot be read. It is not valid, but a key exists: requests without a key are
+        served only after the explicit deletion of the last one."""
         self._public: dict[tuple[str, str], ServedModel] = {}
         self._addresses: dict[tuple[str, int], tuple[ServedModel, Replica]] = {}
-        """Where each replica is that is proven to be there."""
+        """By address: the replica that has proven it."""
         self._known: dict[str, set[Replica]] = {}
         """By namespace."""
         self._unproven: dict[str, dict[Replica, ServedModel]] = {}
-        """By namespace, in the order in which they came."""
+        """By namespace, in the order of their first reports."""
 
-    # -- who asks, for what ----------------------------------------------------------------------------------------
+    # -- authorization ---------------------------------------------------------------------------------------------
 
-    async def known(self) -> None:
-        """Wait for the first reading: it takes a moment, and nobody is refused for it. Raises NoTableYet."""
+    async def wait_loaded(self) -> None:
+        """Wait until the table is loaded. Raises TableNotLoaded."""
         try:
             async with asyncio.timeout(LOADING_SECONDS):
                 await self.loaded.wait()
         except TimeoutError:
-            raise NoTableYet("the gateway does not know any model yet", hint="Try again in a second") from None
+            raise TableNotLoaded("the gateway has not loaded its routes yet", hint="Try again in a second") from None
 
     def authenticate(self, authorization: bytes | None) -> KeyGrant:
-        """Return what the key opens. Raises InvalidApiKey.
+        """Return the grant of the API key. Raises InvalidApiKey.
 
-        The look-up is by digest: how long it takes says nothing about the keys there are.
+        The look-up is by digest, so its duration reveals nothing about existing keys.
         """
         if not self._grants and self._anonymous is not None:
             return self._anonymous
@@ -83,14 +83,14 @@ class Table:
         entry = entry_of(key) if len(key) <= MAX_KEY_BYTES else None
         if entry is None:
             raise InvalidApiKey(
-                f"this is no API key: its form is {FORM}",
-                hint='`headrace keys create NAME` makes one; on Kubernetes, see "API keys" in docs/operations/keys.md',
+                f"this is not an API key: its form is {FORM}",
+                hint="Create one: `headrace keys create NAME`; on Kubernetes, see docs/operations/keys.md",
             )
         grant = self._grants.get(entry)
         if grant is None:
             raise InvalidApiKey(
                 "the API key is not valid",
-                hint="Ask whoever gave it to you whether it was revoked; "
+                hint="It may have been revoked: ask its issuer; "
                 "`headrace keys list` shows the names of a local instance's keys",
             )
         return grant
@@ -121,7 +121,7 @@ class Table:
     # -- what the loop writes --------------------------------------------------------------------------------------
 
     def set_route(self, key: str, value: bytes | None) -> None:
-        """Take an entry of the bucket of routes; one that cannot be read is left as it was."""
+        """Take an entry of the bucket of routes; an unreadable one changes nothing."""
         namespace, _, name = key.partition(".")
         if value is None:
             model = self.models.get((namespace, name))
@@ -152,12 +152,12 @@ class Table:
             self.changed()
 
     def lose_key(self, entry: str) -> None:
-        """The key is not in the bucket any more, and nobody has deleted it: the bucket was lost, or half of it."""
+        """Invalidate a key that is missing without having been deleted: the bucket, or a part of it, was lost."""
         self._set_grant(entry, None)
 
     def _set_grant(self, entry: str, grant: KeyGrant | None) -> None:
         if grant is not None and grant.namespace != entry.partition(".")[0]:
-            grant = None  # what opens another namespace than its entry names was not written by the loop
+            grant = None  # a grant for another namespace than its entry was not written by the loop
         if entry not in self._grants or self._grants[entry] != grant:
             self._grants[entry] = grant
             self.changed()
@@ -167,20 +167,20 @@ class Table:
         return {model.route.key: model.route for model in self.models.values() if model.route is not None}
 
     def grants(self) -> dict[str, KeyGrant | None]:
-        """Return what each key opens, by its entry in the bucket; None: nothing any more."""
+        """Return the grant of each key, by its entry in the bucket; None: not valid any more."""
         return dict(self._grants)
 
     # -- models and replicas ---------------------------------------------------------------------------------------
 
     def model(self, namespace: str, name: str) -> ServedModel:
-        """Return the model, made when it was not known: replicas may be heard of before their route."""
+        """Return the model, creating it if necessary: reports may arrive before the route."""
         model = self.models.get((namespace, name))
         if model is None:
             model = self.models[namespace, name] = ServedModel(namespace, name, self._on_demand)
         return model
 
     def holder(self, report: ReplicaReport) -> tuple[ServedModel, Replica] | None:
-        """Return which replica is proven to be at the reported address."""
+        """Return the replica that has proven the reported address."""
         return self._addresses.get((report.host, report.port))
 
     def known_of(self, namespace: str) -> int:
@@ -192,9 +192,9 @@ class Table:
         return self._unproven.get(namespace, {})
 
     def add_replica(self, model: ServedModel, replica: Replica) -> None:
-        """Know a replica. It takes the place of its name; the address is its own once it is proven."""
+        """Add a replica. It replaces one of the same name; it holds its address once it is proven."""
         previous = model.replicas.get(replica.pod)
-        model.replicas[replica.pod] = replica  # first: a model that is left by its only replica may be forgotten
+        model.replicas[replica.pod] = replica  # first: a model without replicas may be dropped
         self._known.setdefault(model.namespace, set()).add(replica)
         if replica.proven:
             self.prove(model, replica)
@@ -204,7 +204,7 @@ class Table:
             self.remove_replica(model, previous)
 
     def prove(self, model: ServedModel, replica: Replica) -> None:
-        """The replica is at its address. Whichever was there before is gone: it must not get another tenant's text."""
+        """Assign the address to the replica, and remove its former holder, which must not get another tenant's text."""
         replica.proven = True
         self._drop_unproven(model, replica)
         before = self.holder(replica.report)
@@ -214,7 +214,7 @@ class Table:
         self.changed()
 
     def remove_replica(self, model: ServedModel, replica: Replica) -> None:
-        """Forget a replica; what still runs there goes on."""
+        """Remove a replica; its requests in flight continue."""
         replica.withdraw()
         if model.replicas.get(replica.pod) is replica:
             del model.replicas[replica.pod]
@@ -237,12 +237,12 @@ class Table:
             self._unproven.pop(model.namespace, None)
 
     def drop_if_gone(self, model: ServedModel) -> None:
-        """Forget a model that has neither route nor replicas nor work."""
+        """Remove a model that has no route, no replicas and no requests in flight."""
         if model.route is None and not model.replicas and not model.in_flight:
             self.models.pop((model.namespace, model.name), None)
 
     def _index(self) -> None:
-        """Of several with one public name the oldest has it, as the reconcile loop decides too."""
+        """Index models by public name; the oldest of several has it, as in the reconcile loop."""
         routed = [(model.route, model) for model in self.models.values() if model.route is not None]
         routed.sort(key=lambda pair: (pair[0].created, pair[0].name), reverse=True)
         self._public = {(route.namespace, route.public_name): model for route, model in routed}

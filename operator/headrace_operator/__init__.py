@@ -1,1 +1,1 @@
-"""The operator: headrace on Kubernetes. A kopf adapter around the rules that local mode runs too."""
+"""The operator: headrace on Kubernetes. A kopf adapter around the reconcile loop that local mode uses too."""

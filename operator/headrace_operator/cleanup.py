@@ -1,7 +1,7 @@
-"""`headrace-operator cleanup`: what `helm uninstall` runs before it removes the operator.
+"""`headrace-operator cleanup`: run by `helm uninstall` before it removes the operator.
 
-What the operator made for the users' resources would stay and run on: Deployments, Jobs, Services, policies, logins. It
-is deleted; the resources themselves, which are the users', and the claims with their models stay.
+The objects that the operator created for resources (Deployments, Jobs, Services, policies, logins) would otherwise stay
+and keep running; they are deleted. The users' resources and the claims with models are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def clean_up(arguments: Sequence[str]) -> int:
-    """Delete what the operator made; return the exit code."""
+    """Delete the objects that the operator created; return the exit code."""
     parser = argparse.ArgumentParser(prog="headrace-operator cleanup", description=__doc__)
     parser.add_argument("--operator-namespace", required=True, help="where the operator runs")
     parser.add_argument("--operator-deployment", required=True, help="its Deployment, which is scaled to zero first")
@@ -35,7 +35,7 @@ def clean_up(arguments: Sequence[str]) -> int:
 
 
 async def _clean_up(given: argparse.Namespace) -> None:
-    """Lead, so that no operator makes anew what is deleted, and delete."""
+    """Acquire the Lease, so that no operator recreates the objects, and delete them."""
     async with ApiServer(Connection.find("cleanup")) as api:
         lease = Lease(api, given.operator_namespace, given.lease_name, "cleanup")
         await _stop_operator(api, given.operator_namespace, given.operator_deployment)
@@ -60,13 +60,13 @@ async def _delete_all(api: ApiServer, watched: Watched, namespace: str | None) -
 
 
 async def _stop_operator(api: ApiServer, namespace: str, name: str) -> None:
-    """Scale the operator to zero: it gives the Lease back, and its pods are not in the way of a new one."""
+    """Scale the operator to zero, so that it releases the Lease."""
     api.guard = _allowed
     try:
         await api.merge(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale", {"spec": {"replicas": 0}})
     except ApiError as error:
-        log.warning("the operator is not stopped (%s); waiting for its Lease to end", error)
+        log.warning("the operator was not scaled down (%s); waiting for its Lease to expire", error)
 
 
 def _allowed() -> None:
-    """Nobody needs to lead for this write."""
+    """Allow a write without the Lease."""

@@ -1,10 +1,10 @@
-"""The API server over HTTP: one thin module over aiohttp.
+"""A thin client of the API server over aiohttp.
 
-The guard is asked whether this replica still leads at the very moment when a write's bytes go to the socket, with
-nothing in between that waits. So an operator that was stopped for half a minute and wakes up as the former leader has
-at most one write between the two, and ends at the next; what it had sent before it was stopped has long arrived.
+The guard checks the Lease immediately before the bytes of a write go to the socket, without an await in between. So a
+former leader whose process was stopped for half a minute can send at most one write before the check ends it; writes
+that it had sent before have arrived by then.
 
-Nothing is retried here: the look that failed is repeated by the loop.
+Requests are not retried here: the loop repeats a failed reconcile pass.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from headrace_operator.kinds import Watched
 from headrace_operator.metrics import WRITES
 
 LEASE_SECONDS = 1.5
-"""Of a write of the Lease: a renewal is good for 6 s, and one that hangs must not cost the leadership."""
+"""Timeout of a write of the Lease: a renewal is valid for 6 s, and one hanging request must not lose it."""
 PAGE = 500
-"""Objects of a list read at once: bounds memory here and work there."""
+"""Page size of lists: bounds memory here and work in the API server."""
 WATCH_SECONDS = 300
 """The API server ends a watch after this long."""
 WATCH_SILENCE_SECONDS = 70.0
-"""A watch without even a bookmark (there is one each minute) is dead, however alive its connection looks."""
+"""A watch without any event counts as dead: there is a bookmark each minute."""
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -45,12 +45,12 @@ _ONE_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=
 BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_LARGE, INVALID, TOO_MANY = 400, 403, 404, 409, 413, 422, 429
 UNREACHABLE = 0
 TIMED_OUT = 504
-"""Also without such an answer: one request gets none, while the API server answers others (a webhook hangs)."""
+"""Also if a request gets no response while the API server answers others (a webhook hangs)."""
 _ERRORS, _SERVER_ERRORS = 400, 500
 
 
 class ApiError(HeadraceError):
-    """The API server refused, or could not be reached (status UNREACHABLE)."""
+    """The API server rejected a request, or is unreachable (status UNREACHABLE)."""
 
     reason = "ApiServer"
 
@@ -58,7 +58,7 @@ class ApiError(HeadraceError):
         super().__init__(message)
         self.status = status
         self.said = said or message
-        """What it said itself, without what it was asked."""
+        """The API server's own message, without method and path."""
 
     @override
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class ApiError(HeadraceError):
 
     @property
     def passes(self) -> bool:
-        """Whether the same request may succeed later without anybody doing anything."""
+        """Whether the error may be temporary."""
         return self.status in (UNREACHABLE, TOO_MANY) or self.status >= _SERVER_ERRORS
 
 
@@ -81,7 +81,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which objects there are, and the resourceVersion at which they were: what is newer is not judged by it."""
+    """The objects of a list and its resourceVersion; newer objects are not compared with it."""
 
     version: int
     objects: tuple[Listed, ...]
@@ -89,7 +89,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to an object of a watched name."""
+    """A change of an object with a watched name."""
 
     type: str
     """`ADDED`, `MODIFIED` or `DELETED`."""
@@ -97,11 +97,11 @@ class Change:
 
 
 class ApiServer:
-    """A session with the API server. `guard` raises, or does not return, when this replica may not write."""
+    """A session with the API server. `guard` raises or ends the process if this replica may not write."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.guard: Callable[[], None] = _nobody_leads
+        self.guard: Callable[[], None] = _not_leading
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -117,12 +117,12 @@ class ApiServer:
         return await self._request("GET", path)
 
     async def select(self, path: str, fields: str) -> list[Manifest]:
-        """Return the objects of a collection that a field selector names, no more than a page. Raises ApiError."""
+        """Return the first page of the objects that a field selector matches. Raises ApiError."""
         answer = await self._request("GET", path, query={"fieldSelector": fields, "limit": str(PAGE)})
         return list(answer["items"] or ())  # null when there are none
 
     async def listing(self, watched: Watched, namespace: str | None) -> Listing:
-        """Return which of a kind's objects there are; no more than their metadata is sent."""
+        """List the objects of a kind; only metadata is transferred."""
         version, objects = 0, []
         async for page in self._pages(watched, namespace):
             version = int(page["metadata"]["resourceVersion"])
@@ -143,9 +143,9 @@ class ApiServer:
             query["continue"] = following
 
     async def changes(self, watched: Watched, namespace: str | None, name: str) -> AsyncIterator[Change]:
-        """Yield what happens to objects of one name, until the API server ends the watch. Raises ApiError.
+        """Yield the changes of objects with one name, until the API server ends the watch. Raises ApiError.
 
-        No more than their metadata is sent. It begins with an `ADDED` for each that is there.
+        Only metadata is transferred. The watch begins with an `ADDED` for each existing object.
         """
         assert self._session is not None
         path = watched.path(namespace)
@@ -171,27 +171,27 @@ class ApiServer:
             raise ApiError(0, f"GET {path}: {error or type(error).__name__}") from error
 
     async def apply(self, path: str, manifest: Manifest, *, force: bool) -> Manifest:
-        """Apply server-side, as the owner of what is said; return the object as it is then.
+        """Apply server-side as the owner of the manifest's fields; return the object.
 
-        Without `force`, a field that somebody else has set differently is a conflict (409).
+        Without `force`, a field with another value of another manager is a conflict (409).
         """
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         return await self._write("apply", "PATCH", path, manifest, content_type=_APPLY, query=query)
 
     async def merge(self, path: str, patch: Manifest) -> Manifest:
-        """Merge-patch an object; return it as it is then."""
+        """Merge-patch an object; return it."""
         query = {"fieldManager": FIELD_MANAGER}
         return await self._write("patch", "PATCH", path, patch, content_type=_MERGE, query=query)
 
     async def merge_lists(self, path: str, patch: Manifest) -> Manifest:
-        """Patch a built-in object by its lists' keys (strategic merge); return it as it is then."""
+        """Patch a built-in object by its lists' keys (strategic merge); return it."""
         query = {"fieldManager": FIELD_MANAGER}
         return await self._write("patch", "PATCH", path, patch, content_type=_STRATEGIC, query=query)
 
     async def replace_status(self, path: str, uid: str, status: Manifest) -> Manifest:
-        """Put a whole status in the place of what is there, if the object is still this one (else 422).
+        """Replace the whole status, if the object still has this uid (else 422).
 
-        A merge patch would leave what the new status no longer has, at any depth.
+        A merge patch would keep fields that the new status no longer has, at any depth.
         """
         patch = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
@@ -205,7 +205,7 @@ class ApiServer:
         return await self._write("create", "POST", path, manifest)
 
     async def delete(self, path: str, *, uid: str | None = None) -> None:
-        """Delete an object and, in the background, what it owns. Nothing happens when it, or this one, is gone."""
+        """Delete an object and, in the background, its dependents; an absent one (with this uid) is no error."""
         options: Manifest = {"propagationPolicy": "Background"} | ({"preconditions": {"uid": uid}} if uid else {})
         try:
             await self._write("delete", "DELETE", path, options)
@@ -214,7 +214,7 @@ class ApiServer:
                 raise
 
     async def write_lease(self, method: str, path: str, lease: Manifest) -> Manifest:
-        """Write the Lease: the one write that the guard is not asked about."""
+        """Write the Lease: the only write without the guard."""
         return await self._request(method, path, body=lease, timeout_seconds=LEASE_SECONDS)
 
     async def _write(
@@ -255,7 +255,7 @@ class ApiServer:
             ):
                 raw = await response.read()
         except TimeoutError as error:
-            status, said = (TIMED_OUT if self.connection.heard > began else UNREACHABLE), "no answer in time"
+            status, said = (TIMED_OUT if self.connection.answered_at > began else UNREACHABLE), "no response in time"
             raise ApiError(status, f"{method} {path}: {said}", said=said) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(UNREACHABLE, f"{method} {path}: {error or type(error).__name__}") from error
@@ -267,7 +267,7 @@ class ApiServer:
 
 
 class _Body(aiohttp.BytesPayload):
-    """A request's body, which asks the guard when it is sent: a connection may have been waited for until then."""
+    """A request's body that calls the guard when it is sent: the request may have waited for a connection before."""
 
     def __init__(self, value: bytes, guard: Callable[[], None] | None) -> None:
         super().__init__(value)
@@ -287,5 +287,5 @@ def _message(raw: bytes) -> str:
         return raw[:200].decode(errors="replace")
 
 
-def _nobody_leads() -> None:
+def _not_leading() -> None:
     raise ApiError(UNREACHABLE, "this replica does not lead")

@@ -1,7 +1,7 @@
-"""Where the API server is, who we are there, and the HTTP sessions that speak to it.
+"""Address and credentials of the API server, and HTTP sessions with it.
 
-In a pod the service account's files say so, outside a kubeconfig. A projected token is renewed by the kubelet about
-every hour: each request is signed with what the file holds when it is sent, so no session has to be made anew for it.
+They come from the service account's files in a pod, and from a kubeconfig elsewhere. The kubelet renews a projected
+token about every hour: each request reads the present token, so sessions stay usable.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from headrace.errors import CannotStart
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 KEEP_ALIVE_SECONDS = 60.0
-"""An idle connection is kept: a wake must not wait for a TLS handshake. The server closes it after 90 s."""
+"""Of idle connections: a wake must not wait for a TLS handshake. The server closes them after 90 s."""
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
-"""For any request of ours: an API server that takes longer is away, and the loop tries again."""
+"""Timeout of a request: an API server that takes longer counts as unavailable, and the loop retries."""
 
 Answered = Callable[[ClientRequest], None]
 
 
 class Connection:
-    """The API server's address and our credentials. `heard` is the monotonic time of its last answer to any session."""
+    """Address and credentials. `answered_at` is the monotonic time of the last response to any session."""
 
     def __init__(self, info: kopf.ConnectionInfo, pod_name: str, token_file: Path | None = None) -> None:
         self.server = info.server.rstrip("/")
-        self.heard = time.monotonic()
+        self.answered_at = time.monotonic()
         self._info = info
         self._user_agent = f"headrace-operator/{version('headrace')} ({pod_name})"
         self._token_file = token_file
@@ -55,18 +55,18 @@ class Connection:
             raise CannotStart(f"the kubeconfig cannot be used: {error!r}", hint="See KUBECONFIG") from error
         if info is None:
             raise CannotStart(
-                "there is no API server to talk to", hint="Run in a pod with a service account, or set KUBECONFIG"
+                "no API server is configured", hint="Run in a pod with a service account, or set KUBECONFIG"
             )
         return cls(info, pod_name)
 
     def session(self, answered: Answered | None = None) -> aiohttp.ClientSession:
-        """Return a new session, which whoever asked closes. `answered` is told of each request that was."""
+        """Return a new session, to be closed by the caller. `answered` is called with each answered request."""
 
         async def signed(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
             if (token := self.token()) is not None:
                 request.headers["Authorization"] = f"{self._info.scheme or 'Bearer'} {token}"
             response = await send(request)
-            self.heard = time.monotonic()
+            self.answered_at = time.monotonic()
             if answered is not None:
                 answered(request)
             return response
@@ -89,12 +89,12 @@ class Connection:
                 if changed != self._token_of:
                     self._token, self._token_of = self._token_file.read_text(encoding="ascii").strip(), changed
             except OSError:
-                return self._token  # it is being replaced: the old one is good for minutes more
+                return self._token  # it is being replaced: the previous one is valid for minutes more
         return self._token
 
 
 def _by_address(info: kopf.ConnectionInfo) -> kopf.ConnectionInfo:
-    """Use the address that the kubelet gives to every pod: the cluster's DNS is one thing less that must work."""
+    """Use the address from the pod's environment, so that the operator does not depend on the cluster's DNS."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
         return info

@@ -1,7 +1,7 @@
-"""Kubernetes events about a ModelDeployment, or a Secret that is an API key: equal ones are one object that counts.
+"""Kubernetes events about resources and API keys: equal events are one object with a count.
 
-An event tells; nothing depends on it. One that cannot be written is dropped with a line in the log, so that no look at
-a resource fails, and is repeated, for it.
+Nothing depends on an event. One that cannot be written is dropped and logged, so that no reconcile pass fails and is
+repeated because of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headrace_operator.kinds import EVENT
 log = logging.getLogger(__name__)
 
 MAX_COUNTED = 4096
-"""Events whose count is remembered. One that is not is read from the API server's answer before it is counted on."""
+"""Events whose count is cached. The count of any other is read from the API server first."""
 
 
 class Recorder:
@@ -36,7 +36,7 @@ class Recorder:
         try:
             await self._record(resource, event)
         except ApiError as error:
-            log.warning("the event %s is not recorded: %s", event.reason, error)
+            log.warning("the event %s was not recorded: %s", event.reason, error)
 
     async def _record(self, resource: Manifest, event: Event) -> None:
         metadata, now = resource["metadata"], timestamp(time.time())
@@ -51,7 +51,7 @@ class Recorder:
             self._counts.pop(next(iter(self._counts)))
 
     async def _create(self, key: tuple[str, str], manifest: Manifest, now: str) -> int:
-        """Create the event; return its count. One of an earlier life goes on being counted."""
+        """Create the event; return its count. An event from before a restart is counted on."""
         try:
             await self._api.create(EVENT.path(key[0]), manifest)
         except ApiError as error:
@@ -62,7 +62,7 @@ class Recorder:
         return 1
 
     async def _count(self, key: tuple[str, str], count: int, now: str) -> int:
-        """Write the count, and return it; 0 when the event has expired meanwhile."""
+        """Write the count, and return it; 0 if the event has expired meanwhile."""
         try:
             await self._api.merge(EVENT.path(*key), {"count": count, "lastTimestamp": now})
         except ApiError as error:

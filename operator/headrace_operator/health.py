@@ -1,8 +1,8 @@
-"""The operator's own health, for the kubelet and for Prometheus.
+"""Health endpoints and metrics of the operator.
 
-A loop can be stuck and hold its Lease. So health is what happened, not what should: the API server answered (at least
-the Lease is asked for every second), looks at resources come to an end, and the event loop turns, or nobody would
-answer here. That a watch is dead is found by kopf, that kopf has ended by the process, which ends then too.
+A loop can be stuck while it holds the Lease. So health requires progress: the API server has answered (at least the
+Lease is read every second), reconcile passes end, and the event loop runs, or this endpoint would not answer. kopf
+detects dead watches; when kopf ends, the process exits.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Self
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-SILENCE_SECONDS = 120.0
-"""An API server that is away for a minute is waited for; after two this process is no better than a new one."""
+UNANSWERED_SECONDS = 120.0
+"""An API server may be unavailable for a minute; after two minutes the process restarts."""
 STUCK_SECONDS = 120.0
-"""Of looks that wait while none comes to an end: each of their requests would have been given up after 10."""
+"""For reconcile passes that are pending while none ends: each of their requests times out after 10 s."""
 
 
 class Health:
-    """A small HTTP server. `heard` is when the API server last said anything, on the monotonic clock."""
+    """A small HTTP server. `answered_at` returns the monotonic time of the API server's last response."""
 
-    def __init__(self, port: int, heard: Callable[[], float]) -> None:
+    def __init__(self, port: int, answered_at: Callable[[], float]) -> None:
         self.ready = False
-        """Whether the index is filled: a replica that waits for the Lease is ready too."""
+        """Whether the index is filled; a replica that waits for the Lease is ready too."""
         self.stuck_seconds: Callable[[], float] = lambda: 0.0
-        """How long looks have waited while none came to an end."""
+        """How long reconcile passes have been pending while none ended."""
         self._port = port
-        self._heard = heard
+        self._answered_at = answered_at
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -47,12 +47,12 @@ class Health:
             await self._runner.cleanup()
 
     def fault(self) -> str | None:
-        """Return what is wrong, or None."""
-        silent, stuck = time.monotonic() - self._heard(), self.stuck_seconds()
-        if silent > SILENCE_SECONDS:
-            return f"nothing was heard from the API server for {silent:.0f} s"
+        """Return the fault, or None."""
+        silent, stuck = time.monotonic() - self._answered_at(), self.stuck_seconds()
+        if silent > UNANSWERED_SECONDS:
+            return f"the API server has not answered for {silent:.0f} s"
         if stuck > STUCK_SECONDS:
-            return f"no look at a resource came to an end for {stuck:.0f} s"
+            return f"no reconcile pass has ended for {stuck:.0f} s"
         return None
 
     async def _healthz(self, request: web.Request) -> web.Response:
@@ -62,7 +62,9 @@ class Health:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         del request
-        return web.Response(text="ok\n") if self.ready else web.Response(status=503, text="reading what there is\n")
+        return (
+            web.Response(text="ok\n") if self.ready else web.Response(status=503, text="the index is not filled yet\n")
+        )
 
     async def _metrics(self, request: web.Request) -> web.Response:
         del request

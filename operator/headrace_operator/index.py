@@ -1,13 +1,12 @@
-"""Every object that concerns us, in memory: small, and always what the API server last said.
+"""The watched objects in memory, in their newest known version.
 
-A body is kept as JSON without the fields that nothing here reads (managed fields, a pod's spec except its nodeName),
-and decoded when it is read: as Python dictionaries, 8,000 objects are 80 MB, as JSON 12. Beside it is a digest of the
-fields that an operator writes, which distinguishes a change by another client from a status update by the object's
-controller.
+A body is kept as JSON without unused fields (managed fields, a pod's spec except its nodeName), and decoded when it is
+read: as Python dictionaries, 8,000 objects take 80 MB, as JSON 12. An entry also has a digest of the fields that an
+operator writes, which distinguishes a change by another client from a status update by the object's controller.
 
-News comes out of order: from watches, from the answers to our own writes, from lists, and of an object that was deleted
-and made anew under its name from two queues. A resourceVersion is a number that grows over all of them, so the newer
-one wins: also what is gone is gone as of one.
+Changes arrive out of order: from watches, from responses to own writes, from lists, and from two queues for an object
+that was deleted and created again. resourceVersions increase over all of them, so the higher one wins; a deletion has a
+resourceVersion too.
 """
 
 from __future__ import annotations
@@ -23,38 +22,23 @@ from typing import Any
 from headrace.api.vocabulary import GROUP
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.ownership import controller_of, resource_controlling, resource_labelled
-from headrace.reconcile.world import Manifest, ResourceKey
+from headrace.reconcile.world import Manifest, ObjectKey, ResourceKey
 
 MAX_GONE = 10_000
-"""Uids of deleted objects that are remembered: far more than are deleted in the time of one request."""
+"""Uids of deleted objects that are kept: far more than are deleted during one request."""
 _OF_METADATA = frozenset(
     {
         *("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"),
         *("labels", "annotations", "ownerReferences"),
     }
 )
-_NOISE = "kubectl.kubernetes.io/last-applied-configuration"
-"""An annotation as large as its object."""
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""A dropped annotation, as large as its object."""
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
 _OWNING_PODS = frozenset({"DaemonSet", "Job"})
 _NOT_OURS = frozenset({"status", "metadata", "apiVersion", "kind"})
-_MADE_BY_OTHERS = frozenset({"Pod", "Secret"})
-"""Like resources: nobody asks for a digest of them."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectKey:
-    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> ObjectKey:
-        """Return the key of an object."""
-        metadata = manifest["metadata"]
-        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+_NOT_APPLIED = frozenset({"Pod", "Secret"})
+"""Kinds that the operator does not apply, like resources: they need no digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +48,11 @@ class Entry:
     body: bytes
     uid: str
     version: int
-    """resourceVersion. An API server's are numbers that grow (etcd's revisions), and since Kubernetes 1.35 must be."""
+    """resourceVersion: an increasing number (etcd's revision; guaranteed since Kubernetes 1.35)."""
     digest: str
-    """Of what an operator writes, see `digest_of`; empty for kinds that it does not write."""
+    """Digest of the fields that an operator writes, see `digest_of`; empty for kinds that it does not write."""
     owner: ResourceKey | None
-    """The resource that controls it, or a former one of that name; of a pod: the one that its label names."""
+    """The resource that controls it, or a former one of that name; of a pod: the resource in its label."""
 
     @property
     def manifest(self) -> Manifest:
@@ -90,7 +74,7 @@ class Index:
         self._kinds: dict[str, dict[ObjectKey, None]] = defaultdict(dict)
         self._owned: dict[ResourceKey, dict[ObjectKey, None]] = {}
         self._gone: dict[str, float] = {}
-        """Uids of objects that are gone and since which resourceVersion, oldest first."""
+        """Uids of deleted objects and the resourceVersion of their deletion, oldest first."""
 
     def entry(self, key: ObjectKey) -> Entry | None:
         """Return an object's entry."""
@@ -110,12 +94,12 @@ class Index:
         return [self._entries[key].manifest for key in self._kinds[kind]]
 
     def owned(self, owner: ResourceKey) -> Iterator[tuple[ObjectKey, Entry]]:
-        """Yield the objects whose entries name this owner: which are its own, their references say."""
+        """Yield the objects with this owner in their entries; the caller checks their references."""
         for key in sorted(self._owned.get(owner, ())):
             yield key, self._entries[key]
 
     def put(self, manifest: Manifest) -> None:
-        """Take in an object as the API server gave it; older news than what is known is no news."""
+        """Add or replace an object as received from the API server; an older version is ignored."""
         key, metadata = ObjectKey.of(manifest), manifest["metadata"]
         before = self._entries.get(key)
         known = max(-1 if before is None else before.version, self._gone.get(metadata["uid"], -1))
@@ -131,9 +115,9 @@ class Index:
         self._changed(key, before, entry)
 
     def remove(self, key: ObjectKey, uid: str, version: float = math.inf) -> None:
-        """Forget an object that is gone as of this resourceVersion: deleted, or without the label it is watched by.
+        """Remove an object as of this resourceVersion: it was deleted, or lost the label of its watch.
 
-        One of the same name that came after it stays. One that gets its label back has a newer version.
+        A newer object of the same name stays. One that gets its label again has a higher version.
         """
         self._gone[uid] = version
         if len(self._gone) > MAX_GONE:
@@ -147,7 +131,7 @@ class Index:
         self._changed(key, entry, None)
 
     def size(self, kind: str) -> int:
-        """Return how many objects of a kind there are."""
+        """Return the number of objects of a kind."""
         return len(self._kinds[kind])
 
     def _disown(self, key: ObjectKey, entry: Entry) -> None:
@@ -158,7 +142,7 @@ class Index:
 
 
 def digest_of(manifest: Manifest) -> str:
-    """Return a digest of what an operator writes of an object: all but status and what others add to metadata."""
+    """Return a digest of the fields that an operator writes: all but status and metadata of other clients."""
     metadata = manifest["metadata"]
     annotations = metadata.get("annotations") or {}
     return digest(
@@ -172,7 +156,7 @@ def digest_of(manifest: Manifest) -> str:
 
 
 def digest(value: Any) -> str:
-    """Return a name for equal values."""
+    """Return a short digest of a JSON value."""
     return hashlib.sha256(_json(value)).hexdigest()[:16]
 
 
@@ -201,14 +185,14 @@ def _entry(manifest: Manifest) -> Entry:
         **({"spec": {"nodeName": node}} if (node := _node_of(manifest)) is not None else {}),
         "metadata": {field: value for field, value in metadata.items() if field in _OF_METADATA},
     }
-    if _NOISE in (metadata.get("annotations") or {}):
-        annotations = {name: value for name, value in metadata["annotations"].items() if name != _NOISE}
+    if _LAST_APPLIED in (metadata.get("annotations") or {}):
+        annotations = {name: value for name, value in metadata["annotations"].items() if name != _LAST_APPLIED}
         kept["metadata"]["annotations"] = annotations
     return Entry(
         body=_json(kept),
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
-        digest="" if kind in RESOURCE_KINDS or kind in _MADE_BY_OTHERS else digest_of(kept),
+        digest="" if kind in RESOURCE_KINDS or kind in _NOT_APPLIED else digest_of(kept),
         owner=resource_labelled(manifest, resource_labels()) if kind == "Pod" else resource_controlling(manifest),
     )
 

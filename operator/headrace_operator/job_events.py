@@ -1,9 +1,9 @@
-"""Why a Job has no pod: its controller reports it in an event only.
+"""The cause of a Job without a pod, which its controller reports in events only.
 
 A Deployment whose pods the API server refuses (a quota, a policy, a webhook) has a condition for that; a Job has none.
 Events are not watched, because a cluster has very many. The events of a Job that has no pod after some seconds are
-read, and read again now and then while it has none; the newest refusal is put beside its conditions in the shape of
-a Deployment's condition (`headrace.reconcile.conditions.FAILED_CREATE`).
+read, periodically while it has none; the newest refusal is added to its conditions in the shape of a Deployment's
+condition (`headrace.reconcile.conditions.FAILED_CREATE`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from headrace_operator.kinds import EVENT
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 4.0
-"""A Job's controller makes its pod within a second: the events of one that has none for so long are read."""
-AGAIN_SECONDS = 10.0
+"""A Job's controller creates its pod within a second; after this time without a pod its events are read."""
+REREAD_SECONDS = 10.0
 _SAYS = "Error creating: "
-"""What the controller puts before the API server's message."""
+"""Prefix of the API server's message in the event."""
 _TYPE, _STATUS, _REASON = FAILED_CREATE
 
 
@@ -32,12 +32,12 @@ class _Podless:
     """A Job without a pod."""
 
     due: float
-    """Monotonic time of the next reading of its events."""
+    """Monotonic time at which its events are read next."""
     condition: Manifest | None = None
 
 
 class JobEvents:
-    """Remembers of each Job without a pod why it has none. `clock` is monotonic."""
+    """Keeps the cause for each Job without a pod. `clock` is monotonic."""
 
     def __init__(self, api: ApiServer, clock: Callable[[], float]) -> None:
         self._api = api
@@ -46,7 +46,7 @@ class JobEvents:
         """By uid."""
 
     def explained(self, job: Manifest) -> Manifest:
-        """Return the Job with what is known of why it has no pod."""
+        """Return the Job with the condition of its missing pod, if there is one."""
         known = self._podless.get(job["metadata"]["uid"])
         if known is None or known.condition is None:
             return job
@@ -54,11 +54,11 @@ class JobEvents:
         return {**job, "status": {**status, "conditions": [*(status.get("conditions") or []), known.condition]}}
 
     def forget(self, uid: str) -> None:
-        """The Job has a pod, has ended, or is gone."""
+        """Drop a Job that was deleted."""
         self._podless.pop(uid, None)
 
-    async def look(self, job: Manifest, *, has_pod: bool) -> bool:
-        """Read the events of a Job that has had no pod for a while; return whether it is another cause now."""
+    async def refresh(self, job: Manifest, *, has_pod: bool) -> bool:
+        """Read the events of a Job that has had no pod for a while; return whether its cause has changed."""
         metadata = job["metadata"]
         if has_pod or (job.get("status") or {}).get("succeeded"):
             known = self._podless.pop(metadata["uid"], None)
@@ -67,7 +67,7 @@ class JobEvents:
         known = self._podless.setdefault(metadata["uid"], _Podless(due=now + WAIT_SECONDS))
         if now < known.due:
             return False
-        known.due = now + AGAIN_SECONDS
+        known.due = now + REREAD_SECONDS
         before = known.condition
         try:
             known.condition = await self._read(job) or before

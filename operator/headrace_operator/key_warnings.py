@@ -1,7 +1,7 @@
 """Faults of API keys, reported as Warning events about their Secrets.
 
-Events and no annotation: to write one the operator would need the right to patch Secrets, and RBAC cannot bound that to
-those of API keys. A fault is reported once by each leader; equal events are one object that counts.
+Not annotations: those require the right to patch Secrets, which RBAC cannot restrict to API keys. A fault is reported
+once by each leader; equal events are one object with a count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds that the operator looks at, and which of their objects: the API server sends no others."""
+"""The kinds that the operator watches, with the label selectors of their objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANAGED = f"{MANAGED_BY}=headrace"
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A kind, and the label selector of the objects that concern us."""
+    """A kind, and the label selector of the watched objects."""
 
     api_version: str
     kind: str
@@ -24,7 +24,7 @@ class Watched:
 
     @staticmethod
     def of(kind: Kind, selector: str | None = MANAGED) -> Watched:
-        """Return which objects of a kind are watched: by default those that headrace made."""
+        """Return the watch of a kind: by default of the objects that headrace created."""
         return Watched(kind.api_version, kind.kind, kind.plural, selector, kind.namespaced)
 
     @property
@@ -54,7 +54,7 @@ CLAIM = Watched("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 
 
 def watched_resources() -> tuple[Watched, ...]:
-    """Return our own kinds, all of whose objects are watched."""
+    """Return headrace's kinds, of which all objects are watched."""
     return tuple(Watched.of(resource.kind, selector=None) for resource in RESOURCE_KINDS.values())
 
 
@@ -66,7 +66,7 @@ def watched_children() -> tuple[Watched, ...]:
 def watched_kinds(namespaces: tuple[str, ...] = ()) -> dict[str, Watched]:
     """Return the kinds that an operator watches, by name: they are distinct without their groups.
 
-    One that is restricted to some namespaces has no rights to cluster-scoped objects; without namespaces it is not
+    An operator that is restricted to namespaces has no rights to cluster-scoped objects; without namespaces it is not
     restricted.
     """
     every = (*watched_resources(), POD, SECRET, *watched_children())

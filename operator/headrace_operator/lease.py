@@ -1,15 +1,15 @@
-"""Leadership by a Lease of our own: one replica reconciles, the others watch and wait.
+"""Leader election by a Lease: one replica reconciles, the others watch and wait.
 
-kopf's peering pauses by priority and cannot promise that one at most acts. Ours can, up to what is on its way: of a
-process that was stopped one write, of one that was cut off what its workers had sent while the Lease was good.
+kopf's peering pauses by priority and cannot guarantee a single writer. This Lease does, except for requests in transit:
+one write of a process that was stopped, and the writes that a disconnected process had sent while the Lease was valid.
 
-- The leader renews every 2 s. Before every write it looks at its monotonic clock: when its last successful renewal was
-  begun more than 6 s ago, the process ends at once.
-- A candidate takes a Lease that it has seen unchanged for 10 s on its own clock, or whose holder gave it back. Clocks
-  of two machines are never compared.
-- Every change names the version that it replaces, so of two candidates one loses.
+- The leader renews every 2 s. Before every write it checks its monotonic clock: if its last successful renewal began
+  more than 6 s ago, the process exits at once.
+- A candidate acquires a Lease that was unchanged for 10 s on its own clock, or that was released. Clocks of two
+  machines are never compared.
+- Every update contains the resourceVersion that it replaces, so only one of two candidates succeeds.
 
-Ten seconds are more than six by the time that a request may be on its way.
+The difference of ten and six seconds covers requests in transit.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ DURATION_SECONDS = 10.0
 VALID_SECONDS = 6.0
 RENEW_SECONDS = 2.0
 RETRY_SECONDS = 0.5
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 LOST_EXIT_CODE = 70
 
 
 def end_process(why: str) -> NoReturn:
-    """End without any clean-up: whatever this process still does, another one does too by now."""
-    log.critical("%s; ending at once", why)
+    """Exit without any clean-up: another replica may lead already."""
+    log.critical("%s; exiting at once", why)
     logging.shutdown()
     os._exit(LOST_EXIT_CODE)
 
@@ -60,28 +60,28 @@ class Lease:
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._path = f"{self._collection}/{name}"
         self._name = name
-        self._holder = f"{holder}-{secrets.token_hex(4)}"  # a container that is restarted keeps the pod's name
+        self._holder = f"{holder}-{secrets.token_hex(4)}"  # a restarted container keeps the pod's name
         self._clock = clock
         self._end = end
         self._lease: Manifest | None = None
         self._renewed = float("-inf")
         self._seen: tuple[str, float] | None = None
-        """What a candidate saw last, and since when."""
+        """The resourceVersion that a candidate saw last, and since when."""
 
     def check(self) -> None:
-        """End the process when it may not be the leader any more. Called before every write."""
+        """Exit if this process may not be the leader any more. Called before every write."""
         silent = self._clock() - self._renewed
         if silent > VALID_SECONDS:
             self._end(f"the Lease was not renewed for {silent:.1f} s")
 
     async def acquire(self) -> None:
         """Return when this replica leads."""
-        while not await self._try_to_acquire():  # noqa: ASYNC110 - another process gives it up
-            await asyncio.sleep(LOOK_SECONDS)
-        log.info("%s leads", self._holder)
+        while not await self._try_to_acquire():  # noqa: ASYNC110 - another process releases it
+            await asyncio.sleep(POLL_SECONDS)
+        log.info("%s is the leader", self._holder)
 
     async def keep(self) -> None:
-        """Renew until cancelled; ends the process when the Lease is lost."""
+        """Renew until cancelled; exits when the Lease is lost."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             while not await self._renew():
@@ -89,21 +89,21 @@ class Lease:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def release(self) -> None:
-        """Give the Lease back, so that another replica need not wait for its end."""
+        """Release the Lease, so that another replica need not wait for its expiry."""
         if self._lease is None:
             return
         self._renewed = float("-inf")
         try:
             await self._put(holder="")
         except ApiError as error:
-            log.warning("the Lease is not given back: %s", error)
+            log.warning("the Lease was not released: %s", error)
 
     async def _try_to_acquire(self) -> bool:
         try:
             found = await self._api.get(self._path)
         except ApiError as error:
             if error.status != NOT_FOUND:
-                log.warning("cannot look at the Lease: %s", error)
+                log.warning("cannot read the Lease: %s", error)
                 return False
             found = None
         if found is not None and not self._is_free(found):
@@ -114,7 +114,7 @@ class Lease:
         except ApiError as error:
             self._lease = None
             if error.status != CONFLICT:
-                log.warning("cannot take the Lease: %s", error)
+                log.warning("cannot acquire the Lease: %s", error)
             return False
         return True
 
@@ -131,21 +131,21 @@ class Lease:
         try:
             await self._put(holder=self._holder)
         except ApiError as error:
-            log.warning("the Lease is not renewed: %s", error)
+            log.warning("the Lease was not renewed: %s", error)
             if error.status in (CONFLICT, NOT_FOUND):
-                await self._look_whose_it_is()
+                await self._check_holder()
             return False
         return True
 
-    async def _look_whose_it_is(self) -> None:
-        """A renewal whose answer was lost conflicts with itself; any other holder means that it is taken."""
+    async def _check_holder(self) -> None:
+        """Exit if another replica holds the Lease; a lost response to a renewal also causes a conflict."""
         try:
             found = await self._api.get(self._path)
         except ApiError as error:
-            log.warning("cannot look at the Lease: %s", error)
+            log.warning("cannot read the Lease: %s", error)
             return
         if found.get("spec", {}).get("holderIdentity") != self._holder:
-            self._end("the Lease was taken by another replica")
+            self._end("another replica has acquired the Lease")
         self._lease = found
 
     async def _put(self, *, holder: str) -> None:

@@ -1,10 +1,10 @@
-"""What a namespace needs before a model can run in it: a login to NATS, and a claim for models.
+"""The objects that a namespace needs before a model can run in it: a NATS login, and a claim for models.
 
-The login's password is derived from a key that operator and broker share, so nobody stores it, and a broker that starts
-anew knows it at once. Which namespaces may log in is told to the broker as a whole set.
+The login's password is derived from a key that operator and broker share, so it is not stored, and a restarted broker
+has it at once. The set of namespaces that may log in is sent to the broker as a whole.
 
-Both are written by server-side apply, whose request names the object also when it makes it: so the operator's rights
-are to these names alone.
+Both objects are written by server-side apply, whose path contains the name also on creation: so the operator's rights
+are restricted to these names.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 AUDIT_SECONDS = 60.0
-"""How long a login can stay lost while the watch of logins is down; one small read per namespace."""
+"""How long a login can stay lost while the watch of logins is down. An audit reads one object per namespace."""
 _LABELS = {MANAGED_BY: "headrace"}
 
 
 class Namespaces:
-    """Provides each namespace, keeps its login, and keeps the broker's set."""
+    """Provides each namespace, restores its login, and updates the broker's set."""
 
     def __init__(self, api: ApiServer, client: Client, runtime_key: str, claim: ModelsClaim) -> None:
         self._api = api
@@ -49,29 +49,29 @@ class Namespaces:
         self._provided: set[str] = set()
         self._wanted: frozenset[str] = frozenset()
         self._left: set[str] = set()
-        """Namespaces without models whose login is still there."""
-        self._tell = asyncio.Event()
+        """Namespaces without models whose login still exists."""
+        self._changed = asyncio.Event()
         self._suspected: set[str] = set()
-        """Namespaces whose login somebody touched."""
+        """Namespaces whose login was changed or deleted."""
         self._touched = asyncio.Event()
 
     def want(self, namespaces: frozenset[str]) -> None:
-        """These namespaces have models: their runtimes may log in, others may not."""
+        """Set the namespaces with models: only their runtimes may log in."""
         if namespaces != self._wanted:
             self._left |= self._wanted - namespaces
             self._left -= namespaces
-            self._provided &= namespaces  # one that is deleted and made again has nothing of ours
+            self._provided &= namespaces  # a namespace that is deleted and created again has no objects of ours
             self._wanted = namespaces
-            self._tell.set()
+            self._changed.set()
 
     def reconnected(self) -> None:
-        """The broker is back, perhaps with an older set."""
-        self._tell.set()
+        """Send the set again: a restarted broker may have an older one."""
+        self._changed.set()
 
     async def provide(self, namespace: str) -> None:
-        """Make what the namespace needs, once. Raises ApiError when it may go better next time.
+        """Create the objects of a namespace, once. Raises ApiError if the error may be temporary.
 
-        A claim that is refused does not keep the children from being made: their pods then say what they lack.
+        A rejected claim does not prevent the creation of the children: the status of their pods then shows the cause.
         """
         if namespace in self._provided:
             return
@@ -80,7 +80,7 @@ class Namespaces:
             self._provided.add(namespace)
 
     async def watch_logins(self, scope: str | None) -> None:
-        """Hear at once when somebody deletes or changes a login, in a namespace or (None) in all; until cancelled."""
+        """Watch for deleted or changed logins, in a namespace or (None) in all; runs until cancelled."""
         while True:
             try:
                 async for change in self._api.changes(SECRET, scope, NATS_SECRET):
@@ -88,11 +88,11 @@ class Namespaces:
                         self._suspected.add(change.namespace)
                         self._touched.set()
             except ApiError as error:
-                log.warning("the logins are not watched (%s); again soon", error)
+                log.warning("the watch of logins failed (%s); retrying", error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def keep_provided(self) -> None:
-        """Make the login anew that somebody deleted or changed; all are looked at now and then. Until cancelled."""
+        """Restore deleted or changed logins; all are checked periodically. Runs until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(AUDIT_SECONDS):
@@ -104,10 +104,10 @@ class Namespaces:
             for namespace in sorted(suspected):
                 try:
                     if await self._is_lost(namespace) and namespace in self._provided:
-                        log.warning("the login of the namespace %s is not as it was made; making it anew", namespace)
+                        log.warning("the login of the namespace %s was changed or deleted; restoring it", namespace)
                         await self._make(namespace)
                 except ApiError as error:
-                    log.warning("the login of the namespace %s cannot be kept: %s", namespace, error)
+                    log.warning("the login of the namespace %s cannot be restored: %s", namespace, error)
 
     async def _is_lost(self, namespace: str) -> bool:
         try:
@@ -128,50 +128,52 @@ class Namespaces:
                 if error.passes:
                     raise
                 log.error("no claim for models in the namespace %s: %s", namespace, error)  # noqa: TRY400 - explained
-        if namespace not in self._wanted:  # its last model went meanwhile
+        if namespace not in self._wanted:  # its last model was deleted meanwhile
             self._left.add(namespace)
-            self._tell.set()
+            self._changed.set()
 
     async def keep_admitted(self) -> None:
-        """Tell the broker the set at each change, until it has answered; runs until cancelled."""
+        """Send the set to the broker after each change, until it has answered; runs until cancelled."""
         while True:
             raise_if_cancelled()
-            await self._tell.wait()
-            self._tell.clear()
+            await self._changed.wait()
+            self._changed.clear()
             done = await self._admit(self._wanted)
-            done = await self._take_back() and done
+            done = await self._delete_unused_logins() and done
             if not done:
-                self._tell.set()
+                self._changed.set()
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _admit(self, namespaces: frozenset[str]) -> bool:
-        """Tell the broker; return whether it obeys."""
+        """Send the set to the broker; return whether it was accepted."""
         message = AdmittedNamespaces(namespaces=tuple(sorted(namespaces)))
         try:
             answer = await self._client.request(subjects.ADMIT, message.encode(), timeout=ANSWER_SECONDS)
             refusal = AdmittedAnswer.decode(answer.data).refusal
         except (nats.errors.Error, TimeoutError, OSError, ValidationError) as error:
             raise_if_cancelled()
-            log.warning("the broker did not take the set of namespaces (%s); again soon", error or type(error).__name__)
+            log.warning(
+                "the broker did not answer to the set of namespaces (%s); retrying", error or type(error).__name__
+            )
             return False
         if refusal is not None:
-            log.error("the broker refused the set of namespaces: %s", refusal)
+            log.error("the broker rejected the set of namespaces: %s", refusal)
         return refusal is None
 
-    async def _take_back(self) -> bool:
-        """Delete the logins of namespaces without models; the models stay, to be found again."""
+    async def _delete_unused_logins(self) -> bool:
+        """Delete the logins of namespaces without models; the claims with models are kept."""
         for namespace in sorted(self._left):
             try:
                 await self._api.delete(SECRET.path(namespace, NATS_SECRET))
             except ApiError as error:
-                log.warning("the login of the namespace %s is not taken back: %s", namespace, error)
+                log.warning("the login of the namespace %s was not deleted: %s", namespace, error)
                 if error.passes:
                     return False
             self._left.discard(namespace)
         return True
 
     async def _make_claim(self, namespace: str) -> None:
-        """Make the claim if it is not there: one that is keeps its size and class, whatever we would ask for today."""
+        """Create the claim if it does not exist; an existing one keeps its size and class."""
         path = CLAIM.path(namespace, self._claim.name)
         try:
             await self._api.get(path)

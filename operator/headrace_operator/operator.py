@@ -1,9 +1,9 @@
 """One operator process: its parts, and how it starts, leads and stops.
 
-    watching (kopf) fills the index  →  NATS  →  the Lease is had  →  the reconcile loop runs  →  SIGTERM  →  Lease back
+    kopf fills the index  →  NATS  →  the Lease is acquired  →  the reconcile loop runs  →  SIGTERM  →  Lease released
 
-A replica without the Lease watches too, so that it needs no list when its turn comes; it writes nothing. Losing the
-Lease ends the process, and the kubelet starts a new one.
+A replica without the Lease watches too, so that it can start without a list; it writes nothing. When the Lease is lost
+the process exits, and the kubelet restarts it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from headrace_operator.world import KubernetesWorld
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 1.0
-"""For NATS' client to say goodbye."""
+"""For the NATS client to close."""
 
 
 async def run(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises CannotStart when kopf ends by itself, and whatever the loop failed of."""
+    """Run until SIGTERM or SIGINT. Raises CannotStart if kopf ends by itself, and errors of the loop."""
     connection = Connection.find(settings.pod_name)
     stop = asyncio.Event()
 
@@ -45,16 +45,16 @@ async def run(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     handle_signals()
-    async with ApiServer(connection) as api, Health(settings.health_port, lambda: connection.heard) as health:
+    async with ApiServer(connection) as api, Health(settings.health_port, lambda: connection.answered_at) as health:
         world = KubernetesWorld(api, settings.pod_name, settings.watch_namespaces)
         watching = Watching(api, world.index, settings.watch_namespaces)
-        life = _Life(settings, api, world, watching, health)
-        # kopf takes the signals when it starts, and would end before the Lease is back: they are taken again after it.
-        await _until_first(stop.wait(), life.live(), watching.audit(), watching.watch(handle_signals))
+        operator = _Operator(settings, api, world, watching, health)
+        # kopf installs signal handlers when it starts and would end before the Lease is released: they are replaced.
+        await _until_first(stop.wait(), operator.run(), watching.audit(), watching.watch(handle_signals))
 
 
 async def _until_first(*parts: Coroutine[Any, Any, Any]) -> None:
-    """Run all until one ends; then stop the others in this order, and raise what any of them failed of."""
+    """Run all until one ends; then cancel the others in this order, and raise the first error."""
     tasks = [asyncio.create_task(part) for part in parts]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     failed: list[BaseException] = []
@@ -67,8 +67,8 @@ async def _until_first(*parts: Coroutine[Any, Any, Any]) -> None:
         raise failed[0]
 
 
-class _Life:
-    """From the first list to the last renewal."""
+class _Operator:
+    """Runs the operator from the first list to the release of the Lease."""
 
     def __init__(
         self, settings: Settings, api: ApiServer, world: KubernetesWorld, watching: Watching, health: Health
@@ -82,12 +82,12 @@ class _Life:
         self._loop: ControlLoop | None = None
         self._namespaces: Namespaces | None = None
 
-    async def live(self) -> None:
+    async def run(self) -> None:
         """Wait for the Lease and lead, until cancelled."""
         settings = self._settings
         await self._watching.filled.wait()
         self._health.ready = True
-        log.info("everything is read that there is")
+        log.info("the index is filled")
         client = await connect(
             settings.nats_url,
             name=settings.pod_name,
@@ -110,8 +110,8 @@ class _Life:
     async def _lead(self, client: Client) -> None:
         settings = self._settings
         self._api.guard = self._lease.check
-        # A process that was stopped asks before anything else: what is said on NATS passes no guard. Python runs this
-        # handler at once, not when the event loop comes to it.
+        # A resumed process checks the Lease first: messages on NATS pass no guard. Python runs this handler at once,
+        # not in a later turn of the event loop.
         signal.signal(signal.SIGCONT, lambda *_: self._lease.check())
         self._namespaces = Namespaces(self._api, client, settings.runtime_key, settings.models)
         self._world.lead(self._namespaces)

@@ -1,4 +1,4 @@
-"""What an operator may set, each with its reason. Secrets come by environment only: a command line is public."""
+"""The settings of the operator. Secrets come from the environment only: a command line is public."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from headrace.reconcile.world import Settings as Rules
 POD_NAME = "POD_NAME"
 POD_NAMESPACE = "POD_NAMESPACE"
 MODELS_DIRECTORY = "/models"
-"""Where the claim is mounted in fetch and runtime pods."""
+"""Mount path of the claim in fetch and runtime pods."""
 ALLOWED_SCHEMES = frozenset({"package", "https", "pvc"})
-"""file:// would be a file of whichever node a pod happens to run on."""
+"""Without file://, which would be a file of the pod's node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class ModelsClaim:
 
     name: str
     storage_class: str | None
-    """None: the cluster's default; empty: a volume that is there and has no class."""
+    """None: the cluster's default; empty: an existing volume without a class."""
     access_mode: str
     size: str
     existing: bool
-    """It is never made: it must be there in each namespace."""
+    """Whether the claim must exist in each namespace; it is never created then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Settings:
     """The operator's configuration."""
 
     pod_name: str
-    """This replica's name: of its User-Agent, and of the Lease's holder."""
+    """Name of this replica, in its User-Agent and as holder of the Lease."""
     namespace: str
-    """Where the operator itself runs, and its Lease is."""
+    """Namespace of the operator and its Lease."""
     watch_namespaces: tuple[str, ...]
     """Empty: all."""
     lease_name: str
@@ -51,23 +51,23 @@ class Settings:
     nats_user: str | None
     nats_password: str | None = field(repr=False)
     runtime_key: str = field(repr=False)
-    """From which each namespace's password is derived."""
+    """Key from which the password of each namespace is derived."""
     images: Mapping[str, str]
     """References by the keys of `headrace.reconcile.images`."""
     image_pull_secrets: tuple[str, ...]
     models: ModelsClaim
     fetch_environment: tuple[tuple[str, str], ...] = field(repr=False)
-    """For fetch children: proxies, a package index. Not shown: a URL may hold a password."""
+    """For fetch children: proxies, a package index. Not in `repr`: a URL may contain a password."""
     ca_bundle_configmap: str | None
-    """ConfigMap of each model's namespace, key `ca.crt`, that fetches trust."""
+    """ConfigMap in each model's namespace with trusted certificates for fetches under the key `ca.crt`."""
     max_body_bytes: int
     health_port: int
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
-        """Return what the command line and the environment say; exits with 2 and the usage on nonsense.
+        """Parse the command line and the environment; exits with 2 and the usage if they are invalid.
 
-        Raises CannotStart when the environment lacks what nobody could guess.
+        Raises CannotStart if a required variable is missing.
         """
         given = _parser().parse_args(arguments)
         return cls(
@@ -96,7 +96,7 @@ class Settings:
         )
 
     def rules(self) -> Rules:
-        """Return what the pure rules may know of this cluster."""
+        """Return the settings of the pure rules."""
         return Rules(
             gateway_url=self.gateway_url,
             nats_url=self.nats_url,
@@ -123,25 +123,25 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_variable,
         metavar="KEY=REFERENCE",
-        help=f"image of pods that the operator makes; may be repeated; {' and '.join(default_images())} are needed",
+        help=f"image of the operator's pods; may be repeated; {' and '.join(default_images())} are required",
     )
     add("--image-pull-secret", action="append", default=[], help="name of a pull Secret; may be repeated")
-    add("--watch-namespace", action="append", default=[], help="watch this namespace alone; may be repeated")
-    add("--lease-name", default="headrace-operator", help="the Lease by which one replica leads")
+    add("--watch-namespace", action="append", default=[], help="watch only this namespace; may be repeated")
+    add("--lease-name", default="headrace-operator", help="name of the Lease for leader election")
     add("--models-claim", default="headrace-models", help="PersistentVolumeClaim of models, in each namespace")
     add("--models-storage-class", help="its storage class (default: the cluster's)")
     add(
         "--models-access-mode", default="ReadWriteMany", help="its access mode: fetch and runtime pods mount it at once"
     )
     add("--models-size", default="20Gi", help="its size")
-    add("--models-existing-claim", action="store_true", help="never make the claim; it is there in each namespace")
+    add("--models-existing-claim", action="store_true", help="do not create the claim; it exists in each namespace")
     add("--fetch-env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="for fetch children")
-    add("--ca-bundle-configmap", help="ConfigMap with ca.crt in each model's namespace, which fetches trust")
+    add("--ca-bundle-configmap", help="ConfigMap with ca.crt in each model's namespace, trusted by fetches")
     add(
         "--max-body-bytes",
         type=int,
         default=MAX_BODY_BYTES,
-        help="largest request body that runtimes read: that of the gateways (default 4 MiB); another one rolls out all"
+        help="largest request body of runtimes; must be that of the gateways (default 4 MiB); a change rolls out all"
         " models",
     )
     add("--health-port", type=int, default=8081, help="port of /healthz, /readyz and /metrics")

@@ -1,13 +1,12 @@
-"""The operator's eyes: kopf watches, and everything it sees goes into the index.
+"""Watches by kopf that fill the index.
 
-kopf is used level-triggered alone: an event says what an object is now, and the loop asks for a look at its owner. No
-handlers of changes, no finalizers, no annotations of kopf's, no peering. Handlers are coroutines that never wait: kopf
-runs plain functions in threads, where the index and the loop's queue may not be touched.
+kopf is used in a level-triggered way: an event contains the present object, and its owner is enqueued. There are no
+change handlers, finalizers, annotations or peering of kopf. Handlers are coroutines without awaits: kopf runs plain
+functions in threads, which must not access the index and the loop's queue.
 
-kopf tells of an object's deletion only when it hears of it. What vanished while a watch was down (an API server that
-was away, `410 Gone`) it does not tell. So whenever it has listed a kind anew (its HTTP session tells us, also of an
-empty list), and every ten minutes, what the index holds is compared with a list of names: an audit. The first audits
-tell when the index is filled.
+kopf reports a deletion only if its watch receives it, and misses deletions while a watch is down (an unavailable API
+server, `410 Gone`). So after each list request of kopf (its HTTP session reports them, also empty ones), and every ten
+minutes, the index is compared with a list of names: an audit. The first audits determine when the index is filled.
 """
 
 from __future__ import annotations
@@ -24,38 +23,40 @@ from aiohttp import ClientRequest
 from typing_extensions import override
 
 from headrace.errors import CannotStart
+from headrace.reconcile.world import ObjectKey
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
-from headrace_operator.index import Index, ObjectKey
+from headrace_operator.index import Index
 from headrace_operator.kinds import Watched, watched_kinds, watched_resources
 from headrace_operator.metrics import OBJECTS, VANISHED
 
 log = logging.getLogger(__name__)
 
 SERVER_SECONDS = 300
-"""The API server ends each watch after this long, and kopf begins the next where it ended."""
+"""The API server ends each watch after this time, and kopf continues from there."""
 CLIENT_SECONDS = 330
 CONNECT_SECONDS = 5
 INACTIVITY_SECONDS = 70
-"""A watch without even a bookmark (there is one each minute) is dead, however alive its connection looks."""
+"""A watch without any event counts as dead: there is a bookmark each minute."""
 REQUEST_SECONDS = 30
-"""Of kopf's lists: whole ones, of thousands of objects."""
+"""Timeout of kopf's lists, which may have thousands of objects."""
 WORKERS = 64
-"""Objects of a kind that are taken in at once; each costs a task."""
+"""Objects of a kind that are processed concurrently; each costs a task."""
 WORKER_IDLE_SECONDS = 0.1
-"""How long a task waits for more of its object. With WORKERS it bounds how fast a list is taken in."""
+"""How long a task waits for further events of its object. With WORKERS it bounds the rate at which a list is
+processed."""
 AUDIT_SECONDS = 600.0
 SETTLE_SECONDS = 1.0
-"""From a list's answer to its audit: one audit for the lists of all namespaces."""
+"""From a list's response to its audit: one audit for the lists of all namespaces."""
 RETRY_SECONDS = 5.0
 FILL_SECONDS = 0.1
-"""Between two looks at whether kopf has brought all that is there, at the start alone."""
+"""Between two audits at the start, until the index is filled."""
 STOP_SECONDS = 3.0
 
 
 class Backoffs:
-    """The waits of kopf between two attempts of a request: for ever, and short.
+    """Short waits of kopf between attempts of a request, without an end.
 
-    Its own give up after a minute, and end in waits of 21 s: an API server that is back would not be noticed.
+    kopf's defaults end after a minute, with waits of up to 21 s, and would delay the recovery.
     """
 
     def __iter__(self) -> Iterator[float]:
@@ -70,24 +71,24 @@ class Watching:
 
     def __init__(self, api: ApiServer, index: Index, namespaces: tuple[str, ...]) -> None:
         self.filled = asyncio.Event()
-        """Set for good when everything is in the index that was there at the start."""
+        """Set once the index contains all objects that existed at the start."""
         self._api = api
         self._index = index
         self._scopes = namespaces or (None,)
         self._kinds = watched_kinds(namespaces)
         self._due = dict.fromkeys(self._kinds, float("inf"))
-        """By kind: the monotonic time of its next audit. Of one that was never listed there is nothing to compare."""
+        """By kind: the monotonic time of its next audit; infinite until its first list."""
         self._unfilled = set(self._kinds)
         self._wake = asyncio.Event()
         for kind in self._kinds:
             OBJECTS.labels(kind=kind).set_function(partial(index.size, kind))
 
     async def watch(self, started: Callable[[], None]) -> None:
-        """Watch until cancelled. `started` is called once kopf has begun. Raises CannotStart when kopf ends by itself.
+        """Watch until cancelled. `started` is called once kopf has started. Raises CannotStart if kopf ends by itself.
 
-        kopf's tasks are run here and not by `kopf.operator`, which at its end cancels every task of the event loop.
+        kopf's tasks run here and not in `kopf.operator`, which cancels every task of the event loop when it ends.
         """
-        await self._find_the_kinds()
+        await self._check_kinds()
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=_settings(self._kinds.values()),
@@ -99,14 +100,14 @@ class Watching:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             cause = next((error for task in done if not task.cancelled() and (error := task.exception())), None)
-            raise CannotStart(f"kopf ended by itself: {cause!r}", hint="Its log tells why") from cause
+            raise CannotStart(f"kopf ended by itself: {cause!r}", hint="See its log") from cause
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
     async def audit(self) -> None:
-        """Remove what vanished untold; runs until cancelled."""
+        """Remove objects whose deletion was missed; runs until cancelled."""
         while True:
             for kind in [kind for kind, at in self._due.items() if at <= time.monotonic()]:
                 self._due[kind] = time.monotonic() + await self._audit_kind(self._kinds[kind])
@@ -118,7 +119,7 @@ class Watching:
                 continue
 
     async def _audit_kind(self, watched: Watched) -> float:
-        """Compare a kind with the API server; return the seconds until the next time."""
+        """Compare a kind with the API server; return the seconds until its next audit."""
         try:
             missing = await self._compare(watched)
         except ApiError as error:
@@ -134,7 +135,7 @@ class Watching:
         return AUDIT_SECONDS
 
     async def _compare(self, watched: Watched) -> int:
-        """Remove what is not there any more; return how much is there that kopf has not brought yet."""
+        """Remove deleted objects from the index; return the number of objects that are not in it yet."""
         missing = 0
         for scope in self._scopes:
             listing = await self._api.listing(watched, scope)
@@ -143,20 +144,20 @@ class Watching:
                 entry = self._index.entry(key)
                 if entry is None or scope not in (None, key.namespace) or uids.get(key) == entry.uid:
                     continue
-                if entry.version <= listing.version:  # what is newer than the list is not judged by it
-                    log.warning("%s %s/%s is gone, and no watch had told of it", key.kind, key.namespace, key.name)
+                if entry.version <= listing.version:  # newer objects are not compared with the list
+                    log.warning("%s %s/%s was deleted, and no watch reported it", key.kind, key.namespace, key.name)
                     VANISHED.inc()
                     self._index.remove(key, entry.uid, listing.version)
             missing += sum(self._index.entry(key) is None for key in uids)
         return missing
 
-    async def _find_the_kinds(self) -> None:
-        """Wait for the API server. Raises CannotStart when it lacks one of our kinds: kopf would just not watch it."""
+    async def _check_kinds(self) -> None:
+        """Wait for the API server. Raises CannotStart if it lacks a kind of headrace: kopf would skip it silently."""
         while True:
             try:
                 missing = [watched for watched in watched_resources() if not await self._is_known(watched)]
             except ApiError as error:
-                log.warning("cannot read what there is: %s", error)
+                log.warning("cannot list the resources: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             if missing:
@@ -177,7 +178,7 @@ class Watching:
         return True
 
     def _answered(self, request: ClientRequest) -> None:
-        """Note an answer to kopf. After that to a list, what it does not name is gone, and nobody tells."""
+        """Schedule an audit after each list of kopf: objects missing in it were deleted without an event."""
         if "watch" not in request.url.query and request.method == "GET":
             plural = request.url.path.rpartition("/")[2]
             for kind in [watched.kind for watched in self._kinds.values() if watched.plural == plural]:
@@ -214,7 +215,7 @@ class Watching:
 
 
 class NoDiffs(kopf.DiffBaseStorage):
-    """Nothing is kept of what an object last looked like: kopf copies each event's object twice for that."""
+    """Stores no last state of objects, for which kopf would copy each event's object twice."""
 
     @override
     def build(self, **_: Any) -> Any:
@@ -223,12 +224,12 @@ class NoDiffs(kopf.DiffBaseStorage):
 
     @override
     def fetch(self, **_: Any) -> Any:
-        """Return nothing that was kept."""
+        """Return nothing."""
         return None
 
     @override
     def store(self, **_: Any) -> None:
-        """Keep nothing."""
+        """Store nothing."""
 
 
 def _settings(kinds: Iterable[Watched]) -> kopf.OperatorSettings:

@@ -1,13 +1,12 @@
-"""A Kubernetes cluster as the reconcile loop sees it (`headrace.control.world`): reads from the index, writes by apply.
+"""The Kubernetes implementation of `headrace.control.world`: reads from the index, writes by server-side apply.
 
-Nothing is written that is there already. An API server adds defaults to what it is given, so what was wanted and what
-is there cannot be compared field by field. Instead two digests are remembered of each apply: of what was wanted, and of
-the object as the API server answered. While both are what they were, there is nothing to do; when either changed (the
-rule wants something else, or somebody changed the object) it is applied again. After a restart each child is applied
-once, which changes nothing.
+An unchanged child is not written. The API server adds defaults, so desired and observed state cannot be compared field
+by field. Instead two digests of each apply are kept: of the desired manifest, and of the object in the response. The
+child is applied again when either differs: the desired state or the object has changed. After a restart each child is
+applied once, which changes nothing.
 
-A child is what a resource *controls* (`headrace.reconcile.ownership`). So an object of a child's name that somebody
-else made is never taken over, and what `kubectl delete --cascade=orphan` leaves is left.
+A child is an object that a resource *controls* (`headrace.reconcile.ownership`). So another owner's object with a
+child's name is never taken over, and objects left by `kubectl delete --cascade=orphan` are not touched.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from headrace.errors import HeadraceError
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.ownership import controls, is_child, is_of_another, is_pod_of, resource_controlling
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 from headrace_operator.client import (
     BAD_REQUEST,
@@ -40,7 +39,7 @@ from headrace_operator.client import (
     ApiServer,
 )
 from headrace_operator.events import Recorder
-from headrace_operator.index import Entry, Index, ObjectKey, digest, digest_of, workload_of
+from headrace_operator.index import Entry, Index, digest, digest_of, workload_of
 from headrace_operator.job_events import JobEvents
 from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import POD, watched_children, watched_kinds
@@ -48,33 +47,33 @@ from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
 
 REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, TOO_LARGE, INVALID})
-"""What an API server answers, again and again, to what it (or a policy, a quota) does not allow."""
-PATIENCE_SECONDS = 2.5
-"""Every other answer may pass in the next try or two: only one that goes on for so long is a refusal."""
+"""Statuses of permanent rejections by the API server, a policy or a quota."""
+TEMPORARY_ERROR_SECONDS = 2.5
+"""Any other error may be temporary: it counts as a rejection only after this time."""
 REFUSED_SECONDS = 5.0
-"""What was refused is not asked for again before that, and each time after twice as long."""
+"""First interval between two attempts of a rejected apply; it doubles each time."""
 LONGEST_REFUSED_SECONDS = 60.0
 
 
 class NotOurs(HeadraceError):
-    """An object has the name of a child, and somebody else made it."""
+    """An object with the name of a child belongs to another owner."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """That a child was refused."""
+    """A rejected apply of a child."""
 
     wanted: str
-    """Its digest."""
+    """Digest of the desired manifest."""
     why: str
     seconds: float
-    """How long it is not tried again."""
+    """Interval until the next attempt."""
     until: float
-    """Monotonic time of the next try."""
+    """Monotonic time of the next attempt."""
 
 
 class KubernetesWorld:
-    """See the module. `namespaces` are those that the operator is restricted to; none: it is not restricted."""
+    """See the module. `namespaces` restrict the operator; empty: not restricted."""
 
     def __init__(
         self,
@@ -99,18 +98,18 @@ class KubernetesWorld:
         self._namespaces: Namespaces | None = None
         self._changed: list[Changed] = [self.key_warnings.changed]
         self._applied: dict[ObjectKey, tuple[str, str]] = {}
-        """By child: the digests of what was wanted, and of what was there then."""
+        """By child: the digests of the desired manifest and of the object after the apply."""
         self._refused: dict[ResourceKey, dict[ObjectKey, _Refusal]] = {}
-        """By resource: the children that were refused last."""
+        """By resource: the children whose last apply was rejected."""
         self._failing: dict[ResourceKey, dict[ObjectKey, tuple[str, float]]] = {}
-        """By resource and child: the digest of what fails to be applied, and since when (monotonic)."""
+        """By resource and child: the digest of a manifest whose apply fails, and since when (monotonic)."""
         self._status: dict[ResourceKey, tuple[str, str]] = {}
-        """By resource: the same of its status."""
+        """By resource: the same digests of its status."""
 
     def lead(self, namespaces: Namespaces) -> None:
-        """From now on this replica writes, and provides namespaces."""
+        """Begin to write: this replica holds the Lease."""
         self._namespaces = namespaces
-        self._tell_namespaces()
+        self._publish_namespaces()
 
     def subscribe(self, changed: Changed) -> None:
         """Call `changed` after every change from now on."""
@@ -125,7 +124,7 @@ class KubernetesWorld:
         return [*resources, *sorted(owners.difference(resources))]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
-        """Return the resource; one that is being deleted is gone."""
+        """Return the resource; None also while it is being deleted."""
         found = self.index.get(_object_key(key))
         return None if found is None or found["metadata"].get("deletionTimestamp") else found
 
@@ -142,11 +141,11 @@ class KubernetesWorld:
         return self._relations.observed(key, children, pods, self.resource)
 
     def api_keys(self) -> Mapping[str, KeyGrant]:
-        """Return what each API key opens."""
+        """Return the grants of the API keys."""
         return api_keys(self.index.list("Secret")).grants
 
     async def apply(self, owner: ResourceKey, child: Child) -> None:
-        """Make the child be as described. Raises ChildRefused when the API server does not take it."""
+        """Apply the child unless it is up to date. Raises ChildRefused if the API server rejects it."""
         key = ObjectKey.of(child.manifest)
         if self._restricted_to and not self._watched[key.kind].namespaced:
             raise ChildRefused(
@@ -156,7 +155,7 @@ class KubernetesWorld:
             )
         wanted, entry = digest_of(child.manifest), self.index.entry(key)
         if key.kind == "Job" and entry is not None:
-            await self._look_for_pods(owner, entry.manifest)
+            await self._explain_missing_pod(owner, entry.manifest)
         if entry is not None and self._applied.get(key) == (wanted, entry.digest):
             SKIPPED.inc()
             self._failing.get(owner, {}).pop(key, None)
@@ -170,7 +169,7 @@ class KubernetesWorld:
         try:
             answer = await self._apply(owner, child, None if entry is None else entry.manifest)
         except (ApiError, NotOurs) as error:
-            if isinstance(error, ApiError) and self._may_pass(owner, key, wanted, error, began):
+            if isinstance(error, ApiError) and self._may_be_temporary(owner, key, wanted, error, began):
                 raise
             why = error.said if isinstance(error, ApiError) else str(error)
             seconds = REFUSED_SECONDS if before is None else min(2 * before.seconds, LONGEST_REFUSED_SECONDS)
@@ -181,13 +180,13 @@ class KubernetesWorld:
         self.index.put(answer)
         self._applied[key] = (wanted, digest_of(answer))
 
-    async def _look_for_pods(self, owner: ResourceKey, job: Manifest) -> None:
+    async def _explain_missing_pod(self, owner: ResourceKey, job: Manifest) -> None:
         has_pod = any(controls(job, pod) for _, pod in self._pods_of(owner))
-        if await self._job_events.look(job, has_pod=has_pod):
-            self._tell(owner)
+        if await self._job_events.refresh(job, has_pod=has_pod):
+            self._notify(owner)
 
-    def _may_pass(self, owner: ResourceKey, key: ObjectKey, wanted: str, error: ApiError, began: float) -> bool:
-        """Whether the next try may succeed. While the API server is unreachable, no status could be written anyway."""
+    def _may_be_temporary(self, owner: ResourceKey, key: ObjectKey, wanted: str, error: ApiError, began: float) -> bool:
+        """Whether the error may be temporary. While the API server is unreachable, no status could be written."""
         if error.status == UNREACHABLE:
             return True
         failing = self._failing.setdefault(owner, {})
@@ -195,7 +194,7 @@ class KubernetesWorld:
         if before != wanted:
             since = began
         failing[key] = wanted, since
-        return error.status not in REFUSALS and self._clock() - since < PATIENCE_SECONDS
+        return error.status not in REFUSALS and self._clock() - since < TEMPORARY_ERROR_SECONDS
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period.
@@ -219,7 +218,7 @@ class KubernetesWorld:
                 await self._set_gate(key, pod["metadata"]["uid"], wanted=wanted)
 
     def _pods_of(self, key: ResourceKey) -> Iterator[tuple[ObjectKey, Manifest]]:
-        workload, labels = cache(self.index.get), resource_labels()  # decoded once, however many pods it has
+        workload, labels = cache(self.index.get), resource_labels()  # decoded once for all its pods
         for pod_key, entry in self.index.owned(key):
             if pod_key.kind != POD.kind:
                 continue
@@ -235,7 +234,7 @@ class KubernetesWorld:
             return
         wanted = digest(status)
         if self._status.get(key) == (wanted, digest(resource.get("status"))):
-            return  # the schema of an older CRD drops a field: writing it again would change nothing, for ever
+            return  # the schema of an older CRD drops a field: writing it again would change nothing
         path = self._watched[key.kind].path(key.namespace, key.name)
         try:
             answer = await self._api.replace_status(path, resource["metadata"]["uid"], status)
@@ -253,10 +252,10 @@ class KubernetesWorld:
             await self._recorder.record(resource, event)
 
     async def _apply(self, owner: ResourceKey, child: Child, before: Manifest | None) -> Manifest:
-        """Apply a child, in a namespace that has what it needs. Raises NotOurs when its name is somebody else's.
+        """Apply a child in a provided namespace. Raises NotOurs if its name belongs to another owner.
 
-        What a former resource of the owner's kind and name left is adopted, and what has no controller if it does not
-        conflict.
+        Objects of a former resource with the owner's kind and name are adopted, and objects without a controller if
+        they do not conflict.
         """
         assert self._namespaces is not None
         if before is not None and is_of_another(before, owner):
@@ -271,17 +270,16 @@ class KubernetesWorld:
             if error.status == CONFLICT and not ours:
                 await self._check_owner(owner, child.key, path, error)
             elif error.status == INVALID and ours and manifest["kind"] == "Service":
-                await self._api.delete(path)  # its address may not change once set; no request of ours goes by it
+                await self._api.delete(path)  # its address is immutable; headrace sends no requests to it
             elif error.status == INVALID and ours and "spec" in manifest:
-                # Lists are merged by key: an item that somebody changed the key of stays beside ours, and contradicts
-                # it.
+                # Lists are merged by key: an item whose key another client changed would remain and contradict ours.
                 await self._api.merge(path, {"spec": manifest["spec"]})
             else:
                 raise
         return await self._api.apply(path, manifest, force=True)
 
     async def _check_owner(self, owner: ResourceKey, child: ChildKey, path: str, conflict: ApiError) -> None:
-        """Return if the object is the resource's, without having been known as such: somebody took its labels off."""
+        """Return if the resource controls the object, which is missing in the index because its labels were removed."""
         found = await self._api.get(path)
         if resource_controlling(found) != owner:
             raise NotOurs(not_ours(child, owner)) from conflict
@@ -304,32 +302,32 @@ class KubernetesWorld:
         if key.kind in RESOURCE_KINDS:
             self._on_resource(_resource_key(key), before, now)
         elif key.kind == "Secret":
-            self._tell(None)
+            self._notify(None)
         else:
             if now is None and before is not None:
                 self._applied.pop(key, None)
                 self._job_events.forget(before.uid)
             for owner in {entry.owner for entry in (before, now) if entry is not None and _is_reconciled(entry.owner)}:
-                self._tell(owner)
+                self._notify(owner)
         if (before is None or now is None) and key.kind in self._need_namespaces:
-            self._tell_namespaces()
+            self._publish_namespaces()
 
     def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
-        self._tell(key)
+        self._notify(key)
         for other in self._relations.update(key, None if now is None else now.manifest):
-            self._tell(other)
+            self._notify(other)
         if before is None or now is None or before.uid != now.uid:
             for known in (self._status, self._refused, self._failing):
                 known.pop(key, None)
 
-    def _tell_namespaces(self) -> None:
-        """A namespace is needed while it has a resource, and until the last pod of one has gone in good order."""
+    def _publish_namespaces(self) -> None:
+        """Publish the needed namespaces: those with a resource or a pod that still terminates."""
         if self._namespaces is not None:
             self._namespaces.want(
                 frozenset(key.namespace for kind in self._need_namespaces for key in self.index.keys(kind))
             )
 
-    def _tell(self, key: ResourceKey | None) -> None:
+    def _notify(self, key: ResourceKey | None) -> None:
         for changed in self._changed:
             changed(key)
 
@@ -343,7 +341,7 @@ def _resource_key(key: ObjectKey) -> ResourceKey:
 
 
 def _is_reconciled(owner: ResourceKey | None) -> TypeGuard[ResourceKey]:
-    """Whether an object's owner is of a known kind: the children of another one, of a newer release, are left alone."""
+    """Return whether the owner's kind is known: children of kinds of a newer release are not touched."""
     return owner is not None and owner.kind in RESOURCE_KINDS
 
 

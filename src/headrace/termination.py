@@ -14,13 +14,13 @@ DEFAULT_PATH = "/dev/termination-log"
 MAX_BYTES = 4096
 """Longest message that a kubelet reads."""
 FALLBACK = "FallbackToLogsOnError"
-"""The terminationMessagePolicy by which a kubelet takes the end of the log where a failed container left no message."""
+"""The terminationMessagePolicy by which a kubelet quotes the end of the log of a failed container without a message."""
 FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
-"""How much of it a kubelet takes."""
+"""Maximum length of the quoted log in a kubelet."""
 
 
 def quotes_log(pod_spec: Mapping[str, Any]) -> bool:
-    """Whether the end of a pod's log may stand for its termination message."""
+    """Whether the log may be quoted in place of a pod's termination message."""
     return any(container.get("terminationMessagePolicy") == FALLBACK for container in pod_spec.get("containers", ()))
 
 

@@ -91,7 +91,7 @@ class LocalWorld:
         return len(self.instance.pids(PROGRAMS[part])) == 1
 
     def _replicas(self, name: str) -> list[int]:
-        """Return the runtime processes of a model: an engine that is brought may be told the public name alone."""
+        """Return the runtime processes of a model; a custom container may have the public name only."""
         ours = _told(self.instance.runtime_pids(), environment.MODEL_DEPLOYMENT, name)
         return ours or _told(self.instance.processes(), environment.MODEL_NAME, name)
 

@@ -1,4 +1,4 @@
-"""What of an engine that is brought only this machine refuses; what it does in either world is in `behaviours`."""
+"""Custom containers in local mode: rejected specs; `behaviours` tests what both worlds share."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kubernetes.utils import quantity as kubernetes
 from pydantic import ValidationError
@@ -47,6 +47,8 @@ SUFFIXES = (
     "E3",
     "e-3",
     "E+3",
+    "e-12",
+    "e18",
 )
 GOOD = [
     *(f"{number}{suffix}" for suffix in SUFFIXES for number in ("0", "2", "1.5", "+3", "7.", ".5")),
@@ -54,6 +56,7 @@ GOOD = [
 ]
 BAD: list[object] = [
     *("", "1K", "1ki", "1mi", "1 Gi", "-1", "1e", "1e1.5", "e3", "m", ".", "1GB", "1g", "1m\n", "²", "1_000", "NaN"),
+    *("1e100", "1E-100", "1e4294967299", ".0E1100000000000000000"),
     *("1" * 33, -1, 10**18 + 1, 0.5, 1.0, True, None, [], {}),
 ]
 ANY = st.one_of(
@@ -111,6 +114,7 @@ def test_quantity_when_kubernetes_refuses_it_then_fault_names_it(amount: object)
 
 
 @given(value=ANY)
+@example(value=".0E1100000000000000000")
 def test_quantity_when_any_value_then_server_and_pydantic_agree(value: object) -> None:
     """The CRD's schema takes a value exactly if pydantic does, and what both take Kubernetes' own client can read."""
     try:

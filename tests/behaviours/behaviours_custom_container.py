@@ -1,4 +1,4 @@
-"""An engine that is brought as a container: it knows nothing of headrace, and is woken, served and put to rest."""
+"""A custom container without the runtime protocol: it starts from zero, serves, and scales to zero."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class CustomContainerBehaviour:
         runtime = python(served, "-m", "http.server", "8000", "--bind", "$(HEADRACE_POD_IP)")
         runtime["container"]["readinessPath"] = "/nothing/here"
         served.apply(model(None, "unready", runtime=runtime, replicas=1))
-        told = "its readiness path /nothing/here on port 8000 is answered with 404"
+        told = "its readiness path /nothing/here on port 8000 responds with status 404"
         until(lambda: told in wait(served, "unready", "Starting")["message"], "the condition says how", served.patience)
         served.delete("unready")
 

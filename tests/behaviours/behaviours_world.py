@@ -45,7 +45,7 @@ class World(Protocol):
 
     @property
     def engine_image(self) -> str:
-        """The image of our own engine, to be brought as a container."""
+        """Image of headrace's engine, for use as a custom container."""
 
     def uri(self, file: str) -> str:
         """Return the source of a file that `put` brings, or has not brought yet."""

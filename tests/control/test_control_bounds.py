@@ -74,8 +74,8 @@ async def test_bucket_when_entry_dropped_during_compare_then_removed(
 ) -> None:
     bucket = FakeBucket({"a.b": b"old"})
     writer, task = await running(bucket, monkeypatch)
-    writer.want("a.b", b"new")
-    bucket.on_get = lambda: writer.want("a.b", None)
+    writer.set_desired("a.b", b"new")
+    bucket.on_get = lambda: writer.set_desired("a.b", None)
     await asyncio.wait_for(writer.written(), 5)
     assert not task.done()
     assert bucket.entries == {}
@@ -90,7 +90,7 @@ async def test_bucket_when_a_missing_entry_is_dropped_then_no_write(
     writer.complete()
     await asyncio.wait_for(writer.written(), 5)
     for _ in range(3):
-        writer.want("a.b", None)
+        writer.set_desired("a.b", None)
         await asyncio.wait_for(writer.written(), 5)
     assert bucket.deletes == 0
     task.cancel()

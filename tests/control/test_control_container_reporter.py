@@ -1,4 +1,4 @@
-"""What is said for brought containers: at once, every second, and nothing more when they are gone."""
+"""Reports for custom containers: at each change, every second, and none after the pod is deleted."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ async def test_container_when_its_path_fails_then_the_fault_says_how(
     engine.status = "404 Not Found"
     wrong = pod(engine, announces=announces)
     for told, fault in (
-        (wrong, f"its readiness path /v1/models on port {engine.port} is answered with 404"),
-        (replace(wrong, host="127.9.9.9", started=2.0), "is not answered: the connection is refused"),
+        (wrong, f"its readiness path /v1/models on port {engine.port} responds with status 404"),
+        (replace(wrong, host="127.9.9.9", started=2.0), "does not respond: the connection is refused"),
     ):
         await reporter.update(KEY, [told])
         await until(lambda f=fault: _true(f in reporter.faults(KEY).get("p-1", "")), fault)  # type: ignore[misc]

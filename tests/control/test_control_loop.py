@@ -277,7 +277,7 @@ async def test_gateway_when_its_presence_expires_then_models_reconcile(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.control.signals._GATEWAY_TTL", 0.5)
-    monkeypatch.setattr(loop_module, "GATEWAY_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(loop_module, "GATEWAY_CHECK_SECONDS", 0.1)
     control.world.add()
     await control.loop.settled()
     await control.say_presence()

@@ -1,4 +1,4 @@
-"""What the hub remembers, when it forgets, and what it makes of a broker that is away."""
+"""The signal store: newest messages, their expiry, and an unavailable broker."""
 
 from __future__ import annotations
 

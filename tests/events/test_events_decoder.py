@@ -57,7 +57,7 @@ def test_message_when_it_is_no_json_then_it_says_so(caplog: pytest.LogCaptureFix
     assert "no JSON object" in caplog.text
 
 
-def test_load_when_it_has_fields_of_the_engines_own_then_they_are_kept() -> None:
+def test_load_when_it_has_engine_specific_fields_then_kept() -> None:
     report = Decoder().decode(ReplicaReport, said(load={"queued": 2, "uncomputed_tokens": 512, "hit_ratio": 0.25}))
     assert report is not None
     assert (report.load.queued, report.load.extra) == (2, {"uncomputed_tokens": 512, "hit_ratio": 0.25})
@@ -80,7 +80,7 @@ HOSTILE = {
 }
 
 
-def test_load_when_a_field_is_not_a_named_number_then_it_alone_is_ignored() -> None:
+def test_load_when_a_field_is_invalid_then_only_it_is_dropped() -> None:
     report = Decoder().decode(
         ReplicaReport, said(load={**HOSTILE, "running": 3, "fine": 1, "extra": 4, "model_dump": 5})
     )
@@ -98,7 +98,7 @@ def test_load_when_a_number_is_not_finite_then_it_is_ignored(number: str) -> Non
     assert report.load.extra == {"fine": 1}
 
 
-def test_load_when_it_has_too_many_fields_then_the_first_are_kept() -> None:
+def test_load_when_it_has_too_many_fields_then_first_are_kept() -> None:
     report = Decoder().decode(ReplicaReport, said(load={f"field_{number}": number for number in range(5000)}))
     assert report is not None
     assert report.load.extra == {f"field_{number}": number for number in range(MAX_EXTRA_FIELDS)}

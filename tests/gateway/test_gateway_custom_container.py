@@ -19,14 +19,14 @@ from gateway.gateway_world import until
 from headrace.events.messages import Announcement, ReplicaReport, ReplicaState
 from headrace.events.secret import new_secret
 from headrace.routes import Engine, Route
-from headrace_gateway import silence
+from headrace_gateway import liveness
 from headrace_gateway.admission import Admissions
 from headrace_gateway.model import ServedModel
 from headrace_gateway.outbox import Outbox
-from headrace_gateway.upstream.connection import ReplicaSilent
+from headrace_gateway.upstream.connection import ReplicaUnresponsive
 
 
-class Silence:
+class Liveness:
     """An outbox whose words nobody hears."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Foreign:
     inside: Inside
     admissions: Admissions
     replica: Replica
-    outbox: Silence
+    outbox: Liveness
     healthy: bool = True
     announces: bool = False
     """Else the loop reports for it."""
@@ -78,7 +78,7 @@ class Foreign:
         )
         if self.announces:
             report = Announcement(secret=self.replica.secret, **dict(report))
-        self.admissions.heard(NAMESPACE, "echo", report)
+        self.admissions.on_report(NAMESPACE, "echo", report)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ async def _foreign() -> AsyncIterator[Foreign]:
     async with inside() as world, asyncio.TaskGroup() as tasks:
         replica = await Replica("echo-1", behaviour=answer, ready=False).start(None)
         world.replicas.append(replica)
-        outbox = Silence()
+        outbox = Liveness()
         made = Foreign(world, Admissions(world.table, cast(Outbox, outbox), tasks, NETWORKS), replica, outbox)
         yield made
 
@@ -158,15 +158,15 @@ async def test_brought_when_its_reporter_is_silent_then_it_is_kept_while_it_answ
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
     (known,) = foreign.model.replicas.values()
-    monkeypatch.setattr(silence, "FORGET_SECONDS", -1.0)
-    before = known.heard
-    foreign.admissions.silence.judge()
-    await until(lambda: known.heard > before, "it was asked instead")
+    monkeypatch.setattr(liveness, "REMOVE_SECONDS", -1.0)
+    before = known.reported_at
+    foreign.admissions.liveness.check()
+    await until(lambda: known.reported_at > before, "it was asked instead")
     assert foreign.admitted
     foreign.healthy = False
-    foreign.admissions.silence.judge()
+    foreign.admissions.liveness.check()
     await until(lambda: not foreign.admitted, "it does not answer")
-    foreign.admissions.silence.judge()
+    foreign.admissions.liveness.check()
     assert foreign.model.replicas == {}
 
 
@@ -176,8 +176,8 @@ async def test_brought_when_it_speaks_for_itself_and_falls_silent_then_it_is_for
     foreign.route(announces=True)
     foreign.is_said_to_be(ReplicaState.READY)
     await until(lambda: foreign.admitted, "it is routed to")
-    monkeypatch.setattr(silence, "FORGET_SECONDS", -1.0)
-    foreign.admissions.silence.judge()
+    monkeypatch.setattr(liveness, "REMOVE_SECONDS", -1.0)
+    foreign.admissions.liveness.check()
     assert foreign.model.replicas == {}
 
 
@@ -194,14 +194,14 @@ async def test_brought_when_it_answers_nothing_while_it_computes_then_its_report
     connection.send(b"POST /v1/completions HTTP/1.1\r\ncontent-length: 1\r\n\r\n")
     known.in_flight, known.unanswered = 1, True
     known.alive = known.busy_since = asyncio.get_running_loop().time() - 10_000
-    monkeypatch.setattr(foreign.admissions.silence, "_ask", lambda *_: None)
-    foreign.admissions.silence.judge()
+    monkeypatch.setattr(foreign.admissions.liveness, "_ask", lambda *_: None)
+    foreign.admissions.liveness.check()
     if state is ReplicaState.READY:
         assert foreign.admitted
         waiting = connection.changed()  # raises if it was given up
         assert not waiting.done()
     else:
-        with pytest.raises(ReplicaSilent):
+        with pytest.raises(ReplicaUnresponsive):
             await connection.changed()
     known.pool.give_back(connection)
     known.in_flight = 0
@@ -231,7 +231,7 @@ async def test_brought_when_it_is_not_reached_then_the_log_says_once_who_and_why
         await until(lambda: not any(each.probing for each in foreign.model.replicas.values()), "it was asked")
     said = [record.getMessage() for record in caplog.records if "echo-1" in record.getMessage()]
     assert said == [
-        f"{NAMESPACE}/echo-1 says that it is ready, but /v1/models: status 503",
+        f"{NAMESPACE}/echo-1 reports ready, but /v1/models: status 503",
         f"ignored {NAMESPACE}/echo-1: its sequence stays at 2",
     ]
 

@@ -259,7 +259,7 @@ async def test_request_when_its_key_opens_nothing_then_401(
     [
         (KEY_A, "Bearer"),
         ("Bearer ", "no key after"),
-        ("Bearer wrong", "no API key"),
+        ("Bearer wrong", "not an API key"),
         ("Bearer hr_team-a_wrong", "not valid"),
     ],
 )

@@ -115,14 +115,14 @@ async def test_stream_when_it_has_comments_and_the_kept_connection_was_closed_th
 
 
 def vanish_once() -> Behaviour:
-    vanished = False
+    closed_by_replica = False
 
     async def behaviour(request: Received) -> None:
-        nonlocal vanished
-        if vanished:
+        nonlocal closed_by_replica
+        if closed_by_replica:
             await echo(request)
         else:
-            vanished = True
+            closed_by_replica = True
             request.vanish()
 
     return behaviour

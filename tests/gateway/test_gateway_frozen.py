@@ -24,7 +24,7 @@ from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.control.signals import SignalStore
 from headrace.events.messages import ReplicaState
 from headrace.reconcile.world import ResourceKey
-from headrace_gateway import link, silence
+from headrace_gateway import link, liveness
 from headrace_gateway.admission import Admissions
 from headrace_gateway.link import Link
 from headrace_gateway.outbox import Outbox
@@ -73,7 +73,7 @@ async def test_request_when_its_replica_is_frozen_then_another_one_answers(world
         await world.replica("healthy")
         answer = await asking
     assert (answer.status, answer.headers["x-headrace-decision"].split("/")[0]) == (200, "healthy")
-    await until(lambda: "gave up default/frozen: no sign of life" in world.gateway.log, "the log says so")
+    await until(lambda: "default/frozen is unresponsive: no sign of life" in world.gateway.log, "the log says so")
 
 
 async def test_stream_when_its_replica_is_frozen_after_the_first_token_then_it_ends_with_an_error(
@@ -130,8 +130,8 @@ async def test_request_when_its_replica_reports_and_says_nothing_else_then_it_is
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A long prompt."""
-    monkeypatch.setattr(silence, "QUIET_SECONDS", 0.05)
-    monkeypatch.setattr(silence, "GIVE_UP_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(liveness, "UNRESPONSIVE_SECONDS", 0.1)
     finish = asyncio.Event()
 
     async def think(request: Received) -> None:
@@ -147,8 +147,8 @@ async def test_request_when_its_replica_reports_and_says_nothing_else_then_it_is
         connections, (known,) = replica.connections, model.replicas.values()
         began = known.busy_since
         while known.quiet_seconds(asyncio.get_running_loop().time()) < 0.04 and known.alive < began + 0.5:
-            admissions.heard(NAMESPACE, "echo", replica.said(ReplicaState.READY))
-            admissions.silence.judge()
+            admissions.on_report(NAMESPACE, "echo", replica.said(ReplicaState.READY))
+            admissions.liveness.check()
             await asyncio.sleep(0.001)
         assert replica.connections == connections
         finish.set()
@@ -210,8 +210,8 @@ async def test_replica_when_the_gateway_was_stopped_then_it_is_probed_anew_and_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its answer to the probe before may wait in the socket, or have come too late for the clock alone."""
-    monkeypatch.setattr(silence, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(silence, "GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "UNRESPONSIVE_SECONDS", 0.2)
     finish, probing, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def think(request: Received) -> None:
@@ -231,15 +231,15 @@ async def test_replica_when_the_gateway_was_stopped_then_it_is_probed_anew_and_n
         await until(lambda: bool(replica.requests), "the replica has it")
         (known,) = model.replicas.values()
         with monkeypatch.context() as patch:
-            patch.setattr(silence, "probe", unanswered)
+            patch.setattr(liveness, "probe", unanswered)
             await asyncio.sleep(0.15)
-            admissions.silence.judge()
+            admissions.liveness.check()
             await probing.wait()
             time.sleep(0.3)
-            admissions.silence.resume()
+            admissions.liveness.resume()
             stopped.set()
             await until(lambda: not known.probing, "the probe ended")
-        admissions.silence.judge()
+        admissions.liveness.check()
         assert (known.admitted, known.unanswered) == (True, False)
         finish.set()
         assert (await asking).status == 200
@@ -250,7 +250,7 @@ async def test_replicas_when_the_gateway_itself_did_not_run_for_long_then_none_i
 ) -> None:
     monkeypatch.setattr(link, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(link, "STOPPED_SECONDS", 0.3)
-    monkeypatch.setattr(silence, "FORGET_SECONDS", 0.5)
+    monkeypatch.setattr(liveness, "REMOVE_SECONDS", 0.5)
     async with inside() as world:
         model = world.route()
         await world.replica(model)

@@ -61,9 +61,9 @@ async def test_replica_when_it_lost_a_request_then_it_is_suspect_until_it_speaks
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
         replica.suspect = True
-        admissions.silence.judge()
+        admissions.liveness.check()
         assert replica.suspect
-        admissions.heard("default", "m", said(2))
+        admissions.on_report("default", "m", said(2))
         assert not replica.suspect
 
 
@@ -87,7 +87,7 @@ async def test_address_when_another_tenant_reports_it_then_its_holder_keeps_it(r
     table = Table("default", Outbox("g").demand)
     held = victim(table, real)
     async with asyncio.TaskGroup() as tasks:
-        knowing(table, tasks).heard("team-b", "m", claim(claimed))
+        knowing(table, tasks).on_report("team-b", "m", claim(claimed))
     (unproven,) = table.models["team-b", "m"].replicas.values()
     assert not unproven.proven
     assert held.admitted
@@ -99,7 +99,7 @@ async def test_address_when_another_replica_proves_it_then_it_is_that_ones() -> 
     table = Table("default", Outbox("g").demand)
     held = victim(table)
     async with asyncio.TaskGroup() as tasks:
-        knowing(table, tasks).heard("team-b", "m", claim(started=0.5))
+        knowing(table, tasks).on_report("team-b", "m", claim(started=0.5))
     model = table.models["team-b", "m"]
     table.prove(model, model.replicas["liar"])
     assert not held.admitted
@@ -114,8 +114,8 @@ async def test_address_when_the_loop_reports_it_of_two_pods_then_the_newer_one_h
     brought = ReplicaReport.model_validate(said(1).model_dump() | {"host": "10.0.0.1"})
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
-        admissions.heard("team-a", "m", brought)
-        admissions.heard("team-b", "m", brought.model_copy(update={"pod": "q", "started": reported}))
+        admissions.on_report("team-a", "m", brought)
+        admissions.on_report("team-b", "m", brought.model_copy(update={"pod": "q", "started": reported}))
     assert (("team-b", "m") in table.models) is believed
     assert (("team-a", "m") in table.models) is not believed
 
@@ -125,10 +125,10 @@ async def test_pod_when_the_loop_reports_for_it_then_nobody_else_does() -> None:
     brought = ReplicaReport.model_validate(said(1).model_dump())
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
-        admissions.heard("team-a", "m", said(1))
-        admissions.heard("team-a", "m", brought)  # older, but of somebody who knows
+        admissions.on_report("team-a", "m", said(1))
+        admissions.on_report("team-a", "m", brought)  # older, but of somebody who knows
         (known,) = table.models["team-a", "m"].replicas.values()
-        admissions.heard("team-a", "m", said(2))
+        admissions.on_report("team-a", "m", said(2))
     assert table.models["team-a", "m"].replicas == {"p": known}
     assert known.secret is None
 
@@ -141,7 +141,7 @@ async def test_report_when_its_start_is_to_come_or_its_address_is_no_pods_then_i
 ) -> None:
     table = Table("default", Outbox("g").demand)
     async with asyncio.TaskGroup() as tasks:
-        knowing(table, tasks).heard("team-b", "m", report)
+        knowing(table, tasks).on_report("team-b", "m", report)
     assert not table.models
 
 
@@ -152,17 +152,15 @@ async def test_report_when_it_is_ignored_then_the_log_says_so_once_and_not_for_t
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
         for number in range(1000):
-            admissions.heard("team-b", "m", claim("169.254.169.254", pod=f"p-{number // 2}"))
-        admissions.heard("team-a", "m", claim("localhost"))
+            admissions.on_report("team-b", "m", claim("169.254.169.254", pod=f"p-{number // 2}"))
+        admissions.on_report("team-a", "m", claim("localhost"))
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0].startswith(
-        "ignored team-b/p-0: it reports the address 169.254.169.254: that is the metadata service"
-    )
+    assert lines[0].startswith("ignored team-b/p-0: it reports the address 169.254.169.254: it is the metadata service")
     assert lines[-2:] == [
         "more reports of team-b are ignored without a line here",
-        "ignored team-a/liar: its host 'localhost' is no IP address",
+        "ignored team-a/liar: its host 'localhost' is not an IP address",
     ]
-    assert len(lines) == claims.MAX_TOLD + 2
+    assert len(lines) == claims.MAX_LOGGED_LINES + 2
 
 
 async def test_report_when_ignored_for_long_then_the_log_says_it_again(
@@ -172,7 +170,7 @@ async def test_report_when_ignored_for_long_then_the_log_says_it_again(
     told.ignore("a", "p", "x")
     told.ignore("a", "p", "x")
     assert len(caplog.records) == 1
-    monkeypatch.setattr(claims, "TELL_AGAIN_SECONDS", -1.0)
+    monkeypatch.setattr(claims, "LOG_AGAIN_SECONDS", -1.0)
     told.ignore("a", "p", "x")
     assert len(caplog.records) == 2
 
@@ -232,14 +230,14 @@ async def test_claims_when_more_than_the_bound_are_unproven_then_the_rest_waits_
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
         for report in claims_of(5):
-            admissions.heard("team-b", "m", report)
-        admissions.heard("team-a", "m", claim("10.0.1.0", pod="real"))
+            admissions.on_report("team-b", "m", report)
+        admissions.on_report("team-a", "m", claim("10.0.1.0", pod="real"))
     model = table.models["team-b", "m"]
     assert sorted(model.replicas) == ["liar-0", "liar-1", "liar-2"]
     assert "real" in table.models["team-a", "m"].replicas
     table.prove(model, model.replicas["liar-1"])
     async with asyncio.TaskGroup() as tasks:
-        knowing(table, tasks).heard("team-b", "m", claims_of(5)[4])
+        knowing(table, tasks).on_report("team-b", "m", claims_of(5)[4])
     assert sorted(model.replicas) == ["liar-0", "liar-1", "liar-2", "liar-4"]
 
 
@@ -251,9 +249,9 @@ async def test_claim_when_it_says_ready_and_there_is_no_room_then_one_that_only_
     async with asyncio.TaskGroup() as tasks:
         admissions = knowing(table, tasks)
         for report in claims_of(3):
-            admissions.heard("team-b", "m", report)
+            admissions.on_report("team-b", "m", report)
         ready = claim("127.0.0.1", pod="ready", state=ReplicaState.READY)
-        admissions.heard("team-b", "m", ready)
+        admissions.on_report("team-b", "m", ready)
     assert sorted(table.models["team-b", "m"].replicas) == ["liar-1", "liar-2", "ready"]
 
 
@@ -274,10 +272,10 @@ async def test_probes_when_they_fail_without_end_then_they_are_few() -> None:
         admissions = knowing(table, tasks)
         for number in range(300):
             report = claim("127.0.0.1", pod=f"liar-{number}", port=port, state=ReplicaState.READY)
-            admissions.heard("team-b", "m", report)
+            admissions.on_report("team-b", "m", report)
             if number % 50 == 0:
                 await asyncio.sleep(0.05)  # for probes to end: who is probed is not forgotten
     replicas = table.models["team-b", "m"].replicas.values()
     assert len(replicas) <= claims.MAX_UNPROVEN
     assert not any(replica.proven or replica.admitted for replica in replicas)
-    assert claims.PROBES_AT_ONCE < asked <= claims.FAILURES_SAVED + 10 * claims.FAILURES_PER_SECOND
+    assert claims.PROBES_AT_ONCE < asked <= claims.FAILURE_BURST + 10 * claims.FAILURES_PER_SECOND

@@ -127,7 +127,7 @@ def _text(path: Path) -> str:
 async def test_door_when_the_key_is_wrong_then_the_error_says_whom_to_ask_and_what_lists_keys() -> None:
     keys = table()
     keys.set_key(ENTRY, GRANT)
-    with pytest.raises(InvalidApiKey, match=r"Ask whoever gave it to you.*; `headrace keys list` shows"):
+    with pytest.raises(InvalidApiKey, match=r"ask its issuer; `headrace keys list` shows"):
         keys.authenticate(b"Bearer hr_default_wrong")
 
 

@@ -54,7 +54,7 @@ async def test_admission_when_the_broker_returns_then_it_is_said_again(world: Wo
     since = len(world.loop.admissions)
     world.broker.kill()
     world.broker.start()
-    await until(lambda: "is back" in world.gateway.log and world.loop.client.is_connected, "both are back")
+    await until(lambda: "is connected again" in world.gateway.log and world.loop.client.is_connected, "both are back")
     await replica.be_ready()
     await world.loop.hears_admission("echo-1", ReplicaState.READY, since)
 
@@ -66,7 +66,7 @@ async def test_routes_when_the_broker_loses_its_data_then_they_are_kept_until_th
     await world.replica()
     world.broker.kill(lose_everything=True)
     world.broker.start()
-    await until(lambda: "is back" in world.gateway.log and world.loop.client.is_connected, "both are back")
+    await until(lambda: "is connected again" in world.gateway.log and world.loop.client.is_connected, "both are back")
     assert (await send(world.port, chat())).status == 200
     await world.loop.make_buckets()
     await world.loop.route("new")

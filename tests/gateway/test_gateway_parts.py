@@ -135,9 +135,9 @@ async def test_replicas_when_a_namespace_invents_more_than_the_bound_then_only_i
     async with asyncio.TaskGroup() as tasks:
         admissions = Admissions(table, outbox, tasks, NETWORKS)
         for number in range(3):
-            admissions.heard("greedy", f"m{number}", loading("p"))
-        admissions.heard("greedy", "m0", loading("p", sequence=2))
-        admissions.heard("modest", "m", loading("p", port=2))
+            admissions.on_report("greedy", f"m{number}", loading("p"))
+        admissions.on_report("greedy", "m0", loading("p", sequence=2))
+        admissions.on_report("modest", "m", loading("p", port=2))
     assert sorted(table.models) == [("greedy", "m0"), ("greedy", "m1"), ("modest", "m")]
     assert table.models["greedy", "m0"].replicas["p"].report.sequence == 2
 
@@ -147,8 +147,8 @@ async def test_replica_when_restarted_before_its_route_is_known_then_it_is_known
     table = Table("default", outbox.demand)
     async with asyncio.TaskGroup() as tasks:
         admissions = Admissions(table, outbox, tasks, NETWORKS)
-        admissions.heard("default", "m", loading("p"))
-        admissions.heard("default", "m", loading("p", started=2))
+        admissions.on_report("default", "m", loading("p"))
+        admissions.on_report("default", "m", loading("p", started=2))
     assert table.models["default", "m"].replicas["p"].report.started == 2
 
 

@@ -13,7 +13,7 @@ from gateway.gateway_world import until
 
 from headrace.events.secret import new_secret
 from headrace_gateway.replica import Replica as KnownReplica
-from headrace_gateway.upstream.connection import ReplicaSilent
+from headrace_gateway.upstream.connection import ReplicaUnresponsive
 
 
 def vanishes(known: KnownReplica, replica: Replica) -> None:
@@ -66,10 +66,10 @@ async def test_replica_when_given_up_then_each_exchange_has_its_own_error() -> N
         connections = [await known.pool.connect() for _ in range(2)]
         for connection in connections:
             connection.send(b"GET /")
-        known.pool.give_up("no sign of life")
+        known.pool.fail_busy("no sign of life")
         errors = []
         for connection in connections:
-            with pytest.raises(ReplicaSilent) as raised:
+            with pytest.raises(ReplicaUnresponsive) as raised:
                 await connection.changed()
             errors.append(raised.value)
             known.pool.give_back(connection)

@@ -148,6 +148,19 @@ async def test_refused_when_it_keeps_the_connection_then_it_ends(port: int, monk
                     await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("message", [get("Connection: close"), get(version="1.0")], ids=["close", "1.0"])
+async def test_close_when_more_is_sent_late_then_no_reset(port: int, message: bytes) -> None:
+    """The server sends FIN after the last answer and reads on: a reset could drop an answer in transit."""
+    async with connected(port) as wire:
+        await wire.send(message)
+        assert [reply.status for reply in await wire.replies()] == [200]
+        for _ in range(3):
+            await wire.send(LAST)
+            assert wire.reader.exception() is None
+            assert not wire.writer.transport.is_closing()
+            await asyncio.sleep(0.01)
+
+
 async def test_expecting_client_when_refused_then_it_is_closed(port: int) -> None:
     """It may or may not send the body now; a server that reads on would guess."""
     async with connected(port) as wire:

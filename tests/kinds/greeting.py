@@ -7,22 +7,24 @@ which one starts that has the kind.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
 
 from headrace.api import kinds
 from headrace.api.kinds import Kind
-from headrace.api.parts import Conditions, Part
+from headrace.api.parts import Part
 from headrace.api.schema import Schema
-from headrace.api.vocabulary import API_VERSION, MANAGED_BY, MODEL_DEPLOYMENT, READY
+from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT, READY
 from headrace.kinds import registry
-from headrace.kinds.columns import AGE, NAME, Column, PrinterColumn, condition
+from headrace.kinds.children import child_of
+from headrace.kinds.columns import condition
 from headrace.kinds.controller import Controller
+from headrace.kinds.references import named_in
 from headrace.kinds.resource_kind import ResourceKind
-from headrace.reconcile.conditions import Condition, rendered
-from headrace.reconcile.world import Child, ChildKey, Manifest, Observed, Outcome, ResourceKey, Settings, Signals
+from headrace.reconcile.conditions import Condition, conditions_of
+from headrace.reconcile.world import Manifest, Observed, Outcome, Settings, Signals
 
 PROGRAM = """\
 import sys
@@ -42,30 +44,15 @@ class GreetingSpec(Part):
     model_ref: str = Field(min_length=1, max_length=63, description="Name of a ModelDeployment of the namespace.")
 
 
-class GreetingStatus(Part):
-    """What was observed."""
-
-    conditions: Conditions | None = None
-
-
-def references(manifest: Manifest) -> Iterable[ResourceKey]:
-    """The ModelDeployment."""
-    spec = manifest.get("spec")
-    name = spec.get("modelRef") if isinstance(spec, dict) else None
-    return (ResourceKey(MODEL_DEPLOYMENT, manifest["metadata"]["namespace"], name),) if isinstance(name, str) else ()
-
-
 def reconcile(
     manifest: Manifest, observed: Observed, signals: Signals, settings: Settings, memory: int | None, /
 ) -> Outcome[int]:
     """Return the ConfigMap and the condition; `memory` counts the passes."""
     del settings
-    (model,) = references(manifest)
-    ready = _ready(model.name, observed.references.get(model))
-    metadata = manifest["metadata"]
-    before = manifest.get("status", {}).get("conditions", [])
-    conditions = rendered([ready], before, metadata["generation"], signals.wall)
-    return Outcome((_config_map(manifest),), {"conditions": conditions}, (memory or 0) + 1)
+    ready = _ready(manifest["spec"]["modelRef"], next(iter(observed.references.values()), None))
+    child = child_of(GREETING, manifest, kinds.CONFIG_MAP, {"data": {"text": manifest["spec"]["text"]}})
+    conditions = conditions_of(manifest, [ready], signals.wall)
+    return Outcome((child,), {"conditions": conditions}, (memory or 0) + 1)
 
 
 def _ready(name: str, model: Manifest | None) -> Condition:
@@ -77,39 +64,15 @@ def _ready(name: str, model: Manifest | None) -> Condition:
     return Condition(READY, "False", "ModelNotReady", f"the ModelDeployment {name} is not ready: {found.get('reason')}")
 
 
-def _config_map(manifest: Manifest) -> Child:
-    metadata = manifest["metadata"]
-    owner = {name: manifest[name] for name in ("apiVersion", "kind")} | {
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-        "controller": True,
-    }
-    child: Manifest = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": GREETING.child_name(metadata["name"]),
-            "namespace": metadata["namespace"],
-            "labels": {MANAGED_BY: "headrace", GREETING.label: metadata["name"]},
-            "ownerReferences": [owner],
-        },
-        "data": {"text": manifest["spec"]["text"]},
-    }
-    return Child(ChildKey.of(child), child)
-
-
 KIND = Kind(API_VERSION, "Greeting", "greetings", "greeting", ("hi",))
 GREETING = ResourceKind(
     kind=KIND,
-    schema=lambda: Schema(KIND, "A greeting of a model.", GreetingSpec, GreetingStatus, ()),
+    schema=lambda: Schema(KIND, "A greeting of a model.", GreetingSpec),
     controller=lambda: Controller(reconcile),
-    conditions=(READY,),
     children=(kinds.CONFIG_MAP,),
     label="headrace.dev/greeting",
     suffix="greeting",
-    printer_columns=(PrinterColumn("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),),
-    columns=(NAME, Column("READY", lambda o: str(condition(o, READY).get("status", "Unknown"))), AGE),
-    references=references,
+    references=named_in("modelRef", MODEL_DEPLOYMENT),
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 from kinds.greeting import GREETING, greeting, reconcile
 
 from headrace.api.vocabulary import MODEL_DEPLOYMENT, PROGRESSING, READY
-from headrace.reconcile.unfinished import unfinished
+from headrace.reconcile.failure_status import failure_status
 from headrace.reconcile.world import Manifest, Observed, ResourceKey, Settings, Signals
 
 MODEL = ResourceKey(MODEL_DEPLOYMENT, "default", "smol")
@@ -52,7 +52,13 @@ def test_greeting_when_its_model_is_then_it_is(
 @pytest.mark.parametrize(("generation", "status"), [(2, "Unknown"), (1, "False")])
 def test_unfinished_without_progressing_is_in_ready(generation: int, status: str) -> None:
     assert PROGRESSING not in GREETING.conditions
-    failed = unfinished(resource(conditions=[ready_at(generation)]), "no route", 5.0, GREETING.conditions)
+    failed = failure_status(resource(conditions=[ready_at(generation)]), "no route", 5.0, GREETING.conditions)
     assert [(each["type"], each["status"], each["reason"]) for each in failed["conditions"]] == [
         (READY, status, "ReconcileFailed")
     ]
+
+
+@pytest.mark.parametrize("spec", [None, [], {}, {"modelRef": 3}, {"modelRef": {}}])
+def test_references_when_spec_unreadable_then_none(spec: Any) -> None:
+    assert [*GREETING.references({**resource(), "spec": spec})] == []
+    assert [*GREETING.references(resource())] == [MODEL]

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from headrace.api import kinds
 from headrace.api.kinds import Kind
-from headrace.api.parts import Conditions, Int64, Part
+from headrace.api.parts import Int64, Part, StatusPart
 from headrace.api.rules import Rule
 from headrace.api.schema import Schema
 from headrace.api.vocabulary import API_VERSION, READY
@@ -39,11 +39,10 @@ class CacheSpec(Part):
     spill_gibibytes: int = Field(default=0, ge=0, le=64, description="Size of its part on disk.")
 
 
-class CacheStatus(Part):
+class CacheStatus(StatusPart):
     """How large it is."""
 
     gibibytes: Int64 | None = Field(default=None, description="Size.")
-    conditions: Conditions | None = None
 
 
 SPILL = Rule(

@@ -1,4 +1,4 @@
-"""A canary: a share of the replicas and of the requests, until it is promoted, taken back, or fails."""
+"""A canary: a share of the replicas and of the requests, until it is promoted, rolled back, or fails."""
 
 from __future__ import annotations
 

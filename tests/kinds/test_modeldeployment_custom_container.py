@@ -1,4 +1,4 @@
-"""Brought containers (`runtime.type: Container`): what their pods are made of, and what gateways are told of them."""
+"""Custom containers (`runtime.type: Container`): their pods, and their entries in the route."""
 
 from __future__ import annotations
 

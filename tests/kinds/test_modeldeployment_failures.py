@@ -1,4 +1,4 @@
-"""Pods that do not work: the same cause in the conditions, in the events and in what requests are told."""
+"""Failing pods: the same cause in the conditions, in the events and in responses to requests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_crash_when_replica_was_ready_before_then_requests_held(crashes: int) ->
         world.pass_time(30)
         assert world.says(v.READY) == ("False", v.STARTING)
         assert world.refused() is None
-    assert "started again; it exited (exit code 139): segm" in world.condition(v.READY)["message"]
+    assert "being restarted; it exited (exit code 139): segm" in world.condition(v.READY)["message"]
 
 
 def test_crash_when_not_ready_since_the_last_one_then_crash_loop() -> None:
@@ -185,7 +185,7 @@ def test_deadline_when_its_process_ended_then_its_error_is_told() -> None:
     world.container(pod, {"running": {"startedAt": world.stamp()}}, restartCount=1, lastState=last_state(world, pod))
     world.pass_time(12)
     assert world.says(v.READY) == ("False", v.STARTUP_DEADLINE_EXCEEDED)
-    assert "It exited before (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
+    assert "It previously exited (exit code 3): block 7 is wrong" in world.condition(v.READY)["message"]
 
 
 def last_state(world: World, pod: str) -> Manifest:

@@ -1,4 +1,4 @@
-"""Ready says whether requests are answered: what moves beside a replica that takes them is told in its message."""
+"""The condition Ready: whether the model serves requests; its message has the changes in progress."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_leader_when_new_then_no_gateway_only_after_listening() -> None:
         world.pass_time(1)
         assert world.says(v.READY) == ("True", v.RUNNING)
         assert world.says(v.ROUTABLE) == ("True", v.ADMITTED)
-    assert "have not reported again yet" in world.condition(v.ROUTABLE)["message"]
+    assert "according to their previous reports" in world.condition(v.ROUTABLE)["message"]
     world.pass_time(2)
     assert world.says(v.ROUTABLE) == world.says(v.READY) == ("False", v.NO_GATEWAY)
 
@@ -190,7 +190,7 @@ def test_quota_when_no_room_and_nothing_serves_then_not_ready() -> None:
 
 # -- a readiness path that does not answer -------------------------------------------------------------------------
 
-FAULT = "its readiness path /v1/models on port 8000 is answered with 404"
+FAULT = "its readiness path /v1/models on port 8000 responds with status 404"
 
 
 def test_container_when_readiness_path_fails_then_told_how() -> None:

@@ -52,12 +52,12 @@ def seen(*, ready: bool = False, running: bool = True, ip: str | None = "10.1.0.
     }
 
 
-def test_pods_when_they_run_then_status_and_revision_info_describe_them() -> None:
+def test_pods_when_running_then_described_by_status_and_record() -> None:
     (found,) = probed(resource(), observed(seen(ready=True)))
     assert found == ProbedPod("p-1", "r1", "10.1.0.7", 9000, "/ready", 5, 1767225610.0, ready=True, terminating=False)
 
 
-def test_pod_when_it_registers_itself_then_nothing_is_reported_for_it() -> None:
+def test_pod_when_self_registering_then_the_loop_reports_nothing() -> None:
     (found,) = probed(resource(), observed(seen(), self_registers=True))
     assert found.announces
 
@@ -82,7 +82,7 @@ def test_pods_when_there_is_nothing_to_report_then_none(there: Observed) -> None
 
 
 @pytest.mark.parametrize("spec", [None, {}, {"runtime": 3}, {"runtime": {"container": []}}])
-def test_pods_when_the_spec_is_invalid_now_then_they_are_still_reported_for(spec: Any) -> None:
+def test_pods_when_the_spec_is_invalid_then_still_reported(spec: Any) -> None:
     (found,) = probed(resource(spec), observed(seen()))
     assert found.capacity == 5
 

@@ -56,11 +56,11 @@ def annotations_of(world: World) -> Manifest:
     return found
 
 
-def test_revision_when_custom_container_then_spec_in_record() -> None:
+def test_record_when_custom_container_then_it_has_the_spec() -> None:
     assert revisions(serving_world(**spec(**FIELDS))) == [CUSTOM]
 
 
-def test_revision_when_of_own_runtime_then_profile_in_record() -> None:
+def test_record_when_llm_runtime_then_it_has_the_profile() -> None:
     world = serving_world(runtime={"type": "LLM", "llm": {"maxConcurrentRequests": 7}})
     assert json.loads(annotations_of(world)[v.REVISION_INFO_ANNOTATION]) == {
         "runtime": "LLM",
@@ -75,7 +75,7 @@ def test_revision_when_of_own_runtime_then_profile_in_record() -> None:
     }
 
 
-def test_route_when_it_names_revision_then_with_what_it_serves() -> None:
+def test_route_when_rendered_then_has_operations_of_revisions() -> None:
     (own,) = route_of(serving_world(replicas=1).outcome).revisions
     (custom,) = route_of(serving_world(**spec()).outcome).revisions
     assert (own.operations, own.capabilities) == (("chat", "completions"), ("Drain", "LoadReports", "Progress"))
@@ -83,7 +83,7 @@ def test_route_when_it_names_revision_then_with_what_it_serves() -> None:
 
 
 @pytest.mark.parametrize("fields", [spec(**FIELDS), spec(announces=True), {"replicas": 1}])
-def test_deployment_when_without_record_then_read_as_with_it(
+def test_deployment_when_of_an_earlier_build_then_record_derived(
     fields: dict[str, Any],
 ) -> None:
     world = serving_world(**fields)
@@ -168,7 +168,7 @@ def test_operator_when_upgraded_then_record_and_no_restart() -> None:
     assert (child(world, "Deployment")["spec"]["template"], list(world.pods)) == (template, pods)
 
 
-def test_operator_when_upgraded_in_rollout_then_old_served_on() -> None:
+def test_operator_when_upgraded_in_a_rollout_then_stable_serves() -> None:
     world = serving_world(**spec(**FIELDS))
     world.apply(**spec(**FIELDS, image="next"), model={**world.manifest["spec"]["model"], "name": "renamed"})
     world.look()
@@ -180,13 +180,13 @@ def test_operator_when_upgraded_in_rollout_then_old_served_on() -> None:
     assert route_of(world.look()).public_name == "smol"
 
 
-def test_capacity_when_spec_invalid_and_no_record_then_default() -> None:
+def test_capacity_when_no_record_and_invalid_spec_then_default() -> None:
     world = as_before(serving_world(**spec(**FIELDS)))
     world.manifest["spec"]["runtime"] = {"container": []}
     assert [each.capacity for each in revisions(world)] == [16]
 
 
-def test_capacity_when_it_changes_then_record_too_no_restart() -> None:
+def test_capacity_when_changed_then_record_without_a_restart() -> None:
     world = World(manifest=resource(**spec()), settings=SETTINGS)
     world.calm()
     pods = list(world.pods)

@@ -1,4 +1,4 @@
-"""Starts from zero: which replicas are kept, how much is written meanwhile, and what is told of a failed start."""
+"""Cold starts: kept replicas, the number of status writes, and the report of a failed start."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_failed_start_when_at_zero_then_not_ready_and_wakeable() -> None:
     """The condition has the cause."""
     world, _ = failed()
     assert world.says(v.READY) == ("False", v.CRASH_LOOP)
-    assert "the next request tries again: the runtime keeps" in world.condition(v.READY)["message"]
+    assert "the next request starts it again: the runtime keeps" in world.condition(v.READY)["message"]
     assert world.says(v.WORKLOADS_READY) == ("False", v.IDLE)
     assert world.refused() is None
     assert world.look().requeue_seconds is None

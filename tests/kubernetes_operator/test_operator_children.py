@@ -24,10 +24,9 @@ from headrace.control.world import ChildRefused
 from headrace.events.connection import connect
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.ownership import owner_annotation
-from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey, Settings
+from headrace.reconcile.world import Child, ChildKey, Manifest, ObjectKey, ResourceKey, Settings
 from headrace_operator.client import ApiServer, Listed
 from headrace_operator.connection import Connection
-from headrace_operator.index import ObjectKey
 from headrace_operator.kinds import Watched, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.world import KubernetesWorld
@@ -114,7 +113,7 @@ async def test_cluster_scoped_child_of_another_is_refused() -> None:
     other = ResourceKey(OWNER.kind, "team-b", OWNER.name)
     made.index.put(served(priority_class("o1", other)))
     assert made.observe(OWNER).children == {}
-    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="PriorityClass smollm2 exists and has another owner"):
         await made.apply(OWNER, priority_class())
     await made.delete(OWNER, priority_class().key)
     assert api.writes == []

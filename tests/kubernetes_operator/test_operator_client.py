@@ -101,7 +101,7 @@ async def test_request_when_unanswered_then_others_show_if_server_down(
         await server.hangs.wait()
         if others:
             await api.get("/things/a")
-        with pytest.raises(ApiError, match="no answer in time") as caught:
+        with pytest.raises(ApiError, match="no response in time") as caught:
             await hanging
     assert caught.value.status == status
     assert caught.value.passes

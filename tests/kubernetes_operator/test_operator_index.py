@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT
-from headrace.reconcile.world import Manifest, ResourceKey
-from headrace_operator.index import Entry, Index, ObjectKey, digest_of, workload_of
+from headrace.reconcile.world import Manifest, ObjectKey, ResourceKey
+from headrace_operator.index import Entry, Index, digest_of, workload_of
 
 KEY = ObjectKey("Service", "n", "s")
 

@@ -13,9 +13,9 @@ from kubernetes_operator.test_operator_world import CONTROLLED, OWNER, PATH, Pro
 from headrace.api import vocabulary as v
 from headrace.control.world import ChildRefused
 from headrace.errors import CannotStart
-from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Manifest, ObjectKey, ResourceKey
 from headrace_operator.client import NOT_FOUND, ApiError, ApiServer
-from headrace_operator.index import Index, ObjectKey, workload_of
+from headrace_operator.index import Index, workload_of
 from headrace_operator.kinds import Watched, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.watching import Watching

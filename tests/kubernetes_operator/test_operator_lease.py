@@ -49,7 +49,7 @@ async def test_leader_when_stopped_and_continued_then_ends_unwritten() -> None:
     assert await candidate._try_to_acquire()
     with pytest.raises(Ended):
         leader.check()
-    with pytest.raises(Ended, match="taken"):
+    with pytest.raises(Ended, match="acquired"):
         await leader._renew()
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.vocabulary import API_VERSION, MODEL_DEPLOYMENT
-from headrace.reconcile.world import Manifest, ResourceKey
-from headrace_operator.index import Entry, Index, ObjectKey
+from headrace.reconcile.world import Manifest, ObjectKey, ResourceKey
+from headrace_operator.index import Entry, Index
 
 KEY = ObjectKey("Service", "default", "smollm2")
 OWNER = ResourceKey(MODEL_DEPLOYMENT, "default", "smollm2")

@@ -15,7 +15,7 @@ from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.broker.passwords import runtime_password
 from headrace.errors import CannotStart
 from headrace_operator.client import ApiError, ApiServer, Change
-from headrace_operator.health import SILENCE_SECONDS, STUCK_SECONDS, Health
+from headrace_operator.health import STUCK_SECONDS, UNANSWERED_SECONDS, Health
 from headrace_operator.kinds import POD, watched_kinds
 from headrace_operator.namespaces import Namespaces
 from headrace_operator.settings import ModelsClaim, Settings
@@ -213,8 +213,8 @@ async def test_provide_when_claim_refused_then_only_retryable_retried(
     ("silent", "stuck", "fault"),
     [
         (1.0, 0.0, None),
-        (SILENCE_SECONDS + 1, 0.0, "API server"),
-        (1.0, STUCK_SECONDS + 1, "no look"),
+        (UNANSWERED_SECONDS + 1, 0.0, "API server"),
+        (1.0, STUCK_SECONDS + 1, "no reconcile pass"),
     ],
 )
 def test_health_is_what_happened(silent: float, stuck: float, fault: str | None) -> None:

@@ -121,7 +121,7 @@ async def test_apply_when_the_name_is_of_a_foreign_object_then_refused() -> None
     made, api = world()
     api.objects[PATH] = {"kind": "Service", "metadata": {"name": "smollm2", "namespace": "default"}}
     api.errors = [ApiError(CONFLICT, "conflict with kubectl")]
-    with pytest.raises(ChildRefused, match="belongs to somebody else"):
+    with pytest.raises(ChildRefused, match="has another owner"):
         await made.apply(OWNER, service())
     assert api.writes == []
 
@@ -229,10 +229,10 @@ async def test_apply_when_a_webhook_hangs_then_one_try_is_enough() -> None:
     async def hang(*_: object, **__: object) -> Manifest:
         nonlocal now
         now += 10.0
-        raise ApiError(TIMED_OUT, "PATCH /api: no answer in time", said="no answer in time")
+        raise ApiError(TIMED_OUT, "PATCH /api: no response in time", said="no response in time")
 
     api.apply = hang  # type: ignore[method-assign]
-    with pytest.raises(ChildRefused, match="no answer in time"):
+    with pytest.raises(ChildRefused, match="no response in time"):
         await made.apply(OWNER, service())
 
 

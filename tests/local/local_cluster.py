@@ -13,9 +13,8 @@ from typing import Any
 
 from headrace.api import vocabulary as v
 from headrace.local.cluster import LocalCluster
-from headrace.local.index import ObjectKey
 from headrace.local.pods import Backoff
-from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Manifest, ObjectKey, ResourceKey
 
 SECONDS = 10.0
 MODEL = ResourceKey(v.MODEL_DEPLOYMENT, "default", "smol")

@@ -7,7 +7,7 @@ import socket
 from headrace.local.addresses import Addresses
 
 
-def test_addresses_when_taken_never_repeat_and_leave_out_network_addresses() -> None:
+def test_addresses_never_repeat_nor_are_network_addresses() -> None:
     addresses = Addresses(250)
     taken = [addresses.take([]) for _ in range(1000)]
     assert len(set(taken)) == 1000
@@ -20,6 +20,6 @@ def test_address_when_somebody_listens_there_is_passed_over() -> None:
         assert Addresses(1000).take([8000]) != first
 
 
-def test_address_when_the_port_is_taken_everywhere_is_given_all_the_same() -> None:
+def test_address_when_port_in_use_everywhere_then_still_given() -> None:
     with socket.create_server(("0.0.0.0", 0)) as everywhere:
         assert Addresses(2000).take([everywhere.getsockname()[1]])

@@ -25,9 +25,8 @@ from headrace.local.api_server import ApiServer
 from headrace.local.api_shapes import REDACTED
 from headrace.local.cluster import LocalCluster
 from headrace.local.home import Record
-from headrace.local.index import ObjectKey
 from headrace.local.objects import Objects
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 
 SECONDS = 10.0
 T = TypeVar("T")

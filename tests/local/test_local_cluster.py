@@ -30,10 +30,9 @@ from headrace.control.world import ChildRefused
 from headrace.errors import InvalidResource, NotFound
 from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.local.cluster import LocalCluster
-from headrace.local.index import ObjectKey
 from headrace.local.store import MAX_EVENTS
 from headrace.reconcile.conditions import Condition, rendered
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, ResourceKey
 
 DIGEST = "sha256:" + "ab" * 32
 

@@ -18,9 +18,8 @@ from headrace.control.world import ChildRefused
 from headrace.events.connection import connect
 from headrace.kinds.modeldeployment import reconcile as rule
 from headrace.local.cluster import CARRIED_OUT, LocalCluster
-from headrace.local.index import ObjectKey
 from headrace.reconcile.ownership import controls, owner_annotation
-from headrace.reconcile.world import Child, ChildKey, Manifest, ResourceKey, Settings
+from headrace.reconcile.world import Child, ChildKey, Manifest, ObjectKey, ResourceKey, Settings
 
 
 @asynccontextmanager
@@ -77,12 +76,12 @@ def priority_class(owner: Manifest) -> Child:
 
 
 @pytest.fixture
-def wanted(monkeypatch: pytest.MonkeyPatch, _cluster_scoped: None) -> None:
-    """As if every ModelDeployment wanted a cluster-scoped child."""
-    monkeypatch.setattr(rule, "_guards", lambda facts: iter((priority_class(facts.manifest),)))
+def desired(monkeypatch: pytest.MonkeyPatch, _cluster_scoped: None) -> None:
+    """As if every ModelDeployment desired a cluster-scoped child."""
+    monkeypatch.setattr(rule, "_pod_prerequisites", lambda facts: iter((priority_class(facts.manifest),)))
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("desired")
 async def test_cluster_scoped_child_lives_as_long_as_its_resource(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster, reconciled(cluster, tmp_path):
         now, _ = cluster.apply_object(model())
@@ -94,7 +93,7 @@ async def test_cluster_scoped_child_lives_as_long_as_its_resource(tmp_path: Path
         await until(cluster, PRIORITY_CLASS.kind, lambda found: not found)
 
 
-@pytest.mark.usefixtures("wanted")
+@pytest.mark.usefixtures("desired")
 async def test_cluster_scoped_child_is_adopted_by_the_next_resource(tmp_path: Path) -> None:
     async with running(tmp_path) as cluster, reconciled(cluster, tmp_path):
         former, _ = cluster.apply_object(model())
@@ -133,7 +132,7 @@ async def test_cluster_scoped_child_of_another_is_refused(tmp_path: Path) -> Non
         mine, _ = cluster.apply_object(model())
         other, _ = cluster.apply_object(model("other"))
         await cluster.apply(ResourceKey.of(other), priority_class(other))
-        with pytest.raises(ChildRefused, match="PriorityClass smol exists and belongs to somebody else"):
+        with pytest.raises(ChildRefused, match="PriorityClass smol exists and has another owner"):
             await cluster.apply(MODEL, priority_class(mine))
         await cluster.delete(MODEL, priority_class(mine).key)
         assert cluster.observe(MODEL).children == {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from headrace.local.index import MAX_BEHIND, Change, ObjectIndex, ObjectKey
+from headrace.local.index import MAX_BEHIND, Change, ObjectIndex
+from headrace.reconcile.world import ObjectKey
 
 KEY = ObjectKey("ConfigMap", "default", "a")
 

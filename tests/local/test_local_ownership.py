@@ -23,10 +23,9 @@ from local.local_cluster import (
 
 from headrace.control.world import ChildRefused
 from headrace.errors import InvalidResource
-from headrace.local.index import ObjectKey
 from headrace.local.objects import Objects
 from headrace.local.store import Store
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, ResourceKey
 
 OTHER = ResourceKey(GREETING.kind.kind, MODEL.namespace, MODEL.name)
 OTHER_RESOURCE: Manifest = {
@@ -67,7 +66,7 @@ async def test_kinds_that_share_a_name_keep_each_others_children(tmp_path: Path)
         now, _ = cluster.apply_object(model())
         mine = owned_by(now, deployment(container(SLEEPER)))
         await cluster.apply(MODEL, mine)
-        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and belongs to somebody else"):
+        with pytest.raises(ChildRefused, match="smol-1 exists in namespace default and has another owner"):
             await cluster.apply(OTHER, others_child(mine.key.name))
         await cluster.delete(OTHER, mine.key)
         await cluster.set_routable(OTHER, frozenset({cluster.observe(MODEL).pods[0]["metadata"]["name"]}))
@@ -184,7 +183,7 @@ async def test_object_of_a_user_outlives_the_owner_it_names(tmp_path: Path) -> N
         now, _ = cluster.apply_object(model())
         mine = config_map({**OWNER, "uid": now["metadata"]["uid"]})
         cluster.apply_object(mine)
-        with pytest.raises(ChildRefused, match="mine exists in namespace default and belongs to somebody else"):
+        with pytest.raises(ChildRefused, match="mine exists in namespace default and has another owner"):
             await cluster.apply(MODEL, Child(ChildKey.of(mine), mine))
         cluster.delete_object(ObjectKey("ModelDeployment", MODEL.namespace, MODEL.name))
         assert get(cluster, "ConfigMap", "mine")["data"] == {"a": "b"}

@@ -30,9 +30,8 @@ from local.local_cluster import (
 from headrace.api.vocabulary import ROUTABLE_GATE
 from headrace.environment import TERMINATION_MESSAGE_PATH
 from headrace.local import pods as pods_module
-from headrace.local.index import ObjectKey
 from headrace.local.pods import Backoff
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 from headrace.termination import MAX_BYTES
 
 SLOW = Backoff(first_seconds=600, longest_seconds=600)

@@ -14,8 +14,8 @@ from disks import fill, small_disk
 
 from headrace.errors import AccessDenied, CannotStart, NoSpace
 from headrace.local import store as store_module
-from headrace.local.index import ObjectKey
 from headrace.local.store import Store
+from headrace.reconcile.world import ObjectKey
 
 WRITER = """
 import json, sys, pathlib

@@ -31,7 +31,7 @@ OTHERS = ("Service/s", "Job/fetch")
 def test_children_when_some_are_refused_then_next_workloads_wait(
     refuses: tuple[str, ...], applied: tuple[str, ...]
 ) -> None:
-    """Prerequisites, workloads, then the rest, each in the order of the wanted set."""
+    """Prerequisites, workloads, then the rest, each in the order of the desired set."""
     refused: list[Child] = []
     tried = []
     for child in to_apply(children(*WANTED), refused):

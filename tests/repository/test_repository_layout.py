@@ -26,7 +26,7 @@ NOT_OF_THE_CORE = {
 
 LONGEST_NAME = 60
 """Characters of a test's name; its docstring has the rest."""
-NOT_YET_SHORT = {"gateway", "http_server", "llm_runtime", "local", "serving"}
+NOT_YET_SHORT = {"gateway", "http_server"}
 """Folders of tests that still have longer names: none may be added."""
 
 

@@ -16,13 +16,13 @@ from headrace.runtimes.profile import PlatformImage, Port, RuntimeProfile
 from headrace.runtimes.registry import PROFILES, register
 
 
-def test_options_when_listed_then_each_field_of_the_spec_is_of_one_type() -> None:
+def test_options_when_listed_then_each_field_has_one_type() -> None:
     named = sorted(profile.options for profile in PROFILES.values() if profile.options)
     assert named == sorted(Runtime.model_fields.keys() - {"type"})
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-def test_profile_when_its_image_is_of_headrace_then_it_runs_in_local_mode_too(profile: RuntimeProfile) -> None:
+def test_profile_when_platform_image_then_local_mode_runs_it(profile: RuntimeProfile) -> None:
     assert not isinstance(profile.image, PlatformImage) or profile.command
 
 
@@ -46,7 +46,7 @@ def test_profile_when_without_command_or_options_then_type_named(monkeypatch: py
     assert (accepted["reason"], accepted["message"].partition(":")[0]) == (v.INVALID_SPEC, "spec.runtime.type")
 
 
-def test_profile_when_it_has_several_ports_then_service_and_policy_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_when_several_ports_then_in_service_and_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = (Port("http", 8000), Port("grpc", 8001))
     monkeypatch.setitem(PROFILES, "LLM", replace(LLM, ports=numbers))
     world = in_cluster()
@@ -55,7 +55,7 @@ def test_profile_when_it_has_several_ports_then_service_and_policy_have_them(mon
     assert ports(rule) == {("TCP", 8000), ("TCP", 8001)}
 
 
-def test_profile_when_it_has_resources_then_pods_get_them_unless_the_template_has_some(
+def test_resources_when_in_the_profile_then_default_of_pods(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(PROFILES, "LLM", replace(LLM, resources={"requests": {"cpu": "2"}}))

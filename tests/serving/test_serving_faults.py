@@ -106,8 +106,8 @@ def test_chat_when_a_field_is_wrong_then_the_error_is_about_it(
         ([[1], [-1]], "prompt[1]", "`prompt[1]`: a token id is a number from 0 to 255"),
         ("", "prompt", "`prompt` is empty"),
         (["a", ""], "prompt[1]", "`prompt[1]` is empty"),
-        (["a"] * 9, "prompt", "9 prompts in one request, and a replica takes 8 at once. Send several requests"),
-        (["a", "x" * 4090], "prompt[1]", "the model takes 4096 tokens"),
+        (["a"] * 9, "prompt", "9 prompts in one request, and a replica processes 8 at once. Send several requests"),
+        (["a", "x" * 4090], "prompt[1]", "the model length is 4096 tokens"),
         (["a", "x" * 5000], "prompt[1]", "5000 bytes of text are more in any case"),
     ],
 )

@@ -192,9 +192,9 @@ def test_field_of_chat_when_not_served_then_refused_by_its_path(fields: dict[str
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("n_predict", "`max_tokens` does the same here"),
-        ("max_new_tokens", "`max_tokens` does the same here"),
-        ("stop_sequences", "`stop` does the same here"),
+        ("n_predict", "Use `max_tokens`"),
+        ("max_new_tokens", "Use `max_tokens`"),
+        ("stop_sequences", "Use `stop`"),
         ("maxTokens", "Did you mean `max_tokens`?"),
         ("temprature", "Did you mean `temperature`?"),
         ("message", "Did you mean `messages`?"),

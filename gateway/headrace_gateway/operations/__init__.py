@@ -1,8 +1,8 @@
 """The operations that clients request of models. A new one is a record in a module here, and a line in the table.
 
 gRPC (Open Inference Protocol v2) will be terminated in the gateway, in a module `headrace_gateway.operations.grpc`: it
-finds the operation of a call by its name, which routes use too, reads the model's name from the message, makes a
-`RequestInfo`, and the request is forwarded with the operation's method and path as JSON or tensors. `Operation` and
+finds the operation of a call by its name, which routes use too, reads the model's name from the message and makes a
+`RequestInfo`; the request is forwarded with the operation's method and path as JSON or tensors. `Operation` and
 `RequestInfo` do not depend on the client's transport. `Match` and `OperationTable.match` are for clients of HTTP, and
 `headrace_gateway.exchange.Exchange` is the client's side of an HTTP request: gRPC needs its own.
 """

@@ -10,7 +10,7 @@ from headrace_gateway.operations.operation import Body, Operation
 
 _ERROR = {"content": {"application/json": {"schema": {"type": "object"}}}}
 _STREAM = (
-    ' With `"stream": true` the answer is a stream of server-sent events; while the model wakes, comments name the '
+    ' With `"stream": true` the answer is a stream of server-sent events; while the model wakes, comments contain the '
     "stage (`: headrace stage=loading-weights 41%`)."
 )
 
@@ -24,7 +24,7 @@ def paths(operations: OperationTable) -> dict[str, Any]:
 
 
 def _described(operation: Operation) -> dict[str, Any]:
-    forwarded = "Forwarded as it is to a replica of the model, which is woken when it is at zero."
+    forwarded = "Forwarded unchanged to a replica of the model, which is woken when it is at zero."
     description: dict[str, Any] = {
         "tags": ["inference"],
         "summary": operation.summary,
@@ -38,12 +38,12 @@ def _described(operation: Operation) -> dict[str, Any]:
                 "description": "The model's answer",
                 "content": {"application/json": {}} | ({"text/event-stream": {}} if operation.can_stream else {}),
             },
-            "400": {"description": "The body is not understood; `error.param` names the field", **_ERROR},
-            "401": {"description": "The API key opens nothing", **_ERROR},
+            "400": {"description": "The body is not valid; `error.param` is the field", **_ERROR},
+            "401": {"description": "The API key is missing or not valid", **_ERROR},
             "404": {"description": "No such model for this key", **_ERROR},
             "413": {"description": "The body is too large", **_ERROR},
-            "429": {"description": "Too many requests wait already; see Retry-After", **_ERROR},
-            "503": {"description": "No replica in time, or not to be expected; see Retry-After", **_ERROR},
+            "429": {"description": "The model's queue is full; see Retry-After", **_ERROR},
+            "503": {"description": "No replica in time, or the model is unavailable; see Retry-After", **_ERROR},
         },
     }
     if operation.body is not Body.NONE:

@@ -1,4 +1,4 @@
-"""Which operation a request is: the operation table."""
+"""The operation table: from an HTTP request to its operation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Match:
     parameters: Mapping[str, str]
 
     def read(self, request_id: bytes, body: bytes) -> RequestInfo:
-        """Return what is known of the request once its body is there. Raises InvalidRequest."""
+        """Return the request's properties from its path and body. Raises InvalidRequest."""
         public_name, stream = self.operation.read(self.parameters, body)
         return RequestInfo(request_id, self.operation, self.parameters, public_name, stream)
 
@@ -30,7 +30,7 @@ class Match:
 
 
 class OperationTable:
-    """The operations that are served; iterating gives them in the order of registration."""
+    """The served operations; iterated in the order of registration."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._operations = tuple(operations)

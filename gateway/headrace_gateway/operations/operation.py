@@ -1,8 +1,8 @@
-"""What an operation is: one thing that a client can request of a model, as one record.
+"""One operation that a client can request of a model, as a record.
 
 Dispatch, the reading of a request, forwarding, `Allow`, and the API's documentation are derived from it. The tenant is
 read in the same way for all operations: from the API key (`headrace_gateway.table`). How priority, cost and prefix are
-read will be further fields, each with what uses it.
+read will be further fields, each with the code that uses it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headrace.http.paths import PARAMETER
 
 
 class Body(Enum):
-    """What the body of a request is; the value is its media type."""
+    """The kind of a request body; the value is its media type."""
 
     JSON = "application/json"
     TENSOR = "application/octet-stream"
@@ -32,12 +32,12 @@ class Operation:
     """One row of the operation table."""
 
     name: str
-    """By which routes name it (`headrace.routes.operations`)."""
+    """The name in routes (`headrace.routes.operations`)."""
     path: str
-    """With parameters in braces, each for one segment: `/v2/models/{name}/infer`."""
+    """Parameters are in braces, each for one segment: `/v2/models/{name}/infer`."""
     body: Body
     summary: str
-    """Of the documentation."""
+    """For the documentation."""
     method: str = "POST"
     model_parameter: str | None = None
     """The path parameter that names the model; None: the field `model` of the JSON body."""
@@ -48,7 +48,7 @@ class Operation:
     example: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a row by which no request could be read."""
+        """Reject a row by which no request could be read."""
         if self.model_parameter is None and self.body is not Body.JSON:
             raise ValueError(f"{self.name}: only a JSON body can name the model")
         if self.can_stream and self.body is not Body.JSON:
@@ -59,7 +59,7 @@ class Operation:
     def read(self, parameters: Mapping[str, str], body: bytes) -> tuple[str, bool]:
         """Return the model's public name, and whether a stream is requested. Raises InvalidRequest.
 
-        A body is parsed only if something of it is needed.
+        A body is parsed only if a field of it is needed.
         """
         if self.model_parameter is not None and not self.can_stream:
             return parameters[self.model_parameter], False
@@ -77,7 +77,7 @@ class Operation:
     def target(self, parameters: Mapping[str, str], engine_model_name: str | None = None) -> str:
         """Return the request target for a replica; parameters are percent-encoded.
 
-        `engine_model_name` is the name by which its engine knows the model; None: the public one.
+        `engine_model_name` is the model's name in the engine; None: the public one.
         """
         if not parameters:
             return self.path
@@ -86,7 +86,7 @@ class Operation:
         return PARAMETER.sub(lambda found: quote(parameters[found[1]], safe=""), self.path)
 
     def body_for(self, body: bytes, engine_model_name: str | None) -> bytes:
-        """Return the body for a replica: as it came, unless its engine knows the model by another name."""
+        """Return the body for a replica: unchanged, unless its engine has another name for the model."""
         if engine_model_name is None or self.model_parameter is not None:
             return body
         return to_json({**from_json(body), "model": engine_model_name})

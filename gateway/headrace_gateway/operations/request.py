@@ -1,4 +1,4 @@
-"""What is known of a request once it is read: the argument of queueing, routing and forwarding."""
+"""A request after its body was read: the argument of queueing, routing and forwarding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from headrace_gateway.operations.operation import Operation
 
 
 class RequestInfo(NamedTuple):
-    """One request; nothing here changes, however often it is retried.
+    """One request; constant over all its retries.
 
     A named tuple: one is made per request, and a frozen dataclass takes several times as long (measured: 3 us).
     """

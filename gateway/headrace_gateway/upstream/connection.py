@@ -29,7 +29,7 @@ _NO_BODY = frozenset({204, 304})
 
 
 class UpstreamError(Exception):
-    """The exchange with a replica failed below HTTP; the message says how, in a few words."""
+    """The exchange with a replica failed below HTTP; the message is a short cause."""
 
 
 class ConnectFailed(UpstreamError):
@@ -37,7 +37,7 @@ class ConnectFailed(UpstreamError):
 
 
 class Unreachable(ConnectFailed):
-    """Nothing answers at the address. A refused connection is an answer: of a machine, without the process."""
+    """Nothing answers at the address. A refused connection is not this error: the machine has answered."""
 
 
 class NotProven(ConnectFailed):
@@ -45,9 +45,9 @@ class NotProven(ConnectFailed):
 
 
 class ConnectionLost(UpstreamError):
-    """The connection ended, or carried something that is not HTTP, before the answer was complete.
+    """The connection ended, or carried something that is not HTTP, before the response was complete.
 
-    `answered`: whether any byte of the answer had come.
+    `answered`: whether any byte of the response had arrived.
     """
 
     def __init__(self, message: str, *, answered: bool) -> None:
@@ -55,8 +55,8 @@ class ConnectionLost(UpstreamError):
         self.answered = answered
 
 
-class ReplicaSilent(ConnectionLost):
-    """The replica was given up: it neither reports, nor answers probes, nor sends anything."""
+class ReplicaUnresponsive(ConnectionLost):
+    """The replica is unresponsive: it neither reports, nor answers probes, nor sends anything."""
 
 
 class Head(NamedTuple):
@@ -79,15 +79,15 @@ class Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.head: Head | None = None
         self.complete = True
-        """Whether the answer has wholly arrived; what is not taken yet can still be taken."""
+        """Whether the whole answer has arrived; its body can still be taken."""
         self.idle_since = 0.0
         """On the loop's clock: when the last answer was complete."""
-        self.stirred = False
-        """Whether anything was received since `Pool.stirs` was last called."""
+        self.received = False
+        """Whether anything was received since `Pool.received_any` was last called."""
         self.last = False
         """Whether it is closed after the present exchange."""
-        self.vanished = False
-        """Whether the replica has closed it unannounced."""
+        self.closed_by_replica = False
+        """Whether the replica has closed it unexpectedly."""
         self._aborted = False
         self._loop = loop
         self._transport: asyncio.Transport | None = None
@@ -132,12 +132,12 @@ class Connection(asyncio.Protocol):
         self._until_close = False
         self._on_complete = None
         if self._transport is None:
-            self._error = ConnectionLost("closed as soon as it was made", answered=False)
+            self._error = ConnectionLost("closed right after it was opened", answered=False)
         elif not self._transport.is_closing():
             self._transport.write(request)
 
     def take(self) -> bytes:
-        """Return the bytes of the body that have come; empty when there are none now."""
+        """Return the bytes of the body that have arrived; empty if there are none now."""
         chunks = self._chunks
         if not chunks:
             return b""
@@ -151,14 +151,14 @@ class Connection(asyncio.Protocol):
         return body
 
     def changed(self) -> asyncio.Future[None]:
-        """Return a future that is done when there is more to look at. Raises ConnectionLost."""
+        """Return a future that is done at the next change of `head`, `take()` or `complete`. Raises ConnectionLost."""
         if self._error is not None:
             raise self._error
         self._waiter = self._loop.create_future()
         return self._waiter
 
     def when_complete(self, callback: Callable[[], None]) -> None:
-        """Call it as soon as the answer has wholly arrived, taken or not."""
+        """Call it as soon as the whole answer has arrived, taken or not."""
         if self.complete:
             callback()
         else:
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, so that the replica stops working on this exchange.
 
-        The connection is reset: a mere end of input may mean a client that half-closed and waits for its answer.
+        The connection is reset: a FIN alone may come from a client that half-closed and waits for its answer.
         """
         self._aborted = True
         if self._transport is not None:
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self.stirred = True
+        self.received = True
         if self.complete:
             self.abort()  # not requested: it could be taken for the answer to the next request
             return
@@ -215,32 +215,32 @@ class Connection(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         if self.complete:
-            self.vanished = self._keep_alive and not self._aborted
+            self.closed_by_replica = self._keep_alive and not self._aborted
             self._keep_alive = False
         elif self._until_close and exc is None:
             self._completed()
         elif self._error is None:
             cause = str(exc) if exc is not None else "closed before the answer was complete"
             self._error = ConnectionLost(cause, answered=self._answered)
-            self.vanished = True
+            self.closed_by_replica = True
         self._transport = None
         self._wake()
 
     # -- httptools -------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A head begins; a second answer to one request is a fault."""
+        """Begin a head; a second answer to one request is a fault."""
         if self.complete:
             self._keep_alive = False
         self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line, or a trailer, which is ignored."""
+        """Take a header line; trailers are ignored."""
         if self.head is None:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is there; interim ones (1xx) are not the answer."""
+        """End a head; interim ones (1xx) are not the answer."""
         status = self._parser.get_status_code()
         if status < 200 or self.complete:  # noqa: PLR2004 - HTTP's classes
             return
@@ -251,20 +251,20 @@ class Connection(asyncio.Protocol):
         self.head = head
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         if not self.complete:
             self._chunks.append(body)
             self._waiting_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        """The answer has wholly arrived, unless it was an interim one."""
+        """End the answer, unless it was an interim one."""
         if self.head is not None:
             self._completed()
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def _is_head_too_large(self) -> bool:
-        """Return whether a head is larger than it may be; of what has come with its end, the body does not count."""
+        """Return whether a head exceeds its limit; body bytes that arrived with its end do not count."""
         if self.head is not None:
             self._head_bytes = sum(len(name) + len(value) for name, value in self.head.headers)
         return self._head_bytes > MAX_HEAD_BYTES

@@ -1,6 +1,6 @@
 """The connections to one replica.
 
-Their number needs no bound of its own: a replica is sent no more requests at once than its capacity.
+Their number needs no bound of its own: a replica gets at most as many requests at once as its capacity.
 """
 
 from __future__ import annotations
@@ -8,28 +8,28 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from headrace_gateway.upstream.connection import ConnectFailed, Connection, ReplicaSilent, Unreachable
+from headrace_gateway.upstream.connection import ConnectFailed, Connection, ReplicaUnresponsive, Unreachable
 
 CONNECT_SECONDS = 2.0
 """A replica is in the same cluster or on the same machine; one that does not answer by then is unreachable."""
 IDLE_SECONDS = 50.0
-"""An idle connection is given up before the replica does so (75 s with ours, 60 s with most others)."""
+"""An idle connection is closed before the replica closes it (75 s with our runtimes, 60 s with most others)."""
 KEEP_ALIVE_IDLE_SECONDS = 10
 KEEP_ALIVE_INTERVAL_SECONDS = 5
 KEEP_ALIVE_PROBES = 3
 USER_TIMEOUT_MILLISECONDS = 25_000
-"""A generation may send nothing for minutes, so there is no time limit for the first byte. A machine that vanished is
-found by the kernel instead: by its probes (10 s + 3 x 5 s), or, since there are none while what was sent is not
-acknowledged, by the user timeout. A process that hangs is found by `headrace_gateway.silence`."""
+"""A generation may send nothing for minutes, so there is no time limit for the first byte. A machine that is lost is
+detected by the kernel instead: by TCP keep-alive probes (10 s + 3 x 5 s) or, while sent data is not acknowledged and
+no probes are sent, by the user timeout. A process that hangs is detected by `headrace_gateway.liveness`."""
 
 
 class Pool:
     """Keep-alive connections to one address. Those that carry an exchange are `busy`."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.vanished = False
-        """Whether the replica has closed a connection unannounced: its process may be gone, and another one have its
-        address."""
+        self.closed_by_replica = False
+        """Whether the replica has closed a connection unexpectedly: its process may have exited, and another one may
+        have its address."""
         self._host = host
         self._port = port
         self._idle: list[Connection] = []
@@ -56,7 +56,7 @@ class Pool:
         except OSError as error:
             kind = ConnectFailed if isinstance(error, ConnectionRefusedError) else Unreachable
             raise kind(f"{self._host}:{self._port}: {error.strerror or error}") from error
-        except ValueError as error:  # what a replica reports as its host need not be one
+        except ValueError as error:  # a reported host may be any text
             raise ConnectFailed(f"{self._host!r} is no host: {error}") from error
         _keep_alive(transport.get_extra_info("socket"))
         self._busy.add(connection)
@@ -71,7 +71,7 @@ class Pool:
             self._drop(connection)
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle for too long."""
+        """Close connections that have been idle for too long."""
         kept = []
         for connection in self._idle:
             if connection.reusable and now - connection.idle_since < IDLE_SECONDS:
@@ -81,28 +81,28 @@ class Pool:
         self._idle = kept
 
     def renew(self) -> None:
-        """Keep none of the present connections: close what is idle now, and the others after their exchange."""
+        """Close all present connections: idle ones now, the others after their exchange."""
         for connection in self._idle:
             connection.abort()
         self._idle = []
         for connection in self._busy:
             connection.last = True
 
-    def stirs(self) -> bool:
-        """Return whether anything came for an exchange since this was last asked."""
-        stirred = False
+    def received_any(self) -> bool:
+        """Return whether any exchange has received bytes since the last call."""
+        received = False
         for connection in self._busy:
-            stirred |= connection.stirred
-            connection.stirred = False
-        return stirred
+            received |= connection.received
+            connection.received = False
+        return received
 
-    def give_up(self, why: str) -> None:
-        """End every exchange with ReplicaSilent."""
+    def fail_busy(self, why: str) -> None:
+        """End every exchange with ReplicaUnresponsive."""
         for connection in list(self._busy):
-            connection.lose(ReplicaSilent(why, answered=True))
+            connection.lose(ReplicaUnresponsive(why, answered=True))
 
     def _drop(self, connection: Connection) -> None:
-        self.vanished |= connection.vanished
+        self.closed_by_replica |= connection.closed_by_replica
         connection.abort()
 
 

@@ -15,7 +15,7 @@ from headrace_llm.gguf import GGUFFile
 
 ARCHITECTURES = ("llama",)
 MAX_VALUE = 1e9
-"""Bound of any count and of RoPE's base: far above any model, and a bound for a broken file."""
+"""Limit of any count and of RoPE's base: far above any model; detects a corrupt file."""
 
 _READ = frozenset(
     {
@@ -35,7 +35,7 @@ _READ = frozenset(
 )
 """Keys of the architecture that `LlamaConfig.of` reads."""
 _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
-    "rope.scaling.type": ("none", "linear"),  # linear: by the factor, which is a key of its own, with or without a type
+    "rope.scaling.type": ("none", "linear"),  # linear: by the factor, which has its own key, with or without a type
     "rope.scaling.factor": (0, 1),
     "rope.scale_linear": (0, 1),  # the factor's name in older files
     "rope.scaling.attn_factor": (1,),
@@ -50,12 +50,12 @@ _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "final_logit_softcapping": (0,),
     "logit_scale": (1,),
     "residual_scale": (1,),
-    "tensor_data_layout": ("Meta AI original pth",),  # rows of queries and keys in pairs, as every llama file has them
+    "tensor_data_layout": ("Meta AI original pth",),  # rows of queries and keys in pairs, as in every llama file
     "use_parallel_residual": (False,),
 }
 """Other keys, each with the values that do not change the answer."""
 _ALWAYS_WITHOUT_EFFECT = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length"})
-"""Keys that only describe a scaling which has a key of its own."""
+"""Keys that only describe a scaling with its own key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class LlamaConfig:
     ffn_width: int
     vocabulary: int
     context: int
-    """Longest sequence of the training, tokens."""
+    """Longest training sequence, tokens."""
     rope_theta: float
     norm_epsilon: float
 
@@ -155,7 +155,7 @@ class _Header:
         return found
 
     def invalid(self, what: str, *, hint: str = "Convert the model again") -> InvalidModel:
-        """Return the error for a file that `has` something wrong."""
+        """Return the error of a file; `has` describes its fault."""
         return InvalidModel(f"{self._file.path.name} has {what}", hint=hint)
 
 

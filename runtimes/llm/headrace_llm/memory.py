@@ -1,7 +1,7 @@
 """The memory available to this process: the machine's, or less if a cgroup (a container's limit) bounds it.
 
-A KV cache is mapped without being touched, and with `vm.overcommit_memory=1` the kernel maps any size. What can never
-fit would otherwise be found by the kernel's out-of-memory killer, in the middle of answers.
+A KV cache is mapped without being written, and with `vm.overcommit_memory=1` the kernel maps any size. Without this
+check, a cache that can never fit would cause an out-of-memory kill during requests.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def read_memory(root: Path = Path("/")) -> Memory:
 
 
 def _limits(root: Path) -> list[int]:
-    """Return the limits of this process's memory cgroup and of those around it.
+    """Return the limits of this process's memory cgroup and its parents.
 
-    In a container the path may be the host's, where nothing is to be seen: then its root, the mount, has the limit.
+    In a container the path may be the host's and not visible: the limit is then that of the mount's root.
     """
     limits = []
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -53,7 +53,7 @@ def _limits(root: Path) -> list[int]:
             own = mount / path.lstrip("/")
             for directory in (own, *own.parents):
                 limit = _text(directory / name).strip()
-                limits += [int(limit)] if limit.isdecimal() else []  # "max": none
+                limits += [int(limit)] if limit.isdecimal() else []  # "max": no limit
                 if directory == mount:
                     break
     return limits

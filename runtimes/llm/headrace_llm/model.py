@@ -140,7 +140,7 @@ class LlamaModel:
         context = max(segment.start for segment in segments) + 1
         group = config.heads // config.kv_heads
         rows = torch.tensor([segment.slot - first for segment in segments])
-        # Slots within the range that do not decode now take part with a zero query; what they give is not read.
+        # Slots within the range that do not decode now get a zero query; their result is not read.
         spread = queries.new_zeros(last - first + 1, config.kv_heads, group, config.head_dim)
         spread[rows] = queries.view(len(segments), config.kv_heads, group, config.head_dim)
         lengths = torch.full((last - first + 1,), context)
@@ -202,7 +202,7 @@ def _kv_cache(config: LlamaConfig, slots: int, model_len: int, weights_bytes: in
         " (headrace-llm: --max-model-len, --max-concurrent-requests)"
     )
     memory, needed = read_memory(), weights_bytes + size
-    # Weights that do not fit alone are no fault of the cache: a container's limit is then reported as OOMKilled.
+    # Weights that do not fit by themselves are not an error of the cache: Kubernetes reports OOMKilled then.
     if memory.total is not None and weights_bytes <= memory.total < needed:
         raise CannotStart(f"{cache} does not fit into memory", hint=remedy)
     if memory.available is not None and needed > memory.available:
@@ -220,12 +220,12 @@ def _kv_cache(config: LlamaConfig, slots: int, model_len: int, weights_bytes: in
 
 
 def _untouched(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return zeros, float32, in pages that are allocated when first written: what no sequence reaches costs nothing.
+    """Return zeros, float32, in pages that are allocated when first written: unused slots cost no memory.
 
     Small pages, against numpy's and some kernels' habit: with huge ones a first short prompt would clear 240 MB of a
     cache of which it uses two.
     """
     area = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel that has no huge pages
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         area.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(area, dtype=torch.float32).view(shape)

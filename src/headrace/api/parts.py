@@ -56,3 +56,9 @@ Conditions = Annotated[
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]
+
+
+class StatusPart(Part):
+    """Base of the status of a kind: every kind has the condition Ready."""
+
+    conditions: Conditions | None = None

@@ -12,8 +12,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-PATTERN = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-"""Kubernetes' grammar without a minus sign, because amounts are never negative."""
+PATTERN = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?$"
+"""Kubernetes' grammar without a minus sign, because amounts are never negative, and with exponents of two digits.
+
+The API server parses an exponent as int64 and keeps its lowest 32 bits: `1e4294967299` is `1e3`, and `1e1100000000` is
+a number of a billion digits. Useful amounts are between 1e-9, its precision, and 2^63 - 1.
+"""
 MAX_LENGTH = 32
 MAX_INTEGER = 10**18
 """Close to the largest value that Kubernetes stores (2^63 - 1), and exact as the floating-point number in a schema."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from headrace.api.kinds import Kind
-from headrace.api.parts import Part
+from headrace.api.parts import Part, StatusPart
 from headrace.api.rules import Rule
 from headrace.errors import FieldError, InvalidResource
 
@@ -30,8 +30,8 @@ class Schema:
     kind: Kind
     description: str
     spec: type[Part]
-    status: type[Part]
-    rules: tuple[Rule, ...]
+    status: type[Part] = StatusPart
+    rules: tuple[Rule, ...] = ()
 
     def validate(self, manifest: Manifest, old: Manifest | None = None) -> None:
         """Check an object that replaces `old`. Raises InvalidResource with all errors found."""

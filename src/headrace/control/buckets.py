@@ -51,32 +51,32 @@ class BucketWriter:
     def __init__(self, client: Client, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
-        self._wanted: dict[str, bytes] = {}
+        self._desired: dict[str, bytes] = {}
         self._dirty: set[str] = set()
         self._compare = True
         self._complete = False
-        """Whether `_wanted` has all desired entries; before that, unknown keys are not removed."""
+        """Whether `_desired` has all desired entries; before that, unknown keys are not removed."""
         self._work = asyncio.Event()
         self._work.set()
         self._clean = asyncio.Event()
 
-    def want(self, key: str, value: bytes | None) -> None:
+    def set_desired(self, key: str, value: bytes | None) -> None:
         """Set the desired value of an entry; None removes it."""
-        if self._wanted.get(key) == value and (value is not None or self._complete):
+        if self._desired.get(key) == value and (value is not None or self._complete):
             return  # also for an unknown key: the comparison removes keys that are not desired
         if value is None:
-            self._wanted.pop(key, None)
+            self._desired.pop(key, None)
         else:
-            self._wanted[key] = value
+            self._desired[key] = value
         self._dirty.add(key)
         self._begin()
 
-    def want_exactly(self, entries: dict[str, bytes]) -> None:
+    def set_all_desired(self, entries: dict[str, bytes]) -> None:
         """Set the desired entries of the bucket and remove all others."""
-        for key in self._wanted.keys() - entries.keys():
-            self.want(key, None)
+        for key in self._desired.keys() - entries.keys():
+            self.set_desired(key, None)
         for key, value in entries.items():
-            self.want(key, value)
+            self.set_desired(key, value)
         self.complete()
 
     def complete(self) -> None:
@@ -134,17 +134,17 @@ class BucketWriter:
             present = set(await bucket.keys())
         except NoKeysError:
             present = set()
-        for key in present | self._wanted.keys():
-            if key in present and key not in self._wanted:
+        for key in present | self._desired.keys():
+            if key in present and key not in self._desired:
                 if self._complete:
                     self._dirty.add(key)
-            elif key not in present or (await bucket.get(key)).value != self._wanted.get(key):
+            elif key not in present or (await bucket.get(key)).value != self._desired.get(key):
                 self._dirty.add(key)
 
     async def _write_dirty(self, bucket: KeyValue) -> None:
         while self._dirty:
             key = self._dirty.pop()
-            value = self._wanted.get(key)
+            value = self._desired.get(key)
             try:
                 if value is None:
                     await bucket.delete(key)

@@ -53,12 +53,12 @@ class _ReportedPod:
     key: ResourceKey
     pod: ProbedPod
     answered: bool = False
-    """Whether a probe of ours or the kubelet's has succeeded since the container started."""
+    """Whether a probe of the loop or the kubelet has succeeded since the container started."""
     was_ready: bool = False
     """Whether the kubelet's probe has succeeded since the container started; only then can it make the pod unready."""
     last_report: ReplicaReport | None = None
     fault: str = ""
-    """Why our last probe failed."""
+    """Why the loop's last probe failed."""
     probe: asyncio.Task[None] | None = None
 
     @property
@@ -200,11 +200,11 @@ async def _fault(pod: ProbedPod) -> str:
             finally:
                 writer.close()
     except ConnectionRefusedError:
-        return f"{path} is not answered: the connection is refused"
+        return f"{path} does not respond: the connection is refused"
     except TimeoutError:
-        return f"{path} is not answered within {PROBE_TIMEOUT_SECONDS:.0f} s"
+        return f"{path} does not respond within {PROBE_TIMEOUT_SECONDS:.0f} s"
     except (OSError, ValueError):
-        return f"{path} is not answered: the connection breaks"
+        return f"{path} does not respond: the connection is closed"
     if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
-        return f"{path} is not answered in HTTP/1.1"
-    return "" if rest[:3] == b"200" else f"{path} is answered with {rest[:3].decode()}"
+        return f"{path} does not respond in HTTP/1.1"
+    return "" if rest[:3] == b"200" else f"{path} responds with status {rest[:3].decode()}"

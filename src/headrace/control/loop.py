@@ -27,22 +27,22 @@ from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.connection import raise_if_cancelled
 from headrace.kinds.registry import RESOURCE_KINDS
+from headrace.reconcile.failure_status import failure_status
 from headrace.reconcile.sequence import to_apply, to_delete
-from headrace.reconcile.unfinished import unfinished
 from headrace.reconcile.world import Child, ChildKey, Observed, Outcome, Publication, ResourceKey, Settings
 
 log = logging.getLogger(__name__)
 
 WORKERS = 4
 """Concurrent reconcile passes, which wait for writes to the cluster and not for the CPU."""
-GATEWAY_LOOK_SECONDS = 1.0
+GATEWAY_CHECK_SECONDS = 1.0
 """Longest time until the loop detects that a gateway's presence has expired."""
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 REPORTED_FAILURES = 3
 """Consecutive failed passes until the status reports them: after some seconds the error is not transient."""
 MAX_DOUBLINGS = 6
-"""From the first to beyond the last."""
+"""Doublings of the first back-off that exceed the last one."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class _Known:
     """State that the loop keeps between two reconcile passes of a resource."""
 
     memory: object = None
-    """Of the kind's rule, which alone knows its type."""
+    """Memory of the rule; only the kind's rule knows its type."""
     failures: int = 0
     refused: dict[ChildKey, str] = field(default_factory=dict)
     """Why the cluster rejected a child when it was last applied."""
@@ -78,7 +78,7 @@ class ControlLoop:
         self._controllers = {name: resource.controller() for name, resource in RESOURCE_KINDS.items()}
         buckets = {bucket for resource in RESOURCE_KINDS.values() for bucket in resource.buckets}
         self._published = {bucket: BucketWriter(client, bucket) for bucket in sorted(buckets)}
-        """What no resource publishes is removed from these."""
+        """Buckets with publications; entries that no resource publishes are removed."""
         self._keys = BucketWriter(client, subjects.KEYS_BUCKET)
         self._presence = BucketWriter(client, subjects.GATEWAYS_BUCKET)
         """Created and audited here, written by the gateways: never `complete`, so their entries are not removed."""
@@ -91,14 +91,14 @@ class ControlLoop:
         self._started = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._looked = time.monotonic()
+        self._last_pass = time.monotonic()
         """When a reconcile pass last ended, or the first one was enqueued after an idle period."""
 
     def enqueue(self, key: ResourceKey) -> None:
         """Schedule a reconcile pass of a resource."""
         if key not in self._waiting:
             if self._idle.is_set():
-                self._looked = time.monotonic()
+                self._last_pass = time.monotonic()
             self._waiting.add(key)
             self._idle.clear()
             if key not in self._busy:
@@ -112,7 +112,7 @@ class ControlLoop:
 
     def stuck_seconds(self) -> float:
         """Return how long reconcile passes have been pending while none ended."""
-        return 0.0 if self._idle.is_set() else time.monotonic() - self._looked
+        return 0.0 if self._idle.is_set() else time.monotonic() - self._last_pass
 
     async def settled(self) -> None:
         """Wait until all present resources are reconciled and the gateways' buckets are written."""
@@ -155,13 +155,13 @@ class ControlLoop:
             self.enqueue(key)
 
     def _publish_keys(self) -> None:
-        self._keys.want_exactly({entry: grant.encode() for entry, grant in self._world.api_keys().items()})
+        self._keys.set_all_desired({entry: grant.encode() for entry, grant in self._world.api_keys().items()})
 
     async def _watch_gateways(self) -> None:
         """Enqueue every resource when a gateway or the broker appears or disappears, which sends no message."""
         before = (self._client.is_connected, self._signals.live_gateways())
         while True:
-            await self._signals.wait_for_presence_change(GATEWAY_LOOK_SECONDS)
+            await self._signals.wait_for_presence_change(GATEWAY_CHECK_SECONDS)
             now = (self._client.is_connected, self._signals.live_gateways())
             if now != before:
                 before = now
@@ -186,13 +186,14 @@ class ControlLoop:
                 await self._reconcile_once(key)
             finally:
                 self._busy.discard(key)
-                self._looked = time.monotonic()
+                self._last_pass = time.monotonic()
                 if key in self._waiting:
                     self._queue.put_nowait(key)
                 elif not self._waiting and not self._busy:
                     self._idle.set()
 
     async def _reconcile_once(self, key: ResourceKey) -> None:
+        """Run one reconcile pass; log, count and retry a failure."""
         known = self._known.setdefault(key, _Known())
         if known.timer is not None:
             known.timer.cancel()
@@ -208,15 +209,15 @@ class ControlLoop:
             requeue_seconds = _backoff_seconds(known.failures)
             RECONCILE_ERRORS.inc()
             trace = None if isinstance(error, HeadraceError) else error
-            said = f"reconciling {key}: {error}; retrying in {requeue_seconds:.0f} s"
-            log.error("%s", said, exc_info=trace)  # noqa: TRY400 - the message of a HeadraceError is sufficient
+            message = f"reconciling {key}: {error}; retrying in {requeue_seconds:.0f} s"
+            log.error("%s", message, exc_info=trace)  # noqa: TRY400 - the message of a HeadraceError is sufficient
             if known.failures >= REPORTED_FAILURES:
-                await self._tell_failure(key, error)
+                await self._report_failure(key, error)
         RECONCILE_SECONDS.observe(time.perf_counter() - started)
         if requeue_seconds is not None and key in self._known:
             known.timer = asyncio.get_running_loop().call_later(requeue_seconds, self.enqueue, key)
 
-    async def _tell_failure(self, key: ResourceKey, error: Exception) -> None:
+    async def _report_failure(self, key: ResourceKey, error: Exception) -> None:
         """Write the cause of failing passes into the status, unless the cluster is unavailable."""
         resource = self._world.resource(key)
         if resource is None:
@@ -224,10 +225,10 @@ class ControlLoop:
         why = str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
         try:
             await self._world.write_status(
-                key, unfinished(resource, why, time.time(), RESOURCE_KINDS[key.kind].conditions)
+                key, failure_status(resource, why, time.time(), RESOURCE_KINDS[key.kind].conditions)
             )
-        except Exception as untold:  # noqa: BLE001 - as above, and the next pass tries again
-            log.warning("%s: its status cannot be written: %s", key, untold)
+        except Exception as failed:  # noqa: BLE001 - as above; the next pass retries
+            log.warning("%s: its status cannot be written: %s", key, failed)
 
     def _note_first_pass(self, key: ResourceKey) -> None:
         """Remove entries that an earlier process published for deleted resources, once all present ones are reconciled.
@@ -270,7 +271,7 @@ class ControlLoop:
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
     async def _apply(self, key: ResourceKey, outcome: Outcome[Any]) -> list[_Refusal]:
-        """Apply the children (a wake waits for nothing else), and return the refusals."""
+        """Apply the children first, because a cold start waits for them; return the refusals."""
         refusals: list[_Refusal] = []
         refused: list[Child] = []
         for child in to_apply(outcome.children, refused):
@@ -295,7 +296,9 @@ class ControlLoop:
 
     def _publish(self, publications: Iterable[Publication]) -> None:
         for each in publications:
-            self._published[each.bucket].want(each.entry, each.value.encode() if each.value is not None else None)
+            self._published[each.bucket].set_desired(
+                each.entry, each.value.encode() if each.value is not None else None
+            )
 
     async def _forget(self, key: ResourceKey, known: _Known) -> None:
         """Delete the children of a deleted resource, and withdraw its publications."""

@@ -1,7 +1,7 @@
-"""Which resources a change concerns, and what is observed of other resources. Pure, and the same in both worlds.
+"""Relations between resources: which others a change affects, and what a rule observes of them. Pure.
 
-A resource concerns those that refer to it (`ResourceKind.references`), and those for which the observer of its kind
-compares it with others (`headrace.kinds.controller.Observer`).
+A change of a resource affects those that refer to it (`ResourceKind.references`), and those that the observer of its
+kind returns (`headrace.kinds.controller.Observer`). Both worlds use this module.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from headrace.reconcile.world import ChildKey, Manifest, Observed, ResourceKey
 
 
 class References:
-    """Which resource refers to which, in both directions."""
+    """Index of references between resources, in both directions."""
 
     def __init__(self) -> None:
         self._of: dict[ResourceKey, frozenset[ResourceKey]] = {}
         self._to: dict[ResourceKey, set[ResourceKey]] = {}
 
     def set(self, key: ResourceKey, referenced: Iterable[ResourceKey]) -> None:
-        """Replace what a resource refers to. What is referenced need not exist."""
+        """Replace the references of a resource. A referenced resource need not exist."""
         before, now = self.of(key), frozenset(referenced)
         for each in before - now:
             self._to[each].discard(key)
@@ -35,16 +35,16 @@ class References:
             self._of.pop(key, None)
 
     def of(self, key: ResourceKey) -> frozenset[ResourceKey]:
-        """Return what a resource refers to."""
+        """Return the resources that a resource refers to."""
         return self._of.get(key, frozenset())
 
     def to(self, key: ResourceKey) -> frozenset[ResourceKey]:
-        """Return what refers to a resource."""
+        """Return the resources that refer to a resource."""
         return frozenset(self._to.get(key, ()))
 
 
 class Relations:
-    """The references and the observers of a world, kept up to date by it."""
+    """References and observers of a world, which updates them."""
 
     def __init__(self) -> None:
         self._references = References()
@@ -55,12 +55,12 @@ class Relations:
         }
 
     def update(self, key: ResourceKey, manifest: Manifest | None) -> list[ResourceKey]:
-        """Take in a resource as it is now (None: it is gone); return the others to reconcile, in order."""
+        """Update with the present state of a resource (None: deleted); return the other affected ones, sorted."""
         referenced = () if manifest is None else RESOURCE_KINDS[key.kind].references(manifest)
         self._references.set(key, referenced)
         observer = self._observers.get(key.kind)
-        concerned = set() if observer is None else observer.update(key, manifest)
-        return sorted((concerned | self._references.to(key)) - {key})
+        affected = set() if observer is None else observer.update(key, manifest)
+        return sorted((affected | self._references.to(key)) - {key})
 
     def observed(
         self,
@@ -69,7 +69,7 @@ class Relations:
         pods: tuple[Manifest, ...],
         resource: Callable[[ResourceKey], Manifest | None],
     ) -> Observed:
-        """Return what is observed of a resource: its children and pods, and the other resources that it needs.
+        """Return the observed state of a resource: children, pods, and other resources that affect it.
 
         Args:
             key: the resource.

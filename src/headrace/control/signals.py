@@ -24,7 +24,7 @@ from headrace.events.messages import Admission, Announcement, Demand, FetchProgr
 from headrace.reconcile.world import ResourceKey, Signals
 
 REPLICA_TTL_SECONDS = 10.0
-"""Ten missed reports: the process hangs or has exited, whatever the pod's status is."""
+"""Ten missed reports: the process hangs or has exited, regardless of the pod's status."""
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class SignalStore:
         if not self._client.is_connected:
             return True
         if self._reconnects != self._client.stats["reconnects"]:
-            # The client increments this counter when it is connected, and calls our callback some steps later: a
+            # The client increments this counter when it is connected, and calls the callback some steps later: a
             # reconcile pass in between must not treat messages as expired because the broker was unavailable.
             self._reconnects = self._client.stats["reconnects"]
             self._connected_since = self._clock()

@@ -1,4 +1,4 @@
-"""The interface between the reconcile loop and the cluster: `World`."""
+"""Interface between the reconcile loop and a cluster: `World`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from headrace.routes import KeyGrant
 
 
 class ChildRefused(HeadraceError):
-    """The world does not accept a child as it is described, and will not until something changes.
+    """The world refuses a child; an immediate retry would be refused again.
 
     Args:
-        message: the reason, in the words of the world.
+        message: the world's error message.
         hint: how to fix it.
         retry_seconds: when to apply it again, because a policy may have changed without notice. None: only once the
             child or the resource has changed.
@@ -30,20 +30,20 @@ class ChildRefused(HeadraceError):
 
 
 def not_ours(child: ChildKey, owner: ResourceKey) -> str:
-    """Return why a child is refused whose name another object has."""
+    """Return the error for a child whose name is used by an object with another owner."""
     where = f" in namespace {child.namespace}" if child.namespace else ""
     return (
-        f"{child.kind} {child.name} exists{where} and belongs to somebody else. "
+        f"{child.kind} {child.name} exists{where} and has another owner. "
         f"Delete it, or give the {owner.kind} {owner.name} another name"
     )
 
 
 Changed = Callable[[ResourceKey | None], None]
-"""Called when a resource, one of its children or pods changed; with None when API keys changed."""
+"""Callback for a change of a resource, its children or its pods; None: the API keys changed."""
 
 
 class World(Protocol):
-    """The local cluster or an API server. Reads are served from memory and never block; writes may take time."""
+    """A local cluster or an API server. Reads are served from memory and never block; writes may take time."""
 
     def subscribe(self, changed: Changed) -> None:
         """Call `changed` after every change from now on, in the event loop's thread."""
@@ -64,9 +64,9 @@ class World(Protocol):
         """Create or update the child, unless it is already equal. Raises ChildRefused."""
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
-        """Delete the child and its pods, with their grace period. Nothing happens when it does not exist.
+        """Delete the child and its pods, with their grace period, if it exists.
 
-        Where Kubernetes deletes children with their owner, those of a deleted resource are left to it.
+        In a cluster, Kubernetes deletes the children of a deleted resource.
         """
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:

@@ -1,1 +1,1 @@
-"""NATS subjects and the typed messages on them: the only way in which components talk about work."""
+"""NATS subjects and the typed messages on them: the only channel between components for work."""

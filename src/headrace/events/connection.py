@@ -39,7 +39,7 @@ FLUSH_SECONDS = 1.0
 
 _REFUSAL = "authorization violation"
 _ENDS_OF_REFUSALS = (ConnectionResetError, BrokenPipeError)
-"""Errors of a refused login without an `-ERR` line: the broker closes the connection before it has read our PING."""
+"""Errors of a refused login without an `-ERR` line: the broker closes the connection before it has read the PING."""
 
 
 class LoginRefused(HeadraceError):

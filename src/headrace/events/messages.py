@@ -39,7 +39,7 @@ class Demand(Message):
 
     gateway: str = Field(max_length=128)
     queued: int = Field(ge=0)
-    """Requests queued because no replica can take them."""
+    """Requests queued because no replica has capacity."""
     in_flight: int = Field(ge=0)
     """Requests forwarded and not finished yet."""
     queue_delay_milliseconds: float = Field(default=0.0, ge=0)
@@ -55,7 +55,7 @@ class ReplicaState(StrEnum):
 
 
 class Load(Message):
-    """How busy a replica is: what every engine reports, and numbers of its own, on the wire beside the others."""
+    """Load of a replica: fields that every engine reports, and additional numeric fields of one engine."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]

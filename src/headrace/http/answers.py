@@ -1,4 +1,4 @@
-"""What errors and streams look like on the wire: OpenAI's shape, whichever component answers."""
+"""Error and stream responses of gateway and runtimes, in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from headrace.errors import HeadraceError
 from headrace.http.errors import RequestError, Saturated
 
 DONE = b"data: [DONE]\n\n"
-"""The last event of a stream."""
+"""Last event of a stream."""
 CURSOR = b": headrace cursor="
-"""Begins the resume cursor, a comment before an event of a stream: see "Resume cursor" in the runtime contract."""
+"""Prefix of the resume cursor, a comment before an event of a stream: see "Resume cursor" in the runtime contract."""
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx in front would collect tokens into pages
+    (b"x-accel-buffering", b"no"),  # a proxying nginx must not buffer tokens
 )
 CLIENT_CLOSED_REQUEST = 499
-"""Nobody gets this status; the access log shows it (nginx's habit)."""
+"""Never sent; a status of the access log, as in nginx."""
 
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Where a word of a reason begins: OOM|Killed, Name|Taken."""
+"""Word boundaries of a reason: OOM|Killed, Name|Taken."""
 _SERVER_ERROR = 500
 
 
@@ -43,7 +43,7 @@ def error_body(error: HeadraceError) -> dict[str, Any]:
 
 
 def error_fields(error: HeadraceError) -> list[tuple[bytes, bytes]]:
-    """Return the header fields of an error's answer, besides those of its body."""
+    """Return the header fields of an error response, besides those of its body."""
     fields = [(headers.REASON, error.reason)]
     if isinstance(error, RequestError):
         if error.retry_after_seconds is not None:
@@ -53,13 +53,13 @@ def error_fields(error: HeadraceError) -> list[tuple[bytes, bytes]]:
 
 
 class Refusal:
-    """The ASGI application that answers one request with an error."""
+    """The ASGI application that rejects one request with an error."""
 
     def __init__(self, error: RequestError) -> None:
         self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer; nothing of the body is read."""
+        """Respond without reading the body."""
         del scope, receive
         body = json.dumps(error_body(self._error)).encode()
         fields = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -1,10 +1,11 @@
-"""The end of a connection: answers are not lost with it, and a client that has gone does not keep it.
+"""The end of a connection: the last response is not lost, and a disconnected client does not occupy it.
 
-- Before it is closed on a client that may still be sending, what it sends is read for a while and thrown away. Unread
-  bytes would make the kernel reset the connection, and the client might lose the answer.
-- A client that has sent its requests and half-closes the connection before the last answer has begun is answered. Only
-  what is sent to it tells it from one that has closed: see `_probe`. During the last answer the end of what it sends is
-  taken for a cancellation, so that a replica does not compute on until its next piece.
+- Lingering close (RFC 9112 §9.6): to a client that may still be sending, the server sends FIN after the last response,
+  and reads and discards for a while. Unread bytes would make the kernel reset the connection, and a reset can drop a
+  response that the client has not read yet.
+- A client that half-closes the connection before the last response has begun gets its responses. Only sending
+  something to it distinguishes it from one that has closed: see `_probe`. During the last response a FIN counts as a
+  cancellation, so that a replica does not compute until its next piece.
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ from headrace.http.cycles import ExpectingCycle
 from headrace.http.writing import WritingProtocol
 
 DISCARD_SECONDS = 5.0
-"""How long the rest of a request is read whose answer was given already, so that a client that is still sending sees
-the answer; and no more than `MAX_DISCARDED_BYTES` of it."""
+"""How long bytes after the last response are read and discarded; at most `MAX_DISCARDED_BYTES`."""
 PROBE_SECONDS = (0.25, 0.05, 0.2, 1.0)
-"""Between the end of what a client sends and the first `100 Continue`, and between the further ones; the last value
-repeats. Most answers come before the first. A client that has closed resets the connection at the first, and the second
-finds out."""
+"""Time from a client's FIN to the first `100 Continue`, and between the further ones; the last value repeats. Most
+responses are sent before the first. A client that has closed resets the connection at the first, and the second write
+fails."""
 
 
-class _Wire:
-    """The transport as an answer sees it: closing it waits for the client."""
+class _ResponseTransport:
+    """The transport of a response: closing it lingers."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -45,7 +45,7 @@ class _Wire:
 
 
 class ClosingProtocol(WritingProtocol):
-    """See the module. The reading half says in `_in_head`, `_in_body` and `_refused` what of a request is here."""
+    """See the module. The reading half sets `_in_head`, `_discarding` and `_refused`."""
 
     def __init__(
         self,
@@ -57,26 +57,26 @@ class ClosingProtocol(WritingProtocol):
         write_seconds: float | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop, write_seconds=write_seconds)
-        self._wire: asyncio.Transport = None  # type: ignore[assignment]  # as uvicorn's transport: there once connected
+        self._response_transport: asyncio.Transport = None  # type: ignore[assignment]  # as uvicorn's transport: there once connected
         self._served: RequestResponseCycle | None = None
-        """The request that was started last; those after it wait in the pipeline."""
+        """The request that was started last; later ones wait in the pipeline."""
         self._in_head = False
         self._refused = False
-        """Whether the newest request could not be read."""
-        self._deaf = False
-        """Whether what is received is thrown away: the last request is here, or one that could not be read."""
+        """Whether the newest request was malformed and rejected."""
+        self._discarding = False
+        """Whether received bytes are discarded: the last request has arrived, or a malformed one."""
         self._discarded_bytes = 0
         self._lingering = False
-        """Whether everything is written, and the connection stays only until the client has stopped sending."""
+        """Whether everything is written, and the connection stays open only until the client closes it."""
         self._half_closed = False
-        """Whether the client sends no more."""
+        """Whether the client has sent FIN."""
         self._discard_timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self._wire = cast("asyncio.Transport", _Wire(transport, self._end))
+        self._response_transport = cast("asyncio.Transport", _ResponseTransport(transport, self._end))
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,7 +94,7 @@ class ClosingProtocol(WritingProtocol):
 
     @property
     def _in_body(self) -> bool:
-        """Whether the newest request's head is here and its end is not."""
+        """Whether the newest request's head has arrived and its end has not."""
         return self.cycle is not None and self.cycle.more_body
 
     @override
@@ -119,11 +119,11 @@ class ClosingProtocol(WritingProtocol):
             cycle.may_stay = False
 
     def _end(self) -> None:
-        """Close when the client has what was written; one that may still be sending is read from until it stops."""
+        """Close after the last response; with a client that may still be sending, linger."""
         if self.transport.is_closing() or self._lingering:
             return
-        self._deaf = True
-        unread = self._in_head or self._in_body or self.pipeline or self._refused or self._discarded_bytes
+        unread = self._discarding or self._in_head or self._in_body or self.pipeline or self._discarded_bytes
+        self._discarding = True
         if self._half_closed or not unread:
             self.close()
             return
@@ -131,7 +131,7 @@ class ClosingProtocol(WritingProtocol):
         self.flow.resume_reading()
         self.transport.write_eof()
         self._close_after_discarding()
-        self._expect_reading()
+        self._start_write_timer()
 
     def _close_after_discarding(self) -> None:
         if self._discard_timer is not None:
@@ -143,27 +143,27 @@ class ClosingProtocol(WritingProtocol):
         if self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.close()
 
-    def _await_answers(self) -> bool:
-        """Return whether the connection is kept for answers to a client that sends no more."""
+    def _keep_for_responses(self) -> bool:
+        """Return whether the connection is kept for responses to a client that has half-closed it."""
         cycle, served = self.cycle, self._served
         if cycle is None or cycle.response_complete or served is None:
             return False  # idle
         if served.response_started and served is cycle:
-            return False  # gone: a client that cancels a stream closes its socket, and none half-closes it
+            return False  # disconnected: clients cancel a stream by closing the socket, and do not half-close it
         self._close_after(cycle)
         if self._probe_timer is None:
             self._probe_timer = self.loop.call_later(PROBE_SECONDS[0], self._probe, 1)
         return True
 
     def _probe(self, number: int) -> None:
-        """Send what any client skips: from one that has closed, it brings a reset instead of silence.
+        """Send an interim response, which clients skip; a client that has closed replies with a reset.
 
-        HTTP/1.0 knows no interim answers: such a client is answered if that takes no longer than the first probe.
+        HTTP/1.0 has no interim responses: such a client gets a response only if it begins before the first probe.
         """
         served = self._served
         if self.transport.is_closing() or served is None:
             return
-        if not served.response_started:  # pieces of an answer are probes enough
+        if not served.response_started:  # the pieces of a response serve as probes
             if served.scope["http_version"] == heads.HTTP_1_0:
                 self.transport.close()
                 return

@@ -1,4 +1,4 @@
-"""uvicorn's exchange of one request and its answer, with fewer writes, and for two kinds of client that it ignores."""
+"""uvicorn's cycle of one request and response, with fewer writes, `Expect: 100-continue` and HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
-"""Not allowed in a header field (RFC 9110 §5.5): the client would read another head."""
+"""Not allowed in a header field (RFC 9110 §5.5): they could end the head early."""
 _WITHOUT_BODY = frozenset({204, 304})
 
 
 class Cycle(RequestResponseCycle):
     """One request and its answer.
 
-    The start message of a complete answer may have the key `body`: head and body are written at once, and no further
-    message follows. Each write is a system call, and wakes the client. Names of header fields are in lower case, as in
-    all of ASGI.
+    The start message of a complete response may have the key `body`: head and body are written at once, and no further
+    message follows. Each write costs a system call and a wake-up of the client. Names of header fields are in lower
+    case, as always in ASGI.
     """
 
     @override
@@ -69,7 +69,7 @@ class Cycle(RequestResponseCycle):
         return text + b"\r\n"
 
     def _framed(self, body: bytes, *, more: bool) -> bytes:
-        """Return a piece of the body as it is written."""
+        """Return a piece of the body with its framing."""
         if self.scope["method"] == "HEAD":
             self.expected_content_length = 0
             return b""
@@ -78,12 +78,12 @@ class Cycle(RequestResponseCycle):
             return chunk if more else chunk + b"0\r\n\r\n"
         self.expected_content_length -= len(body)
         if self.expected_content_length < 0:
-            raise RuntimeError("the body of the answer is longer than its head says")
+            raise RuntimeError("the body of the answer is longer than its Content-Length")
         return body
 
     def _complete(self) -> None:
         if self.expected_content_length:
-            raise RuntimeError("the body of the answer is shorter than its head says")
+            raise RuntimeError("the body of the answer is shorter than its Content-Length")
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
@@ -94,14 +94,14 @@ class Cycle(RequestResponseCycle):
 class ExpectingCycle(Cycle):
     """The client waits for `100 Continue` before it sends the body.
 
-    One that gets another answer instead may send the body or not: what follows on the connection can be read in two
-    ways, so it is closed.
+    A client that gets another response first may send the body or not: the following bytes are ambiguous, so the
+    connection is closed.
     """
 
     def __init__(self, *, keep_alive: bool, **rest: Any) -> None:
         super().__init__(keep_alive=False, **rest)
         self.may_stay = keep_alive
-        """Whether the connection is kept once the body was called for."""
+        """Whether the connection is kept once `100 Continue` was sent."""
 
     @override
     async def receive(self) -> ASGIReceiveEvent:
@@ -111,7 +111,7 @@ class ExpectingCycle(Cycle):
 
 
 class UnchunkedCycle(Cycle):
-    """The client speaks HTTP/1.0, which knows no chunks: an answer without a length ends with the connection."""
+    """For HTTP/1.0, which has no chunks: a response without a length ends with the connection."""
 
     @override
     async def send(self, message: ASGISendEvent) -> None:

@@ -1,4 +1,4 @@
-"""What a server of ours answers when it does not serve a request, whichever component it is."""
+"""Errors of requests, shared by the servers of all components."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RequestError(HeadraceError):
     http_status = 400
     reason = headers.INVALID_REQUEST
     retry_after_seconds: int | None = None
-    """When coming back may help; None: it does not."""
+    """When a retry may succeed; None: it does not."""
     fields: Fields = ()
-    """Header fields that the answer has besides."""
+    """Additional header fields of the response."""
 
     def __init__(self, message: str, *, param: str | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -30,17 +30,17 @@ class InvalidRequest(RequestError):
 
 
 class MalformedRequest(InvalidRequest):
-    """Not HTTP/1.1, or two readers may disagree about where the message ends: nothing after it is read."""
+    """Not HTTP/1.1, or with an ambiguous end: nothing after it is read."""
 
     fields = _CLOSE
 
 
 class BodyTooLarge(RequestError):
-    """The body is larger than this server reads."""
+    """The body is larger than this server's limit."""
 
     http_status = 413
     reason = headers.BODY_TOO_LARGE
-    fields = _CLOSE  # what is left of the body is not read
+    fields = _CLOSE  # the rest of the body is not read
 
 
 class BodyTooSlow(RequestError):
@@ -60,7 +60,7 @@ class HeadTooSlow(RequestError):
 
 
 class HeadTooLarge(RequestError):
-    """The request line and header lines are larger than those of any client that means well."""
+    """The request line and header lines are larger than those of any regular client."""
 
     http_status = 431
     reason = headers.HEAD_TOO_LARGE
@@ -68,7 +68,7 @@ class HeadTooLarge(RequestError):
 
 
 class UnsupportedContentEncoding(RequestError):
-    """The body is compressed, and bodies are read as they are."""
+    """The body is compressed; only uncompressed bodies are read."""
 
     http_status = 415
     reason = headers.UNSUPPORTED_CONTENT_ENCODING
@@ -76,14 +76,14 @@ class UnsupportedContentEncoding(RequestError):
 
 
 class HostNotAllowed(RequestError):
-    """A server for this machine alone was asked under a name that is not this machine's."""
+    """A request to a local server has a Host that is not this machine."""
 
     http_status = 403
     reason = headers.HOST_NOT_ALLOWED
 
 
 class OriginNotAllowed(RequestError):
-    """A web page of another site asks a server for this machine alone."""
+    """A request to a local server comes from a web page of another site."""
 
     http_status = 403
     reason = headers.ORIGIN_NOT_ALLOWED
@@ -97,7 +97,7 @@ class NoSuchPath(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The endpoint is asked with another method; `allow` are those that it takes."""
+    """The endpoint does not support the method; `allow` lists those that it does."""
 
     http_status = 405
     reason = "MethodNotAllowed"
@@ -108,7 +108,7 @@ class MethodNotAllowed(RequestError):
 
 
 class ConnectNotAllowed(MethodNotAllowed):
-    """CONNECT asks for a tunnel; this server is no proxy. What follows is not HTTP."""
+    """CONNECT requests a tunnel; this server is not a proxy. The bytes after it are not HTTP."""
 
     def __init__(self) -> None:
         super().__init__("CONNECT is not served: this is not a proxy", allow="GET, HEAD, POST")
@@ -116,7 +116,7 @@ class ConnectNotAllowed(MethodNotAllowed):
 
 
 class ModelNotFound(RequestError):
-    """The request names another model than those served here."""
+    """The requested model is not served here."""
 
     http_status = 404
     reason = headers.MODEL_NOT_FOUND

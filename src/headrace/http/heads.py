@@ -1,4 +1,4 @@
-"""What a request's head must be, besides what the parser checks, so that nobody reads it in another way."""
+"""Checks of a request's head beyond those of the parser, so that no other server reads it differently."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from headrace.http.errors import ConnectNotAllowed, HeadTooLarge, MalformedRequest, RequestError
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Of the request line and all header lines: the largest cookies and tokens of the web stay below."""
+"""Of the request line and all header lines; the largest cookies and tokens in use are below it."""
 LINE_BYTES = 4
-"""Of a header line besides name and value: a colon, a space, and the line's end."""
+"""Of a header line besides name and value: colon, space, CR and LF."""
 REQUEST_LINE_BYTES = 14
 """Of the request line besides method and target, and of the blank line at the end."""
 NOTED = frozenset({b"host", b"origin", b"expect", b"transfer-encoding"})
-"""Names of the fields that are looked at here."""
+"""Names of the fields that are checked here."""
 
 HTTP_1_0, HTTP_1_1 = "1.0", "1.1"
 
 
 class Head:
-    """What the noted fields of one request say. No dataclass: one is made per request, and most fields stay as here."""
+    """The noted fields of one request. Not a dataclass: one is made per request, mostly with these defaults."""
 
     host: bytes | None = None
     origin: bytes | None = None
@@ -40,17 +40,17 @@ class Head:
         else:
             if self._coded or value.strip().lower() != b"chunked":
                 self.fault = MalformedRequest(
-                    "`Transfer-Encoding` is something else than `chunked`", hint="Send the body with Content-Length"
+                    "`Transfer-Encoding` is not `chunked`", hint="Send the body with Content-Length"
                 )
             self._coded = True
 
-    def judge(self, method: bytes, version: str) -> RequestError | None:
-        """Return why the request cannot be read; None: it can."""
+    def check(self, method: bytes, version: str) -> RequestError | None:
+        """Return why the request is rejected, or None."""
         if method == b"CONNECT":
             return ConnectNotAllowed()
         if version == HTTP_1_0:
             self.expects_continue = False  # RFC 9110 §10.1.1
-            if self._coded:  # RFC 9112 §6.1: whoever sent it on may have read the body in another way
+            if self._coded:  # RFC 9112 §6.1: an intermediary may have read the body differently
                 return MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
         elif version != HTTP_1_1:
             return MalformedRequest(f"HTTP/{version} is not served", hint="Use HTTP/1.1")
@@ -59,14 +59,14 @@ class Head:
         return self.fault
 
 
-def judge_size(method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> RequestError | None:
-    """Return why a head is not taken that may be too large; None: it is not."""
+def check_size(method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> RequestError | None:
+    """Return the error of a head that is too large, or None."""
     size = len(method) + len(target) + REQUEST_LINE_BYTES + lines_size(fields)
     return too_large() if size > MAX_HEAD_BYTES else None
 
 
 def lines_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
-    """Return how many bytes header lines or trailers have, as most clients write them."""
+    """Return the size of header lines or trailers, as most clients write them."""
     return sum(len(name) + len(value) + LINE_BYTES for name, value in fields)
 
 

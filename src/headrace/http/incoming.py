@@ -1,4 +1,4 @@
-"""The body of one request: bounded in size and time, and whole before anything looks at it."""
+"""The body of one request: bounded in size and time, read completely before it is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.http.protocol import CLIENT, HttpProtocol
 
 
 class IncomingBody:
-    """The body of one request. `received_bytes` of it have come so far, also of one that is refused."""
+    """The body of one request. `received_bytes` counts also those of a rejected one."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.received_bytes = 0
@@ -22,8 +22,8 @@ class IncomingBody:
     async def read(self, limit: int, *, encoding: bytes, declared_bytes: int | None) -> bytes:
         """Return the whole body. Raises UnsupportedContentEncoding, BodyTooLarge, BodyTooSlow, ClientGone.
 
-        One that is too large is read on for a while and thrown away: a client that is still sending when its
-        connection is closed sees a reset instead of the answer that explains it.
+        A body that is too large is read on for a while and discarded: a client that is still sending when its
+        connection is closed gets a reset instead of the error.
         """
         check_encoding(encoding)
         if declared_bytes is not None and declared_bytes > max(limit, MAX_DISCARDED_BYTES):
@@ -38,7 +38,7 @@ class IncomingBody:
         return without_bom(body)
 
     async def _receive_all(self, limit: int) -> bytes:
-        """Return what comes. Of a body that is too large only the size counts."""
+        """Receive the body. Of one that is too large only the size is counted."""
         body, more = bytearray(), True
         try:
             async with asyncio.timeout(BODY_SECONDS):

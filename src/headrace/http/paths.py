@@ -1,4 +1,4 @@
-"""Which endpoint a request is for: a table of methods and path patterns, compiled.
+"""The table of endpoints: from method and path pattern to an endpoint.
 
 A pattern has parameters in braces, each for one segment: `/v2/models/{name}/infer`. A path without parameters costs one
 look-up in a dictionary; patterns are tried only for paths that are not in it.
@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 PARAMETER = re.compile(r"\{(\w+)\}")
 _DOTS = frozenset({".", ".."})
-"""Segments that a next hop may resolve, to a path that is no endpoint's."""
+"""Segments that a next hop may resolve to another path."""
 
 Endpoint = TypeVar("Endpoint")
 
@@ -71,6 +71,6 @@ class PathTable(Generic[Endpoint]):
 
 def _compiled(path: str) -> re.Pattern[bytes]:
     literals = PARAMETER.split(path)
-    """Literal text and names of parameters, in turn."""
+    """Literal text and names of parameters, alternating."""
     pattern = "".join(f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part) for index, part in enumerate(literals))
     return re.compile(pattern.encode("ascii"))

@@ -1,14 +1,14 @@
-"""HTTP/1.1 of a server that anybody may reach: uvicorn's protocol, with bounds, and with one reading of every message.
+"""HTTP/1.1 for public servers: uvicorn's protocol with limits, and without ambiguous messages.
 
-The parser (llhttp, strict) refuses most of what two servers could read in two ways: a length and chunks at once, two
-lengths, malformed chunks, folded lines, bare line ends. What it leaves to the server is here and in `heads`:
+The parser (llhttp, strict) rejects most messages that two servers could read differently: a length and chunks at once,
+two lengths, malformed chunks, folded lines, bare line ends. The remaining checks are here and in `heads`:
 
-- `Upgrade` is ignored (RFC 9110 §7.8). The parser takes what follows such a head for another protocol; here the head is
-  read again without that field, so that the body is read by its length.
-- What cannot be read is answered, after the answers to the requests before it, and nothing after it is read.
-- Each phase has its own bounds: the head, and what comes with a body (trailers, extensions of chunks).
+- `Upgrade` is ignored (RFC 9110 §7.8). The parser treats the bytes after such a head as another protocol; here the head
+  is parsed again without that field, so that the body is read by its length.
+- A malformed request gets an error after the responses to the requests before it, and nothing after it is read.
+- Each phase has its own limits: the head, and the framing of a body (trailers, extensions of chunks).
 
-How a connection ends is in `closing`, how long a client may take nothing in `writing`.
+The end of a connection is in `closing`, the time limit of writes in `writing`.
 """
 
 from __future__ import annotations
@@ -39,34 +39,34 @@ from headrace.http.errors import HeadTooSlow, MalformedRequest, RequestError
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 30.0
-"""From the connection, or a request's first byte, to the end of its head: who is slower holds a connection open."""
+"""From the connection, or a request's first byte, to the end of its head; bounds slow clients."""
 MAX_FRAMING_BYTES = 8 * 1024
-"""Received of a body without any of the body in it: trailers, which nobody needs, and extensions of chunks."""
+"""Bytes of a body that are not content: trailers, which are not used, and extensions of chunks."""
 CLIENT = "headrace.client"
-"""Key of the ASGI scope: the protocol itself, for requests that want to know about their connection."""
-_JUDGE = "headrace.judge"
-"""Key of the ASGI scope: the guard's question about the request."""
+"""Key of the ASGI scope: the protocol itself, for requests that watch their connection."""
+_GUARD_CHECK = "headrace.guard"
+"""Key of the ASGI scope: the guard's check of the request."""
 
 Guard = Callable[[str, bytes | None, bytes | None], RequestError | None]
-"""From path, host and origin of a request: why it is not served, or None."""
+"""From path, host and origin of a request to the error of one that is not served, or None."""
 
 
-def judge_again(scope: Scope) -> None:
-    """Raise the guard's objection to a request, if it has one by now: what it decides by may have been loaded since."""
-    judge: Callable[[], RequestError | None] | None = scope.get(_JUDGE)
-    objection = judge() if judge is not None else None
+def check_guard(scope: Scope) -> None:
+    """Check a request again: the guard's data may have been loaded since. Raises its objection."""
+    check: Callable[[], RequestError | None] | None = scope.get(_GUARD_CHECK)
+    objection = check() if check is not None else None
     if objection is not None:
         raise objection
 
 
 class _Stop(Exception):
-    """Raised in the parser's callbacks: nothing more is to be parsed."""
+    """Raised in the parser's callbacks to stop parsing."""
 
 
 class HttpProtocol(ClosingProtocol):
-    """See the module. It puts itself into the scope (`CLIENT`), so that a request can be told that its client left.
+    """See the module. It is in the scope (`CLIENT`), so that a request can watch for the disconnection of its client.
 
-    ASGI's own way is a task per request that waits in `receive`; it costs a tenth of a whole request.
+    In plain ASGI that takes a task per request that waits in `receive`, and a tenth of the cost of a request.
     """
 
     def __init__(
@@ -81,46 +81,46 @@ class HttpProtocol(ClosingProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop, write_seconds=write_seconds)
         self.parser = httptools.HttpRequestParser(self)  # without uvicorn's leniency
-        self.on_client_gone: Callable[[], None] | None = None
+        self.on_disconnect: Callable[[], None] | None = None
         """Called once when the connection is lost."""
         self._guard = guard
         self._head_timer: asyncio.TimerHandle | None = None
         self._head = heads.Head()
         self._last = False
-        """Whether the connection ends with the newest request."""
+        """Whether the newest request is the last one on the connection."""
         self._arrived: tuple[RequestResponseCycle, ASGI3Application] | None = None
-        """A request to be started when the bytes that brought it are parsed."""
+        """A request to start once the received bytes are parsed."""
         self._packet_bytes = 0
-        """Of what is being read."""
+        """Size of the packet that is being parsed."""
         self._most_bytes = 0
-        """Of a head: what has come of it at most."""
+        """Upper bound of the received size of the present head."""
         self._fresh_bytes = 0
-        """Of what is being read, while no request has ended in it: so much is surely of a head that begins in it."""
+        """Size of the packet if no request has ended in it: lower bound of a head that begins in it."""
         self._open_bytes = 0
-        """Of a head: what has surely come of it. Of a body: what has come since its last piece."""
+        """Lower bound of the received size of the present head; of a body: bytes received since its last content."""
         self._left_out: list[tuple[bytes, bytes]] = []
-        """While a head is read again, its fields `Upgrade`: it was received and counted before."""
+        """The `Upgrade` fields of a head that is parsed again; its size was counted before."""
         self._progress = False
-        """Whether what is being read brought the end of a head, or some of a body."""
+        """Whether the present packet contained the end of a head, or content of a body."""
 
     # -- the connection --------------------------------------------------------------------------------------------
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_head_timeout)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_here()
+        self._stop_head_timer()
         super().connection_lost(exc)
-        if self.on_client_gone is not None:
-            self.on_client_gone()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
 
     @override
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self._deaf:
+        if self._discarding:
             self._discard(len(data))
             return
         self._packet_bytes = self._fresh_bytes = size = len(data)
@@ -134,26 +134,26 @@ class HttpProtocol(ClosingProtocol):
             self._parse_on(memoryview(data)[pause.args[0] :])
         except httptools.HttpParserError as error:
             self._not_http(error)
-        if not self._deaf:
+        if not self._discarding:
             self._check_bounds(size)
         if self._arrived is not None:
             self._start_arrived()
 
     @override
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocols may; uvicorn's does not
-        """Return whether to keep the connection, for what is still to be written."""
+        """Return whether to keep the connection for pending responses."""
         if self._lingering:
             return False
         self._half_closed = True
-        if not self._deaf and (self._in_head or self._in_body):
+        if not self._discarding and (self._in_head or self._in_body):
             self._refuse(MalformedRequest("the request ended before it was complete"))
             self._start_arrived()
-        return self._await_answers()
+        return self._keep_for_responses()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _parse_on(self, rest: memoryview) -> None:
-        """Go on after a head with `Upgrade`, from which the parser does not."""
+        """Continue after a head with `Upgrade`, at which the parser stops."""
         try:
             while True:
                 self._read_head_again()
@@ -167,12 +167,12 @@ class HttpProtocol(ClosingProtocol):
             self._not_http(error)
 
     def _not_http(self, error: httptools.HttpParserError) -> None:
-        if not self._deaf:
+        if not self._discarding:
             log.debug("not HTTP/1.1: %s %s", error, error.__context__ or "")
             self._refuse(MalformedRequest(f"the request is not valid HTTP/1.1 ({error})"))
 
     def _read_head_again(self) -> None:
-        """Parse the newest head without `Upgrade`; a parser that has seen it would skip the body."""
+        """Parse the newest head without `Upgrade`; with it the parser would skip the body."""
         line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         lines = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
@@ -184,7 +184,7 @@ class HttpProtocol(ClosingProtocol):
 
     @override
     def on_message_begin(self) -> None:
-        if self._deaf:
+        if self._discarding:
             raise _Stop
         self._in_head = True
         self._head = heads.Head()
@@ -218,15 +218,15 @@ class HttpProtocol(ClosingProtocol):
         if parser.should_upgrade() and method != b"CONNECT":
             return  # see `_read_head_again`
         self._in_head, self._progress = False, True
-        self._head_is_here()
-        fault = head.judge(method, version)
+        self._stop_head_timer()
+        fault = head.check(method, version)
         if self._most_bytes > heads.MAX_HEAD_BYTES:
-            fault = heads.judge_size(method, self.url, (*self.headers, *self._left_out)) or fault
+            fault = heads.check_size(method, self.url, (*self.headers, *self._left_out)) or fault
         if fault is not None:
             self._refuse(fault)
             raise _Stop
         self._open_bytes = 0
-        self.headers = []  # a trailer goes here, and not into the scope: the request may be answered by now
+        self.headers = []  # for trailers, which do not belong into the scope: the response may have been sent
         scope, target = self.scope, self._target()
         path = (target.path or b"/").decode("ascii")
         scope["method"], scope["http_version"] = method.decode("ascii"), version
@@ -234,9 +234,9 @@ class HttpProtocol(ClosingProtocol):
         scope["raw_path"], scope["query_string"] = target.path or b"/", target.query or b""
         app = self.app
         if self._guard is not None:
-            judge = partial(self._guard, scope["path"], _authority(target) or head.host, head.origin)
-            cast("Scope", scope)[_JUDGE] = judge
-            objection = judge()
+            check = partial(self._guard, scope["path"], _authority(target) or head.host, head.origin)
+            cast("Scope", scope)[_GUARD_CHECK] = check
+            objection = check()
             if objection is not None:
                 app = cast("ASGI3Application", Refusal(objection))
         self._last = version == heads.HTTP_1_0 or not parser.should_keep_alive()
@@ -270,7 +270,7 @@ class HttpProtocol(ClosingProtocol):
     @override
     def on_message_complete(self) -> None:
         if self._in_head:
-            return  # the end of a head with `Upgrade`, which is about to be read again
+            return  # the end of a head with `Upgrade`, which is parsed again
         if self.headers and heads.lines_size(self.headers) > MAX_FRAMING_BYTES:
             self._refuse(_trailers_too_large())
             raise _Stop
@@ -280,20 +280,20 @@ class HttpProtocol(ClosingProtocol):
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
-        self._deaf = self._last
+        self._discarding = self._last
 
     def _check_bounds(self, received: int) -> None:
         cycle = self.cycle
         if self._in_head:
             if self._open_bytes > heads.MAX_HEAD_BYTES:
                 self._refuse(heads.too_large())
-            elif self._head_timer is None:  # few heads need more than one packet
-                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+            elif self._head_timer is None:  # most heads fit into one packet
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_head_timeout)
         elif cycle is None:
             return
         elif not cycle.more_body:
             if cycle.response_complete:
-                self._be_idle()  # the end of what was discarded, or line ends between requests
+                self._start_keep_alive_timer()  # the end of a discarded body, or line ends between requests
         elif cycle.response_complete:
             self._discard(received)
         elif self._progress:
@@ -303,12 +303,12 @@ class HttpProtocol(ClosingProtocol):
             if self._open_bytes > MAX_FRAMING_BYTES:
                 self._refuse(_trailers_too_large())
 
-    def _head_is_here(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _head_is_late(self) -> None:
+    def _on_head_timeout(self) -> None:
         if self._in_head:
             self._refuse(HeadTooSlow(f"the head of the request did not arrive within {HEAD_SECONDS:.0f} s"))
             self._start_arrived()
@@ -318,9 +318,9 @@ class HttpProtocol(ClosingProtocol):
     # -- requests and answers --------------------------------------------------------------------------------------
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer with an error when those before are answered, and close. Nothing more is read."""
-        self._deaf = self._last = self._refused = True
-        self._head_is_here()
+        """Respond with an error after the pending responses, and close. Nothing more is read."""
+        self._discarding = self._last = self._refused = True
+        self._stop_head_timer()
         broken, at_once = self.cycle, self.cycle is None or self.cycle.response_complete
         if self._in_body and not at_once:
             if self._arrived is not None and self._arrived[0] is broken:
@@ -333,7 +333,7 @@ class HttpProtocol(ClosingProtocol):
             else:
                 broken.disconnected = at_once = True
                 broken.message_event.set()
-        elif self._in_body:  # it was answered before its end
+        elif self._in_body:  # the response was sent before the end of the request
             self._end()
             return
         scope = cast("HTTPScope", {"type": "http", "method": "GET", "http_version": heads.HTTP_1_1, "headers": []})
@@ -344,7 +344,7 @@ class HttpProtocol(ClosingProtocol):
     def _cycle(self, kind: type[Cycle], scope: HTTPScope, *, keep_alive: bool, expect: bool = False) -> Cycle:
         return kind(
             scope=scope,
-            transport=self._wire,
+            transport=self._response_transport,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -360,7 +360,7 @@ class HttpProtocol(ClosingProtocol):
         if at_once:
             self._arrived = (self.cycle, app)
         else:
-            if not self._refused:  # what comes now is thrown away; a socket that is not read tells nothing
+            if not self._refused:  # otherwise bytes are discarded; a paused socket would not report a disconnection
                 self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
 
@@ -369,17 +369,17 @@ class HttpProtocol(ClosingProtocol):
             (cycle, app), self._arrived = self._arrived, None
             self._start_asgi_task(cycle, app)
 
-    def _be_idle(self) -> None:
-        """Wait for the next request; uvicorn does so only when an answer ends, and any byte ends the waiting."""
+    def _start_keep_alive_timer(self) -> None:
+        """Start the keep-alive timer; uvicorn does so only at the end of a response, and any byte stops it."""
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    # -- what a request may ask ------------------------------------------------------------------------------------
+    # -- interface of requests -------------------------------------------------------------------------------------
 
     def arrived_body(self) -> bytes | None:
-        """Return the body of the request that is served now; None when it must be received, for it is not all here.
+        """Return the whole body of the present request; None if it has not arrived completely.
 
-        ASGI's own way costs two coroutines, which nearly every request can do without.
+        Receiving it by ASGI costs two coroutines, which most requests do not need.
         """
         served = self._served
         if served is None or served.more_body or served.disconnected or served.waiting_for_100_continue:
@@ -389,15 +389,15 @@ class HttpProtocol(ClosingProtocol):
         body, served.body = bytes(served.body), bytearray()
         return body
 
-    def watch(self, on_client_gone: Callable[[], None] | None) -> None:
-        """Call it when the client goes away, from now on; None: call nothing."""
-        self.on_client_gone = on_client_gone
-        if on_client_gone is not None:
-            self.flow.resume_reading()  # a socket that is not read tells nothing
+    def watch(self, on_disconnect: Callable[[], None] | None) -> None:
+        """Call the function when the client disconnects; None: stop watching."""
+        self.on_disconnect = on_disconnect
+        if on_disconnect is not None:
+            self.flow.resume_reading()  # a paused socket would not report a disconnection
 
 
 def _authority(target: URL) -> bytes | None:
-    """Return the host of a target in absolute form, as the Host field has it."""
+    """Return the host of a target in absolute form, in the form of a Host field."""
     return b"[%s]" % target.host if b":" in (target.host or b"") else target.host
 
 

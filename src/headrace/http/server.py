@@ -1,4 +1,4 @@
-"""uvicorn, embedded: our process decides about signals, sockets and logs, and our protocol reads the requests."""
+"""uvicorn, embedded: without its own signals, sockets and logs, and with headrace's protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace.errors import CannotStart
 from headrace.http.protocol import Guard, HttpProtocol
 
 KEEP_ALIVE_SECONDS = 75
-"""Idle connections; SDKs, proxies and gateways give theirs up at 60 s and below, so that it is they who close."""
+"""Of idle connections; SDKs, proxies and gateways close theirs at 60 s or earlier, so that the client side closes."""
 
 
 BACKLOG = 1024
@@ -25,12 +25,12 @@ BACKLOG = 1024
 
 
 class EmbeddedServer(uvicorn.Server):
-    """A server that leaves signals to its owner."""
+    """A server that does not handle signals."""
 
     @contextmanager
     @override
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
 
@@ -44,10 +44,10 @@ def http_server(
     """Return a server for the application; run it with `serve(sockets=[…])`, stop it with `should_exit`.
 
     Args:
-        app: what serves the requests.
-        grace_seconds: after `should_exit`, how long running answers may take; None: as long as they need.
-        guard: says of each request why it is not served.
-        write_seconds: how long a client may take nothing; None: `headrace.http.writing.WRITE_SECONDS`.
+        app: the application.
+        grace_seconds: after `should_exit`, the time for requests in flight; None: no limit.
+        guard: returns the error of a request that is not served.
+        write_seconds: how long a client may read nothing; None: `headrace.http.writing.WRITE_SECONDS`.
     """
     protocol: Any = partial(HttpProtocol, guard=guard, write_seconds=write_seconds)  # uvicorn only calls it
     return EmbeddedServer(
@@ -59,7 +59,7 @@ def http_server(
             http=protocol,
             ws="none",
             lifespan="off",
-            proxy_headers=False,  # nothing of ours depends on the client's address, and each await passes it
+            proxy_headers=False,  # nothing depends on the client's address, and it would cost an await per request
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

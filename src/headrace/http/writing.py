@@ -1,4 +1,4 @@
-"""The writing half of a connection: a client that takes nothing is not waited for."""
+"""The writing half of a connection, with a time limit for clients that do not read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 WRITE_SECONDS = 60.0
-"""A client that takes nothing for so long has gone, or means harm: what it was sent stays in memory until then."""
+"""A client that reads nothing for so long is disconnected or malicious: unread bytes stay in memory until then."""
 
 
 class WritingProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; a request may ask whether its client takes what is written."""
+    """uvicorn's protocol with back-pressure that a request can wait for (`blocked`)."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class WritingProtocol(HttpToolsProtocol):
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_reading()
+        self._start_write_timer()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.transport.is_closing():
-            self._expect_reading()  # of what is left: until it is taken the connection stays
+            self._start_write_timer()  # the connection stays open until the rest is read
         elif self._write_timer is not None:
             self._write_timer.cancel()
         if self._taken is not None and not self._taken.done():
@@ -57,31 +57,33 @@ class WritingProtocol(HttpToolsProtocol):
         self.close()
 
     def blocked(self) -> asyncio.Future[None] | None:
-        """Return a future that is done when the client has taken what was written; None when it takes more at once."""
+        """Return a future that is done when the client has read what was written; None: more can be written now."""
         if not self.flow.write_paused:
             return None
         self._taken = self.loop.create_future()
         return self._taken
 
     def close(self) -> None:
-        """Close the connection when the client has taken what was written."""
+        """Close the connection once the client has read what was written."""
         if not self.transport.is_closing():
             self.transport.close()
-        self._expect_reading()
+        self._start_write_timer()
 
     def abort(self) -> None:
-        """Close the connection; what was written and not taken is lost."""
+        """Close the connection; written bytes that are not sent yet are lost."""
         self.transport.abort()
 
-    def _expect_reading(self) -> None:
-        """Give the client time to take some of what was written."""
+    def _start_write_timer(self) -> None:
+        """Start or restart the timer in which the client must read some bytes."""
         if self._write_timer is not None:
             self._write_timer.cancel()
         left = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self._write_seconds, self._judge_reading, left) if left else None
+        self._write_timer = (
+            self.loop.call_later(self._write_seconds, self._check_write_progress, left) if left else None
+        )
 
-    def _judge_reading(self, before: int) -> None:
+    def _check_write_progress(self, before: int) -> None:
         if 0 < self.transport.get_write_buffer_size() >= before:
             self.transport.abort()
         else:
-            self._expect_reading()
+            self._start_write_timer()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from headrace.api.vocabulary import READY
+
 Object = dict[str, Any]
 
 
@@ -56,5 +58,7 @@ def replicas(obj: Object) -> str:
 
 
 NAME = Column("NAME", lambda o: str(o["metadata"]["name"]))
+READY_STATUS = Column("READY", lambda o: str(condition(o, READY).get("status", "Unknown")))
+READY_STATUS_PRINTED = PrinterColumn("Ready", "string", f'.status.conditions[?(@.type=="{READY}")].status')
 AGE = Column("AGE", lambda o: age(o["metadata"].get("creationTimestamp")))
 AGE_PRINTED = PrinterColumn("Age", "date", ".metadata.creationTimestamp")

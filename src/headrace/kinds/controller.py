@@ -1,4 +1,4 @@
-"""The half of a kind that runs in the reconcile loop: its rule, its observer, and who reports about its resources."""
+"""Interface between a kind and the reconcile loop: the rule, the observer, and the reporting pods and fetches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from headrace.reconcile.world import Manifest, Observed, Outcome, ResourceKey, Settings, Signals
 
 STARTING = "starting"
-"""The stage of a replica that reports no more of its start."""
+"""Stage of a replica that reports no other stage of its start."""
 
 
 class Rule(Protocol):
@@ -20,28 +20,28 @@ class Rule(Protocol):
     ) -> Outcome[Any]:
         """Return the desired state of `manifest`. Never raises for a bad resource.
 
-        `memory` is that of the last outcome, or None: the loop keeps it and does not look inside.
+        `memory` is the memory of the last outcome, or None in the first pass. The loop stores it without reading it.
         """
 
 
 class Observer(Protocol):
-    """Compares the resources of one kind with each other, for each world. Pure."""
+    """Comparison of the resources of one kind with each other; each world has its own observer. Pure."""
 
     def update(self, key: ResourceKey, manifest: Manifest | None) -> set[ResourceKey]:
-        """Take in a resource as it is now (None: it is gone); return the others to reconcile because of its change."""
+        """Update with the present state of a resource (None: deleted); return the others that the change affects."""
 
     def peers(self, key: ResourceKey, resource: Callable[[ResourceKey], Manifest | None]) -> object:
-        """Return what the rule needs to know of the other resources, as `Observed.peers`.
+        """Return the rule's input about the other resources of the kind: `Observed.peers`.
 
         Args:
-            key: the resource that is reconciled.
+            key: the reconciled resource.
             resource: looks up a resource by its key.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ProbedPod:
-    """A running pod whose readiness path the loop probes, because its container does not report in full itself."""
+    """A running pod of a custom container, whose readiness path the reconcile loop probes."""
 
     name: str
     revision: str
@@ -52,36 +52,37 @@ class ProbedPod:
     started: float
     """Unix time of the process's start."""
     ready: bool
-    """By the kubelet's probe."""
+    """Result of the kubelet's probe."""
     terminating: bool
+    """Whether the pod is being deleted."""
     announces: bool = False
-    """Whether it registers itself: then the loop does not report for it."""
+    """Whether the container registers itself; then the loop publishes no reports for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reporters:
-    """Who reports about a resource on NATS. What others reported is dropped."""
+    """Senders of reports about a resource on NATS. Reports of other pods are dropped."""
 
     pods: frozenset[str] = frozenset()
-    """Names of the pods that serve."""
+    """Names of the runtime pods."""
     fetches: bool = False
-    """Whether something is there that fetches for it."""
+    """Whether a fetch Job of the resource exists."""
     probed: tuple[ProbedPod, ...] = ()
-    """The pods that the loop probes and, unless they register themselves, reports for."""
+    """Pods that the loop probes. It also publishes reports for those that do not register themselves."""
 
 
 def no_reporters(resource: Manifest, observed: Observed) -> Reporters:
-    """Nothing reports about the resource."""
+    """Return no reporters, for kinds about which nothing is reported on NATS."""
     del resource, observed
     return Reporters()
 
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """What the loop runs for a kind."""
+    """Functions of a kind that the reconcile loop calls."""
 
     reconcile: Rule
     observer: Callable[[], Observer] | None = None
-    """Makes the observer of a world; None: the rule needs nothing of other resources of its kind."""
+    """Returns a new observer for a world; None: the rule does not depend on other resources of its kind."""
     reporters: Callable[[Manifest, Observed], Reporters] = no_reporters
-    """Returns who reports about a resource, of the resource and what is observed of it."""
+    """Returns the senders of reports about a resource, from the resource and its observed state."""

@@ -1,7 +1,7 @@
-"""Every kind that headrace has or handles. A new kind of resource is one `register` line.
+"""Registry of the kinds that headrace defines or handles. A new kind of resource is one `register` line.
 
-Readers look the kinds up when they need them, and compute nothing from them at import: a test registers a kind of its
-own before it starts an instance or an operator.
+Other modules look the kinds up at run time and derive nothing from them at import, because a test registers an
+additional kind before it starts an instance or an operator.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.resource_kind import ResourceKind
 
 RESOURCE_KINDS: dict[str, ResourceKind] = {}
-"""Our own kinds, by name."""
+"""Kinds that headrace defines, by name."""
 KINDS: dict[str, Kind] = {}
 """The kinds that the local API and the command line know, by name."""
 
 
 def register(resource: ResourceKind) -> None:
-    """Add a kind of resource. Raises ValueError when another one has its name, label or suffix."""
+    """Add a kind of resource. Raises ValueError if another kind has the same name, label or suffix."""
     for other in RESOURCE_KINDS.values():
         if other.kind.kind == resource.kind.kind or {other.label, other.suffix} & {resource.label, resource.suffix}:
             raise ValueError(f"{resource.kind.kind} has the name, label or suffix of {other.kind.kind}")
@@ -46,7 +46,7 @@ KINDS.update(
 
 
 def user_kinds() -> dict[str, Kind]:
-    """Return the kinds whose objects users make; the others are made by headrace and only read."""
+    """Return the kinds whose objects users create; objects of the other kinds are created by headrace and read-only."""
     return {name: KINDS[name] for name in (*RESOURCE_KINDS, kinds.SECRET.kind, kinds.CONFIG_MAP.kind)}
 
 

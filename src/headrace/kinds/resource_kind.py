@@ -1,4 +1,4 @@
-"""What headrace knows of one of its kinds."""
+"""Definition of one kind of resource: the record from which everything else is derived."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.api.kinds import Kind
-from headrace.kinds.columns import Column, Object, PrinterColumn
+from headrace.api.vocabulary import READY
+from headrace.kinds.columns import (
+    AGE,
+    AGE_PRINTED,
+    NAME,
+    READY_STATUS,
+    READY_STATUS_PRINTED,
+    Column,
+    Object,
+    PrinterColumn,
+)
 
 if TYPE_CHECKING:
     from headrace.api.schema import Schema
@@ -16,45 +26,46 @@ if TYPE_CHECKING:
 
 
 def no_references(manifest: Object) -> Iterable[ResourceKey]:
-    """The resource refers to no other."""
+    """Return no references, for kinds that refer to no other resource."""
     del manifest
     return ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceKind:
     """A kind of resource. CRD, validation, both worlds, the reconcile loop and the command line are derived from it.
 
-    A new kind is a package under `headrace.kinds` that makes one, and its line in `headrace.kinds.registry`. The chart
-    grants the operator's rights; its tests compare them with the registry.
+    A new kind is a package under `headrace.kinds` that creates one, and a line in `headrace.kinds.registry`. The chart
+    grants the operator's rights, and a test compares them with the registry.
     """
 
     kind: Kind
     schema: Callable[[], Schema]
-    """Returns the models and rules. Called late: they need pydantic, which the command line should not wait for."""
+    """Returns the models and rules. Called late, because importing pydantic would delay the command line."""
     controller: Callable[[], Controller]
-    """Returns what the reconcile loop runs. Called late, for the same reason."""
-    conditions: tuple[str, ...]
-    """Types of its conditions, in the order in which the status has them. `Ready` is one."""
+    """Returns the functions for the reconcile loop. Called late, for the same reason."""
+    conditions: tuple[str, ...] = (READY,)
+    """Types of its conditions, in the order of the status. `Ready` must be one of them."""
     children: tuple[Kind, ...]
-    """What it may own, pods aside: the operator watches these, and nothing else is applied for it."""
+    """Kinds of its children, except pods. The operator watches these kinds and applies no others."""
     label: str
-    """Label that names the resource on its children and their pods. Each kind has its own, so that the selectors of one
-    kind never match the pods of another."""
+    """Label on children and their pods with the resource's name. Each kind has its own, so that selectors of one kind
+    never match pods of another."""
     suffix: str
-    """Last word of its children's names (`child_name`): of letters and digits, not eight hexadecimal digits, and no
-    component of a ModelDeployment."""
-    printer_columns: tuple[PrinterColumn, ...]
-    columns: tuple[Column, ...]
-    """Of `headrace get`."""
+    """Last word of its children's names (`child_name`): letters and digits, but neither eight hexadecimal digits
+    nor a component of a ModelDeployment."""
+    printer_columns: tuple[PrinterColumn, ...] = (READY_STATUS_PRINTED, AGE_PRINTED)
+    """Columns of `kubectl get`, after the name."""
+    columns: tuple[Column, ...] = (NAME, READY_STATUS, AGE)
+    """Columns of `headrace get`."""
     references: Callable[[Object], Iterable[ResourceKey]] = no_references
-    """Returns the keys of the resources, of any kind, that a resource refers to. A change of one reconciles it, and the
-    rule gets those that exist in `Observed.references`. Must not raise for an invalid resource."""
+    """Returns the keys of the resources, of any kind, that a resource refers to. A change of one enqueues the resource;
+    the rule receives those that exist as `Observed.references`. Must not raise for an invalid resource."""
     recorded_status: tuple[str, ...] = ()
-    """Fields of the status that record something: local mode keeps them over a restart. The others are observed."""
+    """Fields of the status that local mode keeps over a restart; the others are observed again."""
     buckets: tuple[str, ...] = ()
-    """The key-value buckets (of `headrace.control.buckets`) that its outcomes publish into; the loop removes entries
-    that no resource publishes."""
+    """Key-value buckets (`headrace.control.buckets`) of its publications; the loop removes entries that no resource
+    publishes."""
     has_pods: bool = False
     """Whether it has pods: `describe` and `logs` show them, and the operator provides its namespaces with a NATS login
     and a claim for models."""
@@ -62,14 +73,14 @@ class ResourceKind:
     """Whether it has `/scale`: spec.replicas, status.replicas and status.selector."""
 
     def child_name(self, name: str, *parts: str) -> str:
-        """Return the name of a child of the resource `name`; `parts` tell its children apart.
+        """Return the name of a child of the resource `name`; `parts` distinguish its children.
 
-        No two kinds have children of one name, because the last word of a name gives the kind away. A child of a
-        ModelDeployment is named `<name>`, `<name>-<component>`, `<name>-<revision>` or `<name>-fetch-<hash>`. A child
-        of any other kind is named `<name>-<part>…-<suffix>`.
+        Children of two kinds never have the same name, because the last word of the name identifies the kind. A child
+        of a ModelDeployment is named `<name>`, `<name>-<component>`, `<name>-<revision>` or `<name>-fetch-<hash>`. A
+        child of any other kind is named `<name>-<part>…-<suffix>`.
 
-        One name carries no such word: the Service of a ModelDeployment, which users look up under the model's name.
-        Should one be called as a Service of another kind is, the later of the two is refused
+        One name has no such word: that of a ModelDeployment's Service, which users look up by the model's name. If a
+        Service of another kind has the same name, the later of the two is refused
         (`headrace.control.world.not_ours`).
         """
         return "-".join(filter(None, (name, *parts, self.suffix)))

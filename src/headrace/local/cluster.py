@@ -25,7 +25,7 @@ from headrace.control.relations import Relations
 from headrace.control.world import Changed, ChildRefused, not_ours
 from headrace.errors import NotFound, SystemFault
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
-from headrace.local.index import Change, ObjectIndex, ObjectKey
+from headrace.local.index import Change, ObjectIndex
 from headrace.local.logs import read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
@@ -40,7 +40,7 @@ from headrace.reconcile.ownership import (
     resource_controlling,
     resource_labelled,
 )
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
 log = logging.getLogger(__name__)

@@ -8,25 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 
 MAX_BEHIND = 1000
 """Changes that a watcher may be behind; then its watch ends, as with an API server, and it may start a new one."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectKey:
-    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> ObjectKey:
-        """Return the key of an object."""
-        metadata = manifest["metadata"]
-        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from headrace.errors import FieldError, InvalidResource, NotFound
 from headrace.kinds.registry import KINDS, RESOURCE_KINDS, user_kinds
 from headrace.local.api_shapes import ReadOnly
 from headrace.local.cluster import LocalCluster
-from headrace.local.index import Change, ObjectKey
-from headrace.reconcile.world import Manifest
+from headrace.local.index import Change
+from headrace.reconcile.world import Manifest, ObjectKey
 from headrace.routes.api_keys import is_digest
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")

@@ -19,13 +19,13 @@ from typing import Any
 
 from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
-from headrace.local.index import ObjectIndex, ObjectKey
+from headrace.local.index import ObjectIndex
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
 from headrace.local.volumes import Directories, make_volumes, remove_files
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 from headrace.termination import FALLBACK_BYTES, FALLBACK_LINES, MAX_BYTES, quotes_log
 
 DEFAULT_GRACE_SECONDS = 30.0

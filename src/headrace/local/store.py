@@ -17,8 +17,7 @@ from typing import Any
 
 from headrace.errors import CannotStart, HeadraceError, SystemFault
 from headrace.local.home import home_fault
-from headrace.local.index import ObjectKey
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 
 MAX_EVENTS = 1000
 """Events that are kept. Kubernetes keeps those of one hour, too few for a user who returns the next day."""

@@ -11,12 +11,12 @@ import secrets
 from headrace.control.world import ChildRefused
 from headrace.local.addresses import Addresses
 from headrace.local.fields import check_fields
-from headrace.local.index import ObjectIndex, ObjectKey
+from headrace.local.index import ObjectIndex
 from headrace.local.node import node_name
 from headrace.local.pods import ON_FAILURE, Backoff, LocalPod
 from headrace.local.template import check_pod_spec
 from headrace.local.volumes import Directories
-from headrace.reconcile.world import Manifest
+from headrace.reconcile.world import Manifest, ObjectKey
 
 DEFAULT_BACKOFF_LIMIT = 6
 """Restarts after which a Job has failed, as in Kubernetes."""

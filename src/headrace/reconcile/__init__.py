@@ -1,4 +1,5 @@
-"""Pure rules: (resource, observed children, signals) -> (children, status, events, requeue).
+"""Types and functions that the rules of all kinds share: (resource, observed state, signals) -> outcome.
 
-Level-triggered: an outcome depends on what is, never on what happened. Both worlds run exactly these functions.
+Rules are level-triggered: an outcome depends on the observed state, never on past events. Both worlds run the same
+functions.
 """

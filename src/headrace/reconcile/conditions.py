@@ -1,4 +1,4 @@
-"""The conditions of a resource: always all that its kind has, each with its generation and a message."""
+"""Conditions and events of a resource. The status always has all conditions of the kind."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from headrace.reconcile.world import Event, Manifest
 
 Status = Literal["True", "False", "Unknown"]
 FAILED_CREATE = ("ReplicaFailure", "True", "FailedCreate")
-"""Type, status and reason of the condition by which a Deployment reports that its pods are refused."""
+"""Type, status and reason of the condition by which a Deployment reports refused pods."""
 MAX_MESSAGE = 1024
 MESSAGE_SECONDS = 1.0
-"""At least so long a message stays as it is while its reason does."""
+"""Minimum time between two changes of a message with the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition's status, its reason, and a message for a person."""
+    """A condition: status, reason, and a human-readable message."""
 
     type: str
     status: Status
@@ -46,31 +46,31 @@ WARNINGS = frozenset(
         v.NO_CAPACITY_FOR_SURGE,
     }
 )
-"""Reasons whose appearance is a Warning event."""
-_ANNOUNCED = frozenset({v.ACCEPTED, v.MODEL_CACHED, v.WORKLOADS_READY})
-"""Conditions whose new reason makes an event; the others follow from them."""
+"""Reasons that are recorded as Warning events."""
+_WITH_EVENTS = frozenset({v.ACCEPTED, v.MODEL_CACHED, v.WORKLOADS_READY})
+"""Conditions whose new reason is recorded as an event; the others derive from them."""
 _SCALED_DOWN_FOR_ROOM = (v.NO_CAPACITY_FOR_SURGE, "True")
-_NEWS = frozenset({v.CACHED, v.RUNNING})
-"""Reasons whose appearance is worth a Normal event."""
+_NORMAL = frozenset({v.CACHED, v.RUNNING})
+"""Reasons that are recorded as Normal events."""
 
 
 def clipped(message: str) -> str:
-    """Return the message, cut to what a condition, an event and a route may hold."""
+    """Return the message, cut to the limit of conditions, events and routes."""
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
 
 
 def counted(number: int, noun: str) -> str:
-    """Return so many of something: `1 replica`, `2 replicas`."""
+    """Return a number with its noun: `1 replica`, `2 replicas`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def timestamp(wall: float) -> str:
-    """Return a Unix time as Kubernetes writes it."""
+    """Return a Unix time in Kubernetes' format."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def rendered(conditions: Iterable[Condition], before: list[Manifest], generation: int, wall: float) -> list[Manifest]:
-    """Return the conditions as they are written; the time of the last transition is kept while the status is."""
+    """Return the conditions for the status; lastTransitionTime changes only with a condition's status."""
     old = {condition["type"]: condition for condition in before}
     result = []
     for condition in conditions:
@@ -89,35 +89,45 @@ def rendered(conditions: Iterable[Condition], before: list[Manifest], generation
     return result
 
 
+def conditions_of(resource: Manifest, conditions: Iterable[Condition], wall: float) -> list[Manifest]:
+    """Return the conditions as they are written into the status of a resource."""
+    before = resource.get("status", {}).get("conditions", [])
+    return rendered(conditions, before, resource["metadata"]["generation"], wall)
+
+
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Conditions as they are to be written, and what to remember."""
+class ThrottledMessages:
+    """Conditions for the status, and the state of the throttling."""
 
     conditions: list[Condition]
     changed: float
-    """When a message was last changed while its reason stayed (monotonic seconds)."""
+    """Monotonic time of the last change of a message without a change of its reason."""
     withheld: bool
-    """Whether a newer message waits for its second to come."""
+    """Whether a newer message is withheld."""
 
 
-def told(conditions: list[Condition], before: list[Manifest], changed: float, now: float) -> Told:
-    """Return the conditions with messages that change at most once a second while their reason stays.
+def throttle_messages(
+    conditions: list[Condition], before: list[Manifest], changed: float, now: float
+) -> ThrottledMessages:
+    """Limit changes of messages without a change of the reason to one per second.
 
-    Each status write goes through the API server to every watcher, so it is no place for progress.
+    The API server sends each status write to every watcher, so messages must not change with each step of progress.
     """
     old = {each["type"]: each for each in before}
 
-    def stays(condition: Condition) -> bool:
+    def only_message_changed(condition: Condition) -> bool:
         was = old.get(condition.type, {})
         same = (was.get("status"), was.get("reason")) == (condition.status, condition.reason)
         return same and was["message"] != clipped(condition.message)
 
-    if not any(map(stays, conditions)):
-        return Told(conditions, changed, withheld=False)
+    if not any(map(only_message_changed, conditions)):
+        return ThrottledMessages(conditions, changed, withheld=False)
     if now - changed >= MESSAGE_SECONDS:
-        return Told(conditions, now, withheld=False)
-    kept = [replace(each, message=old[each.type]["message"]) if stays(each) else each for each in conditions]
-    return Told(kept, changed, withheld=True)
+        return ThrottledMessages(conditions, now, withheld=False)
+    kept = [
+        replace(each, message=old[each.type]["message"]) if only_message_changed(each) else each for each in conditions
+    ]
+    return ThrottledMessages(kept, changed, withheld=True)
 
 
 def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Event]:
@@ -125,11 +135,11 @@ def events(conditions: Iterable[Condition], before: list[Manifest]) -> list[Even
     old = {condition["type"]: (condition["status"], condition["reason"]) for condition in before}
     result = []
     for condition in conditions:
-        told = condition.type in _ANNOUNCED or (condition.reason, condition.status) == _SCALED_DOWN_FOR_ROOM
-        if not told or old.get(condition.type) == (condition.status, condition.reason):
+        reported = condition.type in _WITH_EVENTS or (condition.reason, condition.status) == _SCALED_DOWN_FOR_ROOM
+        if not reported or old.get(condition.type) == (condition.status, condition.reason):
             continue
         if condition.reason in WARNINGS:
             result.append(Event("Warning", condition.reason, clipped(condition.message)))
-        elif condition.reason in _NEWS:
+        elif condition.reason in _NORMAL:
             result.append(Event("Normal", condition.reason, clipped(condition.message)))
     return result

@@ -1,4 +1,4 @@
-"""Keys of the images that the pods of models use: those of the runtime types, and that of the fetch.
+"""Images of the pods of models: those of the runtime types, and that of the fetch.
 
 The chart has a value `images.KEY` for each, and passes it to the operator as `--image KEY=REFERENCE`.
 """
@@ -15,11 +15,11 @@ FETCH = PlatformImage("fetch", "headrace-fetch")
 
 
 def platform_images() -> tuple[PlatformImage, ...]:
-    """Return every image of headrace that pods of models use."""
+    """Return headrace's images for the pods of models."""
     of_runtimes = (profile.image for profile in PROFILES.values() if isinstance(profile.image, PlatformImage))
     return (*of_runtimes, FETCH)
 
 
 def default_images() -> Mapping[str, str]:
-    """Return the images that must be known; the references are those of local mode, which does not use them."""
+    """Return the required images by key, with their references in local mode, which does not use them."""
     return {image.key: image.name for image in platform_images()}

@@ -1,14 +1,14 @@
-"""Which resource owns an object.
+"""Ownership of objects by resources.
 
-The ownerReference with `controller: true` decides, by kind and uid: anybody can set a label, and resources of different
-kinds may have the same name. A resource that is deleted and applied again is another resource (with another uid). A
-child of the former resource is not a child of the new one until the new one wants a child of that name, which is then
-applied and so adopted.
+The owner is that of the ownerReference with `controller: true`, identified by kind and uid, because any client can set
+a label, and resources of different kinds may have the same name. A resource that is deleted and applied again is
+another resource with another uid. A child of the former resource becomes a child of the new one only when the new one
+desires a child of that name, which is then applied and so adopted.
 
 A cluster-scoped object cannot have a namespaced owner, so Kubernetes neither records its owner nor deletes it with it.
 An annotation names the owner instead (`owner_annotation`), and the reconcile loop deletes the child once it is not
-wanted. It is therefore a child of every resource of that kind, namespace and name, whatever its uid: a pass adopts or
-deletes what a former resource left.
+desired. It is therefore a child of every resource of that kind, namespace and name, regardless of its uid: a pass
+adopts or deletes the children of a former resource.
 
 A pod is owned by its workload, and the workload by a resource. The workload may be deleted before its pods, so a pod
 also names its resource in the label of that resource's kind; `labels` are these labels by kind.
@@ -34,6 +34,13 @@ class _Owner:
     uid: str
 
 
+def owner_reference(resource: Manifest) -> Manifest:
+    """Return the ownerReference of a resource's children in its namespace."""
+    metadata = resource["metadata"]
+    identity = {"name": metadata["name"], "uid": metadata["uid"]}
+    return {"apiVersion": resource["apiVersion"], "kind": resource["kind"], **identity, "controller": True}
+
+
 def owner_annotation(resource: Manifest) -> dict[str, str]:
     """Return the annotation of a resource's cluster-scoped children: JSON of its kind, namespace, name and uid."""
     metadata = resource["metadata"]
@@ -42,7 +49,7 @@ def owner_annotation(resource: Manifest) -> dict[str, str]:
 
 
 def is_cluster_scoped(manifest: Manifest) -> bool:
-    """Whether an object is in no namespace."""
+    """Whether an object is cluster-scoped: it has no namespace."""
     return not manifest["metadata"].get("namespace")
 
 

@@ -1,10 +1,10 @@
-"""In which order a pass applies and deletes children, and what it leaves out after the cluster refused one.
+"""Order in which a pass applies and deletes children, also after a refusal.
 
-Prerequisites of pods are applied first, then workloads, then the rest; within a phase in the order in which the rule
-lists them. Once a prerequisite or a workload is refused, no further workload is applied in this pass, and none is
-deleted: pods must not exist without their network policies, and a revision that serves must not be removed for one that
-the cluster does not accept. The next decision of the rule knows the refusal. Everything else is applied and deleted
-regardless. Pure: the reconcile loop calls the API server.
+Prerequisites of pods are applied first, then workloads, then the others; within a phase in the order of the outcome.
+Once a prerequisite or a workload is refused, no further workload is applied in this pass, and none is deleted: pods
+must not exist without their network policies, and a serving revision must not be removed for a refused one. The rule
+is then called again with the refusal. All other children are applied and deleted in any case. Pure: the reconcile loop
+calls the API server.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from collections.abc import Collection, Iterable, Iterator
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey
 
 
-def to_apply(wanted: Iterable[Child], refused: Collection[Child]) -> Iterator[Child]:
+def to_apply(desired: Iterable[Child], refused: Collection[Child]) -> Iterator[Child]:
     """Yield the children to apply, in order.
 
     Args:
-        wanted: the whole wanted set.
-        refused: what was refused so far in this pass: the caller adds to it before it takes the next child.
+        desired: all desired children.
+        refused: refusals of this pass; the caller adds a refused child before it requests the next one.
     """
-    for child in sorted(wanted, key=lambda child: child.phase):
+    for child in sorted(desired, key=lambda child: child.phase):
         if child.phase is not ApplyPhase.WORKLOAD or not _holds_workloads(refused):
             yield child
 
 
-def to_delete(wanted: Collection[Child], observed: Iterable[ChildKey], refused: Collection[Child]) -> list[ChildKey]:
+def to_delete(desired: Collection[Child], observed: Iterable[ChildKey], refused: Collection[Child]) -> list[ChildKey]:
     """Return the observed children to delete, in order.
 
-    A key says no phase: while workloads are held, everything of the kinds that the wanted workloads have stays.
+    A key has no phase. So while workloads are held, all children of the desired workloads' kinds are kept.
 
     Args:
-        wanted: the whole wanted set.
-        observed: what exists.
-        refused: what was refused in this pass.
+        desired: all desired children.
+        observed: the existing children.
+        refused: refusals of this pass.
     """
-    surplus = sorted(set(observed) - {child.key for child in wanted})
+    surplus = sorted(set(observed) - {child.key for child in desired})
     if not _holds_workloads(refused):
         return surplus
-    held = {_group_kind(child.key) for child in (*wanted, *refused) if child.phase is ApplyPhase.WORKLOAD}
+    held = {_group_kind(child.key) for child in (*desired, *refused) if child.phase is ApplyPhase.WORKLOAD}
     return [key for key in surplus if _group_kind(key) not in held]
 
 

@@ -1,7 +1,7 @@
-"""What reconcile sees and what it says: plain data between the pure rules and the adapters of both worlds.
+"""Input and output of the rules: plain data between the pure rules and the adapters of both worlds.
 
-Kubernetes objects are plain dicts in API shape (`apiVersion`, `kind`, `metadata`, `spec`, `status`), because that is
-what an API server and the local cluster both speak. Everything else is a frozen dataclass.
+Kubernetes objects are plain dicts in API shape (`apiVersion`, `kind`, `metadata`, `spec`, `status`), the format of the
+API server and of the local cluster. Everything else is a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResourceKey:
-    """Names one resource that a user makes and the loop reconciles. Kinds are distinct without their groups."""
+    """Key of a resource that a user creates and the loop reconciles. Kinds are distinct without their groups."""
 
     kind: str
     namespace: str
@@ -39,13 +39,28 @@ class ResourceKey:
 
     @override
     def __str__(self) -> str:
-        """Return how logs name the resource."""
+        """Return the resource's name for logs."""
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Names an object. Kinds are distinct without their groups; the namespace of a cluster-scoped object is empty."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ObjectKey:
+        """Return the key of an object."""
+        metadata = manifest["metadata"]
+        return cls(manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ChildKey:
-    """Names one child object. The namespace of a cluster-scoped one is empty."""
+    """Key of a child. The namespace of a cluster-scoped one is empty."""
 
     api_version: str
     kind: str
@@ -60,19 +75,19 @@ class ChildKey:
 
 
 class ApplyPhase(IntEnum):
-    """When in a pass a child is applied (`headrace.reconcile.sequence`)."""
+    """Phase of a pass in which a child is applied (`headrace.reconcile.sequence`)."""
 
     PREREQUISITE = 0
-    """What must exist before any pod: the pods' service account and network policies."""
+    """Must exist before any pod: the pods' service account and network policies."""
     WORKLOAD = 1
-    """Deployments, whose pods serve."""
+    """Deployments of serving pods."""
     OTHER = 2
-    """What no serving pod depends on."""
+    """All others; no serving pod depends on them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A child as it should be. The adapter applies it (server-side apply) and adds nothing."""
+    """A desired child. The adapter applies it unchanged (server-side apply)."""
 
     key: ChildKey
     manifest: Manifest
@@ -81,46 +96,45 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a world is like: the only difference between the two that reconcile may know, as values."""
+    """Settings of a world: the only differences between the worlds that rules depend on."""
 
     gateway_url: str
     """Shown in status."""
     nats_url: str
     models_directory: str
-    """Where fetch and runtime children find models: in a cluster where the claim is mounted, else a directory."""
+    """Model directory of fetches and runtimes: in a cluster the mount path of the claim."""
     models_claim: str | None = None
-    """The PersistentVolumeClaim to mount there; None where there is nothing to mount."""
+    """The PersistentVolumeClaim to mount there; None in local mode."""
     images: Mapping[str, str] = field(default_factory=default_images)
     """References by the keys of `headrace.reconcile.images.platform_images`."""
     image_pull_secrets: tuple[str, ...] = ()
     platform_namespace: str | None = None
-    """Where the gateways, the operator and NATS are. None where there is no such place: then nothing is guarded by
-    NetworkPolicies, disruption budgets and service accounts."""
+    """Namespace of the gateways, the operator and NATS. None in local mode, which has no NetworkPolicies, disruption
+    budgets and service accounts."""
     fetch_env: tuple[tuple[str, str], ...] = ()
     """Variables of fetch pods, by name: proxies, pip's index."""
     ca_bundle_configmap: str | None = None
     """A ConfigMap (key `ca.crt`) of the model's namespace whose certificates fetch pods trust, and no others."""
     runs_images: bool = True
-    """Whether pods are made of images; where they are not, a custom container needs a command."""
+    """Whether pods run images; else a custom container needs a command."""
     max_body_bytes: int = MAX_BODY_BYTES
-    """The largest request body that gateways take, and so that runtimes read. A change is a new revision of each model,
-    because a runtime reads it when it starts."""
+    """Limit of request bodies in gateways and runtimes. A change creates a revision of each model, because a runtime
+    reads it at its start."""
     pod_security: bool = False
-    """Whether pods say as which user they run. It is that of our images."""
+    """Whether pods set the user of headrace's images."""
     allowed_schemes: frozenset[str] = frozenset({"package", "https", "file"})
     allow_loopback_sources: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What exists now and is owned by the resource, with status as the world reports it.
+    """Observed state: existing objects of the resource, with their status.
 
-    `pods` are the pods of all children (runtime and fetch), recognised by their labels; a pod that is being deleted has
+    `pods` are the pods of all children (runtime and fetch), identified by their labels; a terminating pod has
     `metadata.deletionTimestamp`.
-    `refused` says of children why the world did not take them when they were last applied.
-    `references` are the resources that it refers to, as far as they exist (`ResourceKind.references`).
-    `peers` is what the observer of its kind returned about the other resources of that kind; only the kind's own rule
-    knows its type.
+    `refused` has the error of each child that the world refused when it was last applied.
+    `references` are the existing resources that it refers to (`ResourceKind.references`).
+    `peers` is the observer's result about the other resources of the kind; only the kind's rule knows its type.
     """
 
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
@@ -132,27 +146,27 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What was heard on NATS about the resource, newest message of each sender, and the time."""
+    """Messages about the resource on NATS, the newest one of each sender, and the time."""
 
     now: float
-    """Monotonic seconds: windows and deadlines."""
+    """Monotonic time, for windows and deadlines."""
     wall: float
-    """Unix seconds: timestamps in status and events."""
+    """Unix time, for timestamps in status and events."""
     demand: Mapping[str, Demand] = field(default_factory=dict)
-    """By gateway id; gateways that are gone are left out."""
+    """By gateway id, of live gateways only."""
     replicas: Mapping[str, ReplicaReport] = field(default_factory=dict)
     """By pod name."""
     ignored: Mapping[str, str] = field(default_factory=dict)
-    """By pod name: what was wrong with its newest report, which is ignored."""
+    """By pod name: why its newest report is ignored."""
     probe_faults: Mapping[str, str] = field(default_factory=dict)
-    """By pod name, of custom containers: what keeps its readiness path from answering."""
+    """By pod name, of custom containers: why the probe of its readiness path fails."""
     admissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By pod name: ids of the gateways that route to it (their newest admission says Ready)."""
+    """By pod name: ids of the gateways that route to it (the state of their newest admission is Ready)."""
     gateways: frozenset[str] = frozenset()
     """Ids of the live gateways."""
     fetch: FetchProgress | None = None
     connected: bool = True
-    """Whether NATS is reachable: while it is not, a missing report shows nothing."""
+    """Whether NATS is connected; if not, a missing report does not mean that its sender failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +180,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An entry that a resource has in a key-value bucket of NATS (`headrace.events.subjects`)."""
+    """Entry of a resource in a key-value bucket of NATS (`headrace.events.subjects`)."""
 
     bucket: str
     entry: str
@@ -176,13 +190,13 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[M]):
-    """What should be true next. Applying it twice changes nothing the second time.
+    """Desired state after a pass. Applying it again changes nothing.
 
-    `children` is the whole wanted set: what the resource owns and is not in it is deleted by the adapter.
+    `children` are all desired children; the adapter deletes owned objects that are not among them.
     `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
-    should be True (of the others: False). `requeue_seconds`: look again after this long even if nothing happens.
-    `memory` goes back into the next call. `publications` names every entry that the resource may have, also those that
-    it should not have now.
+    should be True (of the others: False). `requeue_seconds` is the time until the next pass if no event
+    enqueues the resource before. `memory` is passed to the next call. `publications` has every entry that the resource
+    may have; an entry without a value is removed.
     """
 
     children: tuple[Child, ...]

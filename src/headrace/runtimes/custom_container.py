@@ -1,10 +1,11 @@
-"""A custom container: any image that serves OpenAI's API over HTTP. Its profile is made from its spec.
+"""A custom container: any image that serves OpenAI's API over HTTP. Its profile depends on its spec.
 
-Most custom containers do not implement the runtime protocol. Such a container gets its model and its address, but no
-login to NATS: the control loop reports for it. A self-registering one gets the same variables as headrace's runtimes.
+Most custom containers do not implement the runtime protocol. Such a container gets variables with
+its model and its address, but no login to NATS: the reconcile loop publishes its reports. A self-registering one gets
+the same variables as headrace's runtimes.
 
 The root file system is writable, because most engines write caches into it. There is no liveness probe: only the user
-knows how long the engine may be too busy to answer. A replica that fails its readiness probe gets no requests.
+knows how long the engine may be too busy to answer. A replica that fails its readiness probe receives no requests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every runtime type. A new one is a module with its profile, its line here and, if it has options, their field in
+"""Registry of runtime types. A new type is a module with its profile, a line here and, if it has options, a field of
 `headrace.kinds.modeldeployment.spec.Runtime`. The enum and the rules of `spec.runtime` are derived from the profiles.
 """
 
@@ -9,11 +9,11 @@ from headrace.runtimes.llm import LLM
 from headrace.runtimes.profile import RuntimeProfile
 
 PROFILES: dict[str, RuntimeProfile] = {}
-"""By type."""
+"""Profiles by type."""
 
 
 def register(profile: RuntimeProfile) -> None:
-    """Add a runtime type. The spec's models read the registry once, when they are imported: register before that."""
+    """Add a runtime type, before the import of the spec's models, which read the registry once."""
     if profile.type in PROFILES:
         raise ValueError(f"the runtime type {profile.type} is registered already")
     PROFILES[profile.type] = profile

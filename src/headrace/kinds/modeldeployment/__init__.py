@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING
 from headrace.api import kinds
 from headrace.api.vocabulary import CONDITIONS, MODEL_LABEL, READY
 from headrace.events.subjects import ROUTES_BUCKET
-from headrace.kinds.columns import AGE, AGE_PRINTED, NAME, Column, PrinterColumn, condition, replicas
+from headrace.kinds.columns import (
+    AGE,
+    AGE_PRINTED,
+    NAME,
+    READY_STATUS,
+    READY_STATUS_PRINTED,
+    Column,
+    PrinterColumn,
+    condition,
+    replicas,
+)
 from headrace.kinds.resource_kind import ResourceKind
 
 if TYPE_CHECKING:
     from headrace.api.schema import Schema
     from headrace.kinds.controller import Controller
-
-_READY_PATH = f'.status.conditions[?(@.type=="{READY}")]'
 
 
 def _schema() -> Schema:
@@ -45,8 +53,8 @@ MODEL_DEPLOYMENT = ResourceKind(
     label=MODEL_LABEL,
     suffix="",
     printer_columns=(
-        PrinterColumn("Ready", "string", f"{_READY_PATH}.status"),
-        PrinterColumn("Reason", "string", f"{_READY_PATH}.reason"),
+        READY_STATUS_PRINTED,
+        PrinterColumn("Reason", "string", f'.status.conditions[?(@.type=="{READY}")].reason'),
         PrinterColumn("Runtime", "string", ".spec.runtime.type"),
         PrinterColumn("Replicas", "integer", ".status.replicas"),
         PrinterColumn("URL", "string", ".status.url"),
@@ -55,7 +63,7 @@ MODEL_DEPLOYMENT = ResourceKind(
     ),
     columns=(
         NAME,
-        Column("READY", lambda o: str(condition(o, READY).get("status", "Unknown"))),
+        READY_STATUS,
         Column("REASON", lambda o: str(condition(o, READY).get("reason", ""))),
         Column("RUNTIME", lambda o: str(o["spec"].get("runtime", {}).get("type", ""))),
         Column("REPLICAS", replicas),

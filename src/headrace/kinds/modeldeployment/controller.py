@@ -1,4 +1,4 @@
-"""What the reconcile loop runs for ModelDeployments."""
+"""Functions of ModelDeployments that the reconcile loop calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many replicas are wanted: `suspend`, `replicas` and `scaling`, in that order of power."""
+"""Number of desired replicas. `suspend` takes precedence over `scaling`, and `scaling` over `replicas`."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ from headrace.routes import Unavailable
 from headrace.scaling.autoscaler import Decision, Reason, Sample, ScalePolicy, ScaleState, decide, start
 
 REFUSED_RETRY_SECONDS = 60
-"""A model that somebody switched off comes back when somebody switches it on: hurrying is of no use."""
+"""Retry-After of a suspended model: only a change of the spec starts it, so early retries are useless."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """How many replicas, and what that means for requests."""
+class DesiredReplicas:
+    """The number of replicas, the condition ScalingActive, and the state of the autoscaler."""
 
     replicas: int
     condition: Condition
     """ScalingActive."""
-    off: Unavailable | None = None
-    """Set when requests must be refused rather than held."""
+    rejection: Unavailable | None = None
+    """Set if requests are rejected, not queued."""
     scale: ScaleState | None = None
-    """The autoscaler's memory, when it rules."""
+    """State of the autoscaler; None if it is not active."""
     scaled: str = ""
-    """What the autoscaler just changed and why; empty when it changed nothing."""
+    """Change by the autoscaler in this pass, with the reason; empty without a change."""
     seconds_to_idle: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Replicas:
-    """What there is of the model now, for the autoscaler."""
+class ReplicaCounts:
+    """Observed replicas, as input of the autoscaler."""
 
     existing: int
-    """How many there are to be so far: where an autoscaler without a memory starts."""
+    """Desired replicas so far: the initial state of an autoscaler that has none."""
     ready: int
-    """Those that take requests."""
+    """Replicas that receive requests."""
     activating: int
-    """Those that may still become ready for the first time (`headrace.kinds.modeldeployment.startup`)."""
+    """Replicas that may still become ready for the first time (`headrace.kinds.modeldeployment.startup`)."""
     last_activation: float
-    """When one last became ready for the first time, on the monotonic clock."""
+    """Monotonic time at which a replica last became ready for the first time."""
 
 
-def wanted_replicas(
-    resource: ModelDeployment, replicas: Replicas, signals: Signals, scale: ScaleState | None
-) -> Wanted:
-    """Return how many replicas are wanted.
+def desired_replicas(
+    resource: ModelDeployment, replicas: ReplicaCounts, signals: Signals, scale: ScaleState | None
+) -> DesiredReplicas:
+    """Return the number of desired replicas.
 
     Args:
         resource: the resource.
-        replicas: what there is.
+        replicas: the observed replicas.
         signals: demand, by gateway.
-        scale: the autoscaler's memory; None after a restart.
+        scale: the state of the autoscaler; None after a restart.
     """
     spec = resource.spec
     if spec.suspend:
-        off = _refusal(v.SUSPENDED, "it is suspended (set spec.suspend: false to start it)")
-        return Wanted(0, _inactive("spec.suspend is true"), off)
+        rejection = _rejection(v.SUSPENDED, "it is suspended (set spec.suspend: false to start it)")
+        return DesiredReplicas(0, _inactive("spec.suspend is true"), rejection)
     if spec.scaling is None:
         inactive = _inactive("spec.scaling is not set: spec.replicas applies")
         if spec.replicas == 0:
             message = "it is scaled to zero (set spec.replicas: 1 to start it)"
-            return Wanted(0, inactive, _refusal(v.SCALED_TO_ZERO, message))
-        return Wanted(spec.replicas, inactive)
+            return DesiredReplicas(0, inactive, _rejection(v.SCALED_TO_ZERO, message))
+        return DesiredReplicas(spec.replicas, inactive)
     state = scale or start(replicas.existing, signals.now)
     decision = decide(_policy(spec, spec.scaling), state, _sample(signals, replicas), signals.now)
-    return Wanted(
+    return DesiredReplicas(
         replicas=decision.replicas,
         condition=_active(spec.scaling, decision, signals),
         scale=decision.state,
@@ -78,7 +78,7 @@ def wanted_replicas(
     )
 
 
-def _sample(signals: Signals, replicas: Replicas) -> Sample:
+def _sample(signals: Signals, replicas: ReplicaCounts) -> Sample:
     return Sample(
         queued=sum(demand.queued for demand in signals.demand.values()),
         in_flight=sum(demand.in_flight for demand in signals.demand.values()),
@@ -115,13 +115,13 @@ def _change(before: int, decision: Decision, scaling: Scaling) -> str:
 
 
 def _active(scaling: Scaling, decision: Decision, signals: Signals) -> Condition:
-    """Its message names no figures that change with each request: a status is not a graph."""
+    """Return ScalingActive. Its message has no figures that change with each request, to bound status writes."""
     if decision.reason is Reason.STALE:
-        who = "no gateway is connected" if signals.connected else "NATS is unreachable"
-        message = f"{who}: demand is unknown, so replicas stay as they are"
+        cause = "no gateway is connected" if signals.connected else "NATS is unreachable"
+        message = f"{cause}: demand is unknown, so the number of replicas is not changed"
         return Condition(v.SCALING_ACTIVE, "False", v.SIGNALS_STALE, message)
     if decision.needed > scaling.max_replicas:
-        at_most = f"demand asks for more than the {decision.replicas} that spec.scaling.maxReplicas allows"
+        at_most = f"demand exceeds the capacity of {decision.replicas} replicas, the limit of spec.scaling.maxReplicas"
         return Condition(v.SCALING_ACTIVE, "True", v.AT_MAXIMUM, at_most)
     message = f"between {scaling.min_replicas} and {scaling.max_replicas} replicas, by {scaling.metric.type}"
     return Condition(v.SCALING_ACTIVE, "True", v.FOLLOWING_DEMAND, message)
@@ -131,5 +131,5 @@ def _inactive(message: str) -> Condition:
     return Condition(v.SCALING_ACTIVE, "False", v.DISABLED, message)
 
 
-def _refusal(reason: str, message: str) -> Unavailable:
+def _rejection(reason: str, message: str) -> Unavailable:
     return Unavailable(reason=reason, message=message, retry_after_seconds=REFUSED_RETRY_SECONDS)

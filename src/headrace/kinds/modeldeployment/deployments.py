@@ -1,4 +1,4 @@
-"""The Deployments of a resource, one for each revision, as they are observed."""
+"""Observed Deployments of a resource, one for each revision."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
 
 
 def existing_replicas(observed: Observed) -> int:
-    """Return how many replicas the Deployments ask for now; during a rollout two revisions have the same number."""
+    """Return the desired replicas of the Deployments; during a rollout two revisions have the same number."""
     return max(map(replicas_of, deployments(observed).values()), default=0)
 
 
 def replicas_of(deployment: Manifest) -> int:
-    """Return how many replicas a Deployment asks for."""
+    """Return the desired replicas of a Deployment."""
     return int(deployment["spec"].get("replicas", 0))
 
 

@@ -1,4 +1,4 @@
-"""What one reconcile pass observed of an accepted ModelDeployment, in the terms in which the rule decides."""
+"""Facts of one reconcile pass: the observed state of an accepted ModelDeployment, and the memory between passes."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from headrace.reconcile.world import Child, Manifest, Observed, Settings, Signal
 from headrace.scaling.autoscaler import ScaleState
 
 LISTENING_SECONDS = 5.0
-"""After a (re)start: by then every replica and gateway that is alive has answered the solicitation."""
+"""Time after a (re)start of the loop within which every running replica and gateway responds to the solicitation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is carried from one pass to the next; losing it (a restart) costs no correctness."""
+    """State between two passes. Its loss in a restart does not affect correctness."""
 
     since: float
     """Monotonic time of the first pass."""
     accepted: ModelDeployment | None = None
-    """The last accepted spec: parsing is most of the time of a pass."""
+    """The last accepted spec, kept because parsing takes most of the time of a pass."""
     scale: ScaleState | None = None
     startup: StartupWatch = field(default_factory=StartupWatch)
     wake: Wake | None = None
-    moved: float | None = None
-    """When the route's weight moved to the wanted revision, while an old one waits for the gateways to see it."""
-    lacking: float | None = None
-    """Since when the wanted revision lacks room (or since the stable one was last scaled down for it)."""
-    lost: frozenset[str] = frozenset()
-    """The replicas that had exited after they were ready, and were not ready again."""
-    told: float = -math.inf
-    """When a condition's message was last changed while its reason stayed."""
+    weight_moved: float | None = None
+    """Monotonic time at which the weight moved to the desired revision, until the stable revision is removed."""
+    lacking_since: float | None = None
+    """Monotonic time since which the desired revision has lacked capacity, or of the last scale-down for it."""
+    exited: frozenset[str] = frozenset()
+    """Pods that exited after they were ready, and are not ready again."""
+    message_changed: float = -math.inf
+    """Monotonic time of the last change of a condition's message without a change of its reason."""
 
     def listening(self, now: float) -> bool:
-        """Return whether every sender had time to report since the loop (re)started: before, silence means nothing."""
+        """Return whether every sender had time to report since the loop (re)started, so missing reports are a sign."""
         return now - self.since >= LISTENING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The arguments of a pass, and what was read from them."""
+    """Arguments of a pass, and what was derived from them."""
 
     resource: ModelDeployment
     manifest: Manifest
@@ -64,11 +64,11 @@ class Facts:
     pods: tuple[RuntimePod, ...]
     """The runtime pods of all revisions, without those that are being deleted."""
     revision: str
-    """The wanted revision."""
+    """The desired revision, that of the present spec: the candidate during a rollout."""
     deployments: Mapping[str, Manifest]
-    """By revision."""
+    """Deployments by revision."""
     terminating: frozenset[str]
-    """Revisions with pods that are being deleted."""
+    """Revisions with terminating pods."""
     shares: Mapping[str, int]
     """The route weights as last written, percent by revision, in the order of the status."""
     source: SourceState
@@ -89,15 +89,15 @@ class Facts:
 
     @property
     def is_canary(self) -> bool:
-        """Whether the wanted revision is a canary: it is none without another revision."""
+        """Whether the desired revision is a canary, which requires another revision."""
         return self.resource.spec.rollout.type == "Canary" and bool(self.deployments.keys() - {self.revision})
 
     def serving(self, revision: str) -> int:
-        """Pods of a revision that report that they are ready."""
+        """Return the number of pods of a revision that report Ready."""
         return sum(pod.serving and pod.revision == revision for pod in self.pods)
 
     def routable(self, revision: str) -> int:
-        """Pods of a revision that every live gateway routes to."""
+        """Return the number of pods of a revision that every live gateway routes to."""
         return sum(pod.routable and pod.revision == revision for pod in self.pods)
 
 
@@ -135,13 +135,13 @@ def read(
 def _source(
     resource: ModelDeployment, before: Manifest, observed: Observed, signals: Signals, settings: Settings
 ) -> tuple[SourceState, Child | None]:
-    """Return what is known of the source, and its fetch (None: nothing is to be fetched for this resource).
+    """Return the state of the source, and its fetch Job (None: this resource fetches nothing).
 
-    What is verified already, or fetched for another model of the namespace, is not fetched again
-    (`headrace.kinds.modeldeployment.shared_source`). A Job that exists is kept until Kubernetes removes it.
+    A file that is already verified, or fetched for another model of the namespace, is not fetched again
+    (`headrace.kinds.modeldeployment.shared_source`). An existing Job is kept until Kubernetes removes it.
 
-    Once a fetch has brought another file than was recorded, the next one must bring the recorded one: it drops what is
-    there and tries until the source is restored.
+    After a fetch of a file other than the recorded one, the next Job requires the recorded digest: it deletes the file
+    and retries until the source is restored.
     """
     source = resource.spec.model.source
     if source is None:

@@ -1,4 +1,4 @@
-"""What a ModelDeployment's rule needs to know of the other ModelDeployments of its namespace. Pure."""
+"""State of the other ModelDeployments of a namespace that affects one of them. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from headrace.reconcile.world import Manifest, Observed, ResourceKey
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The others, as far as they concern one resource."""
+    """State of other resources that affects one resource."""
 
     names_taken: Mapping[str, str] = field(default_factory=dict)
-    """By public model name: which other resource has it first (`public_names`)."""
+    """Names that another resource owns, with the owner's name (`public_names`)."""
     fetcher: Manifest | None = None
     """The other resource that fetches the same source (`fetchers`)."""
 
 
 def peers_of(observed: Observed) -> Peers:
-    """Return the peers that were observed; none where no observer was asked."""
+    """Return the observed peers; empty without an observer."""
     return observed.peers if isinstance(observed.peers, Peers) else Peers()
 
 
@@ -33,7 +33,7 @@ class PeerObserver:
         self._fetchers = Fetchers()
 
     def update(self, key: ResourceKey, manifest: Manifest | None) -> set[ResourceKey]:
-        """Take in a resource as it is now; return those that wait for its name, or for what it fetches."""
+        """Update with the present state of a resource; return those that wait for its name or its fetch."""
         return self._names.update(key, manifest) | self._fetchers.update(key, manifest)
 
     def peers(self, key: ResourceKey, resource: Callable[[ResourceKey], Manifest | None]) -> Peers:

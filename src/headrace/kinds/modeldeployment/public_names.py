@@ -19,17 +19,17 @@ class _Claim:
     """The public names that a resource has and requests."""
 
     held: str | None
-    wanted: str | None
+    requested: str | None
     seniority: tuple[str, str]
 
     @classmethod
     def of(cls, manifest: Manifest) -> _Claim:
         metadata = manifest["metadata"]
-        return cls(_held(manifest), _wanted(manifest), (metadata["creationTimestamp"], metadata["name"]))
+        return cls(_held(manifest), _requested(manifest), (metadata["creationTimestamp"], metadata["name"]))
 
     @property
     def names(self) -> set[str]:
-        return {name for name in (self.held, self.wanted) if name is not None}
+        return {name for name in (self.held, self.requested) if name is not None}
 
 
 class Names:
@@ -85,7 +85,7 @@ def _held(manifest: Manifest) -> str | None:
     return None if held is None else str(held)
 
 
-def _wanted(manifest: Manifest) -> str | None:
+def _requested(manifest: Manifest) -> str | None:
     """Return the name that a resource requests; None if its spec is rejected for another reason."""
     for condition in manifest.get("status", {}).get("conditions", []):
         refused = condition["type"] == v.ACCEPTED and condition["status"] == "False"

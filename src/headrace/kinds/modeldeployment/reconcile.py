@@ -1,8 +1,8 @@
-"""What should be true of a ModelDeployment next: the one rule that both worlds carry out.
+"""The reconcile function of ModelDeployments, which both worlds call.
 
-In order: is the spec accepted; is the model's file there; how many replicas are wanted; which revision has them; what
-do its pods say; and from all of that the children, the conditions, the route and the events. A pure function of its
-arguments: the memory that it needs between calls (the autoscaler's windows, monotonic times) goes out and comes back.
+Steps: check the spec; read the facts (file, pods, signals); decide the number of replicas, their revisions and the
+weights; render children, conditions, route and events. It is a pure function of its arguments: the memory between two
+calls (the autoscaler's windows, monotonic times) is part of the result, and an argument of the next call.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from headrace.kinds.modeldeployment.manifests.network_policy import network_poli
 from headrace.kinds.modeldeployment.manifests.service import service
 from headrace.kinds.modeldeployment.manifests.service_account import service_account
 from headrace.kinds.modeldeployment.peers import peers_of
-from headrace.kinds.modeldeployment.pods import runtime_pods, runtimes_of_others
+from headrace.kinds.modeldeployment.pods import pods_of_other_revisions, runtime_pods
 from headrace.kinds.modeldeployment.rejected import rejected
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.kinds.modeldeployment.route import publication, route
 from headrace.kinds.modeldeployment.status_update import conditions, status
 from headrace.kinds.modeldeployment.wake import watch_wake
-from headrace.reconcile.conditions import Condition, clipped, events, told
+from headrace.reconcile.conditions import Condition, clipped, events, throttle_messages
 from headrace.reconcile.world import Child, Event, Manifest, Observed, Outcome, Settings, Signals
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.sources.location import scheme_of
 
 WORKING_REQUEUE_SECONDS = 1.0
-"""While something is in motion or demand is followed: the autoscaler's tick."""
+"""While something changes or there is demand: the interval of the autoscaler."""
 STEADY_REQUEUE_SECONDS = 5.0
-"""While replicas stand still: a gateway's death makes no sound, its presence only ends."""
+"""While nothing changes: a gateway that crashes sends no message, its presence only expires."""
 
 
 def reconcile(
     manifest: Manifest, observed: Observed, signals: Signals, settings: Settings, memory: Memory | None
 ) -> Outcome[Memory]:
-    """Return what should be true next of the ModelDeployment `manifest`. Never raises for a bad resource."""
+    """Return the desired state of the ModelDeployment `manifest`. Never raises for an invalid resource."""
     memory = memory or Memory(since=signals.now)
     pods = runtime_pods(observed, manifest.get("status", {}), signals, listening=memory.listening(signals.now))
     try:
@@ -53,7 +53,7 @@ def reconcile(
 
 
 class _Refused(Exception):
-    """The spec is not accepted; `condition` says why."""
+    """The spec is not accepted; `condition` has the cause."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class _Refused(Exception):
 
 
 def _parsed(manifest: Manifest, memory: Memory) -> ModelDeployment:
-    """Return the parsed resource; a spec changes with its generation only."""
+    """Return the parsed resource, cached by generation."""
     known, metadata = memory.accepted, manifest["metadata"]
     if known is not None and (known.uid, known.generation) == (metadata.get("uid"), metadata.get("generation")):
         return known
@@ -84,15 +84,15 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
     holder = peers_of(observed).names_taken.get(resource.public_name)
     if holder is not None:
         message = (
-            f"the ModelDeployment {holder} of this namespace has the name {resource.public_name}, or requested it first"
+            f"the ModelDeployment {holder} of this namespace has or first requested the name {resource.public_name}"
         )
         raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
 
 
 def _lacks_command(profile: RuntimeProfile) -> str:
     if not profile.options:
-        return f"spec.runtime.type: {profile.type} has no command, which is required here, where its image is not run"
-    return f"spec.runtime.{profile.options}.command: is required here, where its image is not run"
+        return f"spec.runtime.type: {profile.type} has no command; this mode does not run images"
+    return f"spec.runtime.{profile.options}.command: is required in this mode, which does not run images"
 
 
 def _outcome(decision: Decision) -> Outcome[Memory]:
@@ -100,44 +100,44 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
     memory, before = facts.memory, facts.before.get("conditions", [])
     replicas = sum(decision.rollout.replicas.values())
     wake = watch_wake(memory.wake, existing_replicas(facts.observed), replicas, facts.pods, facts.signals)
-    now = told(conditions(decision), before, memory.told, facts.signals.now)
+    throttled = throttle_messages(conditions(decision), before, memory.message_changed, facts.signals.now)
     return Outcome(
         children=(
-            *_guards(facts),
+            *_pod_prerequisites(facts),
             *_deployments(decision),
             *((facts.fetch,) if facts.fetch is not None else ()),
             service(facts.resource),
         ),
-        status=status(decision, now.conditions, wake),
+        status=status(decision, throttled.conditions, wake),
         memory=Memory(
             since=memory.since,
             accepted=facts.resource,
-            scale=decision.wanted.scale,
+            scale=decision.desired.scale,
             startup=decision.startup,
             wake=wake,
-            moved=_moved(decision),
-            lacking=decision.lacking,
-            lost=frozenset(pod.name for pod in facts.pods if pod.lost is not None),
-            told=now.changed,
+            weight_moved=_weight_moved(decision),
+            lacking_since=decision.lacking_since,
+            exited=frozenset(pod.name for pod in facts.pods if pod.exit_failure is not None),
+            message_changed=throttled.changed,
         ),
         publications=(publication(facts.manifest, route(decision)),),
-        events=(*events(now.conditions, before), *_events(decision)),
+        events=(*events(throttled.conditions, before), *_events(decision)),
         routable_pods=frozenset(pod.name for pod in facts.pods if pod.routable),
-        requeue_seconds=WORKING_REQUEUE_SECONDS if now.withheld else _requeue(decision, now.conditions[0]),
+        requeue_seconds=WORKING_REQUEUE_SECONDS if throttled.withheld else _requeue(decision, throttled.conditions[0]),
     )
 
 
-def _moved(decision: Decision) -> float | None:
-    if not decision.rollout.rolling or decision.taking_over:
+def _weight_moved(decision: Decision) -> float | None:
+    if not decision.rollout.rolling or decision.stable_serves:
         return None
-    moved = decision.facts.memory.moved
+    moved = decision.facts.memory.weight_moved
     return moved if moved is not None else decision.facts.signals.now
 
 
 def _deployments(decision: Decision) -> Iterator[Child]:
-    """Yield the wanted revision's Deployment first, because a wake waits for it.
+    """Yield the Deployments, that of the desired revision first, because a cold start waits for it.
 
-    And last when it was refused, so that it does not hold up the others.
+    If it was refused, it is last, so that the refusal does not delay the others.
     """
     facts = decision.facts
     first = facts.refusals.accepts_revision
@@ -145,14 +145,14 @@ def _deployments(decision: Decision) -> Iterator[Child]:
     for revision, replicas in revisions:
         present = facts.deployments.get(revision)
         if revision == facts.revision:
-            others = len(runtimes_of_others(revision, facts.observed)) if facts.refusals.quota_full else None
+            others = len(pods_of_other_revisions(revision, facts.observed)) if facts.refusals.quota_full else None
             yield deployment(facts.resource, revision, replicas, facts.settings, present=present, quota_retry=others)
         else:
             yield rescaled(facts.deployments[revision], replicas)
 
 
-def _guards(facts: Facts) -> Iterator[Child]:
-    """Yield the account, the disruption budget and the network policies of the pods, where there is a platform."""
+def _pod_prerequisites(facts: Facts) -> Iterator[Child]:
+    """Yield the service account, disruption budget and network policies of the pods, in a cluster."""
     resource, settings = facts.resource, facts.settings
     if settings.platform_namespace is not None:
         yield service_account(resource)
@@ -173,11 +173,11 @@ def _any_registers(facts: Facts) -> bool:
 
 
 def _events(decision: Decision) -> Iterator[Event]:
-    """Yield the events that are no condition's: each compares what is with the status as it was."""
+    """Yield the events that do not derive from conditions, from a comparison with the previous status."""
     facts = decision.facts
     spec, before = facts.resource.spec, facts.before
-    if decision.wanted.scaled:
-        yield Event("Normal", v.SCALED, decision.wanted.scaled)
+    if decision.desired.scaled:
+        yield Event("Normal", v.SCALED, decision.desired.scaled)
     seen = before.get("specReplicas")
     if spec.scaling is not None and seen is not None and seen != spec.replicas:
         message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling is set"
@@ -187,39 +187,39 @@ def _events(decision: Decision) -> Iterator[Event]:
     if facts.revision not in known:
         yield Event("Normal", v.REVISION_CREATED, f"revision {facts.revision}")
     for name in sorted(known - decision.rollout.replicas.keys()):
-        yield Event("Normal", v.REVISION_RETIRED, f"revision {name} gets no more requests")
+        yield Event("Normal", v.REVISION_RETIRED, f"revision {name} receives no more requests")
     for pod in facts.pods:
         reported = decision.failure is not None and pod.revision == facts.revision
-        if pod.lost is not None and pod.name not in facts.memory.lost and not reported:
-            yield Event("Warning", pod.lost.reason, clipped(pod.lost.message))
+        if pod.exit_failure is not None and pod.name not in facts.memory.exited and not reported:
+            yield Event("Warning", pod.exit_failure.reason, clipped(pod.exit_failure.message))
 
 
-def _waits_for_news(decision: Decision) -> bool:
-    """Whether time alone changes nothing: no pods are there or asked for, none are to go or to be tried again."""
+def _needs_no_timer(decision: Decision) -> bool:
+    """Whether time alone changes nothing: no pods exist or are desired, and no scale-down or retry is pending."""
     scaling = decision.facts.resource.spec.scaling
-    lowest = scaling is None or decision.wanted.replicas <= scaling.min_replicas
+    lowest = scaling is None or decision.desired.replicas <= scaling.min_replicas
     none = not decision.facts.pods and not any(decision.rollout.replicas.values())
-    return none and lowest and decision.startup.given_up is None
+    return none and lowest and decision.startup.paused is None
 
 
 def _requeue(decision: Decision, ready: Condition) -> float | None:
     facts = decision.facts
     demanded = any(demand.queued + demand.in_flight for demand in facts.signals.demand.values())
-    if decision.wanted.off is not None:
+    if decision.desired.rejection is not None:
         return None
-    if not demanded and _waits_for_news(decision):
-        # A fetch recovers by going on for a while; gateways and the broker may have come back between two glances.
-        heard = facts.signals.connected and facts.signals.gateways
-        return None if heard and (facts.source.cached or facts.source.has_pod) else STEADY_REQUEUE_SECONDS
+    if not demanded and _needs_no_timer(decision):
+        # A fetch recovers by running for some time; gateways and the broker may have reconnected since the last pass.
+        has_signals = facts.signals.connected and facts.signals.gateways
+        return None if has_signals and (facts.source.cached or facts.source.has_pod) else STEADY_REQUEUE_SECONDS
     lacks = facts.routable(facts.revision) < decision.rollout.aim
-    moving = lacks or (decision.rollout.rolling and not decision.stays_canary)
-    if ready.status != "True" or moving or (demanded and decision.wanted.scale is not None):
+    changing = lacks or (decision.rollout.rolling and not decision.canary_in_place)
+    if ready.status != "True" or changing or (demanded and decision.desired.scale is not None):
         return WORKING_REQUEUE_SECONDS
-    if decision.wanted.replicas == 0:
+    if decision.desired.replicas == 0:
         return None
-    if decision.wanted.scale is None:
+    if decision.desired.scale is None:
         return STEADY_REQUEUE_SECONDS
     scaling = facts.resource.spec.scaling
-    if decision.wanted.replicas > max(1, scaling.min_replicas if scaling is not None else 0):
-        return WORKING_REQUEUE_SECONDS  # the windows have to run empty
-    return min(STEADY_REQUEUE_SECONDS, max(decision.wanted.seconds_to_idle or STEADY_REQUEUE_SECONDS, 0.0))
+    if decision.desired.replicas > max(1, scaling.min_replicas if scaling is not None else 0):
+        return WORKING_REQUEUE_SECONDS  # until the windows are empty
+    return min(STEADY_REQUEUE_SECONDS, max(decision.desired.seconds_to_idle or STEADY_REQUEUE_SECONDS, 0.0))

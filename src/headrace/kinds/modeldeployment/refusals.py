@@ -1,4 +1,4 @@
-"""What the cluster refuses: a child, or a Deployment's pods; and whether room is all that these lack."""
+"""Children and pods that the cluster refuses, and whether missing capacity is the only cause."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from headrace.reconcile.conditions import FAILED_CREATE
 from headrace.reconcile.world import Manifest, Observed
 
 PASSING_SECONDS = 10.0
-"""For so long a refusal of pods may pass: a webhook is restarted, a quota's use is counted anew."""
+"""Time within which a refusal of pods may be transient: a webhook is restarting, a quota's usage is recalculated."""
 _EXCEEDED_QUOTA = "exceeded quota"
-"""What the API server says of a pod for which a namespace's quota has no room, among those it refuses."""
+"""Part of the API server's message about a pod that exceeds a quota of the namespace."""
 _AMOUNTS = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")
 _AMOUNT = re.compile(r"(?P<number>[0-9.]+)(?P<suffix>[a-zA-Z]*)")
 _SUFFIXES = {"": 1.0, "m": 0.001, "k": 1e3} | {
@@ -27,36 +27,36 @@ _SUFFIXES = {"": 1.0, "m": 0.001, "k": 1e3} | {
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What the cluster refuses of a resource."""
+    """Refused children and pods of a resource."""
 
     child: Failure | None
-    """A child, Deployments of other revisions left out."""
+    """A refused child, except Deployments of other revisions."""
     other: Failure | None
-    """A Deployment of another revision: it cannot be scaled or removed."""
+    """A refused Deployment of another revision, which cannot be scaled or deleted."""
     pods: Failure | None
-    """Pods of the wanted revision: for want of room, or because they are not allowed."""
+    """Refused pods of the desired revision: they exceed a quota, or are not allowed."""
     accepts_revision: bool
-    """Whether the cluster accepts the wanted revision's Deployment, or has it already."""
+    """Whether the cluster accepts the Deployment of the desired revision, or already has it."""
 
     @property
     def first(self) -> Failure | None:
-        """What keeps the wanted revision from being carried out."""
+        """The first refusal that affects the desired revision."""
         return self.child or self.pods
 
     @property
     def quota_full(self) -> bool:
-        """Whether pods of the wanted revision are refused for want of room in the namespace's quota."""
+        """Whether pods of the desired revision exceed a quota of the namespace."""
         return self.pods is not None and self.pods.reason == v.UNSCHEDULABLE
 
 
 def refusals_of(revision: str, deployment: str, observed: Observed, wall: float) -> Refusals:
-    """Return what the cluster refuses.
+    """Return the refusals of the cluster.
 
     Args:
-        revision: the wanted revision.
+        revision: the desired revision.
         deployment: the name of its Deployment.
-        observed: what exists, and which children were refused.
-        wall: Unix time: what is refused for a moment may be accepted in the next.
+        observed: the existing and the refused children.
+        wall: Unix time, to recognise transient refusals.
     """
     child = other = None
     for key, message in sorted(observed.refused.items()):
@@ -76,7 +76,7 @@ def refusals_of(revision: str, deployment: str, observed: Observed, wall: float)
 
 
 def refused_pods(workload: Manifest, wall: float) -> Failure | None:
-    """Return why the cluster refuses the pods of a Deployment, or of a Job (whose world adds the condition)."""
+    """Return why the cluster refuses the pods of a Deployment or a Job (for a Job the world adds the condition)."""
     for condition in workload.get("status", {}).get("conditions") or []:
         if (condition["type"], condition["status"], condition["reason"]) != FAILED_CREATE:
             continue
@@ -91,7 +91,7 @@ def refused_pods(workload: Manifest, wall: float) -> Failure | None:
 
 
 def _may_fit(message: str) -> bool:
-    """Whether a pod asks for no more than the whole of the quota: then others that go make room for it."""
+    """Whether a pod requests at most the whole quota, so it fits once other pods are deleted."""
     found = _AMOUNTS.search(message)
     if found is None:
         return True
@@ -100,7 +100,7 @@ def _may_fit(message: str) -> bool:
 
 
 def _amounts(text: str) -> list[tuple[str, float]]:
-    """Return what `requests.cpu=300m,memory=2Gi` says; what cannot be read is left out."""
+    """Return the amounts in a text such as `requests.cpu=300m,memory=2Gi`; unreadable amounts are dropped."""
     result = []
     for part in text.split(","):
         name, _, amount = part.partition("=")

@@ -1,7 +1,6 @@
-"""The outcome for a spec that is not accepted: nothing that runs changes, and the conditions say why.
+"""Outcome of a spec that is not accepted: running revisions are not changed, and the conditions have the cause.
 
-The children and the route of earlier specs stay exactly as they are. Only if nothing runs are requests answered with
-the cause.
+The children and the route of earlier specs are kept. Without a running revision, requests are rejected with the cause.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import TypeVar
 
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.deployments import deployments, weights
-from headrace.kinds.modeldeployment.manifests.common import as_it_is
+from headrace.kinds.modeldeployment.manifests.common import unchanged_child
 from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import RuntimePod
 from headrace.kinds.modeldeployment.revision_info import observed_revisions
@@ -24,10 +23,10 @@ from headrace.routes import RevisionWeight, Route
 
 M = TypeVar("M")
 
-LOOK_AGAIN_SECONDS = 5.0
-"""A taken name may become free, a gateway may fail: neither is an event of this resource."""
+REQUEUE_SECONDS = 5.0
+"""A taken name may become free, or a gateway may fail: neither enqueues this resource."""
 _NAME_LENGTH = 63
-"""Longer names cannot be in the route table; their owner reads the condition."""
+"""Longer names are not in the route table; the condition has the error."""
 
 
 def rejected(
@@ -44,7 +43,7 @@ def rejected(
     serving = _serving(observed, before)
     conditions = _conditions(accepted, serving, _verified(manifest, before))
     return Outcome(
-        children=tuple(as_it_is(child) for _, child in sorted(observed.children.items())),
+        children=tuple(unchanged_child(child) for _, child in sorted(observed.children.items())),
         status={
             **before,
             "observedGeneration": generation,
@@ -56,18 +55,18 @@ def rejected(
         publications=(publication(manifest, _route(manifest, accepted, observed, serving)),),
         events=tuple(events(conditions, old)),
         routable_pods=frozenset(pod.name for pod in pods if pod.routable),
-        requeue_seconds=LOOK_AGAIN_SECONDS if serving or accepted.reason == v.NAME_TAKEN else None,
+        requeue_seconds=REQUEUE_SECONDS if serving or accepted.reason == v.NAME_TAKEN else None,
     )
 
 
 def _serving(observed: Observed, before: Manifest) -> str | None:
-    """Return the revision that new requests go to, or None when nothing runs."""
+    """Return the revision that receives new requests; None without a running revision."""
     running = [name for name, manifest in deployments(observed).items() if manifest["spec"].get("replicas", 0)]
     return max(running, key=lambda name: weights(before).get(name, 0), default=None)
 
 
 def _verified(manifest: Manifest, before: Manifest) -> Condition | None:
-    """Return ModelCached where the file of the spec's source was verified before: no other field changes it."""
+    """Return ModelCached if the file of the spec's source was verified before; no other field affects it."""
     try:
         source = Source.model_validate(_model(manifest).get("source"))
     except ValueError:
@@ -78,7 +77,7 @@ def _verified(manifest: Manifest, before: Manifest) -> Condition | None:
 def _conditions(accepted: Condition, serving: str | None, cached: Condition | None) -> list[Condition]:
     unknown = "not checked, because the spec is not accepted"
     if serving is not None:
-        unknown = f"{unknown}; revision {serving} stays as it is"
+        unknown = f"{unknown}; revision {serving} is not changed"
     known = {v.MODEL_CACHED: cached}
     return [
         Condition(v.READY, "False", accepted.reason, accepted.message),
@@ -94,10 +93,10 @@ def _route(manifest: Manifest, accepted: Condition, observed: Observed, serving:
     if serving is not None:
         public_name = revisions[serving].public_name
     else:
-        public_name = _asked_name(manifest) or metadata["name"]
+        public_name = _requested_name(manifest) or metadata["name"]
         unavailable = refusal(accepted.reason, accepted.message)
     if public_name in peers_of(observed).names_taken or len(metadata["name"]) > _NAME_LENGTH:
-        return None  # another model has the name, and its route
+        return None  # another model owns the name and its route
     return Route(
         namespace=metadata.get("namespace", "default"),
         name=metadata["name"],
@@ -119,7 +118,7 @@ def _shares(before: Manifest, observed: Observed, serving: str | None) -> tuple[
     return tuple(RevisionWeight(revision=name, weight_percent=share) for name, share in shares.items())
 
 
-def _asked_name(manifest: Manifest) -> str | None:
+def _requested_name(manifest: Manifest) -> str | None:
     """Return the public name in an invalid spec; None if it has none."""
     name = _model(manifest).get("name")
     return name[:253] if isinstance(name, str) and name else None

@@ -1,4 +1,4 @@
-"""Which pods of a ModelDeployment report, and of which containers the loop probes the readiness path."""
+"""Reporters of a ModelDeployment: its pods and its fetch, and the containers that the reconcile loop probes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.reconcile.world import Manifest, Observed
 
 
 def reporters(resource: Manifest, observed: Observed) -> Reporters:
-    """Return who reports about a resource: its runtime pods, and its fetch while there is a Job."""
+    """Return the senders of reports about a resource: its runtime pods, and its fetch Job if it exists."""
     runtimes = (pod for pod in observed.pods if component_of(pod) == v.COMPONENT_RUNTIME)
     return Reporters(
         pods=frozenset(pod["metadata"]["name"] for pod in runtimes),

@@ -1,4 +1,4 @@
-"""A valid ModelDeployment, and the schema that says what one is."""
+"""A valid ModelDeployment, and the schema of the kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.kinds.modeldeployment.status import Status
 
 SCHEMA = Schema(
     kind=MODEL_DEPLOYMENT,
-    description="One served model: where its file comes from, what runs it, and how it follows demand.",
+    description="One served model: its source, its runtime and its scaling.",
     spec=Spec,
     status=Status,
     rules=RULES,
@@ -28,17 +28,17 @@ class ModelDeployment:
     uid: str
     generation: int
     created: str
-    """creationTimestamp, RFC 3339; empty when the object was not stored yet."""
+    """creationTimestamp, RFC 3339; empty before the object is stored."""
     spec: Spec
 
     @property
     def public_name(self) -> str:
-        """What clients put into the field `model`."""
+        """Value of the field `model` in requests."""
         return self.spec.model.name or self.name
 
     @staticmethod
     def parse(manifest: Manifest) -> ModelDeployment:
-        """Return the resource; raises InvalidResource with every fault found."""
+        """Return the resource; raises InvalidResource with all errors."""
         SCHEMA.validate(manifest)
         metadata = manifest["metadata"]
         return ModelDeployment(

@@ -1,9 +1,8 @@
-"""The revision: a hash of everything that a resource's runtime pods are made of.
+"""Revision hash of a resource's runtime pods.
 
-It is taken of the pod's spec itself, so nothing can be forgotten: source, runtime, template, names, drain time, and
-the image, so that a new release of headrace is rolled out like any other change. Replicas, scaling, suspension and
-deadlines are not in a pod, so changing them restarts nothing. Applying an old spec again gives the old hash: a rollback
-is an ordinary rollout.
+It is the hash of the pod spec, so it covers source, runtime, template, names, drain timeout and image; a new release of
+headrace is rolled out like any other change. Replicas, scaling, suspension and deadlines are not in the pod spec, so a
+change of them restarts no pod. Applying an earlier spec again yields the earlier hash: a rollback is a normal rollout.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from headrace.reconcile.world import Settings
 def revision_of(resource: ModelDeployment, settings: Settings) -> str:
     """Return the revision's name, eight hexadecimal digits.
 
-    Where NATS listens is left out: in local mode it changes with each start, and then no old pod is alive. So are the
-    fields that an upgrade of headrace gives to new revisions only: it must not restart what runs.
+    The address of NATS is not part of it: in local mode it changes with each start, which stops all pods. Neither are
+    fields that newer releases of headrace add, because an upgrade alone must not restart pods.
     """
     return short_hash(without_later_fields(pod_spec(resource, "", replace(settings, nats_url=""))))

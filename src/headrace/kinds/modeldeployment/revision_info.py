@@ -1,9 +1,8 @@
-"""What a revision is, as one annotation of its Deployment.
+"""Properties of a revision, stored in an annotation of its Deployment.
 
-Route, status and the control loop's reports need to know of every revision that has a Deployment: under which name and
-on which port its pods serve, what they serve, and whether they register themselves. An old revision is in no spec, so
-the record is stored with its Deployment. It is in the Deployment's own metadata, not in its template: a changed record
-restarts no pod.
+Route, status and the reconcile loop's reports need for every revision with a Deployment: name and port, operations, and
+whether its pods register themselves. The spec has these only of the desired revision, so they are stored with the
+Deployment: in its metadata and not in its template, so that a changed record restarts no pod.
 """
 
 from __future__ import annotations
@@ -28,31 +27,31 @@ _Names = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_l
 
 
 class RevisionInfo(Message):
-    """One revision.
+    """Properties of one revision.
 
     Operators of several releases read and write it: unknown fields are ignored, and every field that is added later
     has a default, so that the record of a former release stays readable.
     """
 
     runtime: str = Field(max_length=64)
-    """Its runtime type."""
+    """Runtime type."""
     public_name: str = Field(max_length=MAX_PUBLIC_NAME)
-    """The public name that its pods serve, for as long as requests go to the revision."""
+    """Public name of the model while the revision receives the requests."""
     model_name: str | None = Field(default=None, max_length=MAX_MODEL_NAME)
-    """Name by which its engine knows the model; None: the public name."""
+    """Name of the model in the engine's API; None: the public name."""
     port: int = Field(ge=1, le=65535)
     readiness_path: str = Field(max_length=1024, pattern=r"^/[!-~]*$")
     self_registers: bool
     explains_unready: bool
     """See the field of that name in `headrace.runtimes.profile`."""
     capacity: int = Field(ge=1)
-    """Requests that a replica takes at the same time."""
+    """Requests that a replica accepts at the same time."""
     operations: _Names
     capabilities: _Names
 
 
 def revision_info(resource: ModelDeployment) -> RevisionInfo:
-    """Return what the wanted revision of a resource is."""
+    """Return the properties of the desired revision."""
     profile = resource.spec.runtime.profile
     return RevisionInfo(
         runtime=profile.type,
@@ -84,12 +83,12 @@ def _former_annotations(resource: ModelDeployment) -> dict[str, str]:
 
 
 def observed_revisions(observed: Observed, resource: Manifest) -> dict[str, RevisionInfo]:
-    """Return what the revisions of a resource (in whatever state its spec is) are, read off their Deployments."""
+    """Return the properties of a resource's revisions from their Deployments; its spec may be invalid."""
     return {revision: _read(deployment, resource) for revision, deployment in deployments(observed).items()}
 
 
 def _read(deployment: Manifest, resource: Manifest) -> RevisionInfo:
-    """Return the record of a Deployment. A missing or unreadable one is derived again from what it was made of."""
+    """Return the record of a Deployment. A missing or unreadable one is derived from its template."""
     text = deployment["metadata"].get("annotations", {}).get(v.REVISION_INFO_ANNOTATION, "")
     try:
         return RevisionInfo.decode(text.encode())

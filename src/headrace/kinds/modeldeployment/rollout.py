@@ -1,24 +1,28 @@
-"""Which revision has how many replicas and what share of new requests.
+"""Rollout strategies: replicas of each revision, and their shares of new requests.
 
-*Surge*, the usual way: the new revision grows to the wanted number while the old one keeps serving all requests. When
-every live gateway routes to all of the new replicas the weight moves to them; when the gateways have had time to see
-that, the old revision goes (its pods drain). A new revision that does not become ready leaves the old one serving for
-as long as it takes.
+The *target* is the desired revision, that of the present spec: the candidate during a rollout. The *stable* revision
+is the other one.
 
-*Replace*, where there is no room for both (`room`) or the spec forbids a surge: the old one is
-scaled down replica by replica, the next as soon as the gateways route to what came in the place of the last, and the
-weight is that of the replicas. It never grows again, so the step that was made last is read off its Deployment; that it
-is replaced for lack of room is remembered in the status (`replacingForCapacity`).
+*Surge*, the default: the target grows to the desired number of replicas while the stable revision serves all requests.
+When every live gateway routes to all target replicas, the weight moves to the target. When the gateways have had time
+to read the new weights, the stable revision is removed and its pods drain. If the target does not become ready, the
+stable revision serves without a time limit.
 
-*Recreate*: the old one goes whole; when its last pod is gone the new one comes. Requests are held in between.
+*Replace*, without capacity for both (`capacity`) or if the spec forbids a surge: the stable revision is scaled down
+replica by replica, each time that the gateways route to the replacement of the previous one. The weights are
+proportional to the replicas. The stable revision is never scaled up again, so the replicas of its Deployment show the
+last step. The cause, missing capacity, is stored in the status (`replacingForCapacity`).
 
-*Canary*: the new one gets its share of replicas beside a full old one, and its share of requests once the gateways
-route to all of them. One that fails gets none any more, until the spec changes.
+*Recreate*: the stable revision is scaled to zero; after its last pod is deleted, the target starts. Requests are
+queued meanwhile.
 
-A rollback needs no strategy of its own: the old spec makes the old revision the wanted one, which has its pods still,
-so the weight returns to it at once. At zero, and where the old one only fails, the new one simply takes its place, but
-never before its model's file is there: until then the old one is still what a request wakes. Where both fail, both
-stay: either may heal.
+*Canary*: the target gets its share of replicas in addition to all stable ones, and its share of requests once the
+gateways route to all of them. A canary that fails receives no requests until the spec changes.
+
+A rollback needs no strategy of its own: applying the previous spec makes the stable revision the target, which still
+has pods, so the weight returns at once. At zero, and if all pods of the stable revision fail, the target replaces it
+directly, but never before the model's file is verified: until then a request starts the stable revision. If both
+revisions fail, both are kept, because either may recover.
 """
 
 from __future__ import annotations
@@ -33,13 +37,13 @@ from headrace.kinds.modeldeployment.pods import RuntimePod
 from headrace.routes import RevisionWeight
 
 WHOLE = 100
-"""Percent."""
+"""Sum of the weights, in percent."""
 SETTLE_SECONDS = 1.0
-"""Time in which every gateway has seen a moved weight; one that has not still finds the old pods draining, not gone."""
+"""Time in which every gateway reads a changed weight. For a slower one, the stable pods still drain."""
 
 
 class Strategy(Enum):
-    """How the wanted revision is taking over."""
+    """Ways in which the target replaces the stable revision."""
 
     SURGE = auto()
     REPLACE = auto()
@@ -49,61 +53,61 @@ class Strategy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RolloutInputs:
-    """What a plan is made from."""
+    """Inputs of a rollout step."""
 
     facts: Facts
-    wanted: int
-    """How many replicas the model should have."""
+    desired: int
+    """Desired replicas of the model."""
     can_start: bool
-    """Whether the wanted revision may have pods now (its file is there)."""
-    fails: bool
-    """Whether the wanted revision is known not to start, or failed as a canary."""
+    """Whether the target may have pods: its file is verified, and it is not refused or paused."""
+    failing: bool
+    """Whether the target fails to start, or failed as a canary."""
     settled: bool
-    """Whether the gateways have had time to see that the weight moved to the wanted revision."""
-    no_room: bool
-    """Whether the wanted revision has lacked room for long enough to take some."""
+    """Whether the gateways have had time to read that the weight moved to the target."""
+    lacks_capacity: bool
+    """Whether the target has lacked capacity for so long that the stable revision is scaled down."""
 
     @property
     def target(self) -> str:
-        """The wanted revision."""
+        """The desired revision, that of the present spec."""
         return self.facts.revision
 
     @property
-    def olds(self) -> dict[str, int]:
-        """The other revisions that exist, and how many replicas each asks for now."""
-        others = self.facts.deployments.items()
-        return {name: replicas_of(manifest) for name, manifest in others if name != self.target}
+    def others(self) -> dict[str, int]:
+        """Desired replicas of the other existing revisions."""
+        deployments = self.facts.deployments.items()
+        return {name: replicas_of(manifest) for name, manifest in deployments if name != self.target}
 
     @property
     def strategy(self) -> Strategy:
-        """How the old revision is replaced, if there is one."""
+        """Strategy by which the target replaces the stable revision."""
         spec = self.facts.resource.spec.rollout
         if spec.type == "Canary":
             return Strategy.CANARY
         if spec.type == "Recreate":
             return Strategy.RECREATE
-        replaces = never_surges(spec) or self.facts.before.get("replacingForCapacity", False) or self.no_room
+        replaces = never_surges(spec) or self.facts.before.get("replacingForCapacity", False) or self.lacks_capacity
         return Strategy.REPLACE if replaces else Strategy.SURGE
 
     @property
     def startable(self) -> int:
-        """How many replicas the wanted revision may have."""
-        return self.wanted if self.can_start else 0
+        """Replicas that the target may have now."""
+        return self.desired if self.can_start else 0
 
     @property
     def ready(self) -> int:
-        """Pods of the wanted revision that every gateway routes to."""
+        """Number of target pods that every gateway routes to."""
         return self.facts.routable(self.target)
 
     @property
-    def holder(self) -> str | None:
-        """The revision that stood for the model: it has all requests, or is the older of two that share them."""
+    def primary(self) -> str | None:
+        """The revision with all requests, or the older of two that share them."""
         sharing = [revision for revision, share in self.facts.shares.items() if share]
         return sharing[-1] if sharing else None
 
     @property
-    def others_present(self) -> bool:
-        """Whether pods of another revision exist, also those on their way out."""
+    def other_pods_exist(self) -> bool:
+        """Whether pods of other revisions exist, including terminating ones."""
         return any(pod.revision != self.target for pod in self.facts.pods) or bool(
             self.facts.terminating - {self.target}
         )
@@ -111,23 +115,23 @@ class RolloutInputs:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What each revision should have."""
+    """Desired replicas and weights of each revision."""
 
     target: str
-    """The wanted revision."""
+    """The desired revision, that of the present spec."""
     replicas: dict[str, int]
-    """By revision, the wanted one first; a revision not in it goes."""
+    """By revision, the target first; other revisions are removed."""
     serving: str
-    """The revision that stands for the model: the old one until the wanted one has all requests."""
+    """The stable revision until the target has all requests, then the target."""
     aim: int
-    """How many replicas the wanted revision is to have for now: all, or a canary's share."""
+    """Desired replicas of the target in this rollout: all, or a canary's share."""
     strategy: Strategy
     share: int = 0
-    """What the wanted revision has of the requests beside another one, percent."""
+    """Share of the target in new requests during the rollout, in percent."""
 
     @property
     def weights(self) -> tuple[RevisionWeight, ...]:
-        """What the route says."""
+        """Weights for the route."""
         if self.share in (0, WHOLE):
             return (RevisionWeight(revision=self.target if self.share else self.serving, weight_percent=WHOLE),)
         rest = next(revision for revision in self.replicas if revision != self.target)
@@ -138,108 +142,110 @@ class Rollout:
 
     @property
     def rolling(self) -> bool:
-        """Whether an old revision is still needed."""
+        """Whether the stable revision is still needed."""
         return len(self.replicas) > 1
 
 
 def plan(inputs: RolloutInputs) -> Rollout:
-    """Return the next step towards `wanted` replicas of revision `target`."""
-    old = _needed(inputs)
-    if old is None:
-        return _alone(inputs)
-    if inputs.holder == inputs.target and inputs.ready:
-        return _alone(inputs) if inputs.settled else _taken_over(inputs, old)
+    """Return the next step of the rollout towards `desired` replicas of `target`."""
+    stable = _stable_to_keep(inputs)
+    if stable is None:
+        return _only_target(inputs)
+    if inputs.primary == inputs.target and inputs.ready:
+        return _only_target(inputs) if inputs.settled else _settle(inputs, stable)
     if inputs.strategy is Strategy.CANARY:
-        return _canary(inputs, old)
+        return _canary(inputs, stable)
     if not inputs.can_start:
-        return Rollout(inputs.target, {inputs.target: 0, old: inputs.wanted}, old, inputs.wanted, inputs.strategy)
+        return Rollout(
+            inputs.target, {inputs.target: 0, stable: inputs.desired}, stable, inputs.desired, inputs.strategy
+        )
     if inputs.strategy is Strategy.RECREATE:
-        return _recreate(inputs, old)
-    if 0 < inputs.wanted <= inputs.ready:
-        return _taken_over(inputs, old)
-    return _replace(inputs, old) if inputs.strategy is Strategy.REPLACE else _surge(inputs, old)
+        return _recreate(inputs, stable)
+    if 0 < inputs.desired <= inputs.ready:
+        return _settle(inputs, stable)
+    return _replace(inputs, stable) if inputs.strategy is Strategy.REPLACE else _surge(inputs, stable)
 
 
 def never_surges(strategy: api.Rollout) -> bool:
-    """Whether the spec forbids a new revision beside a full old one."""
+    """Whether the spec forbids a surge."""
     return strategy.rolling_update is not None and strategy.rolling_update.surge == "Never"
 
 
-def only_fails(revision: str, pods: tuple[RuntimePod, ...]) -> bool:
-    """Whether a revision has pods, and none that serves or may come to."""
+def all_pods_fail(revision: str, pods: tuple[RuntimePod, ...]) -> bool:
+    """Whether a revision has pods, and all of them fail."""
     failures = [pod.failure for pod in pods if pod.revision == revision]
     return bool(failures) and None not in failures
 
 
-def _needed(inputs: RolloutInputs) -> str | None:
-    """Return the old revision that is still needed."""
+def _stable_to_keep(inputs: RolloutInputs) -> str | None:
+    """Return the stable revision if it is still needed, else None."""
     if inputs.strategy is Strategy.RECREATE and inputs.can_start:
-        # Needed or not: the wanted one does not come beside it.
-        needed = [old for old, replicas in inputs.olds.items() if replicas or inputs.others_present]
+        # In any case: with Recreate, the target never runs beside the stable revision.
+        needed = [name for name, replicas in inputs.others.items() if replicas or inputs.other_pods_exist]
     else:
-        # Not "serves": an old one must not go because a pod of it was evicted, or a gateway admits its pods anew.
-        # A canary is one at zero too: the next wake is for both.
-        present = [old for old, replicas in inputs.olds.items() if replicas or inputs.strategy is Strategy.CANARY]
-        needed = [old for old in present if inputs.fails or not only_fails(old, inputs.facts.pods)]
-    if inputs.can_start and inputs.wanted == 0 and inputs.strategy is not Strategy.CANARY:
+        # Not "serves": an eviction, or a gateway that admits its pods again, must not remove the stable revision.
+        # A canary is kept at zero, because the next cold start is for both revisions.
+        present = [name for name, replicas in inputs.others.items() if replicas or inputs.strategy is Strategy.CANARY]
+        needed = [name for name in present if inputs.failing or not all_pods_fail(name, inputs.facts.pods)]
+    if inputs.can_start and inputs.desired == 0 and inputs.strategy is not Strategy.CANARY:
         needed = []
     if not inputs.can_start and not needed:
-        needed = list(inputs.olds)
-    # Of several (a change during a rollout) the one that stood for the model stays.
-    return max(needed, key=lambda old: (old == inputs.holder, inputs.facts.shares.get(old, 0)), default=None)
+        needed = list(inputs.others)
+    # Of several (after a change during a rollout), the primary is kept.
+    return max(needed, key=lambda name: (name == inputs.primary, inputs.facts.shares.get(name, 0)), default=None)
 
 
-def _alone(inputs: RolloutInputs) -> Rollout:
+def _only_target(inputs: RolloutInputs) -> Rollout:
     replicas = inputs.startable
-    if inputs.strategy is Strategy.RECREATE and inputs.others_present:
+    if inputs.strategy is Strategy.RECREATE and inputs.other_pods_exist:
         replicas = min(replicas, _present(inputs))
-    return Rollout(inputs.target, {inputs.target: replicas}, inputs.target, inputs.wanted, inputs.strategy)
+    return Rollout(inputs.target, {inputs.target: replicas}, inputs.target, inputs.desired, inputs.strategy)
 
 
-def _taken_over(inputs: RolloutInputs, old: str) -> Rollout:
-    """The weight has moved; the old one waits until every gateway has seen that."""
-    waiting = min(inputs.olds[old], inputs.wanted)
+def _settle(inputs: RolloutInputs, stable: str) -> Rollout:
+    """Move the weight to the target, and keep the stable revision until every gateway has read the change."""
+    waiting = min(inputs.others[stable], inputs.desired)
     return Rollout(
         inputs.target,
-        {inputs.target: inputs.startable, old: waiting},
+        {inputs.target: inputs.startable, stable: waiting},
         inputs.target,
-        inputs.wanted,
+        inputs.desired,
         inputs.strategy,
         WHOLE,
     )
 
 
-def _surge(inputs: RolloutInputs, old: str) -> Rollout:
-    """A canary that is being promoted keeps its share meanwhile."""
-    share = inputs.facts.shares.get(inputs.target, 0) if inputs.ready and not inputs.fails else 0
-    replicas = {inputs.target: inputs.wanted, old: inputs.wanted}
-    return Rollout(inputs.target, replicas, old, inputs.wanted, Strategy.SURGE, share)
+def _surge(inputs: RolloutInputs, stable: str) -> Rollout:
+    """Start all target replicas beside the stable ones; a canary that is being promoted keeps its share."""
+    share = inputs.facts.shares.get(inputs.target, 0) if inputs.ready and not inputs.failing else 0
+    replicas = {inputs.target: inputs.desired, stable: inputs.desired}
+    return Rollout(inputs.target, replicas, stable, inputs.desired, Strategy.SURGE, share)
 
 
-def _replace(inputs: RolloutInputs, old: str) -> Rollout:
-    """One replica is in motion at a time, and one more where the new ones still lack room: they may be larger."""
-    before = inputs.olds[old]
-    left = max(0, min(before - inputs.no_room, inputs.wanted - inputs.ready - 1))
+def _replace(inputs: RolloutInputs, stable: str) -> Rollout:
+    """Replace one replica at a time, and one more while target pods lack capacity, because they may be larger."""
+    before = inputs.others[stable]
+    left = max(0, min(before - inputs.lacks_capacity, inputs.desired - inputs.ready - 1))
     share = WHOLE * inputs.ready // (inputs.ready + left) if inputs.ready else 0
-    replicas = {inputs.target: inputs.wanted - left, old: left}
-    serving = inputs.target if share == WHOLE else old
-    return Rollout(inputs.target, replicas, serving, inputs.wanted, Strategy.REPLACE, share)
+    replicas = {inputs.target: inputs.desired - left, stable: left}
+    serving = inputs.target if share == WHOLE else stable
+    return Rollout(inputs.target, replicas, serving, inputs.desired, Strategy.REPLACE, share)
 
 
-def _recreate(inputs: RolloutInputs, old: str) -> Rollout:
-    replicas = {inputs.target: min(inputs.wanted, _present(inputs)), old: 0}
-    serving, share = (inputs.target, WHOLE) if inputs.ready else (old, 0)
-    return Rollout(inputs.target, replicas, serving, inputs.wanted, Strategy.RECREATE, share)
+def _recreate(inputs: RolloutInputs, stable: str) -> Rollout:
+    replicas = {inputs.target: min(inputs.desired, _present(inputs)), stable: 0}
+    serving, share = (inputs.target, WHOLE) if inputs.ready else (stable, 0)
+    return Rollout(inputs.target, replicas, serving, inputs.desired, Strategy.RECREATE, share)
 
 
-def _canary(inputs: RolloutInputs, old: str) -> Rollout:
+def _canary(inputs: RolloutInputs, stable: str) -> Rollout:
     canary = inputs.facts.resource.spec.rollout.canary
     assert canary is not None
-    count = -(-inputs.wanted * canary.percent // WHOLE)  # rounded up
+    count = -(-inputs.desired * canary.percent // WHOLE)  # rounded up
     began = inputs.facts.shares.get(inputs.target, 0) > 0
-    takes = inputs.ready >= (1 if began else max(count, 1)) and not inputs.fails
-    replicas = {inputs.target: min(count, inputs.startable), old: inputs.wanted}
-    return Rollout(inputs.target, replicas, old, count, Strategy.CANARY, canary.percent if takes else 0)
+    receives = inputs.ready >= (1 if began else max(count, 1)) and not inputs.failing
+    replicas = {inputs.target: min(count, inputs.startable), stable: inputs.desired}
+    return Rollout(inputs.target, replicas, stable, count, Strategy.CANARY, canary.percent if receives else 0)
 
 
 def _present(inputs: RolloutInputs) -> int:

@@ -1,4 +1,4 @@
-"""The route of a ModelDeployment: where gateways send requests, or that they hold them, or why they refuse them."""
+"""Route of a ModelDeployment: revisions and weights, or the cause for which gateways reject requests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import datetime
 from headrace.api import vocabulary as v
 from headrace.events.subjects import ROUTES_BUCKET
 from headrace.kinds.modeldeployment.decision import Decision
-from headrace.kinds.modeldeployment.last_words import public
+from headrace.kinds.modeldeployment.exit_message import without_log
 from headrace.kinds.modeldeployment.revision_info import RevisionInfo, observed_revisions, revision_info
-from headrace.kinds.modeldeployment.rollout import only_fails
+from headrace.kinds.modeldeployment.rollout import all_pods_fail
 from headrace.kinds.modeldeployment.spec import ColdStart
 from headrace.reconcile.conditions import clipped
 from headrace.reconcile.world import Manifest, Publication
@@ -18,7 +18,7 @@ from headrace.routes import Engine, RevisionWeight, Route, Unavailable
 from headrace.runtimes.profile import READINESS_PATH
 
 FAILURE_RETRY_SECONDS = 10
-"""Retry-After of an answer after a failure: the first back-off of a crashed or failed child."""
+"""Retry-After of a response after a failure: the first back-off of a crashed or failed child."""
 
 
 def route(decision: Decision) -> Route:
@@ -49,7 +49,7 @@ def publication(manifest: Manifest, route: Route | None) -> Publication:
 
 
 def described(weights: Iterable[RevisionWeight], revisions: Mapping[str, RevisionInfo]) -> tuple[RevisionWeight, ...]:
-    """Return the weights with what each revision serves and is capable of."""
+    """Return the weights with the operations and capabilities of each revision."""
     return tuple(
         each.model_copy(
             update={
@@ -62,7 +62,7 @@ def described(weights: Iterable[RevisionWeight], revisions: Mapping[str, Revisio
 
 
 def engines(revisions: Mapping[str, RevisionInfo]) -> tuple[Engine, ...]:
-    """Return what gateways must know of revisions that are not as gateways expect of one without an entry."""
+    """Return the entries of revisions that differ from the gateways' defaults."""
     return tuple(
         Engine(
             revision=name,
@@ -76,8 +76,8 @@ def engines(revisions: Mapping[str, RevisionInfo]) -> tuple[Engine, ...]:
 
 
 def refusal(reason: str, message: str) -> Unavailable:
-    """Return the answer to requests while something fails: the condition's message without quotes from a log."""
-    return Unavailable(reason=reason, message=clipped(public(message)), retry_after_seconds=FAILURE_RETRY_SECONDS)
+    """Return the rejection of requests after a failure: the condition's message without quotes from a log."""
+    return Unavailable(reason=reason, message=clipped(without_log(message)), retry_after_seconds=FAILURE_RETRY_SECONDS)
 
 
 def created(manifest: Manifest) -> int:
@@ -87,18 +87,18 @@ def created(manifest: Manifest) -> int:
 
 
 def _public_name(decision: Decision, revisions: Mapping[str, RevisionInfo]) -> str:
-    """Return the name that gateways serve: a changed one from when the pods that serve it take the requests."""
-    if decision.taking_over and decision.rollout.serving in revisions:
+    """Return the name that gateways serve. A changed name applies once its revision receives the requests."""
+    if decision.stable_serves and decision.rollout.serving in revisions:
         return revisions[decision.rollout.serving].public_name
     return decision.facts.resource.public_name
 
 
 def _unavailable(decision: Decision) -> Unavailable | None:
-    """Return why requests are refused; None: they are forwarded, or held because an answer can be expected."""
+    """Return why requests are rejected; None: they are forwarded, or queued because a replica is expected."""
     facts = decision.facts
-    if decision.wanted.off is not None:
-        return decision.wanted.off
-    if decision.taking_over and not only_fails(decision.rollout.serving, facts.pods):
+    if decision.desired.rejection is not None:
+        return decision.desired.rejection
+    if decision.stable_serves and not all_pods_fail(decision.rollout.serving, facts.pods):
         return None
     if facts.serving(facts.revision):
         return None
@@ -113,9 +113,9 @@ def _stage(decision: Decision) -> str:
     facts = decision.facts
     if facts.routable(decision.rollout.serving):
         return ""
-    waits = decision.failure is not None and decision.failure.waiting and not decision.taking_over
-    if waits or facts.source.condition.reason == v.UNSCHEDULABLE:
+    lacks_capacity = decision.failure is not None and decision.failure.waiting and not decision.stable_serves
+    if lacks_capacity or facts.source.condition.reason == v.UNSCHEDULABLE:
         return "unschedulable"
-    if not decision.taking_over and not facts.source.cached:
+    if not decision.stable_serves and not facts.source.cached:
         return "fetching"
-    return "starting" if decision.wanted.replicas else ""
+    return "starting" if decision.desired.replicas else ""

@@ -11,16 +11,16 @@ from headrace.runtimes.registry import PROFILES
 from headrace.sources.location import FILE_URI, HTTPS_URI, PACKAGE_URI, PVC_URI
 
 NAME_LENGTH = 40
-"""A child's name is `<name>-<revision>` or `<name>-fetch-<hash>`, and a pod's has two suffixes more, within 63."""
+"""A child is named `<name>-<revision>` or `<name>-fetch-<hash>`; a pod's name has two more suffixes, within 63."""
 _URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
-"""What headrace sets in pods. An API server answers to a list of variables with two of one name with an error 500."""
+"""Variables that headrace sets in pods. An API server responds with 500 to a list with a duplicate name."""
 WITHOUT_SOURCE = tuple(profile.type for profile in PROFILES.values() if not profile.source_required)
 
 
 def _options(profile: RuntimeProfile) -> Rule:
-    """Return the rule that the options of a runtime type are those of that type alone."""
+    """Return the rule that the options of a runtime type may only be set for that type."""
     name, type_ = to_camel(profile.options), profile.type
     if profile.options_required:
         return Rule(

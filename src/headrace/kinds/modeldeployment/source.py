@@ -1,4 +1,4 @@
-"""Is the model's file there, and is it the right one? Read off the fetch Job and its pods."""
+"""State of the model's source: the condition ModelCached, from the fetch Job and its pods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 from headrace.api import vocabulary as v
 from headrace.errors import NoSpace
-from headrace.kinds.modeldeployment.pods import last_termination, never_began
+from headrace.kinds.modeldeployment.pods import last_termination, start_obstacle
 from headrace.kinds.modeldeployment.refusals import refused_pods
 from headrace.kinds.modeldeployment.spec import Source
 from headrace.reconcile.conditions import Condition
@@ -17,27 +17,27 @@ from headrace.reconcile.world import ChildKey, Manifest, Observed, Signals
 from headrace.sources.location import redacted
 
 _FETCH_REASONS = frozenset({v.SOURCE_UNREACHABLE, v.SOURCE_NOT_ALLOWED, v.DIGEST_MISMATCH, v.NO_SPACE, v.FETCH_FAILED})
-"""What a fetch may say of itself."""
+"""Reasons that a fetch may report in its termination message."""
 _FAILED = _FETCH_REASONS | {v.IMAGE_PULL_FAILED, v.REFUSED}
-"""Not Unschedulable: room may come."""
+"""Reasons of a failed fetch. Unschedulable is not one, because capacity may become available."""
 
 RECOVERED_SECONDS = 10.0
-"""A new attempt that lives so long has connected, and the failure before it is history."""
+"""Runtime of a new attempt after which the previous failure is no longer reported."""
 
 STEP_PERCENT = 25
-"""How far a fetch is is told in such steps: each is a write to the API server. Gateways tell waiting clients more."""
+"""Step of the progress in conditions, because each step is a write to the API server. Clients see finer steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """The condition ModelCached, and what is known of the file (`status.source`)."""
+    """The condition ModelCached, and the record of the file (`status.source`)."""
 
     condition: Condition
     recorded: Manifest | None
     has_pod: bool = False
-    """Whether there is a fetch pod, whose changes are observed. Without one a pass has to look for the cause."""
+    """Whether a fetch pod exists, whose changes enqueue the resource. Without one, passes are repeated."""
     reported: bool = False
-    """Whether the fetch itself reports this, and not the cluster of its Job or pod: then it is about the file."""
+    """Whether the condition is the fetch's own result, and not a failure of its Job or pod in the cluster."""
 
     @property
     def cached(self) -> bool:
@@ -46,12 +46,12 @@ class SourceState:
 
     @property
     def failed(self) -> bool:
-        """Whether the file cannot be had for now."""
+        """Whether the fetch fails."""
         return self.condition.reason in _FAILED
 
 
 NOTHING_TO_FETCH = SourceState(
-    Condition(v.MODEL_CACHED, "True", v.NO_SOURCE, "there is nothing to fetch: the container brings its model"), None
+    Condition(v.MODEL_CACHED, "True", v.NO_SOURCE, "there is nothing to fetch: the container has its own model"), None
 )
 
 
@@ -66,14 +66,14 @@ def observe_source(
         if (refused := observed.refused.get(job)) is not None:
             message = f"the cluster refuses the Job {job.name}: {refused}"
             return SourceState(_condition("False", v.REFUSED, message), recorded)
-        return SourceState(_condition("Unknown", v.PENDING, "the fetch has not begun"), recorded)
+        return SourceState(_condition("Unknown", v.PENDING, "the fetch has not started"), recorded)
     pod = _newest_pod(manifest, observed)
     report = _report(pod)
     if manifest.get("status", {}).get("succeeded"):
         return _fetched(source, uri, recorded, report)
     if report.get("reason") and not _recovers(pod, signals):
         return SourceState(_condition("False", report["reason"], report["message"]), recorded, reported=True)
-    if pod is not None and (obstacle := never_began(pod)) is not None:
+    if pod is not None and (obstacle := start_obstacle(pod)) is not None:
         reason = v.FETCH_FAILED if obstacle.reason == v.CRASH_LOOP else obstacle.reason
         return SourceState(_condition("False", reason, f"the fetch cannot run: {obstacle.message}"), recorded)
     if pod is None and (failure := refused_pods(manifest, signals.wall)) is not None:
@@ -83,7 +83,7 @@ def observe_source(
 
 
 def recorded_source(source: Source, before: Manifest) -> Manifest | None:
-    """Return what `status.source` holds of the present source; None when the spec names another one."""
+    """Return `status.source` if it describes the present source; None if the spec names another one."""
     recorded: Manifest | None = before.get("source")
     if recorded is None or recorded.get("uri") != redacted(source.uri):
         return None
@@ -92,7 +92,7 @@ def recorded_source(source: Source, before: Manifest) -> Manifest | None:
 
 def _fetched(source: Source, uri: str, recorded: Manifest | None, report: Manifest) -> SourceState:
     if not report.keys() >= {"digest", "path", "bytes"}:
-        # The finished pod is gone (a cluster cleans up): the Job vouches for the file, the status knows the rest.
+        # The finished pod was deleted: the Job shows that the file was verified, and the status has the record.
         return SourceState(_condition("True", v.CACHED, f"{uri} is cached"), recorded, reported=True)
     if (replaced := mismatch(source, recorded, report["digest"])) is not None:
         return SourceState(replaced, recorded, reported=True)
@@ -102,7 +102,7 @@ def _fetched(source: Source, uri: str, recorded: Manifest | None, report: Manife
 
 
 def mismatch(source: Source, recorded: Manifest | None, digest: str) -> Condition | None:
-    """Return the condition of a file whose digest is not the recorded one, where the spec names none."""
+    """Return the condition of a file whose digest differs from the recorded one, if the spec has no digest."""
     if recorded is None or source.digest is not None or recorded["digest"] == digest:
         return None
     message = (
@@ -118,28 +118,28 @@ def _newest_pod(job: Manifest, observed: Observed) -> Manifest | None:
 
 
 def _report(pod: Manifest | None) -> Manifest:
-    """Return what the fetch said when it last ended: a result, a failure, or nothing."""
+    """Return the termination message of the fetch: a result, a failure, or nothing."""
     ended = last_termination(pod) if pod is not None else None
     if ended is None:
         return {}
     try:
-        said = json.loads(ended.get("message") or "")
+        report = json.loads(ended.get("message") or "")
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        said = {}
+        report = None
+    if not isinstance(report, dict):
+        report = {}
     if ended.get("exitCode") == 0:
-        return said
-    if said.get("reason") in _FETCH_REASONS:
-        return {"reason": said["reason"], "message": str(said.get("message") or said["reason"])}
+        return report
+    if report.get("reason") in _FETCH_REASONS:
+        return {"reason": report["reason"], "message": str(report.get("message") or report["reason"])}
     if ended.get("exitCode") == NoSpace.exit_code:
-        return {"reason": v.NO_SPACE, "message": "no space for the model's file, nor for more words. Free some"}
+        return {"reason": v.NO_SPACE, "message": "the disk is full: no space for the model's file. Free some space"}
     why = f"the fetch ended with exit code {ended.get('exitCode')} ({ended.get('reason') or 'Error'})"
     return {"reason": v.FETCH_FAILED, "message": f"{why}. See its log"}
 
 
 def _recovers(pod: Manifest | None, signals: Signals) -> bool:
-    """Whether a fetch that failed before now runs for so long that it must be getting the file."""
+    """Whether a fetch that failed before has been running for some time and receives the file."""
     for container in (pod or {}).get("status", {}).get("containerStatuses", []):
         started = container.get("state", {}).get("running", {}).get("startedAt")
         if started and signals.wall - datetime.fromisoformat(started).timestamp() >= RECOVERED_SECONDS:

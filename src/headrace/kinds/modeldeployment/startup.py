@@ -1,13 +1,13 @@
-"""How pods start: the startup deadline, and which replicas are activating.
+"""Startup of pods: the startup deadline, and the activating replicas.
 
-A pod that reports a new stage or another percentage makes progress, and the count starts anew; one that waits for
-room on a node has not begun. When a pod exceeds the deadline and no other of its revision serves, the revision is given
-up: its pods go, requests are refused with the cause, and after a pause it tries again. At zero everything is forgotten:
-the next wake is a fresh attempt.
+The deadline of a pod starts again when the pod reports a new stage or percentage. It does not run while the pod waits
+for capacity. When a pod exceeds the deadline and no other pod of its revision serves, the revision is paused: its pods
+are deleted, requests are rejected with the cause, and it starts again after the pause. Scaling to zero resets this
+state, so the next cold start is a new attempt.
 
-A replica is activating until it was ready once, fails, or its startup deadline has passed; the autoscaler removes none
-of these. That a pod was ready is read off its readiness gate, so a restart of the loop does not lose it; the deadline
-then counts anew.
+A replica is activating until it has been ready once, fails, or exceeds its deadline; the autoscaler does not remove
+activating replicas. The readiness gate shows that a pod was ready, so a restart of the loop does not lose this; the
+deadline starts again.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.pods import Failure, RuntimePod
 
 PAUSE_SECONDS = 60.0
-"""Between giving a revision up and trying again: long enough to be read, short enough to heal by itself."""
+"""Pause between the deadline and the next start: long enough to read the cause, short enough to recover unattended."""
 
 Mark = tuple[str, int]
-"""How far a pod is: stage, percent. Restarts are no progress."""
+"""Progress of a pod: stage and percent. A restart is not progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartupWatch:
-    """What is remembered of starting pods, on the monotonic clock."""
+    """State of starting pods between passes; times are monotonic."""
 
     since: Mapping[str, tuple[Mark, float]] = field(default_factory=dict)
-    """By pod: how far it was, and since when."""
+    """Progress of each pod, with the time of its last change."""
     ready: frozenset[str] = frozenset()
-    """Pods that were ready once."""
+    """Pods that have been ready."""
     last_activation: float = -math.inf
-    """When a pod last became ready for the first time."""
-    given_up: str | None = None
-    """The revision that exceeded its deadline."""
-    why: Failure | None = None
+    """Time at which a pod last became ready for the first time."""
+    paused: str | None = None
+    """Revision that exceeded its deadline."""
+    cause: Failure | None = None
     until: float = 0.0
+    """End of the pause."""
 
     def failure(self, revision: str) -> Failure | None:
-        """Return why the revision was given up, while the pause lasts and until it gets further."""
-        return self.why if self.given_up == revision else None
+        """Return why the revision was paused; None once it has made progress since."""
+        return self.cause if self.paused == revision else None
 
     def may_start(self, revision: str, now: float) -> bool:
         """Whether the revision may have pods now."""
-        return self.given_up != revision or now >= self.until
+        return self.paused != revision or now >= self.until
 
     def activating(self, pods: tuple[RuntimePod, ...], now: float, deadline_seconds: float) -> int:
-        """Return how many pods may still become ready for the first time.
+        """Return the number of pods that may still become ready for the first time.
 
-        Those that wait for room count only where no other replica was ready: beside one, they hold nothing up.
+        Pods that wait for capacity count only if no other replica has been ready.
         """
         candidates = [
             pod
@@ -62,14 +63,14 @@ class StartupWatch:
             and self.may_start(pod.revision, now)
             and now - self.since[pod.name][1] <= deadline_seconds
         ]
-        begun = sum(not _waits(pod) for pod in candidates)
-        return begun if begun or self.ready else len(candidates)
+        starting = sum(not _waits(pod) for pod in candidates)
+        return starting if starting or self.ready else len(candidates)
 
 
 def watch_startup(
     watch: StartupWatch, revision: str, pods: tuple[RuntimePod, ...], now: float, deadline_seconds: float
 ) -> StartupWatch:
-    """Return what to remember after a pass: of the pods of all revisions, and whether this one is given up."""
+    """Return the state after a pass: the progress of all pods, and whether this revision is paused."""
     starting = [pod for pod in pods if not pod.serving or pod.fault]
     since = {pod.name: _since(watch, pod, now) for pod in starting}
     ready = frozenset(pod.name for pod in pods if pod.was_ready or pod.name in watch.ready)
@@ -79,23 +80,23 @@ def watch_startup(
     late = (pod for pod in starting if now - since[pod.name][1] > deadline_seconds)
     overdue = next((pod for pod in late if pod.revision == revision and not _waits(pod)), None)
     if overdue is None:
-        recovered = serves or watch.given_up != revision
-        return replace(seen, given_up=None, why=None, until=0.0) if recovered else seen
-    failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, _why(overdue, since[overdue.name][0], deadline_seconds))
+        recovered = serves or watch.paused != revision
+        return replace(seen, paused=None, cause=None, until=0.0) if recovered else seen
+    failure = Failure(v.STARTUP_DEADLINE_EXCEEDED, _message(overdue, since[overdue.name][0], deadline_seconds))
     if serves:
-        return replace(seen, given_up=revision, why=failure, until=now)  # what serves is not taken down for it
+        return replace(seen, paused=revision, cause=failure, until=now)  # serving pods are kept
     others = {pod.name: since[pod.name] for pod in starting if pod.revision != revision}
-    return replace(seen, since=others, given_up=revision, why=failure, until=now + PAUSE_SECONDS)
+    return replace(seen, since=others, paused=revision, cause=failure, until=now + PAUSE_SECONDS)
 
 
-def _why(pod: RuntimePod, mark: Mark, deadline_seconds: float) -> str:
-    over = f"the runtime was not ready after {deadline_seconds:.0f} s without progress"
-    cause = pod.failure.message if pod.failure is not None else pod.fault
-    if cause:
-        return f"{over}: {cause}"
+def _message(pod: RuntimePod, mark: Mark, deadline_seconds: float) -> str:
+    exceeded = f"the runtime was not ready after {deadline_seconds:.0f} s without progress"
+    fault = pod.failure.message if pod.failure is not None else pod.fault
+    if fault:
+        return f"{exceeded}: {fault}"
     hint = "See its log, or raise spec.rollout.startupDeadlineSeconds"
-    ended = f". It exited before {pod.ended}" if pod.ended else ""
-    return f"{over} (stage: {mark[0] or 'starting its process'}){ended}. {hint}"
+    last_exit = f". It previously exited {pod.last_exit}" if pod.last_exit else ""
+    return f"{exceeded} (stage: {mark[0] or 'starting its process'}){last_exit}. {hint}"
 
 
 def _waits(pod: RuntimePod) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from headrace.api.parts import Conditions, Int64, Part, Time, described_by_its_list
+from headrace.api.parts import Int64, Part, StatusPart, Time, described_by_its_list
 
 
 class SourceStatus(Part):
@@ -63,7 +63,7 @@ class StartFailure(Part):
     message: str | None = Field(default=None, max_length=1024, description="Human-readable details.")
 
 
-class Status(Part):
+class Status(StatusPart):
     """The observed state."""
 
     observed_generation: Int64 | None = Field(
@@ -99,4 +99,3 @@ class Status(Part):
         description="Whether the stable revision is scaled down before the candidate is ready, because there was no "
         "capacity for both.",
     )
-    conditions: Conditions | None = None

@@ -1,4 +1,4 @@
-"""The last wake from zero, stage by stage, for `status.lastColdStart`."""
+"""Stages of the last cold start, for `status.lastColdStart`."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from headrace.reconcile.world import Manifest, Signals
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Times on the monotonic clock; `wall` is when it was asked for."""
+    """A cold start; times are monotonic, and `wall` is the Unix time of its beginning."""
 
-    asked: float
+    began: float
     wall: float
     queued_milliseconds: float
-    """How long the oldest request had waited by then."""
-    spoke: float | None = None
+    """Age of the oldest queued request at the beginning."""
+    reported: float | None = None
+    """Time of the first report of the runtime."""
     ready: float | None = None
+    """Time at which a pod became routable."""
 
 
 def watch_wake(
-    wake: Wake | None, existing: int, wanted: int, pods: tuple[RuntimePod, ...], signals: Signals
+    wake: Wake | None, existing: int, desired: int, pods: tuple[RuntimePod, ...], signals: Signals
 ) -> Wake | None:
-    """Return what to remember: a wake begins when replicas leave zero, and ends when a pod is routable.
+    """Return the state of the cold start: it begins when replicas leave zero, and ends when a pod is routable.
 
     Args:
-        wake: what was remembered.
-        existing: replicas that the Deployments ask for now.
-        wanted: replicas that they will ask for.
+        wake: the state of the previous pass.
+        existing: desired replicas of the observed Deployments.
+        desired: desired replicas of this pass.
         pods: the runtime pods.
-        signals: the time, and who was heard.
+        signals: the time and the demand.
     """
-    if wanted == 0:
+    if desired == 0:
         return wake if wake is not None and wake.ready is not None else None
     if existing == 0 and not pods and (wake is None or wake.ready is not None):
         queued = max((demand.queue_delay_milliseconds for demand in signals.demand.values()), default=0.0)
         return Wake(signals.now, signals.wall, queued)
     if wake is None or wake.ready is not None:
         return wake
-    if wake.spoke is None and any(pod.report is not None for pod in pods):
-        wake = replace(wake, spoke=signals.now)
+    if wake.reported is None and any(pod.report is not None for pod in pods):
+        wake = replace(wake, reported=signals.now)
     if any(pod.routable for pod in pods):
         wake = replace(wake, ready=signals.now)
     return wake
 
 
 def cold_start_status(wake: Wake | None) -> Manifest | None:
-    """Return the finished wake as it is written into the status."""
+    """Return `status.lastColdStart`; None before the cold start has ended."""
     if wake is None or wake.ready is None:
         return None
-    spoke = wake.spoke if wake.spoke is not None else wake.ready
+    reported = wake.reported if wake.reported is not None else wake.ready
     return {
         "startTime": timestamp(wake.wall),
         "queuedMilliseconds": round(wake.queued_milliseconds),
-        "podMilliseconds": round((spoke - wake.asked) * 1000),
-        "readyMilliseconds": round((wake.ready - wake.asked) * 1000),
+        "podMilliseconds": round((reported - wake.began) * 1000),
+        "readyMilliseconds": round((wake.ready - wake.began) * 1000),
     }

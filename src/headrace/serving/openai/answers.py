@@ -1,7 +1,7 @@
-"""How answers are written.
+"""Serialization of answers.
 
-The chunks of a stream differ only in their text, so everything around it is encoded once per request; what a step costs
-per stream is one JSON string between two constants.
+The chunks of a stream differ only in their text, so everything around it is encoded once per request; a step costs one
+JSON string between two constants per stream.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from headrace.serving.openai.streams import Step
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the two endpoints differ on the wire."""
+    """The format of one of the two endpoints."""
 
     prefix: str
-    """Of the answer's id."""
+    """Prefix of the answer's id."""
     whole: str
     chunk: str
     message: Callable[[str], dict[str, Any]]
@@ -33,9 +33,9 @@ class Shape:
     delta: Callable[[str], dict[str, Any]]
     """A piece of text in a choice of a chunk."""
     opening: dict[str, Any] | None
-    """What a stream begins with, in its first choice."""
+    """Content of the first chunk of each choice; None: there is no such chunk."""
     closing: dict[str, Any]
-    """What the choice with the finish reason holds besides."""
+    """Content of the chunk with the finish reason."""
 
 
 CHAT = Shape(
@@ -68,14 +68,14 @@ class Choice:
     """Tokens whose text was written (see `Delta.cursor`)."""
     finish_reason: FinishReason | None = None
     texts: list[str] = field(default_factory=list)
-    """Of an answer that is written whole."""
+    """Texts of an answer without streaming."""
     before: bytes = b""
     after: bytes = b""
-    """A chunk around its text."""
+    """The parts of a chunk around its text."""
 
 
 class Answer:
-    """The answer to one request in the making: counts its tokens and writes it, whole or in chunks."""
+    """The answer to one request: counts its tokens and serializes it, as a whole or in chunks."""
 
     def __init__(
         self,
@@ -104,17 +104,17 @@ class Answer:
 
     @property
     def finish_reasons(self) -> list[FinishReason]:
-        """Return why the choices ended, of those that have."""
+        """Return the finish reasons of the choices that have ended."""
         return [choice.finish_reason for choice in self.choices if choice.finish_reason is not None]
 
     @property
     def usage(self) -> dict[str, int]:
-        """Return the tokens so far, as OpenAI counts them: of all prompts and choices together."""
+        """Return the tokens so far in OpenAI's format: of all prompts and choices together."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def add(self, step: Step) -> None:
-        """Take a step of an answer that is written whole."""
+        """Add a step of an answer without streaming."""
         self._count(step).texts.append(step.delta.text)
 
     def whole(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Answer:
         return {**self._head, "object": self._shape.whole, "choices": choices, "usage": self.usage}
 
     def open(self) -> bytes:
-        """Return the events that a stream begins with."""
+        """Return the first events of a stream."""
         mark, events = "\x00", b""
         for choice in self.choices:
             frame = self._chunk(choice, self._shape.delta(mark))
@@ -136,7 +136,7 @@ class Answer:
         return events
 
     def chunk(self, step: Step) -> bytes:
-        """Return the events of a step, with their cursor where cursors are wanted.
+        """Return the events of a step, with their cursor if cursors were requested.
 
         Empty if the step added no text (a character or a possible stop string is incomplete).
         """
@@ -152,7 +152,7 @@ class Answer:
         return self._cursor() + events if self._cursors and events and step.delta.cursor is not None else events
 
     def close(self) -> bytes:
-        """Return the events that a stream ends with."""
+        """Return the last events of a stream."""
         if not self._usage_at_end:
             return DONE
         return _event({**self._head, "object": self._shape.chunk, "choices": [], "usage": self.usage}) + DONE
@@ -169,7 +169,7 @@ class Answer:
         return choice
 
     def _cursor(self) -> bytes:
-        """Return the comment before an event. One comment has all choices, so that a reader needs the last one only."""
+        """Return the comment before an event. It covers all choices, so that a reader needs only the last one."""
         return CURSOR + ",".join(str(choice.cursor) for choice in self.choices).encode() + b"\n\n"
 
     def _chunk(self, choice: Choice, content: dict[str, Any], finish: FinishReason | None = None) -> bytes:

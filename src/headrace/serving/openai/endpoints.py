@@ -35,7 +35,7 @@ class OpenAIEndpoints:
         self._metrics = metrics
 
     def handlers(self) -> Handlers:
-        """Return method and path to handler."""
+        """Return the handlers by method and path."""
         return {
             ("GET", "/v1/models"): self._models,
             ("GET", f"/v1/models/{self._model}"): self._one_model,
@@ -82,8 +82,8 @@ class OpenAIEndpoints:
             answers = [work.engine.generate(request) for request in requests]
             try:
                 async with aclosing(merged(answers)) as steps:
-                    # Until the first step nothing is sent: what the engine cannot take is an error with a status,
-                    # and a gateway may still send the request elsewhere.
+                    # Nothing is sent before the first step: a rejection by the engine is an error with a status, and
+                    # the gateway can retry the request.
                     step = await anext(steps)
                     self._metrics.first_token(exchange.seconds)
                     if body.stream:
@@ -108,7 +108,7 @@ class OpenAIEndpoints:
     def _check_model(self, body: Body) -> None:
         if body.model is not None and body.model != self._model:
             raise ModelNotFound(
-                f"the model {body.model!r} is not served here", param="model", hint=f"Ask for {self._model!r}"
+                f"the model {body.model!r} is not served here", param="model", hint=f"Use {self._model!r}"
             )
 
     def _card(self, engine: TextEngine) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""From pydantic's errors to the one that a person can act on.
+"""From pydantic's errors to one actionable error.
 
-Unions are told apart by the type that the client sent (`Discriminator`), so no error here is of a branch that was not
-meant. A field that is not supported goes first: it may be why the others look wrong.
+Unions are discriminated by the type that the client sent (`Discriminator`), so errors are of the intended branch. An
+unsupported field is reported first, because it may cause the other errors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headrace.serving.openai.fields import UNSUPPORTED
 
 
 def fault(error: ValidationError, raw: bytes) -> InvalidRequest:
-    """Return what is wrong with the body; never with a word of the prompt, which pydantic's own message quotes."""
+    """Return the error of the body, without text of the prompt, which pydantic's message quotes."""
     found = error.errors(include_url=False, include_input=False)
     first = next((each for each in found if each["type"] == UNSUPPORTED), found[0])
     if first["type"] == "json_invalid":
@@ -32,9 +32,9 @@ def fault(error: ValidationError, raw: bytes) -> InvalidRequest:
 
 
 def _path(loc: tuple[int | str, ...], body: Any) -> str:
-    """Return a fault's place as a client writes it, `messages[0].content`.
+    """Return the path of a faulty field in the form `messages[0].content`.
 
-    pydantic's path also has the names of union branches; they are the steps for which the body has no object.
+    pydantic's path also contains the names of union branches: the steps for which the body has no object.
     """
     path, node = "", body
     for step in loc:

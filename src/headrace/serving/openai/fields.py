@@ -1,8 +1,8 @@
-"""Which fields of a request pass: an allow list.
+"""The allow list of request fields.
 
-A field passes when the endpoint reads it, when no value of it can change the answer (`harmless`), or when its value
-asks for nothing (`off`; null always does). Every other field is refused by name, in nested objects too. A list of what
-is refused would ignore whatever field is added to an API later.
+A field is accepted if the endpoint reads it, if no value of it can change the answer (`harmless`), or if its value
+requests nothing (`off`; null always does). Every other field is rejected by name, in nested objects too. A deny list
+would silently ignore fields that are added to an API later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
 UNSUPPORTED = "unsupported"
-"""pydantic's type of the errors that mean: well-formed, but not served here."""
+"""pydantic's error type of fields that are well-formed but not supported."""
 MAX_QUOTED_CHARACTERS = 64
 """Of a field's name in an error: it comes from the client and may be megabytes."""
 CLOSE = 0.75
@@ -24,41 +24,41 @@ CLOSE = 0.75
 
 HARMLESS = frozenset(
     {
-        # Who sends the request: OpenAI uses it against abuse, and no model reads it.
+        # Identifies the end user for abuse detection; no model reads it.
         "user",
         "safety_identifier",
-        # Labels of the request in the provider's or the engine's records. Nothing is recorded here.
+        # Labels of the request in records of the provider or engine; there are none here.
         "metadata",
         "request_id",
-        # Whether the provider keeps the answer for its dashboard. Nothing is kept here.
+        # Whether the provider stores the answer for its dashboard; there is none here.
         "store",
         # Latency and price class.
         "service_tier",
-        # Caches of prompts, by provider and engine: they make the same answer arrive sooner.
+        # Prompt caches of providers and engines: they only reduce the latency.
         "prompt_cache_key",
         "prompt_cache_retention",
         "prompt_cache_options",
         "cache_prompt",
-        # Keeps tenants apart in a shared cache of prompts. This runtime shares none.
+        # Isolates tenants in a shared prompt cache; this runtime shares none.
         "cache_salt",
-        # Text that the answer will probably contain, to compute it faster.
+        # Predicted text of the answer, to compute it faster.
         "prediction",
-        # How many tools an answer may call. Tools are refused.
+        # Number of tools that an answer may call; tools are rejected.
         "parallel_tool_calls",
     }
 )
 HARMLESS_IN_MESSAGES = frozenset(
     {
-        # Sources that OpenAI cites beside an earlier answer; clients send the answer back as they got it.
+        # Sources cited in an earlier answer, which clients send back unchanged.
         "annotations",
-        # Anthropic's mark for a cache of prompts.
+        # Anthropic's marker for prompt caching.
         "cache_control",
     }
 )
 HARMLESS_IN_PARTS = frozenset({"cache_control", "prompt_cache_breakpoint"})  # as in messages
 
 OFF: Mapping[str, tuple[object, ...]] = {
-    # OpenAI's. A field that only goes with another stands after it: the error names the first one of the table.
+    # OpenAI's. A field that depends on another one follows it: the error is about the first one in the table.
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -116,7 +116,7 @@ OFF: Mapping[str, tuple[object, ...]] = {
     "stop_sequences": ([],),
     "options": ({},),
 }
-"""Fields that would change the answer, each with the values with which they do not."""
+"""Fields that can change the answer, each with the values that do not."""
 OFF_IN_MESSAGES: Mapping[str, tuple[object, ...]] = {
     "tool_calls": ([],),
     "refusal": ("",),
@@ -124,7 +124,7 @@ OFF_IN_MESSAGES: Mapping[str, tuple[object, ...]] = {
     "prefix": (False,),
 }
 
-_USE = "`{}` does the same here"
+_USE = "Use `{}`"
 _FLATTEN = "Send its fields beside `model`"
 HINTS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -136,17 +136,17 @@ HINTS: Mapping[str, str] = {
     "random_seed": _USE.format("seed"),
     **dict.fromkeys(("extra_body", "options", "parameters", "sampling_params"), _FLATTEN),
     **dict.fromkeys(("num_ctx", "max_model_len"), "The model's length is spec.runtime.llm.maxModelLen"),
-    "keep_alive": "How long an idle model stays is spec.scaling.idleTimeoutSeconds",
+    "keep_alive": "The idle timeout of a model is spec.scaling.idleTimeoutSeconds",
     **dict.fromkeys(("n", "best_of"), "Send the request once for each answer"),
 }
-"""What to do instead of a field that is refused; the rest are best left out."""
+"""Hints for rejected fields; the hint for all others is to leave them out."""
 HINTS_IN_PARTS: Mapping[str, str] = dict.fromkeys(
     ("image_url", "image", "input_audio", "audio_url", "video_url", "file"), "This model reads text only"
 )
 
 
 class Fields(BaseModel):
-    """An object of a request: read strictly (a number is no string), with its allow list."""
+    """An object of a request: validated strictly (a number is not a string), with its allow list."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
@@ -154,18 +154,18 @@ class Fields(BaseModel):
     off: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     hints: ClassVar[Mapping[str, str]] = HINTS
     _passing: ClassVar[frozenset[str]] = frozenset()
-    """Fields of which any value passes. Made once: a body may have 100,000 parts, read on the event loop."""
+    """Fields of which any value is accepted. Computed once: a body may have 100,000 parts, read on the event loop."""
 
     @classmethod
     @override
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Note which fields pass."""
+        """Compute which fields are accepted."""
         cls._passing = cls.harmless.union(cls.model_fields)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unserved(cls, data: Any) -> Any:
-        """Refuse the first field that is not on the list. Before the others are read: it may be why they look wrong."""
+        """Reject the first unsupported field, before the others are validated: it may cause their errors."""
         if not isinstance(data, dict) or cls._passing.issuperset(data):
             return data
         unserved = [name for name, value in data.items() if not cls._passes(name, value)]
@@ -180,7 +180,7 @@ class Fields(BaseModel):
         return (
             value is None
             or name in cls._passing
-            # 0 is not false, nor 1 true: `logprobs: 0` asks for something.
+            # 0 is not false, nor 1 true: `logprobs: 0` requests something.
             or any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in cls.off.get(name, ()))
         )
 

@@ -1,4 +1,4 @@
-"""What clients may ask for: the bodies of the endpoints, and what an engine gets of them."""
+"""Request bodies of the endpoints, and their translation for the engine."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 
 def _text_or_list(value: object) -> str | None:
-    """Return which branch of a union of text and list a value means; None: neither."""
+    """Discriminate a union of text and list; None: neither."""
     return "text" if isinstance(value, str) else "list" if isinstance(value, list) else None
 
 
 def _prompt_form(value: object) -> str | None:
-    """Return which form a prompt has, judged by its first item."""
+    """Discriminate the form of a prompt by its first item."""
     if isinstance(value, list) and value:
         forms = {str: "texts", int: "tokens", list: "token lists"}
         return forms.get(type(value[0]))
@@ -65,7 +65,7 @@ class Body(Fields):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One of a request's prompts, as an engine takes it."""
+    """One of a request's prompts, as token ids."""
 
     tokens: list[int]
     param: str
@@ -73,17 +73,17 @@ class Prompt:
 
 
 class StreamOptions(Fields):
-    """What a stream carries besides text."""
+    """Options of a stream: usage."""
 
     off: ClassVar = {"include_obfuscation": (False,)}
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    """vLLM's: the usage so far in every chunk."""
+    """From vLLM: the usage so far in every chunk."""
 
 
 class GenerationBody(Body, ABC):
-    """What chat and plain completions share."""
+    """The common fields of chat and plain completions."""
 
     model: str = Field(max_length=256)
     stream: bool | None = None
@@ -114,28 +114,28 @@ class GenerationBody(Body, ABC):
         """Return the prompts; each gets an answer of its own."""
 
     def limit(self) -> int | None:
-        """Return how long the answer may be; the newer name wins. None: as long as there is room."""
+        """Return the token limit of the answer; the newer name takes precedence. None: up to the model's length."""
         return self.max_completion_tokens or self.max_tokens
 
     def requests(self, engine: TextEngine) -> list[GenerationRequest]:
-        """Return a request for each prompt. Raises InvalidRequest where the fields contradict or do not fit."""
+        """Return a request for each prompt. Raises InvalidRequest if fields contradict each other or exceed a limit."""
         return [self.request(prompt, engine) for prompt in self.prompts(engine)]
 
     def request(self, prompt: Prompt, engine: TextEngine) -> GenerationRequest:
-        """Return what the engine gets for one prompt."""
+        """Return the engine's request for one prompt."""
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("`stream_options` is only allowed with `stream: true`", param="stream_options")
         room, limit = engine.model_len - len(prompt.tokens), self.limit()
         if room < (limit or 1):
             wanted = f" and up to {limit} of the answer" if limit is not None else ""
             raise ContextLengthExceeded(
-                f"the model takes {engine.model_len} tokens, and this request is {len(prompt.tokens)} of the prompt"
+                f"the model length is {engine.model_len} tokens, and the request has {len(prompt.tokens)} of the prompt"
                 f"{wanted}",
                 param=prompt.param,
                 hint="Shorten the prompt" if limit is None or room < 1 else "Shorten the prompt or lower `max_tokens`",
             )
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        greedy = self.top_p == 0  # only the most likely token is left, as OpenAI takes it
+        greedy = self.top_p == 0  # only the most likely token is left, as in OpenAI's API
         sampling = Sampling(
             temperature=0.0 if greedy else 1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if greedy or self.top_p is None else self.top_p,
@@ -152,7 +152,7 @@ class GenerationBody(Body, ABC):
 
 
 class ContentPart(Fields):
-    """A part of a message's content: text, the only type that these models read."""
+    """A part of a message's content: text, the only supported type."""
 
     harmless = HARMLESS_IN_PARTS
     hints = HINTS_IN_PARTS
@@ -185,7 +185,7 @@ class ChatBody(GenerationBody):
 
     @override
     def prompts(self, engine: TextEngine) -> list[Prompt]:
-        """Return the conversation through the model's chat template."""
+        """Return the conversation, rendered by the model's chat template."""
         turns = [_turn(message) for message in self.messages]
         _check_size("".join(turn.content for turn in turns), engine, param="messages")
         return [Prompt(engine.encode_chat(turns), "messages")]
@@ -207,16 +207,16 @@ class CompletionBody(GenerationBody):
 
     @override
     def limit(self) -> int | None:
-        """Return how long the answer may be."""
+        """Return the token limit of the answer."""
         return super().limit() or DEFAULT_COMPLETION_TOKENS
 
     @override
     def prompts(self, engine: TextEngine) -> list[Prompt]:
-        """Return the prompts' token ids. More of them than an engine takes at once would never be served."""
+        """Return the prompts' token ids. More prompts than the engine's capacity could never be served."""
         prompts = self._several()
         if len(prompts) > engine.capacity:
             raise InvalidRequest(
-                f"`prompt`: {len(prompts)} prompts in one request, and a replica takes {engine.capacity} at once",
+                f"`prompt`: {len(prompts)} prompts in one request, and a replica processes {engine.capacity} at once",
                 param="prompt",
                 hint="Send several requests",
             )
@@ -224,7 +224,7 @@ class CompletionBody(GenerationBody):
         return [_prompt(prompt, engine, param=param) for prompt, param in zip(prompts, params, strict=True)]
 
     def _several(self) -> Sequence[str | list[int]]:
-        """Return the prompts as a list, also when the body has only one."""
+        """Return the prompts as a list, also if the body has only one."""
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
@@ -264,7 +264,7 @@ class DetokenizeBody(Body):
 
 
 def checked_tokens(tokens: list[int], engine: TextEngine, *, param: str) -> list[int]:
-    """Return the token ids when the model has them all: one that it has not would break the step of everybody."""
+    """Return the token ids after a check: an unknown one would fail the step of the whole batch."""
     if not all(0 <= token < engine.vocabulary for token in tokens):
         raise InvalidRequest(f"`{param}`: a token id is a number from 0 to {engine.vocabulary - 1}", param=param)
     return tokens
@@ -281,18 +281,18 @@ def _prompt(prompt: str | list[int], engine: TextEngine, *, param: str) -> Promp
 
 
 def _check_size(text: str, engine: TextEngine, *, param: str) -> None:
-    """Refuse unread what cannot fit, whatever its tokens: reading megabytes takes seconds."""
+    """Reject text that cannot fit, before it is tokenized: megabytes take seconds."""
     size = len(text.encode(errors="surrogatepass"))
     if size > engine.model_len * engine.longest_token:
         raise ContextLengthExceeded(
-            f"the model takes {engine.model_len} tokens, and {size} bytes of text are more in any case",
+            f"the model length is {engine.model_len} tokens, and {size} bytes of text are more in any case",
             param=param,
             hint="Shorten the prompt",
         )
 
 
 def _turn(message: Message) -> ChatMessage:
-    """Return one message as a chat template takes it. Parts are joined by line breaks, as vLLM does."""
+    """Return one message for the chat template. Parts are joined by line breaks, as in vLLM."""
     role = "system" if message.role == "developer" else message.role
     content = message.content
     text = content if isinstance(content, str) else "\n".join(part.text for part in content)

@@ -1,4 +1,4 @@
-"""Several answers of one engine as one stream."""
+"""Merges several answers of an engine into one stream."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from headrace.serving.engine import Delta
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step brought to one of the answers."""
+    """The delta of one answer in one step."""
 
     index: int
     delta: Delta
 
 
 async def merged(answers: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Step, None]:
-    """Yield the steps of all answers as they come, until each has its finish reason.
+    """Yield the steps of all answers as they arrive, until each has its finish reason.
 
-    The answers begin together, and what one of them raises ends all: a request is served whole or not at all. Closing
-    the iterator closes them.
+    The answers begin together, and an exception in one of them ends all: a request is served completely or not at all.
+    Closing the iterator closes them.
     """
     async with AsyncExitStack() as stack:
         for answer in answers:
             await stack.enter_async_context(aclosing(answer))
-        if len(answers) == 1:  # the usual case, without a task for each token
+        if len(answers) == 1:  # the common case, without a task per token
             async for delta in answers[0]:
                 yield Step(0, delta)
             return

@@ -1,1 +1,1 @@
-"""The children as Kubernetes objects, one module per kind."""
+"""Manifests of the children, one module per kind."""

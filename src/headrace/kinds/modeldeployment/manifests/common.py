@@ -1,4 +1,4 @@
-"""What all children share: who owns them, what labels them, how a container of ours is locked down."""
+"""Parts of several manifests: metadata, labels, environment variables, pod spec and security context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headrace.sources.location import claim_of, location
 MODELS_VOLUME = "models"
 HASH_LENGTH = 8
 UNPRIVILEGED_ID = 65532
-"""User and group of every image of ours; the group owns what the fetch writes into the claim."""
+"""User and group of headrace's images; the group owns the files that a fetch writes into the claim."""
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -32,19 +32,19 @@ RESTRICTED = {
     "runAsNonRoot": True,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""Passes Kubernetes' restricted pod security standard."""
+"""Security context that satisfies Kubernetes' restricted pod security standard."""
 _APPLIED_FIELDS = ("spec", "automountServiceAccountToken")
 _APPLIED_SPEC = {
     "Deployment": ("replicas", "selector", "strategy", "template"),
     "Job": ("backoffLimit", "template", "ttlSecondsAfterFinished"),
     "Service": ("clusterIP", "selector", "ports"),
 }
-"""What we say in the specs to which a server adds fields. To claim what it chose (a Job's selector) would make it ours
-to take away, by the next apply without it, which the server refuses."""
+"""Applied fields of specs to which the API server adds others. Applying an added field (such as a Job's selector) would
+make headrace its owner; the next apply without it would remove it, which the server refuses."""
 
 
 def metadata(resource: ModelDeployment, name: str, labels: dict[str, str]) -> Manifest:
-    """Return a child's metadata: owned, labelled, in the resource's namespace."""
+    """Return a child's metadata: name, namespace, labels and ownerReference."""
     return {
         "name": name,
         "namespace": resource.namespace,
@@ -68,7 +68,7 @@ def labels(resource: ModelDeployment, component: str) -> dict[str, str]:
 
 
 def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manifest]:
-    """Return the variables by which a child of ours knows who it is and whom to tell (`headrace.environment`)."""
+    """Return the variables with the identity of a pod and its login to NATS (`headrace.environment`)."""
     return [
         {"name": environment.NAMESPACE, "value": resource.namespace},
         {"name": environment.MODEL_DEPLOYMENT, "value": resource.name},
@@ -81,9 +81,9 @@ def environment_of(resource: ModelDeployment, settings: Settings) -> list[Manife
 
 
 def runtime_environment(resource: ModelDeployment, revision: str, settings: Settings) -> list[Manifest]:
-    """Return the variables of a runtime that announces itself.
+    """Return the variables of a self-registering runtime.
 
-    The default body limit is left out: with it an upgrade would give every model a new revision.
+    The default body limit is omitted, because an upgrade would otherwise create a revision of every model.
     """
     limit = settings.max_body_bytes
     return [
@@ -95,50 +95,51 @@ def runtime_environment(resource: ModelDeployment, revision: str, settings: Sett
 
 
 def short_hash(manifest: Manifest) -> str:
-    """Return eight hexadecimal digits that name what is in the manifest."""
+    """Return eight hexadecimal digits of the hash of a manifest."""
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def as_it_is(observed: Manifest, phase: ApplyPhase = ApplyPhase.OTHER) -> Child:
-    """Return an observed child as it should stay: what was once applied, without what the world added to it.
+def unchanged_child(observed: Manifest, phase: ApplyPhase = ApplyPhase.OTHER) -> Child:
+    """Return an observed child unchanged: the applied fields, without those that the world added.
 
-    For what the present spec cannot make anew: the revisions before it, and everything while it is not accepted.
+    It is for children that cannot be rendered from the present spec: those of other revisions, and all children while
+    the spec is not accepted.
     """
     metadata = observed["metadata"]
-    ours = {name: value for name, value in metadata.get("annotations", {}).items() if name.startswith(f"{GROUP}/")}
+    own = {name: value for name, value in metadata.get("annotations", {}).items() if name.startswith(f"{GROUP}/")}
     manifest = {
         **{field: observed[field] for field in ("apiVersion", "kind", *_APPLIED_FIELDS) if field in observed},
         "metadata": {
             **{field: metadata[field] for field in ("name", "namespace", "labels", "ownerReferences")},
-            **({"annotations": ours} if ours else {}),
+            **({"annotations": own} if own else {}),
         },
     }
     if (fields := _APPLIED_SPEC.get(manifest["kind"])) is not None:
         manifest["spec"] = {field: manifest["spec"][field] for field in fields if field in manifest["spec"]}
     if "template" in manifest.get("spec", {}):
-        manifest["spec"]["template"] = _template_as_it_is(manifest["spec"]["template"])
+        manifest["spec"]["template"] = _unchanged_template(manifest["spec"]["template"])
     return Child(ChildKey.of(manifest), manifest, phase)
 
 
-def _template_as_it_is(observed: Manifest) -> Manifest:
-    """Return a pod template without the labels by which a Job's controller knows its pods."""
+def _unchanged_template(observed: Manifest) -> Manifest:
+    """Return a pod template without the labels that the Job controller added."""
     labels = observed["metadata"]["labels"].items()
-    ours = {name: value for name, value in labels if name == MANAGED_BY or name.startswith(f"{GROUP}/")}
-    return {"metadata": {"labels": ours}, "spec": observed["spec"]}
+    own = {name: value for name, value in labels if name == MANAGED_BY or name.startswith(f"{GROUP}/")}
+    return {"metadata": {"labels": own}, "spec": observed["spec"]}
 
 
-def guarded_name(resource: ModelDeployment, component: str) -> str:
-    """Return the name of what guards a component's pods. With a suffix: a namespace may have a `default` of its own."""
+def component_name(resource: ModelDeployment, component: str) -> str:
+    """Return the name of a component's prerequisites. It has a suffix, because a namespace has a `default` account."""
     return MODEL_DEPLOYMENT.child_name(resource.name, component)
 
 
 def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifest, *, writes: bool) -> Manifest:
-    """Return a pod spec around one container, with the models mounted where there is a claim for them.
+    """Return a pod spec with one container, and with the models mounted from their claim, if there is one.
 
-    No token, no service links, and no volume but the models: the kubelet waits for each volume (for a token's 290 ms on
-    kind), and a runtime needs neither. What is false or empty is left out, as a server leaves it out, so that what is
-    there compares equal to what was said.
+    It has no token, no service links and no other volume: a runtime needs none, and the kubelet waits for each volume
+    (290 ms for a token on kind). False and empty fields are omitted, as the API server omits them, so that observed and
+    desired specs compare equal.
     """
     spec: Manifest = {
         "automountServiceAccountToken": False,
@@ -153,7 +154,7 @@ def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifes
             {"name": MODELS_VOLUME, "mountPath": settings.models_directory, **read_only},
         ]
     if settings.platform_namespace is not None:
-        spec["serviceAccountName"] = guarded_name(resource, COMPONENT_RUNTIME)
+        spec["serviceAccountName"] = component_name(resource, COMPONENT_RUNTIME)
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     if settings.pod_security:
@@ -161,18 +162,18 @@ def pod_basics(resource: ModelDeployment, settings: Settings, container: Manifes
             "runAsUser": UNPRIVILEGED_ID,
             "runAsGroup": UNPRIVILEGED_ID,
             "fsGroup": UNPRIVILEGED_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",  # Always would walk the whole claim at each start
+            "fsGroupChangePolicy": "OnRootMismatch",  # Always would check every file of the claim at each start
         }
     return spec
 
 
 def model_path(source: Source, settings: Settings) -> str:
-    """Return where a runtime finds the model's file."""
+    """Return the path of the model's file in a runtime's container."""
     return f"{settings.models_directory}/{location(source.uri, source.digest)}"
 
 
 def from_field(name: str, path: str) -> Manifest:
-    """Return a variable that has the value of a field of its pod."""
+    """Return a variable with the value of a field of its pod."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 

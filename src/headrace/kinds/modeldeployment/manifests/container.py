@@ -1,4 +1,4 @@
-"""The container of a runtime pod, made from the profile of its runtime type."""
+"""Container of a runtime pod, rendered from the profile of its runtime type."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from headrace.runtimes.profile import Launch, PlatformImage, Probe, RuntimeProfi
 from headrace.termination import FALLBACK
 
 GPU = "nvidia.com/gpu"
-"""The resource by which a template requests a GPU, and so the image that can use one."""
+"""Resource by which a template requests a GPU, and so the image with GPU support."""
 WRITABLE_HOME = "/tmp"  # noqa: S108 - of a container
-"""The user of the pods is in no image's list of users, and so has no home directory."""
+"""Home directory of the pods' user, who is in no image's list of users."""
 _UNRESTRICTED = frozenset({"readOnlyRootFilesystem"})
 
 
 def runtime_container(resource: ModelDeployment, revision: str, settings: Settings) -> Manifest:
-    """Return the container, without the fields of `spec.template`, default resources included."""
+    """Return the container with default resources, without the fields of `spec.template`."""
     runtime, source = resource.spec.runtime, resource.spec.model.source
     profile = runtime.profile
     path = model_path(source, settings) if source is not None else None

@@ -1,9 +1,15 @@
-"""The Deployment of one revision: its runtime pods."""
+"""Deployment of a revision."""
 
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.manifests.common import as_it_is, deployment_name, labels, metadata, pod_basics
+from headrace.kinds.modeldeployment.manifests.common import (
+    deployment_name,
+    labels,
+    metadata,
+    pod_basics,
+    unchanged_child,
+)
 from headrace.kinds.modeldeployment.manifests.container import runtime_container
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision_info import revision_annotations
@@ -25,10 +31,10 @@ def deployment(
 ) -> Child:
     """Return the Deployment of a revision with that number of replicas.
 
-    A Deployment that is `present` keeps its template: only new revisions get fields that newer releases add.
+    An observed (`present`) Deployment keeps its template: only new revisions get fields that newer releases add.
 
-    A changed `quota_retry` makes Kubernetes retry at once to create pods that a quota refused. By itself it doubles its
-    wait after each refusal, and does not notice that the pods of another Deployment have been deleted.
+    A changed `quota_retry` makes Kubernetes retry at once to create pods that exceeded a quota. Otherwise it retries
+    after a growing back-off, even if the pods of another Deployment have been deleted in the meantime.
     """
     pod = pod_spec(resource, revision, settings)
     if present is not None and not quotes_log(present["spec"]["template"]["spec"]):
@@ -44,7 +50,7 @@ def deployment(
         "kind": "Deployment",
         "metadata": {
             **metadata(resource, deployment_name(resource, revision), pod_labels),
-            "annotations": annotations | ({} if quota_retry is None else {v.NUDGE_ANNOTATION: str(quota_retry)}),
+            "annotations": annotations | ({} if quota_retry is None else {v.QUOTA_RETRY_ANNOTATION: str(quota_retry)}),
         },
         "spec": {
             "replicas": replicas,
@@ -58,19 +64,19 @@ def deployment(
 
 
 def rescaled(observed: Manifest, replicas: int) -> Child:
-    """Return the Deployment of an old revision with another number of replicas and its template unchanged."""
-    return as_it_is({**observed, "spec": {**observed["spec"], "replicas": replicas}}, ApplyPhase.WORKLOAD)
+    """Return the Deployment of another revision with a changed number of replicas and its template unchanged."""
+    return unchanged_child({**observed, "spec": {**observed["spec"], "replicas": replicas}}, ApplyPhase.WORKLOAD)
 
 
 def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Manifest:
     """Return the spec of a runtime pod."""
     spec, template = resource.spec, resource.spec.template
-    made = runtime_container(resource, revision, settings)
+    rendered = runtime_container(resource, revision, settings)
     container: Manifest = {
         "name": CONTAINER,
-        **made,
-        "env": [*made["env"], *(variable.model_dump(exclude_defaults=True) for variable in template.env)],
-        "resources": template.resources.model_dump(exclude_defaults=True) or made["resources"],
+        **rendered,
+        "env": [*rendered["env"], *(variable.model_dump(exclude_defaults=True) for variable in template.env)],
+        "resources": template.resources.model_dump(exclude_defaults=True) or rendered["resources"],
     }
     pod = pod_basics(resource, settings, container, writes=False)
     pod["readinessGates"] = [{"conditionType": v.ROUTABLE_GATE}]

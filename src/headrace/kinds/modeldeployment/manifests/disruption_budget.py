@@ -1,20 +1,20 @@
-"""The PodDisruptionBudget: a drained node takes one replica of a model at a time."""
+"""PodDisruptionBudget: a node drain evicts one replica of a model at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from headrace.api.vocabulary import COMPONENT_RUNTIME
-from headrace.kinds.modeldeployment.manifests.common import guarded_name, labels, metadata
+from headrace.kinds.modeldeployment.manifests.common import component_name, labels, metadata
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import Child, ChildKey, Manifest
 
 
 def disruption_budget(resource: ModelDeployment) -> Iterator[Child]:
-    """Yield the budget where there can be two replicas or more.
+    """Yield the budget if the model can have two or more replicas.
 
-    Of a single one it would forbid nothing (a drain may take the only replica: the gateways hold its requests while the
-    next one starts), and a budget without pods costs the cluster an event after another about just that.
+    For a single replica it would have no effect: a drain may evict it, and the gateways queue its requests while the
+    next one starts. And a budget without pods causes repeated events in the cluster.
     """
     scaling = resource.spec.scaling
     if (resource.spec.replicas if scaling is None else scaling.max_replicas) <= 1:
@@ -23,7 +23,7 @@ def disruption_budget(resource: ModelDeployment) -> Iterator[Child]:
     manifest: Manifest = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(resource, guarded_name(resource, COMPONENT_RUNTIME), selector),
+        "metadata": metadata(resource, component_name(resource, COMPONENT_RUNTIME), selector),
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector}},
     }
     yield Child(ChildKey.of(manifest), manifest)

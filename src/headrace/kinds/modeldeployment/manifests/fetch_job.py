@@ -1,4 +1,4 @@
-"""The Job that brings a source's file into the model directory."""
+"""Job that fetches the file of a source into the model directory."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ CA_DIRECTORY = "/etc/headrace/ca"
 CA_KEY = "ca.crt"
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
-"""Files are streamed. They are said because a namespace with a quota takes no pod that says none."""
+"""Resources of the fetch, which streams files. They are set because a quota can require them of every pod."""
 BACKOFF_LIMIT = 1_000_000
-"""A source that fails is tried for as long as it is wanted; the kubelet's back-off (10 s to 5 min) paces it."""
+"""A fetch is retried without a limit, at the rate of the kubelet's back-off (10 s to 5 min)."""
 FINISHED_SECONDS = 300
-"""How long a finished Job and its pod stay, to be looked at."""
+"""Time for which a finished Job and its pod are kept for inspection."""
 
 
 def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, expected: str | None = None) -> Child:
-    """Return the fetch Job. Its name holds a hash of its template, because a Job's template may never change.
+    """Return the fetch Job. Its name contains a hash of its template, because a Job's template is immutable.
 
-    With `expected`, a digest recorded earlier, it fails and tries again for as long as the source brings another file.
+    With `expected`, a digest recorded earlier, it fails and is retried while the source has another file.
 
-    When the source changes there is another Job; it finds a file that is there already in milliseconds. Kubernetes
-    removes a finished Job and its pod after a while: what it proved is in the status by then
+    A changed source creates another Job, which detects an existing file in milliseconds. Kubernetes deletes a finished
+    Job and its pod after some time; by then the result is in the status
     (`headrace.kinds.modeldeployment.shared_source`).
     """
     pod_labels = labels(resource, COMPONENT_FETCH)
@@ -80,7 +80,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
 
 
 def _trust(configmap: str, pod: Manifest, container: Manifest) -> None:
-    """Mount the certificates, and name them to Python and to pip."""
+    """Mount the certificates, and set the variables of Python and pip."""
     pod["volumes"] = [*pod.get("volumes", []), {"name": CA_VOLUME, "configMap": {"name": configmap}}]
     mount = {"name": CA_VOLUME, "mountPath": CA_DIRECTORY, "readOnly": True}
     container["volumeMounts"] = [*container.get("volumeMounts", []), mount]

@@ -1,9 +1,9 @@
-"""The NetworkPolicies of a model's pods: what they may connect to, and what may connect to them.
+"""NetworkPolicies of a model's pods, for ingress and egress.
 
-A runtime accepts connections from the platform's gateways and operator alone, because only they check API keys; other
-pods of the namespace cannot reach it. It connects to DNS and NATS only: its answers leave through the gateway. One that
-does not register itself cannot reach NATS. A fetch reaches the ports of model sources, but not link-local
-addresses, where clouds serve credentials; so does a custom container without a source, which gets its model itself.
+A runtime accepts connections only from gateways, which check API keys, and from the operator; other pods of the
+namespace cannot reach it. It connects only to DNS and NATS. A runtime that does not register itself cannot reach NATS.
+A fetch reaches the ports of model sources, but not link-local addresses, where clouds serve credentials; so does a
+custom container without a source, which fetches its model itself.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME
-from headrace.kinds.modeldeployment.manifests.common import guarded_name, labels, metadata
+from headrace.kinds.modeldeployment.manifests.common import component_name, labels, metadata
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 
 PLATFORM_COMPONENT_LABEL = "app.kubernetes.io/component"
 """On the pods of the platform, set by its chart: `gateway`, `operator` or `nats`."""
 _DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
-"""Anywhere: a resolver may be a pod of any namespace, or the node's own cache, at an address of its link."""
+"""DNS at any address: a resolver may be a pod of any namespace, or a cache of the node at a link-local address."""
 _ANYWHERE = [
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
     {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}},
@@ -32,7 +32,7 @@ def network_policies(
 ) -> tuple[Child, ...]:
     """Return the policy of the runtime pods and that of the fetch pods.
 
-    `registering`: whether pods of any revision register themselves: they need NATS until they are gone.
+    `registering`: whether pods of any revision register themselves; they need NATS until they are deleted.
     """
     nats = {"to": [_platform_pods(platform, "nats")], "ports": [_tcp(_port_of(settings.nats_url) or _NATS_PORT)]}
     web = {"to": _ANYWHERE, "ports": [_tcp(each) for each in sorted(_source_ports(resource, settings))]}
@@ -51,27 +51,27 @@ def network_policies(
 
 
 def _policy(resource: ModelDeployment, component: str, rules: Manifest) -> Child:
-    """Return a policy for both directions: one that has no rule is closed."""
+    """Return a policy for both directions; a direction without rules is denied."""
     selector = labels(resource, component)
     manifest: Manifest = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": metadata(resource, guarded_name(resource, component), selector),
+        "metadata": metadata(resource, component_name(resource, component), selector),
         "spec": {"podSelector": {"matchLabels": selector}, "policyTypes": ["Ingress", "Egress"], **rules},
     }
     return Child(ChildKey.of(manifest), manifest, ApplyPhase.PREREQUISITE)
 
 
 def _platform_pods(namespace: str, *components: str) -> Manifest:
-    wanted = {"key": PLATFORM_COMPONENT_LABEL, "operator": "In", "values": list(components)}
+    expression = {"key": PLATFORM_COMPONENT_LABEL, "operator": "In", "values": list(components)}
     return {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
-        "podSelector": {"matchExpressions": [wanted]},
+        "podSelector": {"matchExpressions": [expression]},
     }
 
 
 def _source_ports(resource: ModelDeployment, settings: Settings) -> frozenset[int]:
-    """Return the web's ports, and those that the source and the fetch's proxies and indexes name in their URLs."""
+    """Return ports 80 and 443, and the ports in the URLs of the source and of the fetch's proxies and indexes."""
     source = resource.spec.model.source
     named = [*([source.uri] if source is not None else []), *(value for _, value in settings.fetch_env)]
     return _WEB_PORTS | {port for url in named if (port := _port_of(url)) is not None}

@@ -1,4 +1,4 @@
-"""The Service of a model's runtime pods, for discovery; gateways send requests to each pod directly.
+"""Service of a model's runtime pods, for discovery; gateways send requests to each pod directly.
 
 It is headless: its DNS name resolves to the ready pods. A thousand models that are scaled to zero need neither a
 thousand cluster IPs nor as many rules on every node.

@@ -1,4 +1,4 @@
-"""No room for two revisions, or a spec that wants none: the old one gives way, whole or replica by replica."""
+"""Rollouts without a surge, for lack of capacity or by the spec: the stable revision is scaled down first."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from kinds.reconcile_world import SOURCE, World, serving_world
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.room import PATIENCE_SECONDS
-from headrace.reconcile.unfinished import unfinished
+from headrace.kinds.modeldeployment.capacity import CAPACITY_WAIT_SECONDS
+from headrace.reconcile.failure_status import failure_status
 
 NEW = {"type": "LLM", "llm": {"maxModelLen": 4096}}
 NEVER = {"rollingUpdate": {"surge": "Never"}}
@@ -36,7 +36,7 @@ def serve(world: World) -> None:
 
 def test_surge_when_no_room_then_stable_serves_ten_seconds() -> None:
     world, old, new = changed(1, room=1)
-    world.pass_time(PATIENCE_SECONDS - 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS - 1)
     assert world.revisions() == {new: 1, old: 1}
     assert world.says(v.PROGRESSING) == ("False", v.NO_CAPACITY_FOR_SURGE)
     assert world.weights() == {old: 100}
@@ -44,11 +44,11 @@ def test_surge_when_no_room_then_stable_serves_ten_seconds() -> None:
 
 def test_surge_when_quota_has_no_room_then_waits_ten_seconds() -> None:
     world, old, new = changed(2, room=None, quota=2)
-    world.pass_time(PATIENCE_SECONDS - 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS - 1)
     assert world.revisions() == {new: 2, old: 2}
     assert world.says(v.PROGRESSING) == ("False", v.NO_CAPACITY_FOR_SURGE)
     assert "exceeded quota" in world.condition(v.PROGRESSING)["message"]
-    assert nudge(world, new) == "2"
+    assert quota_retry(world, new) == "2"
     world.pass_time(2)
     assert world.revisions() == {new: 1, old: 1}
     assert world.says(v.PROGRESSING) == ("True", v.NO_CAPACITY_FOR_SURGE)
@@ -59,41 +59,41 @@ def test_surge_when_quota_has_no_room_then_waits_ten_seconds() -> None:
     world.pass_time(2)
     assert world.revisions() == {new: 2}
     assert world.says(v.READY) == ("True", v.RUNNING)
-    assert nudge(world, new) is None
+    assert quota_retry(world, new) is None
 
 
 def test_surge_when_old_pod_terminates_slowly_then_retried_after() -> None:
     world, _, new = changed(1, room=None, quota=1)
     world.lingers = True
-    world.pass_time(PATIENCE_SECONDS + 1)
-    assert nudge(world, new) == "1"
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
+    assert quota_retry(world, new) == "1"
     world.quota = 0
     world.depart()
     world.look()
-    assert nudge(world, new) == "0"
+    assert quota_retry(world, new) == "0"
 
 
-def nudge(world: World, revision: str) -> str | None:
+def quota_retry(world: World, revision: str) -> str | None:
     """What changes on the Deployment when there is reason to try again."""
     (found,) = [child for key, child in world.children.items() if key.name.endswith(f"-{revision}")]
-    value: str | None = found["metadata"]["annotations"].get(v.NUDGE_ANNOTATION)
+    value: str | None = found["metadata"]["annotations"].get(v.QUOTA_RETRY_ANNOTATION)
     return value
 
 
 def test_surge_when_room_comes_in_time_then_nobody_gives_way() -> None:
     world, old, new = changed(1, room=1)
-    world.pass_time(PATIENCE_SECONDS - 2)
+    world.pass_time(CAPACITY_WAIT_SECONDS - 2)
     world.room = 2
     world.pass_time(1)
     world.room = 1
-    world.pass_time(PATIENCE_SECONDS - 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS - 1)
     assert world.revisions() == {new: 1, old: 1}
 
 
 def test_surge_when_no_room_for_one_then_zero_and_requests_held() -> None:
     """Then the candidate starts."""
     world, old, new = changed(1, room=1)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     assert world.runtimes(old) == []
     assert world.has_place(world.runtimes(new)[0])
     assert world.refused() is None
@@ -106,7 +106,7 @@ def test_surge_when_no_room_for_one_then_zero_and_requests_held() -> None:
 def test_surge_when_no_room_for_three_then_replaced_one_by_one() -> None:
     """The weight follows."""
     world, old, new = changed(3, room=3)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     assert world.revisions() == {new: 1, old: 2}
     assert world.says(v.PROGRESSING) == ("True", v.NO_CAPACITY_FOR_SURGE)
     world.pass_time(60)
@@ -126,16 +126,16 @@ def test_surge_when_no_room_for_three_then_replaced_one_by_one() -> None:
 def test_surge_when_one_needs_the_room_of_two_then_another_goes() -> None:
     """After as long again."""
     world, old, new = changed(3, room=2)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     assert world.revisions() == {new: 1, old: 2}
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     assert world.revisions() == {new: 2, old: 1}
 
 
 def test_surge_when_old_pod_still_drains_then_its_room_awaited() -> None:
     world, old, new = changed(2, room=2)
     world.lingers = True
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     assert world.revisions() == {new: 1, old: 1}
     world.pass_time(30)
     assert world.revisions() == {new: 1, old: 1}
@@ -143,7 +143,7 @@ def test_surge_when_old_pod_still_drains_then_its_room_awaited() -> None:
 
 def test_surge_when_loop_restarts_then_stable_stays_small() -> None:
     world, old, new = changed(3, room=3)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     world.restart_loop()
     world.pass_time(2)
     assert world.revisions() == {new: 1, old: 2}
@@ -152,9 +152,9 @@ def test_surge_when_loop_restarts_then_stable_stays_small() -> None:
 def test_replacement_when_the_next_passes_fail_then_it_goes_on() -> None:
     """The status remembers it, whatever its conditions say meanwhile."""
     world, old, new = changed(3, room=3)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     assert world.manifest["status"]["replacingForCapacity"] is True
-    world.manifest["status"] = unfinished(world.manifest, "the API server is unavailable", world.wall, v.CONDITIONS)
+    world.manifest["status"] = failure_status(world.manifest, "the API server is unavailable", world.wall, v.CONDITIONS)
     assert world.says(v.PROGRESSING) == ("Unknown", v.RECONCILE_FAILED)
     world.restart_loop()
     world.pass_time(2)
@@ -163,7 +163,7 @@ def test_replacement_when_the_next_passes_fail_then_it_goes_on() -> None:
 
 def test_replacement_when_complete_then_the_status_forgets_it() -> None:
     world, _, new = changed(1, room=1)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     serve(world)
     world.pass_time(2)
     assert world.revisions() == {new: 1}
@@ -173,7 +173,7 @@ def test_replacement_when_complete_then_the_status_forgets_it() -> None:
 def test_surge_when_the_stable_spec_returns_then_it_grows_again() -> None:
     """It has all requests."""
     world, old, _ = changed(3, room=3)
-    world.pass_time(PATIENCE_SECONDS + 1)
+    world.pass_time(CAPACITY_WAIT_SECONDS + 1)
     serve(world)
     world.apply(runtime=None)
     world.look()

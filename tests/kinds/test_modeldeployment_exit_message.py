@@ -1,4 +1,4 @@
-"""What a crashed container said last: quoted in the conditions, bounded and clean; a log is not told to clients."""
+"""Exit messages of containers: quoted in conditions, bounded and printable; clients never receive a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import CLUSTER, child, pod_of
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.last_words import MAX_LOG_CHARACTERS, end_of, public
+from headrace.kinds.modeldeployment.exit_message import MAX_LOG_CHARACTERS, exit_description, without_log
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision import revision_of
 from headrace.reconcile.world import Settings
@@ -30,40 +30,43 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "serve.py", line 3\nValu
     ],
 )
 def test_log_when_quoted_then_last_lines_without_control_chars(message: str, quoted: str) -> None:
-    ended = end_of({"exitCode": 3, "message": message}, may_be_log=True)
+    ended = exit_description({"exitCode": 3, "message": message}, may_be_log=True)
     assert ended == f"(exit code 3); its log ends: {quoted}"
 
 
 @pytest.mark.parametrize("may_be_log", [False, True])
 def test_message_when_there_is_none_then_the_log_is_named(*, may_be_log: bool) -> None:
-    assert end_of({"exitCode": 3}, may_be_log=may_be_log) == "(exit code 3): it left no message; see its log"
+    assert (
+        exit_description({"exitCode": 3}, may_be_log=may_be_log)
+        == "(exit code 3): there is no termination message; see its log"
+    )
 
 
 def test_message_when_one_line_then_clients_get_it_unless_a_log() -> None:
     ended = {"exitCode": 3, "message": "no GPU\n"}
-    own, either = (f"it exits {end_of(ended, may_be_log=may_be_log)}" for may_be_log in (False, True))
-    assert own == public(own) == "it exits (exit code 3): no GPU"
+    own, either = (f"it exits {exit_description(ended, may_be_log=may_be_log)}" for may_be_log in (False, True))
+    assert own == without_log(own) == "it exits (exit code 3): no GPU"
     assert either == "it exits (exit code 3); its last line: no GPU"
-    assert public(either).startswith("it exits (exit code 3); its owner")
-    assert "GPU" not in public(either)
+    assert without_log(either).startswith("it exits (exit code 3); the conditions of the ModelDeployment have")
+    assert "GPU" not in without_log(either)
 
 
 def test_log_when_it_fills_kubelet_limit_with_spaces_then_a_log() -> None:
-    assert "its log ends: x" in end_of({"exitCode": 3, "message": "x" + " " * 2047}, may_be_log=True)
+    assert "its log ends: x" in exit_description({"exitCode": 3, "message": "x" + " " * 2047}, may_be_log=True)
 
 
 @pytest.mark.parametrize("may_be_log", [False, True])
 def test_end_when_out_of_memory_then_the_limit_is_named(*, may_be_log: bool) -> None:
     terminated = {"exitCode": 137, "reason": "OOMKilled", "message": "prompt: secret"}
-    ended = end_of(terminated, may_be_log=may_be_log)
-    assert ended == public(ended)
-    assert "(exit code 137, OOMKilled): it used more memory than its limit" in ended
+    ended = exit_description(terminated, may_be_log=may_be_log)
+    assert ended == without_log(ended)
+    assert "(exit code 137, OOMKilled): it exceeded its memory limit" in ended
     assert "spec.template.resources.limits.memory" in ended
     assert "secret" not in ended
 
 
 def test_message_when_no_log_in_it_then_clients_get_it_whole() -> None:
-    assert public("the file is cut. Fetch it again") == "the file is cut. Fetch it again"
+    assert without_log("the file is cut. Fetch it again") == "the file is cut. Fetch it again"
 
 
 def test_crash_when_only_log_left_then_only_conditions_quote_it() -> None:
