@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from headrace import environment
 
 DEFAULT_PATH = "/dev/termination-log"
 MAX_BYTES = 4096
 """Longest message that a kubelet reads."""
+FALLBACK = "FallbackToLogsOnError"
+"""The terminationMessagePolicy by which a kubelet quotes the end of the log of a failed container without a message."""
+FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
+"""Maximum length of the quoted log in a kubelet."""
+
+
+def quotes_log(pod_spec: Mapping[str, Any]) -> bool:
+    """Whether the log may be quoted in place of a pod's termination message."""
+    return any(container.get("terminationMessagePolicy") == FALLBACK for container in pod_spec.get("containers", ()))
 
 
 def write_termination_message(text: str) -> None:

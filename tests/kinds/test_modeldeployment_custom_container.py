@@ -127,6 +127,18 @@ def test_policy_when_self_registering_then_nats_until_last_ends() -> None:
     assert not reaches_nats(world)
 
 
+def test_policy_when_old_revision_registers_then_its_record_says() -> None:
+    """Whatever the runtime type, and without the label that a custom container's pods have."""
+    world = in_cluster(**spec(announces=True))
+    world.apply(**spec(announces=False))
+    world.look()
+    assert len(world.revisions()) == 2
+    for labelled in (*world.children.values(), *world.pods.values()):
+        labelled["metadata"]["labels"].pop(v.ANNOUNCES_LABEL, None)
+    world.look()
+    assert reaches_nats(world)
+
+
 def reaches_nats(world: World) -> bool:
     return any(("TCP", 4222) in ports(rule) for rule in policy(world, "runtime")["egress"])
 

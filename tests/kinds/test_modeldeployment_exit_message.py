@@ -10,10 +10,11 @@ from kinds.test_modeldeployment_custom_container import spec
 from kinds.test_modeldeployment_manifests import CLUSTER, child, pod_of
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.exit_message import FALLBACK, MAX_LOG_CHARACTERS, exit_description, without_log
+from headrace.kinds.modeldeployment.exit_message import MAX_LOG_CHARACTERS, exit_description, without_log
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision import revision_of
 from headrace.reconcile.world import Settings
+from headrace.termination import FALLBACK
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "serve.py", line 3\nValueError: no such tokenizer\n'
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kinds.greeting import GREETING, registered
 from local.local_cluster import (
     MODEL,
+    OWNER,
     SLEEPER,
     container,
     deployment,
@@ -20,7 +22,10 @@ from local.local_cluster import (
 )
 
 from headrace.control.world import ChildRefused
-from headrace.reconcile.world import Child, Event, Manifest, ObjectKey, ResourceKey
+from headrace.errors import InvalidResource
+from headrace.local.objects import Objects
+from headrace.local.store import Store
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, ResourceKey
 
 OTHER = ResourceKey(GREETING.kind.kind, MODEL.namespace, MODEL.name)
 OTHER_RESOURCE: Manifest = {
@@ -115,3 +120,70 @@ async def test_child_of_a_former_resource_is_adopted_with_its_pod(tmp_path: Path
         adopted = cluster.observe(MODEL)
         assert [child["metadata"]["uid"] for child in adopted.children.values()] == [before]
         assert [pod["metadata"]["uid"] for pod in adopted.pods] == [observed.pods[0]["metadata"]["uid"]]
+
+
+def config_map(*references: Any) -> Manifest:
+    metadata = {"name": "mine", "namespace": MODEL.namespace, "ownerReferences": list(references)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("field", "references"),
+    [
+        ("metadata.ownerReferences", "x"),
+        ("metadata.ownerReferences", ["x"]),
+        ("metadata.ownerReferences[0].uid", [{**OWNER, "uid": None}]),
+        ("metadata.ownerReferences[1].apiVersion", [OWNER, {"kind": "Secret", "name": "x", "uid": "u"}]),
+        ("metadata.ownerReferences[0].controller", [{**OWNER, "controller": "yes"}]),
+        ("metadata.ownerReferences", [OWNER, OWNER]),
+    ],
+)
+async def test_owner_reference_is_refused_by_its_field(tmp_path: Path, field: str, references: Any) -> None:
+    manifest = config_map()
+    manifest["metadata"]["ownerReferences"] = references
+    async with running(tmp_path) as cluster:
+        with pytest.raises(InvalidResource) as raised:
+            Objects(cluster, lambda _: None).apply(manifest)
+        assert [fault.field for fault in raised.value.causes] == [field]
+        assert cluster.index.list("ConfigMap") == []
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "x",
+        {**OWNER, "uid": "of nobody"},
+        {**OWNER, "kind": "Secret", "name": "mine"},
+        {**OWNER, "kind": OTHER.kind, "name": "missing"},
+    ],
+)
+async def test_object_of_a_user_is_never_a_child(tmp_path: Path, reference: Any) -> None:
+    """Whatever its owner references are: they may have been stored by a release that did not check them."""
+    store = Store(tmp_path / "state.sqlite")
+    stored = config_map(reference)
+    stored["metadata"] |= {"uid": "c", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 1}
+    store.put(stored)
+    store.close()
+    told: list[ResourceKey | None] = []
+    async with running(tmp_path) as cluster:
+        cluster.subscribe(told.append)
+        cluster.apply_object({**config_map(reference), "data": {"a": "c"}})
+        assert told == []
+        missing = ResourceKey(OTHER.kind, MODEL.namespace, "missing")
+        assert cluster.observe(missing).children == {}
+        await cluster.delete(missing, ChildKey("v1", "ConfigMap", MODEL.namespace, "mine"))
+        assert get(cluster, "ConfigMap", "mine")["data"] == {"a": "c"}
+    async with running(tmp_path) as cluster:
+        assert get(cluster, "ConfigMap", "mine")["data"] == {"a": "c"}
+        cluster.delete_object(ObjectKey("ConfigMap", MODEL.namespace, "mine"))
+
+
+async def test_object_of_a_user_outlives_the_owner_it_names(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        now, _ = cluster.apply_object(model())
+        mine = config_map({**OWNER, "uid": now["metadata"]["uid"]})
+        cluster.apply_object(mine)
+        with pytest.raises(ChildRefused, match="mine exists in namespace default and has another owner"):
+            await cluster.apply(MODEL, Child(ChildKey.of(mine), mine))
+        cluster.delete_object(ObjectKey("ModelDeployment", MODEL.namespace, MODEL.name))
+        assert get(cluster, "ConfigMap", "mine")["data"] == {"a": "b"}

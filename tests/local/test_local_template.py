@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from headrace.control.world import ChildRefused
+from headrace.local.node import node_name
 from headrace.local.template import ConfigError, Launch, check_pod_spec, expanded, launch_of
 from headrace.reconcile.world import Manifest
 
@@ -145,6 +146,7 @@ def test_launch_inherits_only_variables_of_the_machine(monkeypatch: pytest.Monke
 
 def test_pod_spec_with_fields_without_meaning_is_accepted() -> None:
     spec = pod(image="x", resources={"limits": {"cpu": "1"}}, securityContext={"runAsNonRoot": True})["spec"]
+    check_pod_spec({**spec, "nodeName": node_name()})
     check_pod_spec({**spec, "nodeSelector": {"a": "b"}, "automountServiceAccountToken": False, "tolerations": []})
 
 
@@ -152,6 +154,7 @@ def test_pod_spec_with_fields_without_meaning_is_accepted() -> None:
     ("named", "spec"),
     [
         (r"volumes\[0\]\.hostPath", {"containers": [{"command": ["a"]}], "volumes": [{"name": "v", "hostPath": {}}]}),
+        ("nodeName: there is no node other", {"containers": [{"command": ["a"]}], "nodeName": "other"}),
         ("initContainers", {"containers": [{"command": ["a"]}], "initContainers": []}),
         ("2 containers", {"containers": [{"command": ["a"]}, {"command": ["b"]}]}),
         ("without a command", {"containers": [{"image": "a"}]}),

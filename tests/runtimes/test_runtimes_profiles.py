@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kinds.reconcile_world import SETTINGS, World, resource
 from kinds.test_modeldeployment_manifests import child, in_cluster, pod_of, policy, ports
 
+from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.spec import Runtime
 from headrace.runtimes.llm import LLM
 from headrace.runtimes.profile import PlatformImage, Port, RuntimeProfile
@@ -41,6 +43,14 @@ def test_type_when_spec_is_imported_then_registration_is_refused() -> None:
     with pytest.raises(ValueError, match="must be registered before"):
         register(replace(LLM, type="Late"))
     assert "Late" not in PROFILES
+
+
+def test_profile_when_without_command_or_options_then_type_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "LLM", replace(LLM, command=(), options="", configure=lambda same, _: same))
+    world = World(manifest=resource(), settings=replace(SETTINGS, runs_images=False))
+    world.look()
+    accepted = world.condition(v.ACCEPTED)
+    assert (accepted["reason"], accepted["message"].partition(":")[0]) == (v.INVALID_SPEC, "spec.runtime.type")
 
 
 def test_profile_when_several_ports_then_in_service_and_policy(monkeypatch: pytest.MonkeyPatch) -> None:

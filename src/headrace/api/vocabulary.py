@@ -30,10 +30,10 @@ public names that the key may call)."""
 REVISION_INFO_ANNOTATION = "headrace.dev/revision-info"
 """On a revision's Deployment: what the revision is, as JSON (`headrace.kinds.modeldeployment.revision_info`)."""
 PUBLIC_NAME_ANNOTATION = "headrace.dev/public-name"
-"""On a Deployment of a build before release 0.1.0: the public name that its pods serve. Only read."""
+"""On a revision's Deployment, for builds before release 0.1.0: the public name that its pods serve."""
 ENGINE_MODEL_ANNOTATION = "headrace.dev/engine-model"
-"""On the Deployment of a custom container of a build before release 0.1.0: the model's name in the API of its
-engine; empty: the public name. Only read."""
+"""On the Deployment of a custom container, for builds before release 0.1.0: the model's name in the API of its engine;
+empty: the public name."""
 ANNOUNCES_LABEL = "headrace.dev/announces"
 """On the Deployment and the pods of a custom container that registers itself: `true`."""
 QUOTA_RETRY_ANNOTATION = "headrace.dev/quota-retry"
@@ -42,7 +42,6 @@ OWNER_ANNOTATION = "headrace.dev/owner"
 """On a cluster-scoped child: which resource owns it (`headrace.reconcile.ownership`)."""
 ROUTABLE_GATE = "headrace.dev/routable"
 """Pod readiness gate: True once every live gateway has acknowledged that it routes to the pod."""
-FINALIZER = "headrace.dev/cleanup"
 
 # -- condition types of a ModelDeployment ----------------------------------------------------------
 READY = "Ready"

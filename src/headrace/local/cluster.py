@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from headrace.local.index import Change, ObjectIndex
 from headrace.local.logs import check_log, read_log
 from headrace.local.pods import Backoff
 from headrace.local.store import Store
+from headrace.local.volumes import Directories, remove_files
 from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
 from headrace.reconcile.conditions import Condition, rendered, timestamp
 from headrace.reconcile.ownership import (
@@ -60,15 +60,18 @@ class LocalCluster:
     """For use in one event loop. `start` reads the stored objects; `stop` ends every pod.
 
     `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
+    `home` is that of headrace, with the models: no mount path of a volume replaces a path in it.
     """
 
-    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None) -> None:
+    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None, home: Path | None = None) -> None:
         self.index = ObjectIndex()
         self._database = database
         self._pods_directory = pods
         self._store: Store | None = None
-        self._pods = PodSet(self.index, pods, backoff or Backoff())
+        self._pods = PodSet(self.index, Directories(home or pods, pods), backoff or Backoff())
         self._relations = Relations()
+        self._stored: set[ObjectKey] = set()
+        """The objects of users. None of them is a child, whatever its ownerReferences are."""
         self._changed: list[Changed] = []
         self._stopping = False
         self.index.listen(self._on_change)
@@ -77,9 +80,10 @@ class LocalCluster:
         """Read the stored objects."""
         self._pods_directory.mkdir(parents=True, exist_ok=True)
         for left in self._pods_directory.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove_files(left)
         self._store = Store(self._database)
         for manifest in self._store.objects():
+            self._stored.add(ObjectKey.of(manifest))
             self.index.put(_unobserved(manifest) if manifest["kind"] in RESOURCE_KINDS else manifest)
         for event in self._store.events():
             self.index.put(event)
@@ -122,6 +126,7 @@ class LocalCluster:
             return merged, before
         assert self._store is not None
         self._store.put(merged)
+        self._stored.add(ObjectKey.of(merged))
         return self.index.put(merged), before
 
     def delete_object(self, key: ObjectKey) -> None:
@@ -132,8 +137,9 @@ class LocalCluster:
         assert self._store is not None
         self._store.remove(key)
         self.index.remove(key)
+        self._stored.discard(key)
         for kind in sorted(CARRIED_OUT):
-            for child in self.index.list(kind, key.namespace):
+            for child in self._made(kind, key.namespace):
                 if controls(found, child):
                     self._remove_child(ObjectKey.of(child))
 
@@ -165,7 +171,7 @@ class LocalCluster:
         """Return every resource, and the owner of every cluster-scoped child whose owner no longer exists."""
         resources = [ResourceKey.of(each) for kind in sorted(RESOURCE_KINDS) for each in self.index.list(kind)]
         cluster_scoped = (kind.kind for kind in CARRIED_OUT.values() if not kind.namespaced)
-        owners = {resource_controlling(child) for kind in cluster_scoped for child in self.index.list(kind)}
+        owners = {resource_controlling(child) for kind in cluster_scoped for child in self._made(kind)}
         return [*resources, *sorted(owner for owner in owners if owner is not None and owner not in resources)]
 
     def resource(self, key: ResourceKey) -> Manifest | None:
@@ -178,7 +184,7 @@ class LocalCluster:
         children = {
             ChildKey.of(manifest): manifest
             for _, kind in sorted(CARRIED_OUT.items())
-            for manifest in self.index.list(kind.kind, key.namespace if kind.namespaced else "")
+            for manifest in self._made(kind.kind, key.namespace if kind.namespaced else "")
             if is_child(manifest, key, resource)
         }
         return self._relations.observed(key, children, tuple(self._pods_of(key)), self.resource)
@@ -197,24 +203,29 @@ class LocalCluster:
         resource = self.resource(owner)
         if resource is not None and not controls(resource, child.manifest):
             return  # of a pass that began before the resource was deleted and applied again
-        before = self.index.get(ObjectKey.of(child.manifest))
-        if before is not None and resource_controlling(before) != owner:
+        key = ObjectKey.of(child.manifest)
+        before = self.index.get(key)
+        if key in self._stored or (before is not None and resource_controlling(before) != owner):
             raise ChildRefused(not_ours(child.key, owner), retry_seconds=REFUSED_SECONDS)
         merged = _merged(child.manifest, before)
         if merged == before:
             return
         if kind in WORKLOADS:
             check_workload(merged)
-        key = ObjectKey.of(self.index.put(merged))
+        self.index.put(merged)
         if kind in WORKLOADS:
             reconcile_workload(key, self._pods, self.index)
 
     async def delete(self, owner: ResourceKey, child: ChildKey) -> None:
         """Delete the child; its pods get their grace period."""
         key = ObjectKey(child.kind, child.namespace, child.name)
-        found = self.index.get(key)
+        found = self.index.get(key) if key not in self._stored else None
         if found is not None and is_child(found, owner, self.resource(owner)):
             self._remove_child(key)
+
+    def _made(self, kind: str, namespace: str | None = None) -> Iterator[Manifest]:
+        """Yield the objects of a kind that headrace made."""
+        return (each for each in self.index.list(kind, namespace) if ObjectKey.of(each) not in self._stored)
 
     def _remove_child(self, key: ObjectKey) -> None:
         self.index.remove(key)
@@ -299,6 +310,8 @@ class LocalCluster:
             self._tell(None)
         if kind == "Pod":
             owner = resource_labelled(change.object, resource_labels())
+        elif ObjectKey.of(change.object) in self._stored:
+            owner = None
         else:
             owner = resource_controlling(change.object)
         if owner is not None:

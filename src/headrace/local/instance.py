@@ -105,7 +105,7 @@ class _Instance:
         self._gateway = gateway(
             self._listener, self._home.gateway, self._home.logs / GATEWAY_LOG, self._nats.url, self._nats.gateway
         )
-        self._cluster = LocalCluster(self._home.state, self._home.logs / "pods")
+        self._cluster = LocalCluster(self._home.state, self._home.logs / "pods", home=self._home.root)
         self._objects = Objects(self._cluster, self._admit)
         self._record = Record(
             instance=self._home.name,

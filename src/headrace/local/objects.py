@@ -28,6 +28,7 @@ from headrace.routes.api_keys import is_digest
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 MAX_NAME_CHARACTERS = 253
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_OWNER_FIELDS = ("apiVersion", "kind", "name", "uid")
 _STRING_MAPS = ("labels", "annotations")
 
 
@@ -128,7 +129,24 @@ def _metadata_faults(manifest: Manifest) -> Iterator[FieldError]:
     for field in _STRING_MAPS:
         if not _is_string_map(metadata.get(field, {})):
             yield FieldError(f"metadata.{field}", "must be a mapping of strings to strings")
+    yield from _owner_faults(metadata.get("ownerReferences") or [])
     yield from _reserved_faults(manifest)
+
+
+def _owner_faults(references: object) -> Iterator[FieldError]:
+    path = "metadata.ownerReferences"
+    if not isinstance(references, list) or not all(isinstance(each, dict) for each in references):
+        yield FieldError(path, "must be a list of objects")
+        return
+    for index, reference in enumerate(references):
+        for field in _OWNER_FIELDS:
+            if not isinstance(reference.get(field), str) or not reference[field]:
+                yield FieldError(f"{path}[{index}].{field}", "is required, and must be a string")
+        for field in ("controller", "blockOwnerDeletion"):
+            if not isinstance(reference.get(field, False), bool):
+                yield FieldError(f"{path}[{index}].{field}", "must be true or false")
+    if sum(reference.get("controller") is True for reference in references) > 1:
+        yield FieldError(path, "may have one reference with controller: true")
 
 
 def _reserved_faults(manifest: Manifest) -> Iterator[FieldError]:

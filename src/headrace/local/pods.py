@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -20,15 +19,14 @@ from typing import Any
 
 from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
-from headrace.kinds.modeldeployment.exit_message import FALLBACK_BYTES, FALLBACK_LINES, quotes_log
 from headrace.local.index import ObjectIndex
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
 from headrace.local.template import ConfigError, Launch, launch_of
-from headrace.local.volumes import make_volumes
+from headrace.local.volumes import Directories, make_volumes, remove_files
 from headrace.process import Process, spawn
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest, ObjectKey
-from headrace.termination import MAX_BYTES
+from headrace.termination import FALLBACK_BYTES, FALLBACK_LINES, MAX_BYTES, quotes_log
 
 DEFAULT_GRACE_SECONDS = 30.0
 ON_FAILURE = "OnFailure"
@@ -82,7 +80,9 @@ class _Container:
 class LocalPod:
     """One pod. Its workload's controller creates it and receives its changes through the index."""
 
-    def __init__(self, manifest: Manifest, index: ObjectIndex, directory: Path, address: str, backoff: Backoff) -> None:
+    def __init__(
+        self, manifest: Manifest, index: ObjectIndex, directories: Directories, address: str, backoff: Backoff
+    ) -> None:
         self.key = ObjectKey.of(manifest)
         owner = manifest["metadata"]["ownerReferences"][0]
         self.owner = ObjectKey(owner["kind"], self.key.namespace, owner["name"])
@@ -91,6 +91,7 @@ class LocalPod:
         self._address = address
         self._backoff = backoff
         stem = f"{self.key.namespace}.{self.key.name}"
+        self._home, directory = directories.home, directories.pods
         self.log = directory / f"{stem}.log"
         self.previous_log = directory / f"{stem}.previous.log"
         self._termination_message = directory / f"{stem}.termination"
@@ -200,7 +201,7 @@ class LocalPod:
         self._interrupted.clear()
         container = self.spec["containers"][0]
         try:
-            mounts = make_volumes(self.spec, self._volumes)
+            mounts = make_volumes(self.spec, self._volumes, self._home)
         except OSError as error:
             self._waiting("CreateContainerError", f"cannot make the emptyDir volumes: {error.strerror}")
             return False
@@ -374,9 +375,9 @@ class LocalPod:
 
     async def _clean_up(self) -> None:
         if self._volumes.exists():
-            await asyncio.to_thread(shutil.rmtree, self._volumes, ignore_errors=True)
+            await asyncio.to_thread(remove_files, self._volumes)
         for path in (self.log, self.previous_log, self._termination_message):
-            path.unlink(missing_ok=True)
+            remove_files(path)
         self._index.remove(self.key)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from headrace.control.world import ChildRefused
 from headrace.local.fields import check_fields
+from headrace.local.node import node_name
 from headrace.local.probes import PROBES, Probe
 from headrace.local.volumes import check_volumes, replace_mount_paths
 from headrace.reconcile.world import Manifest
@@ -24,7 +25,11 @@ from headrace.reconcile.world import Manifest
 Lookup = Callable[[str, str], Manifest | None]
 """Returns the ConfigMap or Secret (kind, name) of the pod's namespace."""
 
-_POD_FIELDS = frozenset({"containers", "restartPolicy", "readinessGates", "terminationGracePeriodSeconds", "volumes"})
+_POD_FIELDS = frozenset(
+    {
+        *("containers", "nodeName", "readinessGates", "restartPolicy", "terminationGracePeriodSeconds", "volumes"),
+    }
+)
 _POD_SKIPPED = frozenset(
     {
         *("automountServiceAccountToken", "enableServiceLinks", "serviceAccountName", "securityContext"),
@@ -63,6 +68,10 @@ class Launch:
 def check_pod_spec(spec: Manifest) -> None:
     """Raise ChildRefused for a pod that local mode does not support."""
     check_fields(spec, _POD_FIELDS | _POD_SKIPPED, "spec.template.spec")
+    if (node := spec.get("nodeName")) not in (None, "", node_name()):
+        raise ChildRefused(
+            f"spec.template.spec.nodeName: there is no node {node}", hint=f"The only one is {node_name()}"
+        )
     containers = spec.get("containers", [])
     if len(containers) != 1:
         raise ChildRefused(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from pathlib import Path
 
 from headrace.control.world import ChildRefused
 from headrace.local.addresses import Addresses
@@ -16,6 +15,7 @@ from headrace.local.index import ObjectIndex
 from headrace.local.node import node_name
 from headrace.local.pods import ON_FAILURE, Backoff, LocalPod
 from headrace.local.template import check_pod_spec
+from headrace.local.volumes import Directories
 from headrace.reconcile.world import Manifest, ObjectKey
 
 DEFAULT_BACKOFF_LIMIT = 6
@@ -35,9 +35,9 @@ WORKLOADS = _FIELDS.keys()
 class PodSet:
     """Every pod of the cluster; `make` starts one for an owner."""
 
-    def __init__(self, index: ObjectIndex, directory: Path, backoff: Backoff) -> None:
+    def __init__(self, index: ObjectIndex, directories: Directories, backoff: Backoff) -> None:
         self._index = index
-        self._directory = directory
+        self._directories = directories
         self._backoff = backoff
         self._addresses = Addresses(secrets.randbelow(1 << 22))
         self._pods: dict[ObjectKey, LocalPod] = {}
@@ -68,7 +68,7 @@ class PodSet:
             "spec": _pod_spec(owner),
         }
         ports = [port["containerPort"] for port in template["spec"]["containers"][0].get("ports", [])]
-        pod = LocalPod(manifest, self._index, self._directory, self._addresses.take(ports), self._backoff)
+        pod = LocalPod(manifest, self._index, self._directories, self._addresses.take(ports), self._backoff)
         self._pods[pod.key] = pod
         pod.start()
         return pod

@@ -15,11 +15,6 @@ def deployments(observed: Observed) -> dict[str, Manifest]:
     }
 
 
-def is_self_registering_container(deployment_or_pod: Manifest) -> bool:
-    """Whether it is of a self-registering custom container, by its label, because pods outlive their Deployment."""
-    return v.ANNOUNCES_LABEL in deployment_or_pod["metadata"].get("labels", {})
-
-
 def existing_replicas(observed: Observed) -> int:
     """Return the desired replicas of the Deployments; during a rollout two revisions have the same number."""
     return max(map(replicas_of, deployments(observed).values()), default=0)

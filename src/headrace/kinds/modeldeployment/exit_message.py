@@ -11,22 +11,14 @@ import re
 
 from headrace.api import vocabulary as v
 from headrace.reconcile.world import Manifest
+from headrace.termination import FALLBACK_BYTES
 
 OUT_OF_MEMORY = "it exceeded its memory limit. Raise spec.template.resources.limits.memory"
-FALLBACK = "FallbackToLogsOnError"
-"""The terminationMessagePolicy by which a kubelet quotes the end of the log of a failed container without a message."""
-FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
-"""Maximum length of the quoted log in a kubelet."""
 MAX_LOG_CHARACTERS = 256
 """Maximum length of the quoted log in a condition: its last lines, which usually contain the cause."""
 _LOG_ENDS, _LAST_LINE = "; its log ends: ", "; its last line: "
 """Marks before the quoted log. `without_log` cuts a message there."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)", re.DOTALL)
-
-
-def quotes_log(pod_spec: Manifest) -> bool:
-    """Whether the log may be quoted in place of a pod's termination message."""
-    return any(container.get("terminationMessagePolicy") == FALLBACK for container in pod_spec.get("containers", ()))
 
 
 def exit_description(terminated: Manifest, *, may_be_log: bool) -> str:

@@ -10,8 +10,9 @@ from headrace.api import vocabulary as v
 from headrace.events.messages import ReplicaReport, ReplicaState
 from headrace.kinds.controller import STARTING
 from headrace.kinds.modeldeployment.deployments import deployments
-from headrace.kinds.modeldeployment.exit_message import exit_description, out_of_memory, quotes_log
+from headrace.kinds.modeldeployment.exit_message import exit_description, out_of_memory
 from headrace.reconcile.world import Manifest, Observed, Signals
+from headrace.termination import quotes_log
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})

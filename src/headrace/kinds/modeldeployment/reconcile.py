@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from headrace.api import vocabulary as v
 from headrace.errors import InvalidResource
 from headrace.kinds.modeldeployment.decision import Decision, decide
-from headrace.kinds.modeldeployment.deployments import existing_replicas, is_self_registering_container
+from headrace.kinds.modeldeployment.deployments import existing_replicas
 from headrace.kinds.modeldeployment.facts import Facts, Memory, read
 from headrace.kinds.modeldeployment.manifests.deployment import deployment, rescaled
 from headrace.kinds.modeldeployment.manifests.disruption_budget import disruption_budget
@@ -23,12 +23,14 @@ from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import pods_of_other_revisions, runtime_pods
 from headrace.kinds.modeldeployment.rejected import rejected
 from headrace.kinds.modeldeployment.resource import ModelDeployment
+from headrace.kinds.modeldeployment.revision_info import observed_revisions
 from headrace.kinds.modeldeployment.route import publication, route
 from headrace.kinds.modeldeployment.spec import Spec
 from headrace.kinds.modeldeployment.status_update import conditions, status
 from headrace.kinds.modeldeployment.wake import watch_wake
 from headrace.reconcile.conditions import Condition, clipped, events, throttle_messages
 from headrace.reconcile.world import Child, Event, Manifest, Observed, Outcome, Settings, Signals
+from headrace.runtimes.profile import RuntimeProfile
 from headrace.sources.location import scheme_of
 
 WORKING_REQUEUE_SECONDS = 1.0
@@ -80,7 +82,7 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
         message = f"spec.model.source.uri: the scheme {scheme}:// is not allowed here; allowed: {allowed}"
         raise _Refused(v.SOURCE_NOT_ALLOWED, message)
     if not runtime.profile.command and not settings.runs_images:
-        message = f"spec.runtime.{runtime.profile.options}.command: is required in this mode, which does not run images"
+        message = _lacks_command(runtime.profile)
         raise _Refused(v.INVALID_SPEC, message)
     holder = peers_of(observed).names_taken.get(resource.public_name)
     if holder is not None:
@@ -88,6 +90,12 @@ def _check(resource: ModelDeployment, observed: Observed, settings: Settings) ->
             f"the ModelDeployment {holder} of this namespace has or first requested the name {resource.public_name}"
         )
         raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
+
+
+def _lacks_command(profile: RuntimeProfile) -> str:
+    if not profile.options:
+        return f"spec.runtime.type: {profile.type} has no command; this mode does not run images"
+    return f"spec.runtime.{profile.options}.command: is required in this mode, which does not run images"
 
 
 def _outcome(decision: Decision) -> Outcome[Memory]:
@@ -157,10 +165,15 @@ def _pod_prerequisites(facts: Facts) -> Iterator[Child]:
             resource,
             settings.platform_namespace,
             settings,
-            registering=any(
-                map(is_self_registering_container, (*facts.observed.children.values(), *facts.observed.pods))
-            ),
+            registering=_any_registers(facts),
         )
+
+
+def _any_registers(facts: Facts) -> bool:
+    """Whether pods of any revision register themselves; those without a Deployment have a label that says it."""
+    revisions = observed_revisions(facts.observed, facts.manifest).values()
+    labelled = (v.ANNOUNCES_LABEL in pod["metadata"].get("labels", {}) for pod in facts.observed.pods)
+    return any(info.self_registers for info in revisions) or any(labelled)
 
 
 def _events(decision: Decision) -> Iterator[Event]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from headrace import environment
-from headrace.kinds.modeldeployment.exit_message import FALLBACK
 from headrace.kinds.modeldeployment.manifests.common import RESTRICTED, from_field, model_path, runtime_environment
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import Manifest, Settings
 from headrace.runtimes.profile import Launch, PlatformImage, Probe, RuntimeProfile
+from headrace.termination import FALLBACK
 
 GPU = "nvidia.com/gpu"
 """Resource by which a template requests a GPU, and so the image with GPU support."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.exit_message import quotes_log
 from headrace.kinds.modeldeployment.manifests.common import (
     deployment_name,
     labels,
@@ -13,8 +12,9 @@ from headrace.kinds.modeldeployment.manifests.common import (
 )
 from headrace.kinds.modeldeployment.manifests.container import runtime_container
 from headrace.kinds.modeldeployment.resource import ModelDeployment
-from headrace.kinds.modeldeployment.revision_info import revision_info
+from headrace.kinds.modeldeployment.revision_info import revision_annotations
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
+from headrace.termination import quotes_log
 
 CONTAINER = "runtime"
 _LATER = frozenset({"terminationMessagePolicy"})
@@ -44,7 +44,7 @@ def deployment(
         v.REVISION_LABEL: revision,
         **resource.spec.runtime.profile.pod_labels,
     }
-    annotations = {v.REVISION_INFO_ANNOTATION: revision_info(resource).encode().decode()}
+    annotations = revision_annotations(resource)
     manifest: Manifest = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
