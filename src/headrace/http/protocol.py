@@ -376,21 +376,6 @@ class HttpProtocol(ClosingProtocol):
 
     # -- interface of requests -------------------------------------------------------------------------------------
 
-    def arrived_body(self, scope: Scope) -> bytes | None:
-        """Return the body of a request; None if it has not arrived completely, or another request is served.
-
-        Receiving it by ASGI costs two coroutines, which most requests do not need.
-        """
-        served = self._served
-        if served is None or cast("Scope", served.scope) is not scope:  # it was refused, and the refusal is served
-            return None
-        if served.more_body or served.disconnected or served.waiting_for_100_continue:
-            return None
-        self.flow.resume_reading()
-        served.message_event.clear()
-        body, served.body = bytes(served.body), bytearray()
-        return body
-
     def watch(self, on_disconnect: Callable[[], None] | None) -> None:
         """Call the function when the client disconnects; None: stop watching."""
         self.on_disconnect = on_disconnect
