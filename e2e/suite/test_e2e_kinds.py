@@ -53,7 +53,7 @@ class TestSecondKind(SecondKindBehaviour):
         greetings.apply(greeting.greeting(GREETING_NAME, model=GREETING_NAME))
         ready(greetings, "True", "ModelReady")
         listed = greetings.site.kube.kubectl("get", "hi", "-n", greetings.namespace)
-        assert [line.split() for line in listed.splitlines()] == [["NAME", "READY"], [GREETING_NAME, "True"]]
+        assert [line.split()[:2] for line in listed.splitlines()] == [["NAME", "READY"], [GREETING_NAME, "True"]]
 
     def test_cluster_scoped_child_is_made_refused_and_deleted(self, greetings: ClusterWorld) -> None:
         """An object of its name that a user made is neither adopted nor deleted, whatever its annotation says."""
