@@ -231,7 +231,7 @@ def test_option_when_not_supported_then_sdk_raises_bad_request(client: openai.Op
 
 
 def test_prompt_when_too_long_then_the_error_has_the_length(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="takes 512 tokens") as raised:
+    with pytest.raises(openai.BadRequestError, match="the model length is 512 tokens") as raised:
         client.completions.create(model=MODEL, prompt="word " * MODEL_LEN, max_tokens=1)
 
     assert raised.value.code == "context_length_exceeded"
