@@ -43,7 +43,7 @@ class ChatTemplate:
             return
         try:
             self._template = _environment().from_string(source)
-        except Exception as error:  # noqa: BLE001 - whatever a compiler does with code that nobody here wrote
+        except Exception as error:  # noqa: BLE001 - the template is untrusted code, and compiling it may raise anything
             line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
             self._fault = f"the model's chat template is broken: {line}{error}"
             log.warning("%s; chat is refused, completions are served", self._fault)

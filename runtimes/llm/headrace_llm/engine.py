@@ -291,8 +291,9 @@ class LLMEngine:
     def _forward_each(self, chunks: list[Chunk]) -> tuple[dict[_Request, torch.Tensor], list[_Result]]:
         """Compute each chunk of a batch that failed alone; return the logits, and the requests that fail by themselves.
 
-        Sound, because a chunk writes to its own slot, at the places where the failed attempt wrote the same. When all
-        fail, a token of nobody's decides: raises what it raises, for then the fault is the engine's own.
+        Correct, because a chunk writes to its own slot, to the positions that the failed attempt wrote. If all chunks
+        fail, a probe token of no request is computed; if that raises too, the engine itself has failed, and its error
+        is raised.
         """
         logits: dict[_Request, torch.Tensor] = {}
         faults: list[tuple[Chunk, Exception]] = []

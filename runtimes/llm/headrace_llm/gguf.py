@@ -94,13 +94,13 @@ class GGUFFile:
     """An open GGUF file: `metadata`, `tensors` by name, and the bytes of each tensor without a copy.
 
     The constructor checks the metadata; the first use of `tensors` checks them. So the architecture can be refused
-    first: the encoding of a model that is not served anyway is nobody's concern.
+    first: the encoding of an unsupported model does not matter.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             with path.open("rb") as file:
-                # Private and writable, though nobody writes: torch takes no memory that it could not write to.
+                # Private and writable, although nothing writes: torch does not accept read-only memory.
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             why = error.strerror or str(error)

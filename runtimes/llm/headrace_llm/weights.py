@@ -69,8 +69,8 @@ class WeightLoader:
     def load(self, threads: int, progress: Callable[[int], None]) -> None:
         """Decode all weights, and report the progress in percent.
 
-        Raises InvalidModel when the file has tensors that nobody added: a model that computes without its biases, say,
-        would answer nonsense.
+        Raises InvalidModel if the file has tensors that the model does not use: without its biases, for example, a
+        model would produce wrong output.
         """
         unknown = self._file.tensors.keys() - {task.tensor.name for task in self._tasks}
         if unknown:

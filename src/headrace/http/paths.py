@@ -22,7 +22,7 @@ Endpoint = TypeVar("Endpoint")
 
 
 class LiteralPath(str):
-    """A path without parameters, whatever braces it has: a part of it is a name that somebody chose."""
+    """A path without parameters, even if it contains braces, as a user-defined name may."""
 
     __slots__ = ()
 

@@ -244,7 +244,7 @@ class RuntimeProcess(Generic[AnyEngine]):
 
     async def _engine_death(self) -> None:
         """Raise EngineDied when the engine has failed."""
-        while self._replica.alive:  # noqa: ASYNC110 - an engine dies in a thread of its own, without a loop to tell
+        while self._replica.alive:  # noqa: ASYNC110 - an engine fails in a thread of its own, without an event loop to notify
             await asyncio.sleep(ENGINE_CHECK_SECONDS)
         await self._replica.idle(CUT_OFF_SECONDS)  # the engine ends each of its requests with an error
         raise EngineDied("the engine died while serving", hint="The log of this replica has the cause")

@@ -183,7 +183,7 @@ def _events(decision: Decision) -> Iterator[Event]:
     if decision.desired.scaled:
         yield Event("Normal", v.SCALED, decision.desired.scaled)
     seen = before.get("specReplicas")
-    # A manifest without replicas, applied again, resets the field to its default: nobody meant to scale.
+    # A manifest without replicas, applied again, resets the field to its default, which is no request to scale.
     if spec.scaling is not None and seen is not None and spec.replicas not in (seen, _DEFAULT_REPLICAS):
         message = f"spec.replicas was changed from {seen} to {spec.replicas}, but spec.scaling is set"
         remedy = "Change spec.scaling, or remove it; spec.suspend: true forces zero"
