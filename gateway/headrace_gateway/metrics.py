@@ -136,7 +136,11 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     (REPLICAS, "Replicas that requests are routed to.", lambda row: row.replicas),
 )
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
-    (WAKES, "Requests that triggered a cold start.", lambda row: row.metrics.wakes),
+    (
+        WAKES,
+        "Requests that began to wait, first in the queue, while no replica was admitted.",
+        lambda row: row.metrics.wakes,
+    ),
     (RECEIVED_BYTES, "Bodies of requests.", lambda row: row.metrics.received_bytes),
     (SENT_BYTES, "Bodies of answers.", lambda row: row.metrics.sent_bytes),
 )

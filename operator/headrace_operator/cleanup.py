@@ -59,12 +59,13 @@ async def _clean_up(given: argparse.Namespace) -> None:
 
 async def delete_all(api: ApiServer, watched: Watched, namespace: str | None) -> None:
     """Delete the objects of a kind that the operator made, in a namespace or (None) in all."""
-    found = (await api.listing(watched, namespace)).objects
-    for each in found:
+    deleted = 0
+    for each in (await api.listing(watched, namespace)).objects:
         path = watched.path(each.namespace, each.name)
         if watched.namespaced or await _is_ours(api, path):
             await api.delete(path, uid=each.uid)
-    log.info("deleted %d %s", len(found), watched.plural)
+            deleted += 1
+    log.info("deleted %d %s", deleted, watched.plural)
 
 
 async def _is_ours(api: ApiServer, path: str) -> bool:

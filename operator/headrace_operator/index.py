@@ -163,8 +163,8 @@ def digest(value: Any) -> str:
 def without_claim(manifest: Manifest) -> Manifest:
     """Return an object without the owner annotation, if it is cluster-scoped and the operator never applied it.
 
-    Any client may write the annotation on its own object, which the operator would then change and delete. Who applied
-    an object is in its managed fields.
+    Any client may write the annotation on its own object, which the operator would then change and delete. The managed
+    fields name the clients that applied an object, as these named themselves.
     """
     metadata = manifest["metadata"]
     managers = {(each.get("manager"), each.get("operation")) for each in metadata.get("managedFields") or ()}

@@ -151,6 +151,14 @@ def test_register_refuses_children_that_others_watch(child: Kind) -> None:
         registry.register(replace(GREETING, children=(child,)))
 
 
+def test_register_refuses_a_child_kind_with_its_own_name() -> None:
+    children = (replace(kinds.JOB, kind="Thing", api_version=version) for version in ("a/v1", "b/v1"))
+    with pytest.raises(ValueError, match="has the name of another kind"):
+        registry.register(replace(GREETING, children=tuple(children)))
+    with pytest.raises(ValueError, match="may not be of the kind Greeting"):
+        registry.register(replace(GREETING, children=(replace(GREETING.kind, api_version="other/v1"),)))
+
+
 @pytest.mark.parametrize("suffix", ["", "runtime", "fetch", "0a1b2c3d", "deadbeef", "a-b", "A", "a.b", "a\n"])
 def test_register_refuses_a_suffix_that_other_names_end_in(suffix: str) -> None:
     with pytest.raises(ValueError, match="suffix"):

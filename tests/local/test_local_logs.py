@@ -71,6 +71,7 @@ async def test_log_when_trimmed_while_followed_starts_over(tmp_path: Path) -> No
 
 FAILED = {"waiting": {"reason": "CreateContainerError", "message": "cannot execute /no: No such file or directory"}}
 STARTED: dict[str, Any] = {"running": {}}
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting the container"}}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ STARTED: dict[str, Any] = {"running": {}}
         (FAILED, None, False, "does not run and has no log"),
         (STARTED, None, True, "pod x has no previous run"),
         (STARTED, "", False, None),
+        (BACK_OFF, "", False, None),
         (FAILED, "of an earlier run", False, None),
         (STARTED, "of an earlier run", True, None),
     ],

@@ -64,7 +64,8 @@ class Cycle(RequestResponseCycle):
         line_ends = len(text) - len(text.translate(None, _CONTROLS))
         if line_ends != len(b"\r\n") * (len(fields) + 1):
             raise RuntimeError("a header field of the answer has control characters")
-        if b"".join([name for name, _ in fields]).translate(None, _NAMES):
+        names = [name for name, _ in fields]
+        if not all(names) or b"".join(names).translate(None, _NAMES):
             raise RuntimeError("a header field of the answer has a name that is no token in lower case")
         if closes:
             self.keep_alive = False

@@ -43,9 +43,10 @@ def _fault(resource: ResourceKind) -> str | None:
         return f"the suffix {resource.suffix!r} is no word of letters and digits that only its children end in"
     for child in resource.children:
         # Their watches have a selector of their own: as children, the others of that kind would no longer be seen.
-        if child in (kinds.POD, kinds.SECRET, kind) or child.kind in RESOURCE_KINDS:
+        if child in (kinds.POD, kinds.SECRET) or child.kind in (kind.kind, *RESOURCE_KINDS):
             return f"its children may not be of the kind {child.kind}"
-        if any(known.kind == child.kind and known != child for known in (*KINDS.values(), *child_kinds())):
+        others = (*KINDS.values(), *child_kinds(), *resource.children)
+        if any(known.kind == child.kind and known != child for known in others):
             return f"its child {child.api_version} {child.kind} has the name of another kind"
     return None
 

@@ -29,7 +29,8 @@ def check_log(path: Path, pod: Manifest, *, previous: bool) -> None:
     if previous and not path.exists():
         raise NoLog(f"pod {name} has no previous run: its container was not restarted")
     waiting = pod["status"]["containerStatuses"][0]["state"].get("waiting", {})
-    if waiting.get("message") and (not path.exists() or path.stat().st_size == 0):
+    started = waiting.get("reason") == "CrashLoopBackOff"
+    if waiting.get("message") and not started and (not path.exists() or path.stat().st_size == 0):
         raise NoLog(f"the container of pod {name} does not run and has no log: {waiting['message']}")
 
 

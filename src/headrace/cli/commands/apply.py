@@ -13,7 +13,7 @@ from headrace.api.vocabulary import ACCEPTED
 from headrace.cli.client import ApiClient, Applied
 from headrace.cli.manifests import Document, line_of, read
 from headrace.cli.targets import UnknownKind, add_namespace, client_of, nearest_kind
-from headrace.errors import InvalidResource
+from headrace.errors import InvalidResource, NotFound
 from headrace.kinds.columns import condition
 from headrace.kinds.registry import KINDS, RESOURCE_KINDS, user_kinds
 
@@ -72,7 +72,10 @@ def warn_of_rejected(client: ApiClient, changed: Iterable[tuple[Document, Applie
             if time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)
-            accepted = condition(client.get(kind, metadata["namespace"], metadata["name"]), ACCEPTED)
+            try:
+                accepted = condition(client.get(kind, metadata["namespace"], metadata["name"]), ACCEPTED)
+            except NotFound:  # deleted meanwhile
+                return
         if accepted["status"] == "False":
             field = re.match(r"[\w.\[\]]*", accepted["message"])
             line = line_of(document.node, field[0] if field else "")
