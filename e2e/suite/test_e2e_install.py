@@ -51,7 +51,7 @@ def test_get_when_run_then_columns_are_the_registered_ones(kube: Kube, quickstar
 
 
 def test_explain_when_asked_then_fields_are_described(kube: Kube) -> None:
-    assert "What is served, and under which name" in kube.kubectl("explain", "modeldeployment.spec")
+    assert "The model and its public name" in kube.kubectl("explain", "modeldeployment.spec")
     assert "queued before it fails with 503" in kube.kubectl(
         "explain", "mdep.spec.scaling.coldStart.queueTimeoutSeconds"
     )
