@@ -43,6 +43,8 @@ from kube import Kube
 from local import BenchInstance, Wake
 from release import COMPONENTS, NAME, NAMESPACE, Release
 
+from headrace.runtimes.profile import READINESS_PATH
+
 ROUNDS = 15
 MODEL_ROUNDS = 10
 BARE_PODS = 3
@@ -132,8 +134,10 @@ def pause() -> None:
 
 
 def container_runtime(image: str, command: list[str], *, announces: bool) -> Manifest:
-    """Return the spec.runtime of a custom container."""
+    """Return the spec.runtime of a custom container. Of a self-registering one, only the probes need no token."""
     engine = {"image": image, "command": command, "modelName": ENGINE_MODEL, "announces": announces}
+    if announces:
+        engine["readinessPath"] = READINESS_PATH
     return {"type": "Container", "container": engine}
 
 
