@@ -19,7 +19,7 @@ PACKAGES = sorted(
     for path in CHECKOUT.glob(f"{folder}/headrace*/__init__.py")
 )
 INTERNAL = frozenset({ChildRefused, Interrupted})
-"""Errors that nobody gets under their own reason: they become a condition, and a retry."""
+"""Errors that are not reported under their own reason: they become a condition, or a retry."""
 
 
 def requests() -> str:

@@ -159,7 +159,7 @@ class Replica:
             writer.transport.abort()
 
     async def stop(self) -> None:
-        """As kill -9 does: nobody listens any more, and every connection is cut."""
+        """As kill -9 does: nothing listens any more, and every connection is reset."""
         self._state = None
         self._server.close()
         self.drop_connections()

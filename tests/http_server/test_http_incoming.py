@@ -18,7 +18,7 @@ from headrace.http.server import http_server
 
 
 class LateReader:
-    """An application that reads the body of a request when it is told to."""
+    """An application that reads the body of a request on a signal."""
 
     def __init__(self) -> None:
         self.started, self.go_on = asyncio.Event(), asyncio.Event()

@@ -286,7 +286,7 @@ def test_runtime_when_it_asks_then_names_and_nats_alone() -> None:
 
 
 def test_fetch_when_connecting_then_web_and_proxy_only() -> None:
-    """And nobody may connect to it."""
+    """And nothing may connect to it."""
     world = in_cluster(model={"source": {"uri": "https://mirror.example:8443/smol.gguf"}})
     rules = policy(world, "fetch")
     assert "ingress" not in rules

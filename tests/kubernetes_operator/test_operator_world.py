@@ -188,7 +188,7 @@ async def test_apply_when_a_retryable_error_lasts_then_it_is_a_refusal(status: i
 
 
 def test_fetcher_when_being_deleted_then_the_next_is_chosen() -> None:
-    """All are told."""
+    """All are enqueued."""
     made, _ = world()
     source = {"spec": {"model": {"source": {"uri": "https://example.org/m"}}}}
     second, third = (ResourceKey(v.MODEL_DEPLOYMENT, "default", name) for name in ("smollm3", "smollm4"))

@@ -1,4 +1,4 @@
-"""Loopback addresses of pods: each pod has one that nobody listens at."""
+"""Loopback addresses of pods: each pod has one on which nothing listens."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Server:
         return (self.directory / "log").read_text()
 
     async def get(self, path: str) -> int:
-        """Return the status; 0 while nobody listens."""
+        """Return the status; 0 while nothing listens."""
         try:
             return (await ask(self.settings.port, "GET", path, headers=self.headers)).status
         except (OSError, asyncio.IncompleteReadError):
