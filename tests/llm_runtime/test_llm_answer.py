@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace_llm.answer import Answer
-from headrace_llm.model_file import ModelFile
-from headrace_llm.tokenizer import ModelTokenizer
+from headrace_models.model_file import ModelFile
+from headrace_models.tokenizer import ModelTokenizer
 
 LOADED: list[ModelTokenizer] = []
 """Hypothesis runs a test many times, and takes no fixtures gladly."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_runtime.llm_files import TOKENS, X_END, Y_END, GGUFModel, answering
 from llm_runtime.llm_requests import generate
+from models.model_files import TOKENS, X_END, Y_END, GGUFModel, answering
 
 from headrace.events.messages import UNCOMPUTED_TOKENS
 from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.engine import QUEUE_PER_SLOT, LLMEngine
-from headrace_llm.model_file import ModelFile
+from headrace_models.model_file import ModelFile
 
 MODEL_LEN = 64
 LONG = StopConditions(max_tokens=20, ignore_eos=True)
@@ -121,7 +121,7 @@ async def test_engine_when_a_step_fails_then_all_requests_fail(
     await anext(running)
     waiting = asyncio.create_task(answer(engine, [1], LONG))
     await asyncio.sleep(0)
-    monkeypatch.setattr(engine._model, "step", fail)
+    monkeypatch.setattr(engine._decoder, "step", fail)
     with pytest.raises(EngineDied, match="no memory left"):
         await asyncio.wait_for(waiting, timeout=30)
     with pytest.raises(EngineDied, match="no memory left"):

@@ -16,11 +16,12 @@ from llm_runtime.llm_requests import GREEDY, generate
 
 from headrace.serving.engine import FinishReason, Sampling, StopConditions
 from headrace_llm import engine as engine_module
-from headrace_llm.config import LlamaConfig
 from headrace_llm.engine import LLMEngine
-from headrace_llm.gguf import GGUFFile
-from headrace_llm.model import LlamaModel, Segment
-from headrace_llm.model_file import ModelFile
+from headrace_models.config import DecoderConfig
+from headrace_models.decoder import Batch, Segment
+from headrace_models.gguf import GGUFFile
+from headrace_models.model_file import ModelFile
+from headrace_models.torch_decoder import TorchDecoder
 
 NEW_TOKENS = 24
 BATCH = 16
@@ -106,9 +107,10 @@ async def test_greedy_tokens_when_prefill_is_chunked_then_the_same(
 
 def test_logits_in_one_step_then_close_to_the_reference(smollm2_path: Path, reference: Any) -> None:
     file = GGUFFile(smollm2_path)
-    model = LlamaModel(file, LlamaConfig.of(file), slots=1, model_len=64, threads=1, progress=lambda _: None)
+    decoder = TorchDecoder(file, DecoderConfig.of(file), threads=1, progress=lambda _: None)
+    decoder.allocate_cache(4, 16)
     tokens = list(range(1000, 1040))
-    ours = model.step(tokens, [Segment(0, 0, len(tokens))], list(range(len(tokens))))
+    ours = torch.from_numpy(decoder.step(Batch(tokens, [Segment((2, 0, 3), 0, len(tokens))], range(len(tokens)))))
     with torch.inference_mode():
         theirs = reference(torch.tensor([tokens])).logits[0]
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)

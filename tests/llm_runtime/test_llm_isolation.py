@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from llm_runtime.llm_files import GGUFModel
 from llm_runtime.llm_requests import GREEDY
+from models.model_files import GGUFModel
 
 from headrace.serving.engine import Delta, FinishReason, GenerationRequest, Sampling, StopConditions
 from headrace.serving.errors import EngineDied, RequestFailed
 from headrace_llm.engine import LLMEngine
-from headrace_llm.model import Segment
-from headrace_llm.model_file import ModelFile
+from headrace_models.decoder import Batch, Floats
+from headrace_models.model_file import ModelFile
 
 SLOTS = 4
 LENGTH = 600
@@ -95,14 +94,14 @@ async def test_step_when_the_batch_fails_then_each_is_computed_alone(
 ) -> None:
     """Memory that a batch needs and its parts do not: nobody is at fault, and nobody's answer ends."""
     alone = [await answer(engine, request) for request in requests(engine)]
-    step = engine._model.step
+    step = engine._decoder.step
 
-    def only_small(tokens: list[int], segments: list[Segment], wanted: list[int]) -> torch.Tensor:
-        if len(segments) > 1:
+    def only_small(batch: Batch) -> Floats:
+        if len(batch.segments) > 1:
             raise MemoryError("no memory for so many")
-        return step(tokens, segments, wanted)
+        return step(batch)
 
-    monkeypatch.setattr(engine._model, "step", only_small)
+    monkeypatch.setattr(engine._decoder, "step", only_small)
     assert await well(engine) == alone
 
 
@@ -112,7 +111,7 @@ async def test_engine_when_it_fails_without_any_request_then_it_ends(
     def fail(*_: Any) -> None:
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr(engine._model, "step", fail)
+    monkeypatch.setattr(engine._decoder, "step", fail)
     results = await asyncio.gather(*(answer(engine, WELL[0]) for _ in range(2)), return_exceptions=True)
     assert [str(result) for result in results] == ["the engine died: MemoryError: no memory left"] * 2
     assert not engine.healthy

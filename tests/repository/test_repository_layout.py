@@ -20,15 +20,17 @@ NOT_OF_THE_CORE = {
     "images": "images/build.py",
     "kubernetes_operator": "headrace_operator",  # so is `operator`
     "llm_runtime": "headrace_llm",
+    "models": "headrace_models",
     "repository": "files of the checkout",
 }
 """The subject of each folder of tests that has not the name of a module of headrace."""
 
+CONTAINERS = ["operator", "gateway", "node", "aggregator", "runtimes", "runtimes/shared", "runtimes/llm"]
 LONGEST_NAME = 60
 """Characters of a test's name; its docstring has the rest."""
 
 
-@pytest.mark.parametrize("folder", ["operator", "gateway", "node", "aggregator", "runtimes", "runtimes/llm"])
+@pytest.mark.parametrize("folder", CONTAINERS)
 def test_container_folders_when_looked_at_then_none_is_a_package(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 

@@ -20,7 +20,7 @@ from prometheus_client.core import Metric
 from headrace.errors import InvalidModel
 from headrace.events.messages import Load
 from headrace.serving.engine import (
-    ChatMessage,
+    Chat,
     Delta,
     EngineCounters,
     FinishReason,
@@ -56,8 +56,8 @@ class EchoEngine:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        return self.encode("|".join(f"{message.role}:{message.content}" for message in messages))
+    def encode_chat(self, chat: Chat) -> list[int]:
+        return self.encode("|".join(f"{message.role}:{message.content}" for message in chat.messages))
 
     def decode(self, ids: list[int]) -> str:
         return bytes(ids).decode(errors="replace")

@@ -8,7 +8,7 @@ import pytest
 from serving.serving_bodies import ENGINE, chat, completion, requested
 from serving.serving_echo import MODEL_LEN, EchoEngine
 
-from headrace.serving.engine import ChatMessage, GenerationRequest, Sampling, StopConditions
+from headrace.serving.engine import Chat, ChatMessage, GenerationRequest, Sampling, StopConditions
 from headrace.serving.errors import ContextLengthExceeded, RequestError
 from headrace.serving.openai.requests import DetokenizeBody, Prompt, checked_tokens
 
@@ -86,8 +86,8 @@ def test_message_with_a_name_then_the_template_gets_it(monkeypatch: pytest.Monke
     engine = EchoEngine(step_seconds=0)
     seen: list[ChatMessage] = []
 
-    def encode_chat(messages: list[ChatMessage]) -> list[int]:
-        seen.extend(messages)
+    def encode_chat(chat: Chat) -> list[int]:
+        seen.extend(chat.messages)
         return [1]
 
     monkeypatch.setattr(engine, "encode_chat", encode_chat)

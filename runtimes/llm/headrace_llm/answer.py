@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import compress
 
 from headrace.serving.engine import Delta, FinishReason, StopConditions
-from headrace_llm.tokenizer import ModelTokenizer
+from headrace_models.tokenizer import ModelTokenizer
 
 
 @dataclass(frozen=True, slots=True)

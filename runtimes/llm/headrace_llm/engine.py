@@ -25,15 +25,16 @@ from prometheus_client.core import Metric
 from headrace.errors import HeadraceError
 from headrace.events.messages import UNCOMPUTED_TOKENS, Load
 from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
-from headrace.serving.engine import ChatMessage, Delta, EngineCounters, GenerationRequest, Progress, Sampling
+from headrace.serving.engine import Chat, Delta, EngineCounters, GenerationRequest, Progress, Sampling
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
-from headrace_llm.model import LlamaModel, Segment
-from headrace_llm.model_file import ModelFile
 from headrace_llm.sampler import generator_of, sample
 from headrace_llm.scheduler import Chunk, Scheduler, Sequence
-from headrace_llm.tokenizer import ModelTokenizer
+from headrace_models.decoder import Batch, Decoder, Segment
+from headrace_models.model_file import ModelFile
+from headrace_models.tokenizer import ModelTokenizer
+from headrace_models.torch_decoder import TorchDecoder
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class LLMEngine:
     """Serves one model. Made by `load_model`; implements `headrace.serving.engine.TextEngine`."""
 
     def __init__(
-        self, model: LlamaModel, tokenizer: ModelTokenizer, *, model_len: int, slots: int, threads: int
+        self, decoder: Decoder, tokenizer: ModelTokenizer, *, model_len: int, slots: int, threads: int
     ) -> None:
         self.model_len = model_len
         self.capacity = slots * (1 + QUEUE_PER_SLOT)
@@ -74,7 +75,7 @@ class LLMEngine:
         self.healthy = True
         self.vocabulary = tokenizer.vocabulary
         self.longest_token = tokenizer.longest_token
-        self._model = model
+        self._decoder = decoder
         self._tokenizer = tokenizer
         self._slots = slots
         self._threads = threads
@@ -112,23 +113,19 @@ class LLMEngine:
             )
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(ModelTokenizer, file)
-            model = LlamaModel(
-                file.gguf,
-                file.config,
-                slots=max_concurrent,
-                model_len=model_len,
-                threads=threads,
-                progress=lambda percent: progress("loading-weights", percent),
+            decoder = TorchDecoder(
+                file.gguf, file.config, threads=threads, progress=lambda percent: progress("loading-weights", percent)
             )
-            return cls(model, tokenizer.result(), model_len=model_len, slots=max_concurrent, threads=threads)
+            decoder.allocate_cache(max_concurrent, model_len)
+            return cls(decoder, tokenizer.result(), model_len=model_len, slots=max_concurrent, threads=threads)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`."""
         return self._tokenizer.encode(text)
 
-    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
+    def encode_chat(self, chat: Chat) -> list[int]:
         """Return the token ids of a conversation, ready for the answer."""
-        return self._tokenizer.encode_chat(messages)
+        return self._tokenizer.encode_chat(chat)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids."""
@@ -283,8 +280,8 @@ class LLMEngine:
             tokens += self._requests[chunk.sequence].tokens[chunk.start : chunk.start + chunk.count]
             if chunk.samples:
                 wanted.append(len(tokens) - 1)
-        segments = [Segment(_slot(chunk.sequence), chunk.start, chunk.count) for chunk in chunks]
-        logits = self._model.step(tokens, segments, wanted)
+        segments = [Segment((_slot(chunk.sequence),), chunk.start, chunk.count) for chunk in chunks]
+        logits = torch.from_numpy(self._decoder.step(Batch(tokens, segments, wanted)))
         sampling = [self._requests[chunk.sequence] for chunk in chunks if chunk.samples]
         return dict(zip(sampling, logits, strict=True))
 
@@ -303,7 +300,8 @@ class LLMEngine:
             except Exception as error:  # noqa: BLE001 - kept, and delivered to the request below
                 faults.append((chunk, error))
         if len(faults) == len(chunks):
-            self._model.step([0], [Segment(_slot(chunks[0].sequence), 0, 1)], [0])  # a slot that is given back now
+            probe = Segment((_slot(chunks[0].sequence),), 0, 1)  # a slot that is given back now
+            self._decoder.step(Batch([0], [probe], [0]))
         requests = [(self._requests[chunk.sequence], error) for chunk, error in faults]
         return logits, [(request, self._failed(request, error)) for request, error in requests]
 

@@ -28,7 +28,7 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
     """Serve until a signal; return the exit code."""
 
     def load(progress: Progress) -> TextEngine:
-        from headrace_llm.model_file import ModelFile  # noqa: PLC0415 - needs no torch: a broken file is reported early
+        from headrace_models.model_file import ModelFile  # noqa: PLC0415 - needs no torch: a broken file is reported early
 
         progress("reading-model", None)
         file = ModelFile.open(settings.path)

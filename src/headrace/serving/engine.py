@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client.core import Metric
 
@@ -20,17 +20,27 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. temperature 0 is greedy; `seed` makes a sampled run repeatable."""
+    """How to choose tokens. temperature 0 is greedy; `seed` makes a sampled run repeatable, whatever the batch."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
     seed: int | None = None
+    min_p: float = 0.0
+    """Least probability relative to the most likely token's."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Of tokens of the answer, as in OpenAI's API."""
+    repetition_penalty: float = 1.0
+    """Of tokens of prompt and answer, as in vLLM's."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, number added to its logit)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,30 @@ class StopConditions:
     token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     """Whether the model cannot end the answer."""
+    min_tokens: int = 0
+    """Tokens before which neither the model nor a stop token ends the answer."""
+    include_string: bool = False
+    """Whether the text contains the stop string."""
+
+
+class ConstraintKind(StrEnum):
+    """The language of a constraint."""
+
+    JSON_SCHEMA = "json-schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+    """Lark's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the text of an answer must match."""
+
+    kind: ConstraintKind
+    text: str
+    """The schema (JSON), the expression or the grammar."""
+    param: str
+    """The request's field, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +87,27 @@ class GenerationRequest:
     stop: StopConditions
     cursors: bool = False
     """Whether the deltas shall have cursors: text is then released in whole tokens only, which may delay it."""
+    logprobs: int | None = None
+    """Alternatives per token whose log probabilities are reported beside the token's own; None: nothing is."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's tokens."""
+    constraint: Constraint | None = None
+    adapter: str = ""
+    """Name of a LoRA adapter; empty: none."""
+    tenant: str = ""
+    """Requests share cached prefixes within a tenant only."""
+    special_tokens: bool = False
+    """Whether the text contains special tokens: a parser of tool calls needs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log probability of a token under the model's own distribution, before sampling parameters."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens with theirs, in descending order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +120,12 @@ class Delta:
     cursor: int | None = None
     """Tokens whose text is exactly that of the deltas up to this one; in the last delta, all tokens of the answer.
     None: the request has no cursors, or the engine cannot resume an answer."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of `token_ids`, if requested."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    """In the first delta, of the prompt's tokens, if requested; None for the first token, which follows nothing."""
+    cached_tokens: int = 0
+    """In the first delta, tokens of the prompt whose keys and values were cached."""
 
 
 @dataclass(slots=True)
@@ -80,12 +141,83 @@ class EngineCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool in an assistant's message. `arguments`: JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One turn, as a chat template takes it."""
 
     role: str
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of the role assistant."""
+    tool_call_id: str | None = None
+    """Of the role tool: the call that it answers."""
+    reasoning: str = ""
+    """Of the role assistant: the text that came before its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters`: a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Which tools an answer may or must call."""
+
+    tools: tuple[Tool, ...]
+    required: bool = False
+    """Whether the answer must be a call."""
+    name: str = ""
+    """The only tool that may be called; empty: any."""
+    parallel: bool = True
+    """Whether several calls are allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to be answered."""
+
+    messages: tuple[ChatMessage, ...]
+    tool_use: ToolUse | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the template (`chat_template_kwargs`), such as enable_thinking."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """A piece of an answer after parsing. Exactly one of `content`, `reasoning` and `call` is set."""
+
+    content: str = ""
+    reasoning: str = ""
+    call: int | None = None
+    """Index of a tool call. `call_id` and `name` are set in its first part; `arguments` is what it adds."""
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class MessageParser(Protocol):
+    """Splits the text of one answer into content, reasoning and tool calls, as it arrives."""
+
+    def feed(self, text: str) -> list[MessagePart]:
+        """Return the parts that the text completes; the beginning of a marker is held back."""
+
+    def finish(self) -> list[MessagePart]:
+        """Return the rest; an incomplete call is content."""
 
 
 class Engine(Protocol):
@@ -122,8 +254,11 @@ class TextEngine(Engine, Protocol):
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens added."""
 
-    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        """Return the token ids of a conversation through the model's chat template, ready for the answer."""
+    def encode_chat(self, chat: Chat) -> list[int]:
+        """Return the token ids of a conversation through the model's chat template, ready for the answer.
+
+        Raises InvalidRequest if the template rejects the conversation or has no form for tools.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""

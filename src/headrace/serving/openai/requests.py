@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError
 from typing_extensions import override
 
-from headrace.serving.engine import ChatMessage, GenerationRequest, Sampling, StopConditions, TextEngine
+from headrace.serving.engine import Chat, ChatMessage, GenerationRequest, Sampling, StopConditions, TextEngine
 from headrace.serving.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from headrace.serving.openai.faults import fault
 from headrace.serving.openai.fields import (
@@ -189,7 +189,7 @@ class ChatBody(GenerationBody):
         """Return the conversation, rendered by the model's chat template."""
         turns = [_turn(message) for message in self.messages]
         _check_size("".join(turn.content for turn in turns), engine, param="messages")
-        return [Prompt(engine.encode_chat(turns), "messages")]
+        return [Prompt(engine.encode_chat(Chat(tuple(turns))), "messages")]
 
 
 class CompletionBody(GenerationBody):
@@ -252,7 +252,7 @@ class TokenizeBody(Body):
                 hint="Leave it out",
             )
         if self.messages is not None and self.prompt is None:
-            return engine.encode_chat([_turn(message) for message in self.messages])
+            return engine.encode_chat(Chat(tuple(_turn(message) for message in self.messages)))
         if self.prompt is not None and self.messages is None:
             return engine.encode(self.prompt)
         raise InvalidRequest("either `prompt` or `messages` is needed", param="prompt")

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from llm_runtime.llm_files import GGUFModel
 from llm_runtime.llm_requests import generate
+from models.model_files import GGUFModel
 from transformers import PreTrainedTokenizerFast
 
-from headrace.serving.engine import ChatMessage, StopConditions
+from headrace.serving.engine import Chat, ChatMessage, StopConditions
 from headrace.serving.errors import InvalidRequest
 from headrace_llm.engine import LLMEngine
-from headrace_llm.model_file import ModelFile
-from headrace_llm.tokenizer import ModelTokenizer
+from headrace_models.model_file import ModelFile
+from headrace_models.tokenizer import ModelTokenizer
 
-TEMPLATES: dict[str, str] = yaml.safe_load(Path(__file__).with_name("llm_templates.yaml").read_text())
+TEMPLATES: dict[str, str] = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text())
 HI = ChatMessage("user", "Hi!")
 CONVERSATIONS = {
     "one turn": [HI],
@@ -60,7 +60,7 @@ def test_template_when_rendered_then_the_prompt_is_transformers(name: str, tmp_p
     ours = ours_with(TEMPLATES[name], tmp_path)
     theirs = theirs_with(TEMPLATES[name], ours)
     for messages in CONVERSATIONS.values():
-        turns = [asdict(message) for message in messages]
+        turns = [{k: v for k, v in asdict(message).items() if k in ("role", "content", "name")} for message in messages]
         fault = ""
         try:
             expected = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -68,13 +68,13 @@ def test_template_when_rendered_then_the_prompt_is_transformers(name: str, tmp_p
             expected, fault = None, str(error)
         if expected is None:
             with pytest.raises(InvalidRequest) as raised:
-                ours.encode_chat(messages)
+                ours.encode_chat(Chat(tuple(messages)))
             assert (raised.value.param, raised.value.http_status) == ("messages", 400)
             assert fault in raised.value.message or "namespace" in fault
         else:
             assert ours._template.render(messages) == expected
             ids = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-            assert ours.encode_chat(messages) == ids
+            assert ours.encode_chat(Chat(tuple(messages))) == ids
 
 
 def test_templates_then_each_is_rendered_at_least_once(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_templates_then_each_is_rendered_at_least_once(tmp_path: Path) -> None:
         ours = ours_with(template, tmp_path)
         for messages in CONVERSATIONS.values():
             try:
-                ours.encode_chat(messages)
+                ours.encode_chat(Chat(tuple(messages)))
             except InvalidRequest:
                 continue
             break
@@ -104,7 +104,7 @@ def test_templates_then_each_is_rendered_at_least_once(tmp_path: Path) -> None:
 def test_template_when_it_raises_then_its_words_reach_the_client(tmp_path: Path) -> None:
     ours = ours_with("{{ raise_exception('Only user turns are allowed') }}", tmp_path)
     with pytest.raises(InvalidRequest, match="template refused: Only user turns are allowed"):
-        ours.encode_chat([HI])
+        ours.encode_chat(Chat((HI,)))
 
 
 BROKEN = {
@@ -130,7 +130,7 @@ async def test_template_when_it_fails_then_only_chat_is_refused(name: str, tmp_p
     engine = LLMEngine.load_model(file, max_model_len=64, max_concurrent=1, threads=1, progress=lambda *_: None)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match=said) as raised:
-            engine.encode_chat([HI])
+            engine.encode_chat(Chat((HI,)))
         assert (raised.value.param, raised.value.http_status) == ("messages", 400)
     stop = StopConditions(max_tokens=3, ignore_eos=True)
     assert len([delta async for delta in generate(engine, engine.encode("Hi"), stop)]) == 3

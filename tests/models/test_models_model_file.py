@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from llm_runtime.llm_files import (
+from models.model_files import (
     EOS,
     HEAD_DIM,
     HEADS,
@@ -21,11 +21,11 @@ from llm_runtime.llm_files import (
 )
 
 from headrace.errors import CannotStart, InvalidModel
-from headrace_llm.config import ARCHITECTURES
 from headrace_llm.engine import LLMEngine
-from headrace_llm.gguf import TensorType
-from headrace_llm.model_file import ModelFile
-from headrace_llm.vocabulary import END_TEXTS, PRE_TOKENIZERS
+from headrace_models.config import ARCHITECTURES
+from headrace_models.gguf import TensorType
+from headrace_models.model_file import ModelFile
+from headrace_models.vocabulary import END_TEXTS, PRE_TOKENIZERS
 
 COUNT = len(TOKENS)
 
@@ -179,7 +179,7 @@ def test_cache_when_it_does_not_fit_then_size_and_fields_named(tmp_path: Path) -
     with pytest.raises(CannotStart) as raised:
         loaded(tmp_path, GGUFModel(), max_concurrent=concurrent)
     size = 2 * concurrent * 64 * WIDTH // HEADS * 2 * 4 / 2**30
-    assert f"the KV cache of {size:.1f} GiB, for {concurrent} requests of 64 tokens" in str(raised.value)
+    assert f"the KV cache of {size:.1f} GiB, for {64 * concurrent} tokens" in str(raised.value)
     assert "spec.runtime.llm.maxModelLen or maxConcurrentRequests" in str(raised.value)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from headrace.errors import InvalidModel
-from headrace_llm.gguf import GGUFFile
+from headrace_models.gguf import GGUFFile
 
 ARCHITECTURES = ("llama",)
 MAX_VALUE = 1e9
@@ -33,7 +34,7 @@ _READ = frozenset(
         "vocab_size",
     }
 )
-"""Keys of the architecture that `LlamaConfig.of` reads."""
+"""Keys of the architecture that `DecoderConfig.of` reads."""
 _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "rope.scaling.type": ("none", "linear"),  # linear: by the factor, which has its own key, with or without a type
     "rope.scaling.factor": (0, 1),
@@ -58,10 +59,21 @@ _ALWAYS_WITHOUT_EFFECT = frozenset({"rope.scaling.finetuned", "rope.scaling.orig
 """Keys that only describe a scaling with its own key."""
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaConfig:
-    """Sizes are counts, not bytes."""
+class Activation(StrEnum):
+    """The function of the gate in the feed-forward block."""
 
+    SILU = "silu"
+    GELU_TANH = "gelu-tanh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a decoder of any supported family: families differ in these values only. Sizes are counts.
+
+    Every loader provides queries and keys whose rotated pairs are (i, i + head_dim / 2), and norm weights as factors.
+    """
+
+    family: str
     layers: int
     width: int
     heads: int
@@ -71,11 +83,41 @@ class LlamaConfig:
     vocabulary: int
     context: int
     """Longest training sequence, tokens."""
-    rope_theta: float
     norm_epsilon: float
+    rope_theta: float
+    rope_factors: tuple[float, ...] = ()
+    """Divisors of the rotation frequencies, [head_dim / 2] (Llama 3); empty: 1."""
+    rope_scale: float = 1.0
+    """Factor of the positions (1 / factor of linear RoPE scaling), for layers without a window."""
+    qkv_bias: bool = False
+    """Qwen2."""
+    qk_norm: bool = False
+    """RMS norm of each head of queries and keys before the rotation (Qwen3, Gemma 3)."""
+    post_norms: bool = False
+    """Further norms after attention and after the feed-forward block, before they are added (Gemma)."""
+    activation: Activation = Activation.SILU
+    embedding_scale: float = 1.0
+    """Gemma: the square root of the width."""
+    attention_scale: float = 0.0
+    """Factor of the scores; 0: head_dim ** -0.5."""
+    windows: tuple[int, ...] = ()
+    """Per layer, positions that a query attends to, its own included; 0: all. Empty: 0 for all layers."""
+    window_rope_theta: float = 0.0
+    """RoPE's base of layers with a window; 0: `rope_theta` (Gemma 3 has another)."""
+    tied: bool = True
+    """Whether the output matrix is the embedding."""
+
+    @property
+    def score_factor(self) -> float:
+        """Return the factor of the attention scores."""
+        return self.attention_scale or self.head_dim**-0.5
+
+    def window(self, layer: int) -> int:
+        """Return how many positions a query of this layer attends to; 0: all."""
+        return self.windows[layer] if self.windows else 0
 
     @classmethod
-    def of(cls, file: GGUFFile) -> LlamaConfig:
+    def of(cls, file: GGUFFile) -> DecoderConfig:
         """Return the configuration. Raises InvalidModel: for the architecture first, then encodings, then the rest.
 
         That order is a person's: whether a model can be served at all comes before how it has to be prepared.
@@ -107,6 +149,7 @@ class LlamaConfig:
                 f"{rows} rows of embedding for {header.name('vocab_size')} = {header.get('vocab_size')}"
             )
         return cls(
+            family="llama",
             layers=header.count("block_count"),
             width=width,
             heads=heads,
@@ -117,6 +160,7 @@ class LlamaConfig:
             context=header.count("context_length"),
             rope_theta=header.number("rope.freq_base", 10000.0),
             norm_epsilon=header.number("attention.layer_norm_rms_epsilon"),
+            tied="output.weight" not in tensors,
         )
 
 

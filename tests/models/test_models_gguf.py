@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidModel
-from headrace_llm.config import LlamaConfig
-from headrace_llm.gguf import GGUFFile, TensorInfo
-from headrace_llm.quant import dequantise, rows_of
-from headrace_llm.weights import Part, WeightLoader
+from headrace_models.config import DecoderConfig
+from headrace_models.gguf import GGUFFile, TensorInfo
+from headrace_models.quant import dequantise, rows_of
+from headrace_models.weights import Part, WeightLoader
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
@@ -92,7 +92,7 @@ def test_file_when_bytes_are_broken_then_read_or_invalid(small: Path, tmp_path: 
         file = GGUFFile(broken)
         for tensor in file.tensors.values():
             assert dequantised(file, tensor).shape == tensor.shape
-        LlamaConfig.of(file)
+        DecoderConfig.of(file)
     except InvalidModel:
         return
 

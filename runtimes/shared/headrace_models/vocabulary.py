@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.errors import InvalidModel
-from headrace_llm.gguf import GGUFFile
+from headrace_models.gguf import GGUFFile
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import assert_never
 
 import torch
 
-from headrace_llm.gguf import ENCODINGS, GGUFFile, TensorInfo, TensorType
+from headrace_models.gguf import ENCODINGS, GGUFFile, TensorInfo, TensorType
 
 _PASS_VALUES = 1 << 18
 """Values decoded at a time, 1 MB: more would not fit the cache between two passes, less would cost calls."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from headrace.errors import CannotStart, InvalidModel
-from headrace_llm.gguf import GGUFFile, TensorInfo
-from headrace_llm.quant import dequantise, rows_of
+from headrace_models.gguf import GGUFFile, TensorInfo
+from headrace_models.quant import dequantise, rows_of
 
 ALIGNMENT = 64
 """Alignment of each weight: a cache line, and the widest vector register."""

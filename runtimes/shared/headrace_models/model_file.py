@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.errors import InvalidModel
-from headrace_llm.config import LlamaConfig
-from headrace_llm.gguf import GGUFFile
-from headrace_llm.vocabulary import Vocabulary
+from headrace_models.config import DecoderConfig
+from headrace_models.gguf import GGUFFile
+from headrace_models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +16,14 @@ class ModelFile:
     """An open file of a model that this runtime serves."""
 
     gguf: GGUFFile
-    config: LlamaConfig
+    config: DecoderConfig
     vocabulary: Vocabulary
 
     @classmethod
     def open(cls, path: Path) -> ModelFile:
         """Open and check the file. Raises InvalidModel."""
         gguf = GGUFFile(path)
-        config, vocabulary = LlamaConfig.of(gguf), Vocabulary.of(gguf)
+        config, vocabulary = DecoderConfig.of(gguf), Vocabulary.of(gguf)
         if len(vocabulary.tokens) != config.vocabulary:
             # A token without a row would break the step of every request in it; a row without a token has no text.
             raise InvalidModel(

@@ -8,10 +8,10 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from headrace.errors import InvalidModel
-from headrace.serving.engine import ChatMessage
-from headrace_llm.chat_template import ChatTemplate
-from headrace_llm.model_file import ModelFile
-from headrace_llm.vocabulary import Vocabulary
+from headrace.serving.engine import Chat
+from headrace_models.chat_template import ChatTemplate
+from headrace_models.model_file import ModelFile
+from headrace_models.vocabulary import Vocabulary
 
 
 class ModelTokenizer:
@@ -35,7 +35,7 @@ class ModelTokenizer:
         """Return the token ids; special tokens in the text are recognised, as in other engines."""
         return self._prefix + self._encode(text)
 
-    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
+    def encode_chat(self, chat: Chat) -> list[int]:
         """Return the token ids of a conversation, ready for the answer.
 
         Raises InvalidRequest if the template rejects the conversation.
@@ -43,7 +43,7 @@ class ModelTokenizer:
         As in transformers, the rendered text is encoded as a whole: a message that contains the model's special tokens
         can imitate a turn. A role is therefore no proof of the author.
         """
-        return self._encode(self._template.render(messages))
+        return self._encode(self._template.render(list(chat.messages)))
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""

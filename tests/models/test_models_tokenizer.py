@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from llm_runtime.llm_reference import PROMPTS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from headrace.serving.engine import ChatMessage
-from headrace_llm.model_file import ModelFile
-from headrace_llm.tokenizer import ModelTokenizer
+from headrace.serving.engine import Chat, ChatMessage
+from headrace_models.model_file import ModelFile
+from headrace_models.tokenizer import ModelTokenizer
 
 TEXTS = (*PROMPTS, "<|im_start|>user\nhi<|im_end|>", "0123 4567", "  spaces   and\ttabs ", "e\u0301 é", "👩‍👩‍👧‍👦")
 
@@ -43,7 +43,7 @@ def test_conversation_then_its_ids_equal_transformers(ours: ModelTokenizer, thei
         {"role": "user", "content": "Why?"},
     ]
     expected = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert ours.encode_chat([ChatMessage(**turn) for turn in turns]) == expected
+    assert ours.encode_chat(Chat(tuple(ChatMessage(turn["role"], turn["content"]) for turn in turns))) == expected
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from llm_runtime.llm_files import GGUFModel
-from llm_runtime.test_llm_model_file import loaded
+from models.model_files import GGUFModel
+from models.test_models_model_file import loaded
 
 from headrace.errors import CannotStart
-from headrace_llm import model
-from headrace_llm.memory import Memory, read_memory
+from headrace_models import torch_decoder
+from headrace_models.memory import Memory, read_memory
 
 GIB = 1 << 30
 
@@ -51,12 +51,12 @@ def test_memory_when_version_1_limits_it_then_that_counts(tmp_path: Path, at: st
 
 
 def _has(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "read_memory", lambda: memory)
+    monkeypatch.setattr(torch_decoder, "read_memory", lambda: memory)
 
 
 def test_cache_when_it_can_never_fit_then_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _has(Memory(GIB, GIB), monkeypatch)
-    with pytest.raises(CannotStart, match=r"the KV cache of .* for 1048576 requests of 64 tokens, does not fit into"):
+    with pytest.raises(CannotStart, match=r"the KV cache of .* for 67108864 tokens, does not fit into"):
         loaded(tmp_path, GGUFModel(), max_concurrent=1 << 20)
 
 
