@@ -12,6 +12,7 @@ import headrace.control.metrics
 import headrace_operator.metrics
 from generators.markdown import code, codes, table
 from generators.source import constants
+from headrace.metrics import node as node_names
 from headrace.metrics import runtime as names
 from headrace.runtimes.registry import PROFILES
 from headrace.serving.engine import Engine, FinishReason
@@ -21,6 +22,7 @@ from headrace_gateway.metrics import GatewayMetrics
 
 Row = tuple[str, str, str, str]
 
+_LABELLED = re.compile(r"(?P<kind>Gauge|Counter)(?: by (?P<labels>[^:]+))?: (?P<meaning>.+)", re.DOTALL)
 _DOCSTRING = re.compile(r"(?P<kind>Gauge|Counter|Histogram)[^:]*: (?P<meaning>.+)", re.DOTALL)
 
 
@@ -36,6 +38,16 @@ def gateway() -> str:
     metrics.unknown.codes[200] += 1
     metrics.unknown.retries["connect-failed"] += 1
     return _table(_exposed(metrics.exposition()).values())
+
+
+def node() -> str:
+    """Return the metrics of the node agent, by their constants."""
+    found = ((each.value, _LABELLED.match(each.meaning)) for each in constants(node_names))
+    return _table(
+        _row(name, match["kind"].lower(), re.findall(r"`(\w+)`", match["labels"] or ""), _capital(match["meaning"]))
+        for name, match in found
+        if match
+    )
 
 
 def runtime() -> str:
@@ -62,8 +74,12 @@ def _own() -> Iterator[tuple[str, Row]]:
     """Yield name and row of the constants that can be an engine's own metric: one with the label of the model only."""
     for each in constants(names):
         if found := _DOCSTRING.match(each.meaning):
-            meaning = found["meaning"][0].upper() + found["meaning"][1:]
-            yield each.value, _row(each.value, found["kind"].lower(), (names.MODEL_LABEL,), meaning)
+            row = _row(each.value, found["kind"].lower(), (names.MODEL_LABEL,), _capital(found["meaning"]))
+            yield each.value, row
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _table(rows: Iterable[Row]) -> str:

@@ -32,6 +32,7 @@ def parts() -> Mapping[str, Callable[[], str]]:
         "errors of requests": errors.requests,
         "event reasons": reasons.event_reasons,
         "gateway metrics": metrics.gateway,
+        "node metrics": metrics.node,
         "operations": operations.operations,
         "operator metrics": metrics.operator,
         "other errors": errors.others,

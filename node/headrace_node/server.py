@@ -24,6 +24,7 @@ from headrace.agent import messages
 from headrace.agent.errors import AgentVersionMismatch, InvalidMessage, TooManySessions
 from headrace.agent.messages import HELLO, VERSION, Received
 from headrace.errors import HeadraceError
+from headrace.unix_socket import address_of
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ class AgentServer:
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            listener.bind(str(path))
+            with address_of(path) as address:
+                listener.bind(address)
             path.chmod(mode)
             listener.listen(_BACKLOG)
         except OSError:

@@ -47,10 +47,14 @@ ALLOWED_ORIGINS = "HEADRACE_ALLOWED_ORIGINS"
 """Comma-separated origins (`https://chat.example`) of web pages whose requests such a server accepts in addition to
 those of this machine. Empty by default: otherwise any page could start models. No CORS headers are sent: pages cannot
 read responses."""
+AGENT_SOCKET = "HEADRACE_AGENT_SOCKET"
+"""Path of the node agent's Unix socket, in pods that have the volume of the node agent."""
+AGENT_SOCKET_NAME = "agent.sock"
+"""Name of that socket in the directory that is the volume."""
 SET_IN_PODS = (
     *(NAMESPACE, MODEL_DEPLOYMENT, REVISION, POD_NAME, POD_IP),
     *(NATS_URL, NATS_USER, NATS_PASSWORD),
-    *(SOURCE_URI, MODEL_PATH, MODEL_NAME, TERMINATION_MESSAGE_PATH, GRACE_SECONDS, MAX_BODY_BYTES),
+    *(SOURCE_URI, MODEL_PATH, MODEL_NAME, TERMINATION_MESSAGE_PATH, GRACE_SECONDS, MAX_BODY_BYTES, AGENT_SOCKET),
 )
 """Variables that headrace sets in the pods of a model, in a cluster and in local mode: `spec.template.env` must not set
 them. Adding a name here makes stored resources invalid that already use it."""

@@ -93,7 +93,7 @@ def test_chart_when_it_names_images_then_they_are_the_built_ones() -> None:
 
 def test_chart_when_it_names_pod_images_then_reconcile_uses_them() -> None:
     keys = {key for image in platform_images() for key in (image.key, image.gpu_key) if key}
-    assert set(chart_images()) - {"operator", "gateway", "nats"} == keys
+    assert set(chart_images()) - {"operator", "gateway", "node", "nats"} == keys
 
 
 def test_extra_for_all_when_installed_then_it_has_every_extra() -> None:

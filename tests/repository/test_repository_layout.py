@@ -21,6 +21,7 @@ NOT_OF_THE_CORE = {
     "kubernetes_operator": "headrace_operator",  # so is `operator`
     "llm_runtime": "headrace_llm",
     "models": "headrace_models",
+    "node": "headrace_node",
     "repository": "files of the checkout",
 }
 """The subject of each folder of tests that has not the name of a module of headrace."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 from headrace.agent import messages
 from headrace.agent.errors import AgentError, AgentUnavailable, InvalidMessage, from_report
 from headrace.agent.messages import Received
+from headrace.unix_socket import address_of
 
 _REPLY_SECONDS = 60.0
 """Default time limit of a call: sealing an object of several GB hashes it first."""
@@ -46,7 +47,8 @@ class AgentConnection:
         _OPEN.add(self)
         try:
             self._socket.settimeout(_CONNECT_SECONDS)
-            self._socket.connect(str(path))
+            with address_of(path) as address:
+                self._socket.connect(address)
             answer = self.call(messages.HELLO, {"version": messages.VERSION}).body
             self._socket.settimeout(reply_seconds)
         except OSError as error:

@@ -26,7 +26,7 @@ from headrace.errors import (
 )
 from headrace.kinds.registry import KINDS
 from headrace.local.home import InstanceHome, home_fault
-from headrace.local.unix_socket import address_of
+from headrace.unix_socket import address_of
 
 DEFAULT_NAMESPACE = "default"
 """Default of `-n`."""

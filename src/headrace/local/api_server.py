@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from headrace.local.home import home_fault
-from headrace.local.unix_socket import address_of
+from headrace.unix_socket import address_of
 
 BACKLOG = 128
 MAX_CONNECTIONS = 512

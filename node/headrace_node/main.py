@@ -1,0 +1,47 @@
+"""`headrace-node`: the node agent, its CSI service, and the keeper of its memory."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from headrace.errors import HeadraceError, system_fault
+from headrace.termination import write_termination_message
+from headrace_node.settings import AgentSettings, CsiSettings, parse
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent or the CSI service; return the exit code."""
+    settings = parse(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        _program(settings)()
+    except HeadraceError as error:
+        return _failed(error)
+    except OSError as error:
+        return _failed(system_fault(error))
+    return 0
+
+
+def _program(settings: AgentSettings | CsiSettings) -> Callable[[], None]:
+    """Return what to run; only that part is imported, as the agent needs no gRPC and the CSI service no store."""
+    if isinstance(settings, AgentSettings):
+        from headrace_node.agent import run as run_agent  # noqa: PLC0415 - see above
+
+        return lambda: run_agent(settings)
+    from headrace_node.csi.process import run as run_csi  # noqa: PLC0415 - see above
+
+    return lambda: run_csi(settings)
+
+
+def _failed(error: HeadraceError) -> int:
+    log.error("%s", error)
+    write_termination_message(str(error))
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The settings of the node agent and of its CSI service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SOCKET_DIRECTORY = Path("/run/headrace-node")
+"""On a file system that a reboot clears, as it does the pods."""
+ADMIN_SOCKET = "admin.sock"
+DEFAULT_STORE_BYTES = 1 << 30
+NODE_NAME = "NODE_NAME"
+"""Variable with the node's name, from the downward API."""
+_KUBELET = Path("/var/lib/kubelet")
+_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Of `headrace-node agent`."""
+
+    socket_directory: Path
+    store_bytes: int
+    metrics_host: str
+    metrics_port: int | None
+
+    @property
+    def admin_socket(self) -> Path:
+        """The socket of `headrace.agent.admin`."""
+        return self.socket_directory / ADMIN_SOCKET
+
+
+@dataclass(frozen=True, slots=True)
+class CsiSettings:
+    """Of `headrace-node csi`."""
+
+    admin_socket: Path
+    csi_socket: Path
+    kubelet_endpoint: Path
+    registration_directory: Path
+    pods_directory: Path
+    node: str
+
+
+def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> AgentSettings | CsiSettings:
+    """Parse the command line; exits with 2 and the usage if it is invalid."""
+    parser = argparse.ArgumentParser(prog="headrace-node", description="Node agent: objects in shared memory for pods.")
+    programs = parser.add_subparsers(dest="program", required=True)
+    _add_agent(programs.add_parser("agent", help="run the agent of this node"))
+    _add_csi(programs.add_parser("csi", help="run the CSI service that mounts the agent's socket into pods"), variables)
+    given = parser.parse_args(arguments)
+    if given.program == "agent":
+        return AgentSettings(
+            socket_directory=given.socket_directory,
+            store_bytes=given.store_bytes,
+            metrics_host=given.metrics_host,
+            metrics_port=given.metrics_port,
+        )
+    return CsiSettings(
+        admin_socket=given.agent_directory / ADMIN_SOCKET,
+        csi_socket=given.csi_socket,
+        kubelet_endpoint=given.kubelet_endpoint,
+        registration_directory=given.registration_directory,
+        pods_directory=given.pods_directory,
+        node=given.node,
+    )
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket-directory",
+        type=Path,
+        default=SOCKET_DIRECTORY,
+        help=f"directory of the admin socket and of the pods' volumes, which must outlive the agent"
+        f" (default {SOCKET_DIRECTORY})",
+    )
+    parser.add_argument(
+        "--store-bytes",
+        type=_bytes,
+        default=DEFAULT_STORE_BYTES,
+        metavar="BYTES",
+        help="memory for objects, in bytes or as 512Mi or 8Gi (default 1Gi). With less than the objects in use, puts"
+        " fail; more than the node can spare takes memory from its pods",
+    )
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve /metrics on (default 127.0.0.1)")
+    parser.add_argument(
+        "--metrics-port", type=int, help="port to serve /metrics, /healthz and /readyz on (default: none)"
+    )
+
+
+def _add_csi(parser: argparse.ArgumentParser, variables: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--agent-directory",
+        type=Path,
+        default=SOCKET_DIRECTORY,
+        help=f"the agent's --socket-directory (default {SOCKET_DIRECTORY})",
+    )
+    parser.add_argument("--csi-socket", type=Path, default=Path("/csi/csi.sock"), help="socket for CSI requests")
+    parser.add_argument(
+        "--kubelet-endpoint",
+        type=Path,
+        default=_KUBELET / "plugins/node.headrace.dev/csi.sock",
+        help="path of --csi-socket as the kubelet sees it",
+    )
+    parser.add_argument(
+        "--registration-directory",
+        type=Path,
+        default=Path("/registration"),
+        help="the kubelet's directory plugins_registry",
+    )
+    parser.add_argument(
+        "--pods-directory",
+        type=Path,
+        default=_KUBELET / "pods",
+        help=f"the kubelet's directory of pods, at the same path as for the kubelet (default {_KUBELET}/pods)",
+    )
+    node = variables.get(NODE_NAME)
+    parser.add_argument("--node", default=node, required=not node, help=f"name of the node (default ${NODE_NAME})")
+
+
+def _bytes(text: str) -> int:
+    """Return a number of bytes: digits, with one of Kubernetes' binary suffixes or none."""
+    number, unit = (text[:-2], _UNITS[text[-2:]]) if text[-2:] in _UNITS else (text, 1)
+    if not number.isascii() or not number.isdecimal() or int(number) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, such as 1073741824 or 1Gi")
+    return int(number) * unit
