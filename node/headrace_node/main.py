@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from headrace.errors import HeadraceError, system_fault
 from headrace.termination import write_termination_message
-from headrace_node.settings import AgentSettings, CsiSettings, parse
+from headrace_node.settings import AgentSettings, KeeperSettings, Settings, parse
 
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the agent or the CSI service; return the exit code."""
+    """Run the agent, the keeper or the CSI service; return the exit code."""
     settings = parse(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -26,12 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _program(settings: AgentSettings | CsiSettings) -> Callable[[], None]:
+def _program(settings: Settings) -> Callable[[], None]:
     """Return what to run; only that part is imported, as the agent needs no gRPC and the CSI service no store."""
     if isinstance(settings, AgentSettings):
         from headrace_node.agent import run as run_agent  # noqa: PLC0415 - see above
 
         return lambda: run_agent(settings)
+    if isinstance(settings, KeeperSettings):
+        from headrace_node.keeper import run as run_keeper  # noqa: PLC0415 - see above
+
+        return lambda: run_keeper(settings.socket)
     from headrace_node.csi.process import run as run_csi  # noqa: PLC0415 - see above
 
     return lambda: run_csi(settings)

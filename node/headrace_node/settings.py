@@ -10,7 +10,7 @@ from pathlib import Path
 
 SOCKET_DIRECTORY = Path("/run/headrace-node")
 """On a file system that a reboot clears, as it does the pods."""
-ADMIN_SOCKET = "admin.sock"
+ADMIN_SOCKET, KEEPER_SOCKET = "admin.sock", "keeper.sock"
 DEFAULT_STORE_BYTES = 1 << 30
 NODE_NAME = "NODE_NAME"
 """Variable with the node's name, from the downward API."""
@@ -24,6 +24,7 @@ class AgentSettings:
 
     socket_directory: Path
     store_bytes: int
+    huge_pages: bool
     metrics_host: str
     metrics_port: int | None
 
@@ -31,6 +32,18 @@ class AgentSettings:
     def admin_socket(self) -> Path:
         """The socket of `headrace.agent.admin`."""
         return self.socket_directory / ADMIN_SOCKET
+
+    @property
+    def keeper_socket(self) -> Path:
+        """The socket of the keeper, if one runs."""
+        return self.socket_directory / KEEPER_SOCKET
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperSettings:
+    """Of `headrace-node keeper`."""
+
+    socket: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +58,25 @@ class CsiSettings:
     node: str
 
 
-def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> AgentSettings | CsiSettings:
+Settings = AgentSettings | KeeperSettings | CsiSettings
+
+
+def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.environ) -> Settings:
     """Parse the command line; exits with 2 and the usage if it is invalid."""
     parser = argparse.ArgumentParser(prog="headrace-node", description="Node agent: objects in shared memory for pods.")
     programs = parser.add_subparsers(dest="program", required=True)
     _add_agent(programs.add_parser("agent", help="run the agent of this node"))
     _add_csi(programs.add_parser("csi", help="run the CSI service that mounts the agent's socket into pods"), variables)
+    keeper = programs.add_parser("keeper", help="hold the agent's objects while it restarts")
+    _add_socket_directory(keeper)
     given = parser.parse_args(arguments)
+    if given.program == "keeper":
+        return KeeperSettings(given.socket_directory / KEEPER_SOCKET)
     if given.program == "agent":
         return AgentSettings(
             socket_directory=given.socket_directory,
             store_bytes=given.store_bytes,
+            huge_pages=given.huge_pages,
             metrics_host=given.metrics_host,
             metrics_port=given.metrics_port,
         )
@@ -69,14 +90,18 @@ def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.env
     )
 
 
-def _add_agent(parser: argparse.ArgumentParser) -> None:
+def _add_socket_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket-directory",
         type=Path,
         default=SOCKET_DIRECTORY,
-        help=f"directory of the admin socket and of the pods' volumes, which must outlive the agent"
+        help="directory of the sockets of agent, keeper and pods, which must outlive the agent"
         f" (default {SOCKET_DIRECTORY})",
     )
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    _add_socket_directory(parser)
     parser.add_argument(
         "--store-bytes",
         type=_bytes,
@@ -84,6 +109,12 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="memory for objects, in bytes or as 512Mi or 8Gi (default 1Gi). With less than the objects in use, puts"
         " fail; more than the node can spare takes memory from its pods",
+    )
+    parser.add_argument(
+        "--huge-pages",
+        action="store_true",
+        help="use the node's reserved huge pages of 2 MiB (vm.nr_hugepages), if some are free; transparent huge pages"
+        " are used without it, if the node offers them for shared memory",
     )
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve /metrics on (default 127.0.0.1)")
     parser.add_argument(
