@@ -1,0 +1,225 @@
+"""The object store's client.
+
+with Store(Path(os.environ[...])) as store:
+tensors = store.put(ObjectClass.UPDATES, array)      # a copy into shared memory
+with store.create(ObjectClass.WEIGHTS, size) as draft:
+file.readinto(draft.memory)                      # written where it stays
+weights = draft.seal()
+same = store.get(weights.key)                        # mapped, nothing is copied
+layer = same.numpy(np.float16, (4096, 4096))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from typing_extensions import Buffer
+
+from headrace.agent import messages
+from headrace.agent.connection import AgentConnection
+from headrace.agent.errors import AgentUnavailable
+from headrace.agent.messages import Received
+from headrace.store.errors import ObjectNotFound, StillMapped
+from headrace.store.keys import ObjectClass
+from headrace.store.views import Lease, Object
+
+_RELEASES = 256
+"""Most keys of one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An object of this tenant in the store."""
+
+    key: str
+    object_class: ObjectClass
+    size: int
+    memory_bytes: int
+    """The size, rounded up to pages."""
+    leases: int
+    pinned: bool
+
+
+class Store:
+    """One session with the object store of this node. Any thread may use it.
+
+    If the agent was restarted, the next call connects again and renews the leases; objects that are already mapped stay
+    valid in any case. A lease ends when the object and all its views are closed or garbage-collected, and is reported
+    with the next call; the leases of a process that crashes end at once.
+
+    Args:
+        path: the agent's Unix socket.
+
+    Raises:
+        AgentUnavailable: no agent. The other errors of `AgentConnection`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = AgentConnection(path)
+        self._lock = threading.Lock()
+        """Guards the connection's replacement and the counts of leases."""
+        self._leases: Counter[str] = Counter()
+        self._ended: deque[str] = deque()
+        """Keys of leases that ended; filled by the garbage collector, which must not take locks."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def tenant(self) -> str:
+        """The tenant, as the agent knows it."""
+        return self._connection.tenant
+
+    def create(self, object_class: ObjectClass, size: int, *, digest: str | None = None) -> Draft:
+        """Return memory of `size` bytes for a new object; use it as a context manager.
+
+        With `digest` (SHA-256 in hexadecimal) the object's key is this digest, and sealing verifies the content;
+        without, the key is random. Raises StoreFull, InvalidObject.
+        """
+        answer = self._call("store.create", {"class": object_class, "size": size, "digest": digest})
+        return Draft(self, answer.body["draft"], answer.fds[0], size)
+
+    def put(self, object_class: ObjectClass, content: Buffer, *, digest: str | None = None) -> Object:
+        """Store a copy of `content`. Raises StoreFull, WrongDigest, InvalidObject.
+
+        An object with this digest that is already there is returned instead, without a copy.
+        """
+        if digest is not None:
+            try:
+                return self.get(digest)
+            except ObjectNotFound:
+                pass
+        source = memoryview(content).cast("B")
+        with self.create(object_class, source.nbytes, digest=digest) as draft:
+            draft.memory[:] = source
+            return draft.seal()
+
+    def get(self, key: str) -> Object:
+        """Map an object. Raises ObjectNotFound."""
+        return self._leased(self._call("store.get", {"key": key}))
+
+    def pin(self, key: str, *, pinned: bool = True) -> None:
+        """Exempt an object from eviction, beyond the life of this process, or not any more. Raises ObjectNotFound."""
+        self._call("store.pin", {"key": key, "pinned": pinned})
+
+    def delete(self, key: str) -> None:
+        """Remove an object; processes that have mapped it keep it until they close it. Raises ObjectNotFound."""
+        self._call("store.delete", {"key": key})
+
+    def objects(self) -> Iterator[Description]:
+        """Yield the tenant's objects, in the order of their keys."""
+        after = ""
+        while page := self._call("store.list", {"after": after}).body["objects"]:
+            for each in page:
+                yield Description(
+                    each["key"],
+                    ObjectClass(each["class"]),
+                    each["size"],
+                    each["memory"],
+                    each["leases"],
+                    each["pinned"],
+                )
+            after = page[-1]["key"]
+
+    def flush(self) -> None:
+        """Report the leases that ended since the last call."""
+        while keys := self._take_ended():
+            with contextlib.suppress(AgentUnavailable):  # all leases of the session ended with it
+                self._connection.call("store.release", {"keys": keys})
+
+    def close(self) -> None:
+        """End the session: drafts are discarded and leases end. Mapped objects stay valid, and may then be evicted."""
+        self._connection.close()
+
+    def _call(self, verb: str, fields: Mapping[str, Any]) -> Received:
+        self.flush()
+        connection = self._connection
+        try:
+            return connection.call(verb, dict(fields))
+        except AgentUnavailable:
+            if connection.closed:
+                return self._reconnected(connection).call(verb, dict(fields))
+            raise
+
+    def _take_ended(self) -> list[str]:
+        with self._lock:
+            keys = [self._ended.popleft() for _ in range(min(_RELEASES, len(self._ended)))]
+            self._leases.subtract(keys)
+            self._leases = +self._leases
+            return keys
+
+    def _reconnected(self, lost: AgentConnection) -> AgentConnection:
+        with self._lock:
+            if self._connection is lost:
+                connection = AgentConnection(self._path)
+                for key in self._leases.elements():
+                    _renew(connection, key)
+                self._connection = connection
+            return self._connection
+
+    def _leased(self, answer: Received) -> Object:
+        key = answer.body["key"]
+        with self._lock:
+            self._leases[key] += 1
+        object_class = ObjectClass(answer.body["class"])
+        return Object.mapped(key, object_class, answer.body["size"], answer.fds[0], Lease(key, self._ended))
+
+
+class Draft:
+    """Memory for a new object; leaving the context discards it unless it was sealed."""
+
+    def __init__(self, store: Store, number: int, fd: int, size: int) -> None:
+        self._store, self._number = store, number
+        try:
+            self._mapping = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        finally:
+            os.close(fd)
+        self._open = True
+        self.memory = memoryview(self._mapping)
+        """The object's bytes, writable until it is sealed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+    def seal(self) -> Object:
+        """Make the content immutable and visible to the tenant, and return the object.
+
+        Raises StillMapped (a view of `memory` still exists in this or another process), WrongDigest.
+        """
+        self.memory.release()
+        try:
+            self._mapping.close()
+        except BufferError as error:
+            self.memory = memoryview(self._mapping)
+            raise StillMapped("views of the draft's memory still exist", hint="Delete them, then seal") from error
+        answer = self._store._call("store.seal", {"draft": self._number})  # noqa: SLF001 - parts of one client
+        self._open = False
+        return self._store._leased(answer)  # noqa: SLF001 - as above
+
+    def abort(self) -> None:
+        """Discard the draft; nothing if it was sealed or the session ended."""
+        if self._open:
+            self._open = False
+            with contextlib.suppress(AgentUnavailable, ObjectNotFound):
+                self._store._call("store.abort", {"draft": self._number})  # noqa: SLF001 - as above
+
+
+def _renew(connection: AgentConnection, key: str) -> None:
+    """Lease an object again; one that is gone stays mapped here, and only here."""
+    with contextlib.suppress(ObjectNotFound):
+        messages.close_all(connection.call("store.get", {"key": key}).fds)
