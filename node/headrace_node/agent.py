@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import time
 from collections.abc import AsyncIterator
 
+from headrace.agent.errors import AgentUnavailable
+from headrace.errors import CannotStart
 from headrace.http.server import http_server, listen
-from headrace_node import admin
+from headrace_node.admin import TENANT, AdminVerbs
 from headrace_node.metrics import NodeMetrics
 from headrace_node.server import AgentServer
 from headrace_node.settings import AgentSettings
+from headrace_node.store.accounts import Limits
+from headrace_node.store.keeping import NO_KEEPER, Keeper, Keeping
+from headrace_node.store.memory import descriptor_limit, offered_pages
+from headrace_node.store.objects import ObjectStore
+from headrace_node.store.verbs import StoreVerbs
 from headrace_node.volumes import Volumes
 from headrace_node.web import web_app
 
@@ -20,10 +29,14 @@ log = logging.getLogger(__name__)
 
 VOLUMES = "volumes"
 """Directory of the pods' volumes in the socket directory."""
+KEEPER_SECONDS = 10.0
+"""How long to wait for the keeper, which starts at the same time."""
+POLL_SECONDS = 0.02
 
 
 def run(settings: AgentSettings) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises HeadraceError or OSError if it cannot start."""
+    descriptor_limit()
     asyncio.run(_run(settings))
 
 
@@ -33,15 +46,43 @@ async def _run(settings: AgentSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     settings.socket_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    async with AgentServer() as server, AgentServer() as operators:
+    store = ObjectStore(_limits(settings), offered_pages(hugetlb=settings.huge_pages), _keeping(settings))
+    async with store, AgentServer() as server, AgentServer() as operators:
+        StoreVerbs(store).register(server)
         volumes = Volumes(server, settings.socket_directory / VOLUMES)
-        admin.register(operators, volumes)
         volumes.restore()
-        operators.listen(settings.admin_socket, admin.TENANT, "admin")
-        async with _web(settings, NodeMetrics(server, volumes)):  # last: then all of it is usable
-            log.info("ready at %s", settings.socket_directory)
+        AdminVerbs(volumes, store).register(operators)
+        operators.listen(settings.admin_socket, TENANT, "admin")
+        async with _web(settings, NodeMetrics(server, volumes, store)):  # last: then all of it is usable
+            log.info("ready at %s with %d objects", settings.socket_directory, store.counters.adopted)
             await stop.wait()
             log.info("stopping")
+
+
+def _limits(settings: AgentSettings) -> Limits:
+    """Return the quotas. Raises CannotStart if they exceed the node or each other."""
+    limits = Limits(
+        total_bytes=settings.store_bytes,
+        tenant_bytes=settings.tenant_bytes,
+        classes=settings.class_bytes,
+        pool_bytes=settings.pool_bytes,
+    )
+    limits.check(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return limits
+
+
+def _keeping(settings: AgentSettings) -> Keeping:
+    """Return the keeper, once it listens. Raises CannotStart if it does not."""
+    if not settings.keeper:
+        return NO_KEEPER
+    deadline = time.monotonic() + KEEPER_SECONDS
+    while True:
+        try:
+            return Keeper(settings.keeper_socket)
+        except AgentUnavailable as error:
+            if time.monotonic() > deadline:
+                raise CannotStart(str(error.message), hint="Start `headrace-node keeper` beside the agent") from error
+        time.sleep(POLL_SECONDS)
 
 
 @contextlib.asynccontextmanager

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from headrace.metrics import node as names
+from headrace.store.keys import ObjectClass
 from headrace_node.server import AgentServer
+from headrace_node.store.objects import ObjectStore
 from headrace_node.volumes import Volumes
+
+_ByClass = Mapping[tuple[str, ObjectClass], int]
 
 
 class NodeMetrics(Collector):
     """Exports the state of the agent's parts."""
 
-    def __init__(self, server: AgentServer, volumes: Volumes) -> None:
+    def __init__(self, server: AgentServer, volumes: Volumes, store: ObjectStore) -> None:
         self._server = server
         self._volumes = volumes
+        self._store = store
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -32,12 +37,50 @@ class NodeMetrics(Collector):
     @override
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics."""
-        yield _by_tenant(names.VOLUMES, "Volumes of pods", (volume.namespace for volume in self._volumes))
-        yield _by_tenant(names.SESSIONS, "Connected clients", (each.tenant for each in self._server.sessions))
+        yield _by_tenant(names.VOLUMES, "Volumes of pods", Counter(each.namespace for each in self._volumes))
+        yield _by_tenant(names.SESSIONS, "Connected clients", Counter(each.tenant for each in self._server.sessions))
+        yield from self._memory()
+        yield from self._counted()
+
+    def _memory(self) -> Iterable[Metric]:
+        accounts, objects, leases = self._store.accounts, _no_counts(), _no_counts()
+        for stored in self._store.objects():
+            key = (stored.record.tenant, stored.record.object_class)
+            objects[key] += 1
+            leases[key] += stored.leases.total()
+        limit = accounts.limits.total_bytes
+        yield GaugeMetricFamily(names.STORE_LIMIT_BYTES, "Memory that the store may use", limit)
+        yield GaugeMetricFamily(names.STORE_POOL_BYTES, "Memory that is ready for objects", self._store.pool.bytes)
+        yield _by_class(GaugeMetricFamily, names.STORE_BYTES, "Memory of objects and drafts", accounts.bytes)
+        yield _by_class(GaugeMetricFamily, names.STORE_OBJECTS, "Sealed objects", objects)
+        yield _by_class(GaugeMetricFamily, names.STORE_LEASES, "Leases of clients", leases)
+
+    def _counted(self) -> Iterable[Metric]:
+        counters = self._store.counters
+        yield _by_class(CounterMetricFamily, names.STORE_PUTS, "Sealed objects", counters.puts)
+        yield _by_class(CounterMetricFamily, names.STORE_HITS, "Requests for a present object", counters.hits)
+        yield _by_class(CounterMetricFamily, names.STORE_EVICTIONS, "Evicted objects", counters.evictions)
+        misses = CounterMetricFamily(names.STORE_MISSES, "Requests for an absent object", labels=[names.TENANT_LABEL])
+        for tenant, count in sorted(counters.misses.items()):
+            misses.add_metric([tenant], count)
+        yield misses
+        yield CounterMetricFamily(names.STORE_REAPED, "Drafts of disconnected clients", counters.reaped_drafts)
+        yield CounterMetricFamily(names.STORE_ADOPTED, "Objects of the former agent", counters.adopted)
 
 
-def _by_tenant(name: str, text: str, tenants: Iterable[str]) -> Metric:
+def _no_counts() -> Counter[tuple[str, ObjectClass]]:
+    return Counter()
+
+
+def _by_tenant(name: str, text: str, counts: Mapping[str, int]) -> Metric:
     gauge = GaugeMetricFamily(name, text, labels=[names.TENANT_LABEL])
-    for tenant, count in sorted(Counter(tenants).items()):
+    for tenant, count in sorted(counts.items()):
         gauge.add_metric([tenant], count)
     return gauge
+
+
+def _by_class(kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, text: str, counts: _ByClass) -> Metric:
+    family = kind(name, text, labels=[names.TENANT_LABEL, names.CLASS_LABEL])
+    for (tenant, object_class), count in sorted(counts.items()):
+        family.add_metric([tenant, object_class], count)
+    return family

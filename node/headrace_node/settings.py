@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.agent.admin import SOCKET_NAME as ADMIN_SOCKET
+from headrace.store.keys import ObjectClass
+
 SOCKET_DIRECTORY = Path("/run/headrace-node")
 """On a file system that a reboot clears, as it does the pods."""
-ADMIN_SOCKET, KEEPER_SOCKET = "admin.sock", "keeper.sock"
+KEEPER_SOCKET = "keeper.sock"
 DEFAULT_STORE_BYTES = 1 << 30
+_TENANT_SHARE, _POOL_SHARE = 2, 8
+"""Of the store: the default quota of a tenant, and the default of ready segments."""
 NODE_NAME = "NODE_NAME"
 """Variable with the node's name, from the downward API."""
 _KUBELET = Path("/var/lib/kubelet")
@@ -24,7 +29,11 @@ class AgentSettings:
 
     socket_directory: Path
     store_bytes: int
+    tenant_bytes: int
+    class_bytes: Mapping[ObjectClass, int]
+    pool_bytes: int
     huge_pages: bool
+    keeper: bool
     metrics_host: str
     metrics_port: int | None
 
@@ -76,7 +85,11 @@ def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.env
         return AgentSettings(
             socket_directory=given.socket_directory,
             store_bytes=given.store_bytes,
+            tenant_bytes=given.tenant_bytes or given.store_bytes // _TENANT_SHARE,
+            class_bytes=dict(given.class_bytes),
+            pool_bytes=given.store_bytes // _POOL_SHARE if given.pool_bytes is None else given.pool_bytes,
             huge_pages=given.huge_pages,
+            keeper=given.keeper,
             metrics_host=given.metrics_host,
             metrics_port=given.metrics_port,
         )
@@ -109,6 +122,33 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="memory for objects, in bytes or as 512Mi or 8Gi (default 1Gi). With less than the objects in use, puts"
         " fail; more than the node can spare takes memory from its pods",
+    )
+    parser.add_argument(
+        "--tenant-bytes",
+        type=_bytes,
+        metavar="BYTES",
+        help="quota of each tenant (default: half of the store, so that no tenant can fill it alone)",
+    )
+    parser.add_argument(
+        "--class-bytes",
+        type=_class_bytes,
+        action="append",
+        default=[],
+        metavar="CLASS=BYTES",
+        help=f"quota of a class of objects ({', '.join(ObjectClass)}) of all tenants together; may be repeated"
+        " (default: the whole store)",
+    )
+    parser.add_argument(
+        "--pool-bytes",
+        type=_bytes,
+        metavar="BYTES",
+        help="memory that is kept ready for the next objects once there were some, part of the store (default: an"
+        " eighth of it). With less, large puts are slower; with more, it is resident without being used",
+    )
+    parser.add_argument(
+        "--keeper",
+        action="store_true",
+        help="let `headrace-node keeper`, in the same directory, hold the objects, so that a restart loses none",
     )
     parser.add_argument(
         "--huge-pages",
@@ -150,6 +190,13 @@ def _add_csi(parser: argparse.ArgumentParser, variables: Mapping[str, str]) -> N
     )
     node = variables.get(NODE_NAME)
     parser.add_argument("--node", default=node, required=not node, help=f"name of the node (default ${NODE_NAME})")
+
+
+def _class_bytes(text: str) -> tuple[ObjectClass, int]:
+    name, equals, number = text.partition("=")
+    if not equals or name not in set(ObjectClass):
+        raise argparse.ArgumentTypeError(f"{text!r} is not CLASS=BYTES; the classes are {', '.join(ObjectClass)}")
+    return ObjectClass(name), _bytes(number)
 
 
 def _bytes(text: str) -> int:

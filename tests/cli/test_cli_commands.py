@@ -89,6 +89,7 @@ WORDS = {
     "keys create": "keys create x",
     "keys revoke": "keys revoke x",
     "down": "down",
+    "node": "node",
 }
 
 

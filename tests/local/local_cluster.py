@@ -108,7 +108,7 @@ def secret(name: str, labels: dict[str, str] | None = None, **data: str) -> Mani
 
 @asynccontextmanager
 async def running(directory: Path, backoff: Backoff = QUICK) -> AsyncIterator[LocalCluster]:
-    cluster = LocalCluster(directory / "state.sqlite", directory / "pods", backoff)
+    cluster = LocalCluster(directory / "state.sqlite", directory / "pods", backoff, volumes=directory / "node")
     await cluster.start()
     try:
         yield cluster

@@ -14,6 +14,7 @@ from typing import Any, Self
 import grpc
 from typing_extensions import override
 
+from headrace.agent.admin import AdminClient
 from headrace_node.csi.messages import TYPES
 
 START_SECONDS = 20.0
@@ -55,7 +56,8 @@ class Program:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
-        self.process.send_signal(number)
+        if self.process.poll() is None:
+            self.process.send_signal(number)
         return self.process.wait(START_SECONDS)
 
 
@@ -64,13 +66,27 @@ class Agent(Program):
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.admin_socket = directory / "admin.sock"
+        self.admin = AdminClient(self.admin_socket)
         self.admin_socket.unlink(missing_ok=True)
         super().__init__(*PYTHON, "agent", "--socket-directory", str(directory), *options)
 
     @override
     def ready(self) -> bool:
-        """Whether it listens on the admin socket, which it does last."""
-        return self.admin_socket.exists()
+        """Whether the last of its parts has been started."""
+        return self.admin.is_reachable()
+
+
+class Keeper(Program):
+    """The keeper of an agent's objects."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "keeper.sock"
+        super().__init__(*PYTHON, "keeper", "--socket-directory", str(directory))
+
+    @override
+    def ready(self) -> bool:
+        """Whether it listens."""
+        return self.socket.exists()
 
 
 class Csi(Program):

@@ -28,14 +28,14 @@ POD = {
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    with Agent(tmp_path / "a") as started:
+def agent(short_path: Path) -> Iterator[Agent]:
+    with Agent(short_path / "a") as started:
         yield started
 
 
 @pytest.fixture
-def csi(agent: Agent, tmp_path: Path) -> Iterator[Csi]:
-    with Csi(agent.admin_socket.parent, tmp_path) as started:
+def csi(agent: Agent, short_path: Path) -> Iterator[Csi]:
+    with Csi(agent.admin_socket.parent, short_path) as started:
         yield started
 
 

@@ -7,8 +7,9 @@ import queue
 import signal
 
 from headrace.agent.admin import AdminClient
+from headrace.api.vocabulary import NODE_DRIVER
 from headrace.errors import CannotStart
-from headrace_node.csi.service import DRIVER, Endpoints, serve
+from headrace_node.csi.service import Endpoints, serve
 from headrace_node.csi.volumes import Volumes
 from headrace_node.settings import CsiSettings
 
@@ -24,7 +25,7 @@ def run(settings: CsiSettings) -> None:
         signal.signal(number, lambda *_: ends.put(""))
     endpoints = Endpoints(
         csi=settings.csi_socket,
-        registration=settings.registration_directory / f"{DRIVER}-reg.sock",
+        registration=settings.registration_directory / f"{NODE_DRIVER}-reg.sock",
         csi_of_kubelet=settings.kubelet_endpoint,
     )
     volumes = Volumes(AdminClient(settings.admin_socket), settings.pods_directory)

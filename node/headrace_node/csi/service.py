@@ -16,14 +16,13 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
+from headrace.api.vocabulary import NODE_DRIVER
 from headrace.errors import HeadraceError
 from headrace_node.csi.messages import PublishRequest, RegistrationStatus, UnpublishRequest, encode
 from headrace_node.csi.volumes import InvalidVolume, Volumes
 
 log = logging.getLogger(__name__)
 
-DRIVER = "node.headrace.dev"
-"""Name of the CSIDriver object, in `spec.volumes[].csi.driver` of pods."""
 CSI_VERSIONS = ("1.0.0",)
 """Versions of the CSI specification, as the kubelet's registration names them."""
 WORKERS = 4
@@ -88,7 +87,9 @@ Handlers: TypeAlias = dict[str, Handler]
 def _csi(volumes: Volumes, node: str) -> dict[str, Handlers]:
     return {
         "csi.v1.Identity": {
-            "GetPluginInfo": _fixed(encode("GetPluginInfoResponse", name=DRIVER, vendor_version=version("headrace"))),
+            "GetPluginInfo": _fixed(
+                encode("GetPluginInfoResponse", name=NODE_DRIVER, vendor_version=version("headrace"))
+            ),
             "GetPluginCapabilities": _fixed(b""),
             "Probe": _fixed(encode("ProbeResponse", ready={"value": True})),
         },
@@ -104,11 +105,13 @@ def _csi(volumes: Volumes, node: str) -> dict[str, Handlers]:
 def _registration(endpoint: Path, on_refused: Callable[[str], None]) -> dict[str, Handlers]:
     def notified(status: RegistrationStatus) -> None:
         if status.registered:
-            log.info("the kubelet has registered the driver %s", DRIVER)
+            log.info("the kubelet has registered the driver %s", NODE_DRIVER)
         else:
             on_refused(status.error)
 
-    info = encode("PluginInfo", type="CSIPlugin", name=DRIVER, endpoint=str(endpoint), supported_versions=CSI_VERSIONS)
+    info = encode(
+        "PluginInfo", type="CSIPlugin", name=NODE_DRIVER, endpoint=str(endpoint), supported_versions=CSI_VERSIONS
+    )
     return {
         "pluginregistration.Registration": {
             "GetInfo": _fixed(info),

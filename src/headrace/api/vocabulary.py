@@ -10,6 +10,8 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 CATEGORY = "headrace"
 FIELD_MANAGER = "headrace-operator"
+NODE_DRIVER = "node.headrace.dev"
+"""CSI driver of the inline volumes that hold the node agent's socket."""
 MODEL_DEPLOYMENT = "ModelDeployment"
 """Kind of the resource that serves a model."""
 

@@ -144,7 +144,7 @@ class ApiClient:
             connection.request(method, path, payload, {"Content-Type": content_type})
             response = connection.getresponse()
         except (FileNotFoundError, ConnectionError) as error:
-            raise _not_running(self._socket_path.parent) from error
+            raise not_running(self._socket_path.parent) from error
         except TimeoutError as error:
             raise NotRunning(
                 f"the instance did not respond within {RESPONSE_SECONDS:.0f} s",
@@ -184,7 +184,7 @@ def instance_option(name: str) -> str:
     return "" if name == DEFAULT_INSTANCE else f" --instance {name}"
 
 
-def _not_running(directory: Path) -> NotRunning:
+def not_running(directory: Path) -> NotRunning:
     """Return an error that lists the running instances, because the option may be wrong or missing."""
     name, root = directory.name, directory.parent.parent
     others = sorted(path.name for path in directory.parent.glob("*") if path.name != name)

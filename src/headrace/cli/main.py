@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "logs": "print the log of a model's pod",
     "wait": "wait until a resource has a condition",
     "chat": "talk to a model through the gateway",
+    "node": "list what the node agent holds, for whom, and its hit ratios",
     "keys": "create, list and revoke API keys",
     "doctor": "check the requirements on this machine",
     "version": "print the version",

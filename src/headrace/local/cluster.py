@@ -60,15 +60,24 @@ class LocalCluster:
     """For use in one event loop. `start` reads the stored objects; `stop` ends every pod.
 
     `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
-    `home` is that of headrace, with the models: no mount path of a volume replaces a path in it.
+    `home` is that of headrace, with the models: no mount path of a volume replaces a path in it. `volumes` has a
+    directory with the node agent's socket for each namespace.
     """
 
-    def __init__(self, database: Path, pods: Path, backoff: Backoff | None = None, home: Path | None = None) -> None:
+    def __init__(
+        self,
+        database: Path,
+        pods: Path,
+        backoff: Backoff | None = None,
+        *,
+        home: Path | None = None,
+        volumes: Path | None = None,
+    ) -> None:
         self.index = ObjectIndex()
         self._database = database
         self._pods_directory = pods
         self._store: Store | None = None
-        self._pods = PodSet(self.index, Directories(home or pods, pods), backoff or Backoff())
+        self._pods = PodSet(self.index, Directories(home or pods, pods, volumes), backoff or Backoff())
         self._relations = Relations()
         self._stored: set[ObjectKey] = set()
         """The objects of users. None of them is a child, whatever its ownerReferences are."""

@@ -128,6 +128,11 @@ class InstanceHome:
         return self.directory / "gateway"
 
     @property
+    def node(self) -> Path:
+        """The node agent's sockets."""
+        return self.directory / "node"
+
+    @property
     def logs(self) -> Path:
         """The output of the platform's processes."""
         return self.directory / "logs"
@@ -151,7 +156,7 @@ class InstanceHome:
         try:
             for directory in (self.root, self.models, self.directory.parent):
                 directory.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-            for directory in (self.directory, self.nats, self.gateway, self.logs):
+            for directory in (self.directory, self.nats, self.gateway, self.node, self.logs):
                 directory.mkdir(mode=_PRIVATE_DIRECTORY, exist_ok=True)
                 if directory.stat().st_uid != os.geteuid():
                     raise CannotStart(f"{directory} belongs to another user", hint=f"Set {HOME_VARIABLE} to your own")

@@ -3,7 +3,7 @@
 The start order, with parallel steps where possible; the stop order is the reverse:
 
     lock  →  NATS, and the gateway on its socket  →  local cluster, reconcile loop  →  API socket  →  files applied
-          →  presence of the gateway  →  instance.json
+          →  presence of the gateway  →  node agent, without waiting for it  →  instance.json
 
 If a step fails, everything that was started is ended. Stopping is bounded: the gateway finishes its requests in flight,
 then the pods end, NATS last. A second Ctrl-C kills all of them. If this process itself is killed, the kernel ends its
@@ -38,6 +38,7 @@ from headrace.local.gateway_process import DEFAULT_PORT, GRACE_SECONDS, STOP_SEC
 from headrace.local.home import InstanceHome, Record, home_fault
 from headrace.local.leftovers import LIFE_VARIABLE, Life, end_processes
 from headrace.local.nats_server import NatsServer
+from headrace.local.node_agent import NodeAgent
 from headrace.local.objects import Objects
 from headrace.local.pods import MAX_LOG_BYTES, TRIM_SECONDS
 from headrace.reconcile.world import Manifest, Settings
@@ -105,7 +106,10 @@ class _Instance:
         self._gateway = gateway(
             self._listener, self._home.gateway, self._home.logs / GATEWAY_LOG, self._nats.url, self._nats.gateway
         )
-        self._cluster = LocalCluster(self._home.state, self._home.logs / "pods", home=self._home.root)
+        self._agent = NodeAgent(self._home)
+        self._cluster = LocalCluster(
+            self._home.state, self._home.logs / "pods", home=self._home.root, volumes=self._agent.volumes
+        )
         self._objects = Objects(self._cluster, self._admit)
         self._record = Record(
             instance=self._home.name,
@@ -171,6 +175,7 @@ class _Instance:
         for manifest in self._options.manifests:
             self._objects.apply(manifest)
         await self._wait_for_gateway(gateway_present)
+        tasks.create_task(self._agent.run(self._report_agent))
         await self._wait_for_routes(self._loop)
         self._record.write(self._home)
         self._on_event("ready", self._endpoint)
@@ -184,6 +189,7 @@ class _Instance:
             task.cancel()  # from here on, nothing is started
         await self._gateway.stop(STOP_SECONDS)
         await self._cluster.stop(PODS_GRACE_SECONDS)
+        await self._agent.stop()
         self._streams_end.set()
         self._api.stop()
         if self._client is not None:
@@ -223,9 +229,13 @@ class _Instance:
                         os.truncate(path, 0)
 
     def _admit(self, namespace: str) -> None:
-        """Admit the runtimes of a namespace to NATS: their login is in a Secret, as in a cluster."""
+        """Admit the runtimes of a namespace to NATS, by a login in a Secret as in a cluster, and to the node agent."""
         login = self._nats.admit(namespace)
         self._cluster.provide_secret(namespace, NATS_SECRET, {"user": login.user, "password": login.password})
+        self._agent.admit(namespace)
+
+    def _report_agent(self, cause: str) -> None:
+        self._on_event("node agent", f"{cause}. Models run without it: they load their weights from files")
 
     def _settings(self) -> Settings:
         return Settings(

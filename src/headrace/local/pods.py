@@ -92,6 +92,7 @@ class LocalPod:
         self._backoff = backoff
         stem = f"{self.key.namespace}.{self.key.name}"
         self._home, directory = directories.home, directories.pods
+        self._agent_volume = None if directories.agent is None else directories.agent / self.key.namespace
         self.log = directory / f"{stem}.log"
         self.previous_log = directory / f"{stem}.previous.log"
         self._termination_message = directory / f"{stem}.termination"
@@ -201,7 +202,7 @@ class LocalPod:
         self._interrupted.clear()
         container = self.spec["containers"][0]
         try:
-            mounts = make_volumes(self.spec, self._volumes, self._home)
+            mounts = make_volumes(self.spec, self._volumes, self._home, self._agent_volume)
         except OSError as error:
             self._waiting("CreateContainerError", f"cannot make the emptyDir volumes: {error.strerror}")
             return False

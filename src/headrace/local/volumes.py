@@ -1,4 +1,4 @@
-"""The emptyDir volumes of a pod, as directories of this machine.
+"""The emptyDir volumes of a pod and that of the node agent, as directories of this machine.
 
 A local pod is a process on the machine's own file system, so nothing is mounted at a `mountPath`. Instead, each mount
 path that the command, the arguments or the variables of the container contain is replaced by the path of the volume's
@@ -7,8 +7,9 @@ the path itself does not find the volume. The data of Secrets and ConfigMaps is 
 headrace and below Python's directories stay, even below a mount path such as `/tmp`: the command and the model's file
 are there.
 
-A volume exists as long as its pod: restarts of the container keep it. `medium: Memory` is a directory as well, and
-`sizeLimit` is not enforced.
+An emptyDir exists as long as its pod: restarts of the container keep it. `medium: Memory` is a directory as well, and
+`sizeLimit` is not enforced. The inline CSI volume of the node agent is the directory of the namespace's socket, which
+appears when the agent runs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.api.vocabulary import NODE_DRIVER
 from headrace.broker.config import LABEL
 from headrace.control.world import ChildRefused
 from headrace.local.fields import check_fields
@@ -29,9 +31,10 @@ from headrace.reconcile.world import Manifest
 
 log = logging.getLogger(__name__)
 
-_VOLUME_FIELDS = frozenset({"name", "emptyDir"})
+_VOLUME_FIELDS = frozenset({"name", "emptyDir", "csi"})
+_CSI_FIELDS = frozenset({"driver", "readOnly"})
 _EMPTY_DIR_FIELDS = frozenset({"medium", "sizeLimit"})
-_MOUNT_FIELDS = frozenset({"name", "mountPath"})
+_MOUNT_FIELDS = frozenset({"name", "mountPath", "readOnly"})
 _PRIVATE = 0o700
 _BEFORE_PATH = r"(?:(?<![\w.~*/)}\]-])|(?<=://))"
 """A path that continues another one, as in `$(HOME)/cache` or `https://example.com/cache`, is not a mount path."""
@@ -46,6 +49,8 @@ class Directories:
     """That of headrace: models, and everything of every instance."""
     pods: Path
     """For the logs and volumes of pods alone."""
+    agent: Path | None = None
+    """With a directory for each namespace, which has the node agent's socket; None: there is no agent."""
 
 
 def check_volumes(spec: Manifest) -> None:
@@ -57,9 +62,7 @@ def check_volumes(spec: Manifest) -> None:
         name = volume.get("name")
         if not isinstance(name, str) or not LABEL.fullmatch(name):
             raise ChildRefused(f"{path}.name must be a DNS label", hint="Use lower-case letters, digits and dashes")
-        if not isinstance(volume.get("emptyDir"), dict):
-            raise ChildRefused(f"{path}.emptyDir is required", hint="Local mode supports no other volumes")
-        check_fields(volume["emptyDir"], _EMPTY_DIR_FIELDS, f"{path}.emptyDir")
+        _check_source(volume, path)
         _add(name, names, f"{path}.name")
     paths: set[str] = set()
     for index, mount in enumerate(spec["containers"][0].get("volumeMounts", [])):
@@ -73,23 +76,40 @@ def check_volumes(spec: Manifest) -> None:
         _add("/" + mount_path.strip("/"), paths, f"{path}.mountPath")
 
 
+def _check_source(volume: Manifest, path: str) -> None:
+    if isinstance(volume.get("emptyDir"), dict):
+        check_fields(volume["emptyDir"], _EMPTY_DIR_FIELDS, f"{path}.emptyDir")
+    elif isinstance(volume.get("csi"), dict) and volume["csi"].get("driver") == NODE_DRIVER:
+        check_fields(volume["csi"], _CSI_FIELDS, f"{path}.csi")
+    else:
+        raise ChildRefused(
+            f"{path}.emptyDir is required",
+            hint=f"Local mode supports no other volumes but csi with driver {NODE_DRIVER}",
+        )
+
+
 def _add(value: str, known: set[str], path: str) -> None:
     if value in known:
         raise ChildRefused(f"{path}: {value} is used twice", hint="Choose another one")
     known.add(value)
 
 
-def make_volumes(spec: Manifest, directory: Path, home: Path) -> dict[str, Path]:
+def make_volumes(spec: Manifest, directory: Path, home: Path, agent: Path | None = None) -> dict[str, Path]:
     """Make the pod's volumes in a directory that is the pod's own; return each mounted one by its mount path.
 
-    The home of headrace and Python's directories are returned as mounted at themselves.
+    The home of headrace and Python's directories are returned as mounted at themselves. `agent` is the directory of the
+    node agent's volume; without one, that volume is an empty directory.
     """
-    for volume in spec.get("volumes", []):
-        (directory / volume["name"]).mkdir(parents=True, exist_ok=True)
+    paths = {volume["name"]: directory / volume["name"] for volume in spec.get("volumes", [])}
+    if agent is not None:
+        paths |= {volume["name"]: agent for volume in spec.get("volumes", []) if "csi" in volume}
+    for path in paths.values():
+        if path.parent == directory:
+            path.mkdir(parents=True, exist_ok=True)
     mounts = spec["containers"][0].get("volumeMounts", [])
     kept = (str(path).replace("$", "$$") for path in (home, Path(sys.prefix), Path(sys.base_prefix)))
     return {
-        **{"/" + mount["mountPath"].strip("/"): directory / mount["name"] for mount in mounts},
+        **{"/" + mount["mountPath"].strip("/"): paths[mount["name"]] for mount in mounts},
         **({path: Path(path) for path in kept} if mounts else {}),
     }
 
