@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ T = TypeVar("T")
 Name = Literal["unix", "sockmap", "tcp"]
 TRANSPORTS: tuple[Name, ...] = ("unix", "sockmap", "tcp")
 NO_EBPF = "no eBPF"
+SECONDS = 10.0
 
 
 def open_sockmap(load: Loader = LOADERS["object"]) -> Sockmap:
@@ -72,6 +74,12 @@ class BusWorld:
         endpoint = join(self.connection(tenant), transport, reserved=reserved)
         self._stack.callback(endpoint.close)
         return endpoint
+
+    def await_end(self, id_: int) -> None:
+        """Wait until the router has handled the end of an endpoint's connection."""
+        deadline = time.monotonic() + SECONDS
+        while self.do(lambda: id_ in self.router.ports):
+            assert time.monotonic() < deadline
 
     def _prepare(self, server: AgentServer) -> None:
         self.router = Router(activate=self.activated.append, window=self._window)

@@ -122,7 +122,7 @@ def test_receiver_when_it_never_reads_then_credits_bound(one: Endpoint, two: End
 def test_endpoint_when_dead_then_agent_keeps_no_copy(world: BusWorld, one: Endpoint, two: Endpoint) -> None:
     """With a copy of the descriptor in the agent, the kernel would go on delivering to nobody."""
     dead = two.id
-    two.close()
+    two.close()  # the kernel removes the socket from the map; no need to wait for the agent
     one.send(dead, UPDATE)
     with pytest.raises(PeerUnreachable):
         one.wait_acked(dead, 1, SOON)

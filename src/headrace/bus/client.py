@@ -34,10 +34,10 @@ def join(
     fields = {"reserved": reserved}
     if transport == "unix":
         received = connection.call(JOIN_UNIX, fields)
-        return Endpoint(UnixTransport(socket.socket(fileno=received.fds[0])))
+        return Endpoint(UnixTransport(socket.socket(fileno=received.fds[0])), connection)
     answer = connection.call(JOIN_TCP, {**fields, "sockmap": transport == "sockmap"}).body
     stream = StreamTransport((str(answer["host"]), int(answer["port"])), bytes.fromhex(str(answer["token"])))
-    endpoint = Endpoint(stream)
+    endpoint = Endpoint(stream, connection)
     if transport == "sockmap":
         try:
             connection.call(INSERT, {"id": endpoint.id}, [stream.fileno()])

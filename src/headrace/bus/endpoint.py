@@ -84,13 +84,15 @@ class Endpoint:
 
     Args:
         transport: a connection that has just been made; the endpoint owns it.
+        session: what must not be closed, by garbage collection, before the endpoint: the connection to the agent.
 
     Raises:
         JoinRefused: the router does not accept the endpoint.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, session: object = None) -> None:
         self.transport = transport
+        self._session = session
         try:
             welcome, *early = await_welcome(transport)
         except BaseException:
