@@ -13,7 +13,6 @@ advanced drops frames of earlier epochs, and their sender gets `StaleEpoch`.
 
 from __future__ import annotations
 
-import select
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Self
 
 from headrace.bus.errors import AckTimeout, CreditTimeout, PeerUnreachable, RouteForbidden, StaleEpoch
 from headrace.bus.frames import DATA_KINDS, NO_KEY, ErrorCode, Frame, Kind
-from headrace.bus.transport import Transport, await_welcome, wait
+from headrace.bus.transport import Transport, await_welcome
 
 PEERS = 4096
 """Most peers of an endpoint; frames of further ones are refused."""
@@ -230,15 +229,11 @@ class Endpoint:
         self.transport.close()
 
     def _pump(self, deadline: float) -> bool:
-        """Handle what has arrived; wait for something if nothing has. False at the deadline."""
-        frames = self.transport.receive()
-        if not frames:
-            if not wait(self.transport.fileno(), select.POLLIN, deadline):
-                return False
-            frames = self.transport.receive()
+        """Wait for frames and handle them. False at the deadline."""
+        frames = self.transport.receive(max(0.0, deadline - time.monotonic()))
         for frame in frames:
             self._handle(frame)
-        return True
+        return bool(frames) or time.monotonic() < deadline
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind in DATA_KINDS:

@@ -33,8 +33,8 @@ class Transport(Protocol):
             BusClosed: the connection ended, or it accepted no bytes until the deadline.
         """
 
-    def receive(self) -> list[Frame]:
-        """Return the frames that have arrived, without waiting.
+    def receive(self, timeout: float) -> list[Frame]:
+        """Return the frames that have arrived; wait up to `timeout` seconds for the first. Empty if there is none.
 
         Raises:
             BusClosed: the router closed the connection.
@@ -71,6 +71,8 @@ class StreamTransport:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self._buffer = FrameBuffer()
+        self._readable = select.poll()
+        self._readable.register(self.socket, select.POLLIN)
         self.send(Frame(Kind.HELLO, ROUTER, key=token), time.monotonic() + _JOIN_SECONDS)
 
     def send(self, frame: Frame, deadline: float) -> None:
@@ -80,14 +82,16 @@ class StreamTransport:
             try:
                 data = data[self.socket.send(data) :]
             except BlockingIOError:
-                if not wait(self.fileno(), select.POLLOUT, deadline):
+                if not await_writable(self.fileno(), deadline):
                     self.close()  # a part of the frame may have left: the stream is unusable
                     raise BusClosed("the bus accepted no bytes in time", hint="Check the node agent") from None
             except OSError as error:
                 raise BusClosed(f"the connection to the bus failed: {error.strerror or error}") from error
 
-    def receive(self) -> list[Frame]:
+    def receive(self, timeout: float) -> list[Frame]:
         """See `Transport`."""
+        if not self._readable.poll(timeout * 1000):
+            return []
         try:
             data = self.socket.recv(READ_BYTES)
         except BlockingIOError:
@@ -114,9 +118,9 @@ def await_welcome(transport: Transport) -> list[Frame]:
         JoinRefused: no WELCOME in time, or the router closed the connection: the token is unknown, used or expired.
     """
     deadline = time.monotonic() + _JOIN_SECONDS
-    while wait(transport.fileno(), select.POLLIN, deadline):
+    while (left := deadline - time.monotonic()) > 0:
         try:
-            frames = transport.receive()
+            frames = transport.receive(left)
         except BusClosed as error:
             raise JoinRefused("the bus refused the endpoint", hint="Ask the agent for a new token") from error
         if frames:
@@ -126,8 +130,8 @@ def await_welcome(transport: Transport) -> list[Frame]:
     raise JoinRefused("no WELCOME from the bus in time", hint="Check the node agent")
 
 
-def wait(fd: int, events: int, deadline: float) -> bool:
-    """Wait for poll events on a descriptor; False at the deadline (seconds of `time.monotonic`)."""
+def await_writable(fd: int, deadline: float) -> bool:
+    """Wait until a descriptor is writable; False at the deadline (seconds of `time.monotonic`)."""
     poll = select.poll()
-    poll.register(fd, events)
+    poll.register(fd, select.POLLOUT)
     return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))

@@ -11,13 +11,12 @@ from __future__ import annotations
 import array
 import select
 import socket
+import time
 
 from headrace.bus.errors import BusClosed, InvalidFrame
 from headrace.bus.frames import FRAME_BYTES, ROUTER, ErrorCode, Frame, Kind, decode
-from headrace.bus.transport import wait
+from headrace.bus.transport import await_writable
 
-_READS = 64
-"""Frames taken from one socket before the others get their turn."""
 _RIGHTS_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -41,6 +40,8 @@ class UnixTransport:
         self._epoll = select.epoll()
         inbox.setblocking(False)
         self._epoll.register(inbox.fileno(), select.EPOLLIN)
+        self._answer = select.poll()
+        self._answer.register(inbox, select.POLLIN)
 
     def send(self, frame: Frame, deadline: float) -> None:
         """See `Transport`. A peer that has closed is reported by an ERROR frame of `receive`."""
@@ -50,7 +51,7 @@ class UnixTransport:
             try:
                 path.send(data)
             except BlockingIOError:
-                if wait(path.fileno(), select.POLLOUT, deadline):
+                if await_writable(path.fileno(), deadline):
                     continue
                 if path is self._inbox:
                     raise BusClosed("the bus accepted no frame in time", hint="Check the node agent") from None
@@ -64,10 +65,10 @@ class UnixTransport:
             else:
                 return
 
-    def receive(self) -> list[Frame]:
-        """See `Transport`."""
+    def receive(self, timeout: float) -> list[Frame]:
+        """See `Transport`. Takes one frame of each socket, so that no peer keeps the others waiting."""
         frames, self._early = self._early, []
-        for fd, _ in self._epoll.poll(0):
+        for fd, _ in self._epoll.poll(0 if frames else timeout):
             if fd == self._inbox.fileno():
                 self._read_inbox(frames)
             elif fd in self._peers:
@@ -92,29 +93,28 @@ class UnixTransport:
         except OSError as error:
             raise BusClosed(f"the connection to the bus failed: {error.strerror or error}") from error
         while peer not in self._paths:
-            if not wait(self._inbox.fileno(), select.POLLIN, deadline):
+            if not self._answer.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise BusClosed("the bus did not answer in time", hint="Check the node agent")
             self._read_inbox(self._early)
         return self._paths[peer]
 
     def _read_inbox(self, frames: list[Frame]) -> None:
-        for _ in range(_READS):
-            try:
-                data, rights, _, _ = self._inbox.recvmsg(FRAME_BYTES + 1, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise BusClosed(f"the connection to the bus failed: {error.strerror or error}") from error
-            passed = [socket.socket(fileno=array.array("i", content)[0]) for _, _, content in rights]
-            if not data:
-                raise BusClosed("the bus closed the connection", hint="Check the log of the agent, and join again")
-            frame = decode(data)
-            if frame.kind is Kind.WELCOME:
-                self._id = frame.dst
-            if frame.kind is Kind.ROUTE:
-                self._learn(frame.offset, passed)
-            else:
-                frames.append(frame)
+        try:
+            data, rights, _, _ = self._inbox.recvmsg(FRAME_BYTES + 1, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise BusClosed(f"the connection to the bus failed: {error.strerror or error}") from error
+        passed = [socket.socket(fileno=array.array("i", content)[0]) for _, _, content in rights]
+        if not data:
+            raise BusClosed("the bus closed the connection", hint="Check the log of the agent, and join again")
+        frame = decode(data)
+        if frame.kind is Kind.WELCOME:
+            self._id = frame.dst
+        if frame.kind is Kind.ROUTE:
+            self._learn(frame.offset, passed)
+        else:
+            frames.append(frame)
 
     def _learn(self, peer: int, passed: list[socket.socket]) -> None:
         if not passed:
@@ -127,18 +127,14 @@ class UnixTransport:
         self._epoll.register(direct.fileno(), select.EPOLLIN)
 
     def _read_direct(self, peer: int, frames: list[Frame]) -> None:
-        for _ in range(_READS):
-            try:
-                data = self._paths[peer].recv(FRAME_BYTES + 1)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            frame = self._from_peer(peer, data)
-            if frame is None:
-                frames += self._lose(peer)
-                return
-            frames.append(frame)
+        try:
+            data = self._paths[peer].recv(FRAME_BYTES + 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        frame = self._from_peer(peer, data)
+        frames += [frame] if frame else self._lose(peer)
 
     def _from_peer(self, peer: int, data: bytes) -> Frame | None:
         """Return the frame, None if the peer closed or sent anything but a frame of its own."""
