@@ -1,11 +1,12 @@
 # headrace: `make up` serves a model from this checkout, `make test` runs the tests. Everything is installed in .venv.
 PYTHON ?= python3
 PIP_ARGS ?=
+CLANG ?= clang
 VENV := .venv
 BIN := $(VENV)/bin
 FILE ?= examples/smollm2.yaml
 
-.PHONY: up test e2e cluster-up cluster-down lint format crds docs changelog bench bench-operator images clean help
+.PHONY: up test e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-operator images clean help
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -40,6 +41,10 @@ crds: $(VENV)/.installed-dev ## write crds/*.yaml from headrace.kinds
 
 docs: $(VENV)/.installed-dev ## write the generated parts of docs/ (reference, index of decisions)
 	@$(BIN)/python docs/generate.py
+
+bpf: ## compile the eBPF program of the node agent (clang and linux-libc-dev)
+	@cd node/headrace_node/bpf && $(CLANG) -O2 -Wall -Werror -target bpfel -mcpu=v2 \
+	  -I/usr/include/$$(uname -m)-linux-gnu -c redirect.bpf.c -o redirect.bpf.o
 
 changelog: $(VENV)/.installed-dev ## move the fragments of changelog.d/ into CHANGELOG.md (VERSION=0.2.0)
 	@$(BIN)/headrace dev changelog $(VERSION)
