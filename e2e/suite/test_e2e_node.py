@@ -1,0 +1,131 @@
+"""The node agent as a DaemonSet: its capabilities, its volume in restricted pods, and its restarts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from behaviours.behaviours_world import until
+from cluster_world import RESTRICTED, Site
+from kube import SECONDS, Kube, Manifest
+from release import NAME, NAMESPACE
+
+from headrace.kinds.modeldeployment.manifests.common import RESTRICTED as RESTRICTED_CONTAINER
+from headrace.kinds.modeldeployment.manifests.common import UNPRIVILEGED_ID
+from headrace.kinds.node_agent import mount_node_agent
+
+pytestmark = pytest.mark.alone
+
+TENANTS = ("e2e-node-a", "e2e-node-b")
+BPF, NET_ADMIN = 39, 12
+"""Numbers of the capabilities (linux/capability.h)."""
+OPEN = (
+    "import os, sys; from pathlib import Path; from headrace.store.client import Store;"
+    " from headrace.store.keys import ObjectClass as C; store = Store(Path(os.environ['HEADRACE_AGENT_SOCKET']));"
+)
+PUT = OPEN + " print(store.put(C.WEIGHTS, b'weights' * 100_000).key)"
+GET = OPEN + " print(len(store.get(sys.argv[1]).memory))"
+CAPABILITIES = "print(next(line for line in open('/proc/1/status') if line.startswith('CapEff')).split()[1])"
+
+
+@pytest.fixture(scope="module")
+def node(site: Site) -> Iterator[Kube]:
+    """The cluster with the agent switched on, and a pod with its volume in each of two restricted namespaces."""
+    kube = site.kube
+    values: dict[str, Any] = {"enabled": True, "store": {"memory": "64Mi"}}
+    if site.cluster is not None:  # only this node has the image
+        values["nodeSelector"] = {"kubernetes.io/hostname": site.cluster.node_names[0]}
+    site.release.install({"node": values})
+    wait_for_agent(kube)
+    for tenant in TENANTS:
+        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": tenant, "labels": RESTRICTED}})
+        kube.apply(pod_in(tenant, site.release.images["node"]))
+    for tenant in TENANTS:
+        kube.kubectl("wait", "-n", tenant, "pod/user", "--for=condition=Ready", f"--timeout={SECONDS:.0f}s")
+    yield kube
+    for tenant in TENANTS:
+        kube.kubectl("delete", "namespace", tenant, "--wait=true", seconds=SECONDS * 2)
+    site.release.install()
+    until(lambda: not agents(kube), "the agent is gone", SECONDS)
+
+
+def pod_in(namespace: str, image: str) -> Manifest:
+    container: Manifest = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-c", "import signal; signal.sigwait([signal.SIGTERM])"],
+        "securityContext": {**RESTRICTED_CONTAINER, "runAsUser": UNPRIVILEGED_ID},
+    }
+    spec = {"containers": [container], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 5}
+    metadata = {"name": "user", "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": mount_node_agent(spec)}
+
+
+def agents(kube: Kube) -> list[Manifest]:
+    return kube.items("pods", NAMESPACE, f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component=node")
+
+
+def wait_for_agent(kube: Kube) -> None:
+    kube.kubectl("rollout", "status", "-n", NAMESPACE, f"daemonset/{NAME}-node", f"--timeout={SECONDS:.0f}s")
+
+
+def python(kube: Kube, namespace: str, pod: str, code: str, *words: str, container: str = "main") -> str:
+    """Run Python in a pod's container; return what it prints."""
+    command = ("exec", "-n", namespace, pod, "-c", container, "--", "python", "-c", code, *words)
+    return kube.kubectl(*command).strip()
+
+
+def try_get(kube: Kube, namespace: str, key: str) -> str:
+    """Return what a pod says when it gets an object: the size, or the error."""
+    done = kube.try_kubectl("exec", "-n", namespace, "user", "--", "python", "-c", GET, key)
+    return done.stdout.strip() or done.stderr
+
+
+def agent_pod(kube: Kube) -> str:
+    """Return the agent of the node that the pods are on."""
+    node = kube.get("pods", TENANTS[0], "user")["spec"]["nodeName"]
+    (pod,) = [one for one in agents(kube) if one["spec"]["nodeName"] == node]
+    return str(pod["metadata"]["name"])
+
+
+def status_of(kube: Kube, pod: str, container: str) -> Any:
+    statuses = kube.get("pods", NAMESPACE, pod)["status"]["containerStatuses"]
+    return next(one for one in statuses if one["name"] == container)
+
+
+@pytest.mark.parametrize(("container", "mask"), [("agent", 1 << BPF | 1 << NET_ADMIN), ("keeper", 0)])
+def test_containers_when_running_then_have_named_capabilities(node: Kube, container: str, mask: int) -> None:
+    assert int(python(node, NAMESPACE, agent_pod(node), CAPABILITIES, container=container), 16) == mask
+
+
+def test_object_when_put_by_a_pod_then_only_its_namespace_maps_it(node: Kube) -> None:
+    key = python(node, TENANTS[0], "user", PUT)
+    assert try_get(node, TENANTS[0], key) == "700000"
+    assert "ObjectNotFound" in try_get(node, TENANTS[1], key)
+
+
+def test_driver_when_registered_then_kubelet_names_the_node(node: Kube) -> None:
+    on = node.get("pods", TENANTS[0], "user")["spec"]["nodeName"]
+    drivers = json.loads(node.kubectl("get", "csinode", on, "-o", "json"))["spec"]["drivers"]
+    assert {"name": "node.headrace.dev", "nodeID": on}.items() <= next(iter(drivers)).items()
+
+
+def test_agent_when_killed_then_objects_survive_in_volumes(node: Kube) -> None:
+    key = python(node, TENANTS[0], "user", PUT)
+    pod = agent_pod(node)
+    before = status_of(node, pod, "agent")["restartCount"]
+    node.kubectl("exec", "-n", NAMESPACE, pod, "-c", "agent", "--", "python", "-c", "import os; os.kill(1, 15)")
+    until(lambda: status_of(node, pod, "agent")["restartCount"] > before, "the agent is restarted", SECONDS)
+    wait_for_agent(node)
+    until(lambda: try_get(node, TENANTS[0], key) == "700000", "the object is found again", SECONDS)
+
+
+def test_agent_pod_when_replaced_then_volume_works_and_is_empty(node: Kube) -> None:
+    key = python(node, TENANTS[0], "user", PUT)
+    node.force_delete(NAMESPACE, agent_pod(node))
+    wait_for_agent(node)
+    until(lambda: "ObjectNotFound" in try_get(node, TENANTS[0], key), "the new agent answers", SECONDS)
+    assert try_get(node, TENANTS[0], python(node, TENANTS[0], "user", PUT)) == "700000"
