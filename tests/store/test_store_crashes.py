@@ -101,7 +101,7 @@ def test_agent_when_killed_with_keeper_then_no_object_is_lost(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("point", ["created", "half written", "written", "sealed"])
-def test_agent_when_killed_at_a_point_then_object_whole_or_absent(tmp_path: Path, point: str) -> None:
+def test_agent_when_killed_at_any_point_then_whole_or_absent(tmp_path: Path, point: str) -> None:
     path, keeper = tmp_path / "a.sock", tmp_path / "keeper.sock"
     with keeper_process(keeper), agent_process(path, keeper) as agent, client_at(path, point):
         agent.kill()
