@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 import threading
 import time
@@ -161,13 +160,21 @@ def test_activation_when_queue_is_full_then_refused(nodes: list[Node]) -> None:
     assert nodes[0].do(lambda: len(router.ports[id_].waiting)) == ACTIVATION_FRAMES
 
 
-def test_ids_when_assigned_then_never_reused(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if the random numbers repeat."""
-    numbers = iter([0, 7, 7, 0, 7, 8])
-    monkeypatch.setattr(secrets, "randbits", lambda _: next(numbers))
-    first = nodes[0].join()
-    nodes[0].do(lambda: nodes[0].router.close(nodes[0].router.ports[7]))
-    assert (first.id, nodes[0].join().id) == (7, 8)
+def test_ids_when_assigned_then_never_reused(nodes: list[Node]) -> None:
+    """They are spread over all of u32, and not those of another router."""
+
+    def assign(router: Router) -> list[int]:
+        ids = []
+        for _ in range(5000):
+            ids.append(router.reserve("a"))
+            router.close(router.ports[ids[-1]])
+        return ids
+
+    first, second = nodes[0].do(lambda: assign(nodes[0].router)), nodes[1].do(lambda: assign(nodes[1].router))
+    assert len(set(first)) == 5000
+    assert 0 not in first
+    assert max(first) > 2**31 > min(first)
+    assert len(set(first) & set(second)) < 10
 
 
 def test_connection_when_not_frames_then_closed(nodes: list[Node]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from headrace.bus.errors import JoinRefused
 from headrace.bus.frames import DATA_KINDS, ROUTER, ErrorCode, Frame, Kind
+from headrace.bus.ids import endpoint_ids
 from headrace.bus.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Router:
         """Frames forwarded in user space: to a transport, `activator` or `link`."""
         self.ports: dict[int, Port] = {}
         self._activate = activate
-        self._used: set[int] = {ROUTER}
+        self._ids = endpoint_ids(secrets.token_bytes(16))
         self._remotes: dict[int, Remote] = {}
         self._links: dict[str, Wire] = {}
         self._granted: set[tuple[str, int]] = set()
@@ -209,7 +210,7 @@ class Router:
 
         Raises JoinRefused: this router has an endpoint with the id.
         """
-        if id_ in self._used:
+        if id_ in self.ports:
             raise JoinRefused(f"endpoint {id_:#010x} of {link} is also one of this node", hint="Join it again")
         self._remotes[id_] = Remote(tenant, link)
 
@@ -378,10 +379,7 @@ class Router:
     def _assign(self, tenant: str) -> Port:
         if len(self.ports) >= ENDPOINTS:
             raise JoinRefused(f"the bus has {ENDPOINTS:,} endpoints", hint="Close endpoints that are not used")
-        id_ = ROUTER
-        while id_ in self._used or id_ in self._remotes:
-            id_ = secrets.randbits(32)
-        self._used.add(id_)
+        id_ = next(each for each in self._ids if each not in self._remotes)
         port = self.ports[id_] = Port(id_, tenant, "none")
         return port
 
