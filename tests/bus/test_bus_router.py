@@ -131,6 +131,27 @@ def test_remote_when_id_is_local_then_refused(nodes: list[Node]) -> None:
         know(nodes[0], one, "a", "second")
 
 
+def test_tenant_when_it_has_too_much_then_others_join(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENDPOINTS_PER_TENANT", 2)
+    for _ in range(2):
+        nodes[0].join("a")
+    with pytest.raises(JoinRefused):
+        nodes[0].join("a")
+    nodes[0].do(lambda: [nodes[0].router.expect("a") for _ in range(2)])
+    with pytest.raises(JoinRefused, match="too many tokens"):
+        nodes[0].do(lambda: nodes[0].router.expect("a"))
+    nodes[0].join("b")
+
+
+def test_connections_when_silent_then_others_join(nodes: list[Node]) -> None:
+    """Connections without a token do not keep those with one from joining."""
+    silent = [socket.create_connection(nodes[0].address) for _ in range(200)]
+    nodes[0].join()
+    assert nodes[0].do(lambda: len(nodes[0].router._new)) <= 128
+    for each in silent:
+        each.close()
+
+
 def test_token_when_expired_then_refused(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOKEN_SECONDS", 0.0)
     with pytest.raises(JoinRefused):
