@@ -273,6 +273,7 @@ def test_capabilities_when_only_bpf_and_net_admin_then_enough() -> None:
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason=NO_EBPF)
 @pytest.mark.parametrize("kept", ["", ",+bpf", ",+net_admin"])
 def test_capabilities_when_one_is_missing_then_error_names_both(kept: str) -> None:
+    open_sockmap().close()
     done = with_capabilities(kept)
     assert "EbpfUnavailable" in done.stderr
     assert "CAP_BPF and CAP_NET_ADMIN" in done.stderr
