@@ -23,7 +23,7 @@ from models.model_files import (
 from headrace.errors import CannotStart, InvalidModel
 from headrace_llm.engine import LLMEngine
 from headrace_models.config import ARCHITECTURES
-from headrace_models.gguf import TensorType
+from headrace_models.encodings import TensorType
 from headrace_models.model_file import ModelFile
 from headrace_models.vocabulary import END_TEXTS, PRE_TOKENIZERS
 

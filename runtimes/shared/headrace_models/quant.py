@@ -1,71 +1,78 @@
 """Block encodings of ggml, to float32. Exact: the same products and sums, in float32, as ggml's own.
 
 Values are written where they shall lie, a cacheful at a time: memory that is touched for the first time, or comes back
-from afar, costs more than the arithmetic.
+from afar, costs more than the arithmetic. Layouts: `ggml-common.h` and `ggml-quants.c` of ggml.
 """
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable, Mapping
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from headrace_models.gguf import ENCODINGS, GGUFFile, TensorInfo, TensorType
+from headrace_models.encodings import ENCODINGS, TensorType
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 _PASS_VALUES = 1 << 18
 """Values decoded at a time, 1 MB: more would not fit the cache between two passes, less would cost calls."""
-_LOW_NIBBLES = 0x0F0F0F0F
 
 
-def rows_of(file: GGUFFile, tensor: TensorInfo) -> torch.Tensor:
-    """Return the encoded rows, without a copy: [rows, bytes per row], uint8."""
-    width = tensor.shape[-1] if tensor.shape else 1
-    encoding = ENCODINGS[tensor.type]
-    raw = torch.frombuffer(file.data(tensor), dtype=torch.uint8)
-    return raw.view(-1, width // encoding.block_values * encoding.block_bytes)
-
-
-def dequantise(rows: torch.Tensor, kind: TensorType, out: torch.Tensor) -> None:
-    """Decode rows into `out`. rows: [rows, bytes per row], uint8; out: [rows, width], float32, contiguous."""
+def dequantise(rows: Bytes, kind: TensorType, out: Floats) -> None:
+    """Decode rows into `out`. rows: [rows, bytes per row]; out: [rows, width], contiguous."""
+    encoding, decode = ENCODINGS[kind], _DECODERS[kind]
     step = max(1, _PASS_VALUES // out.shape[1])
     for first in range(0, len(out), step):
-        _decode(rows[first : first + step].contiguous(), kind, out[first : first + step])
+        blocks = rows[first : first + step].reshape(-1, encoding.block_bytes)
+        decode(blocks, out[first : first + step].reshape(-1, encoding.block_values))
 
 
-def _decode(rows: torch.Tensor, kind: TensorType, out: torch.Tensor) -> None:
-    encoding = ENCODINGS[kind]
-    blocks, values = rows.view(-1, encoding.block_bytes), out.view(-1, encoding.block_values)
-    match kind:
-        case TensorType.F32:
-            values.copy_(_aligned(blocks).view(torch.float32))
-        case TensorType.F16:
-            values.copy_(_aligned(blocks).view(torch.float16))
-        case TensorType.BF16:
-            values.copy_(_aligned(blocks).view(torch.bfloat16))
-        case TensorType.Q8_0:
-            values.copy_(blocks[:, 2:].view(torch.int8)).mul_(_half(blocks, 0))
-        case TensorType.Q4_0:
-            values.copy_(_nibbles(blocks[:, 2:])).sub_(8.0).mul_(_half(blocks, 0))
-        case TensorType.Q4_1:
-            values.copy_(_nibbles(blocks[:, 4:])).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
-        case _:
-            assert_never(kind)
+def _f32(blocks: Bytes, out: Floats) -> None:
+    out[:] = blocks.view("<f4")
 
 
-def _aligned(raw: torch.Tensor) -> torch.Tensor:
-    """Return the bytes at an aligned address: a file may align its tensors to one byte."""
-    return raw if raw.data_ptr() % 4 == 0 else raw.clone()
+def _f16(blocks: Bytes, out: Floats) -> None:
+    out[:] = blocks.view("<f2")
 
 
-def _half(blocks: torch.Tensor, at: int) -> torch.Tensor:
-    """Return the float16 at byte `at` of each block: [blocks, 1], float32."""
-    return blocks[:, at : at + 2].clone(memory_format=torch.contiguous_format).view(torch.float16).float()
+def _bf16(blocks: Bytes, out: Floats) -> None:
+    np.left_shift(blocks.view("<u2"), 16, out=out.view(np.uint32), dtype=np.uint32)
 
 
-def _nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """Return [blocks, 32] from [blocks, 16], uint8: the low halves are the first 16 values, the high ones the others.
+def _q8_0(blocks: Bytes, out: Floats) -> None:
+    np.multiply(blocks[:, 2:].view(np.int8), _half(blocks, 0), out=out)
 
-    Four bytes at a time: the arithmetic shift drags the sign along, and the mask drops it.
-    """
-    words = packed.clone(memory_format=torch.contiguous_format).view(torch.int32)
-    return torch.stack((words & _LOW_NIBBLES, (words >> 4) & _LOW_NIBBLES), dim=1).view(torch.uint8).flatten(1)
+
+def _q4_0(blocks: Bytes, out: Floats) -> None:
+    _nibbles(blocks[:, 2:], out)
+    out -= 8
+    out *= _half(blocks, 0)
+
+
+def _q4_1(blocks: Bytes, out: Floats) -> None:
+    _nibbles(blocks[:, 4:], out)
+    out *= _half(blocks, 0)
+    out += _half(blocks, 2)
+
+
+_DECODERS: Mapping[TensorType, Callable[[Bytes, Floats], None]] = {
+    TensorType.F32: _f32,
+    TensorType.F16: _f16,
+    TensorType.BF16: _bf16,
+    TensorType.Q8_0: _q8_0,
+    TensorType.Q4_0: _q4_0,
+    TensorType.Q4_1: _q4_1,
+}
+
+
+def _half(blocks: Bytes, at: int) -> Floats:
+    """Return the float16 at byte `at` of each block: [blocks, 1]."""
+    return blocks[:, at : at + 2].copy().view("<f2").astype(np.float32)
+
+
+def _nibbles(packed: Bytes, out: Floats) -> None:
+    """Write [blocks, 32] from [blocks, 16]: the low halves are the first 16 values, the high ones the others."""
+    out[:, :16] = packed & 0x0F
+    out[:, 16:] = packed >> 4

@@ -22,9 +22,9 @@ from torch.nn import functional
 from headrace.errors import CannotStart
 from headrace_models.config import DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan, Segment
-from headrace_models.gguf import GGUFFile
 from headrace_models.memory import read_memory
-from headrace_models.weights import Part, WeightLoader
+from headrace_models.torch_weights import WeightLoader
+from headrace_models.weights import ModelWeights
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +46,14 @@ class _Layer:
 class TorchDecoder:
     """The weights and the cache; implements `headrace_models.decoder.Decoder`."""
 
-    def __init__(self, file: GGUFFile, config: DecoderConfig, *, threads: int, progress: Callable[[int], None]) -> None:
-        self.config = config
+    def __init__(self, weights: ModelWeights, *, threads: int, progress: Callable[[int], None]) -> None:
+        self.config = config = weights.config
         torch.set_num_threads(threads)
-        loader = WeightLoader(file)
-        vocabulary = (config.vocabulary, config.width)
-        self._embedding = loader.add(Part("token_embd.weight", vocabulary))
-        self._layers = [_layer(loader, config, index) for index in range(config.layers)]
-        self._norm = loader.add(Part("output_norm.weight", (config.width,)))
-        self._head = self._embedding if config.tied else loader.add(Part("output.weight", vocabulary))
+        loader = WeightLoader(weights)
+        self._embedding = loader.add("token_embd.weight")
+        self._layers = [_layer(loader, index) for index in range(config.layers)]
+        self._norm = loader.add("output_norm.weight")
+        self._head = self._embedding if config.tied else loader.add("output.weight")
         self._cos, self._sin = _rope_tables(config, config.context)
         loader.load(threads, progress)
         self.weight_bytes = loader.memory_bytes
@@ -173,21 +172,15 @@ class TorchDecoder:
         return gathered[:, :context].unsqueeze(0)
 
 
-def _layer(loader: WeightLoader, config: DecoderConfig, index: int) -> _Layer:
+def _layer(loader: WeightLoader, index: int) -> _Layer:
     prefix = f"blk.{index}"
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    ffn = (config.ffn_width, config.width)
     return _Layer(
-        attention_norm=loader.add(Part(f"{prefix}.attn_norm.weight", (config.width,))),
-        qkv=loader.add(
-            Part(f"{prefix}.attn_q.weight", (queries, config.width), paired_heads=config.heads),
-            Part(f"{prefix}.attn_k.weight", (keys, config.width), paired_heads=config.kv_heads),
-            Part(f"{prefix}.attn_v.weight", (keys, config.width)),
-        ),
-        output=loader.add(Part(f"{prefix}.attn_output.weight", (config.width, queries))),
-        ffn_norm=loader.add(Part(f"{prefix}.ffn_norm.weight", (config.width,))),
-        gate_up=loader.add(Part(f"{prefix}.ffn_gate.weight", ffn), Part(f"{prefix}.ffn_up.weight", ffn)),
-        down=loader.add(Part(f"{prefix}.ffn_down.weight", (config.width, config.ffn_width))),
+        attention_norm=loader.add(f"{prefix}.attn_norm.weight"),
+        qkv=loader.add(f"{prefix}.attn_q.weight", f"{prefix}.attn_k.weight", f"{prefix}.attn_v.weight"),
+        output=loader.add(f"{prefix}.attn_output.weight"),
+        ffn_norm=loader.add(f"{prefix}.ffn_norm.weight"),
+        gate_up=loader.add(f"{prefix}.ffn_gate.weight", f"{prefix}.ffn_up.weight"),
+        down=loader.add(f"{prefix}.ffn_down.weight"),
     )
 
 
