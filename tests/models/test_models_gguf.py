@@ -122,7 +122,7 @@ def head(kind: int) -> bytes:
     [
         (b"GGUF\x03", b"GGUF\x09", r"version 9 is not supported\. Convert the model to version 2 or 3"),
         (head(30), head(99), r"quantised as number 99, .*\(tensor BF16\)\. Quantise the model to one of: F32, F16, "),
-        (head(30), head(12), r"quantised as Q4_K, "),
+        (head(30), head(21), r"quantised as IQ3_S, "),
     ],
 )
 def test_file_when_not_readable_then_a_hint_to_convert(

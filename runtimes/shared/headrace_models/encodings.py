@@ -13,7 +13,16 @@ class TensorType(IntEnum):
     F16 = 1
     Q4_0 = 2
     Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
     Q8_0 = 8
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    IQ4_NL = 20
+    IQ4_XS = 23
     BF16 = 30
 
 
@@ -31,9 +40,17 @@ ENCODINGS = {
     TensorType.BF16: Encoding(1, 2),
     TensorType.Q4_0: Encoding(32, 18),
     TensorType.Q4_1: Encoding(32, 20),
+    TensorType.Q5_0: Encoding(32, 22),
+    TensorType.Q5_1: Encoding(32, 24),
     TensorType.Q8_0: Encoding(32, 34),
+    TensorType.IQ4_NL: Encoding(32, 18),
+    TensorType.Q2_K: Encoding(256, 84),
+    TensorType.Q3_K: Encoding(256, 110),
+    TensorType.Q4_K: Encoding(256, 144),
+    TensorType.Q5_K: Encoding(256, 176),
+    TensorType.Q6_K: Encoding(256, 210),
+    TensorType.IQ4_XS: Encoding(256, 136),
 }
-
 
 _NAMES = (
     "F32 F16 Q4_0 Q4_1 Q4_2 Q4_3 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS IQ1_S "
