@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace_models.config import DecoderConfig
+from headrace_models.families import ARCHITECTURES
 from headrace_models.gguf import GGUFFile
+from headrace_models.gguf_config import ROPE_FACTORS
 from headrace_models.weights import ModelWeights, RawTensor, unpaired_order
 
-_PAIRED = frozenset({"llama"})
-"""Architectures whose converter keeps the rows of queries and keys in pairs."""
 _QUERIES = re.compile(r"blk\.\d+\.attn_q\.(?:weight|bias)")
 _KEYS = re.compile(r"blk\.\d+\.attn_k\.(?:weight|bias)")
 
 
 def gguf_weights(file: GGUFFile, config: DecoderConfig) -> ModelWeights:
     """Return the weights of a file. Raises InvalidModel if its tensors are not those of the configuration."""
-    paired = file.metadata["general.architecture"] in _PAIRED
+    paired = ARCHITECTURES[config.family].paired_rows
     orders = {heads: unpaired_order(heads, heads * config.head_dim) for heads in {config.heads, config.kv_heads}}
 
     def order(name: str) -> NDArray[np.int32] | None:
@@ -30,6 +30,6 @@ def gguf_weights(file: GGUFFile, config: DecoderConfig) -> ModelWeights:
     tensors = {
         name: RawTensor(name, tensor.shape, tensor.type, file.data(tensor), order(name))
         for name, tensor in file.tensors.items()
-        if not name.startswith("rope_")  # factors of the rotation, which are part of the configuration
+        if name != ROPE_FACTORS
     }
     return ModelWeights.checked(file.path, config, tensors)

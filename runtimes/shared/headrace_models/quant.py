@@ -113,7 +113,7 @@ def _q5_k(blocks: Bytes, out: Floats) -> None:
     scales, minima = _k_scales(blocks)
     low = _split(blocks[:, 48:].reshape(-1, 4, 32), 4).reshape(-1, 8, 32)
     high = _split(blocks[:, 16:48].reshape(-1, 1, 32), 1).reshape(-1, 8, 32)
-    _scaled(low | high << 4, scales, minima, out)
+    _scaled(low | high << np.uint8(4), scales, minima, out)
 
 
 def _q6_k(blocks: Bytes, out: Floats) -> None:
