@@ -9,6 +9,7 @@ from headrace.errors import InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.gguf import GGUFFile
 from headrace_models.gguf_config import gguf_config
+from headrace_models.gguf_vocabulary import gguf_vocabulary
 from headrace_models.gguf_weights import gguf_weights
 from headrace_models.vocabulary import Vocabulary
 from headrace_models.weights import ModelWeights
@@ -37,7 +38,7 @@ class ModelFile:
     def open(cls, path: Path) -> ModelFile:
         """Open and check the file. Raises InvalidModel."""
         gguf = GGUFFile(path)
-        config, vocabulary = gguf_config(gguf), Vocabulary.of(gguf)
+        config, vocabulary = gguf_config(gguf), gguf_vocabulary(gguf)
         if len(vocabulary.tokens) != config.vocabulary:
             # A token without a row would break the step of every request in it; a row without a token has no text.
             raise InvalidModel(
