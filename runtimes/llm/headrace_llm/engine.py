@@ -114,7 +114,7 @@ class LLMEngine:
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(ModelTokenizer, file)
             decoder = TorchDecoder(
-                file.gguf, file.config, threads=threads, progress=lambda percent: progress("loading-weights", percent)
+                file.weights, threads=threads, progress=lambda percent: progress("loading-weights", percent)
             )
             decoder.allocate_cache(max_concurrent, model_len)
             return cls(decoder, tokenizer.result(), model_len=model_len, slots=max_concurrent, threads=threads)
