@@ -25,7 +25,16 @@ from prometheus_client.core import Metric
 from headrace.errors import HeadraceError
 from headrace.events.messages import UNCOMPUTED_TOKENS, Load
 from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
-from headrace.serving.engine import Chat, Delta, EngineCounters, GenerationRequest, Progress
+from headrace.serving.engine import (
+    Chat,
+    Constraint,
+    Delta,
+    EngineCounters,
+    GenerationRequest,
+    MessageParser,
+    Progress,
+    ToolUse,
+)
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
@@ -129,6 +138,14 @@ class LLMEngine:
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
+
+    def parser(self, chat: Chat) -> MessageParser | None:
+        """Return a parser of an answer to the conversation; None: the answer is content only."""
+        return self._tokenizer.parser(chat)
+
+    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+        """Return the constraint of an answer that must call a tool; None: it need not."""
+        return self._tokenizer.tool_constraint(tool_use)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
