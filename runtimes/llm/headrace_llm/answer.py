@@ -1,8 +1,8 @@
 """One request's way from tokens to text: decoding, stop strings, and why it ended.
 
-Special tokens are no text of the answer, but stop strings see them: `<|im_end|>` is what a person knows who wants to
-stop there. So a stop string is searched for twice, with special tokens spelled out and in the text that the client
-gets.
+Special tokens are no text of the answer unless it is requested, but stop strings see them: `<|im_end|>` is what a
+person knows who wants to stop there. So a stop string is searched for twice, with special tokens spelled out and in the
+text that the client gets. A token that ends the answer is never text.
 
 With cursors, text is released in whole tokens only. The text that the client has is then always that of a number of
 tokens, the cursor, from which another replica can continue without repeating or losing a character. Without cursors,
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
-from headrace.serving.engine import Delta, FinishReason, StopConditions
+from headrace.serving.engine import Delta, FinishReason, StopConditions, TokenLogprob
 from headrace_models.tokenizer import ModelTokenizer
 
 
@@ -28,14 +28,30 @@ class _Boundary:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Match:
+    """Where a stop string is in the held text."""
+
+    start: int
+    end: int
+
+
 class Answer:
     """Turns a request's sampled tokens into deltas. Text that may be the beginning of a stop string is held back."""
 
-    def __init__(self, tokenizer: ModelTokenizer, stop: StopConditions, *, cursors: bool = False) -> None:
+    def __init__(
+        self, tokenizer: ModelTokenizer, stop: StopConditions, *, cursors: bool = False, special_tokens: bool = False
+    ) -> None:
+        self.ends = stop.token_ids | (frozenset() if stop.ignore_eos else tokenizer.ends)
+        """Tokens that end the answer, but not within the first `min_tokens`: the sampler excludes them there."""
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+        """For the first delta, to be set before it."""
+        self.cached_tokens = 0
+        """As above."""
         self._stream = tokenizer.stream()
         self._conditions = stop
         self._special = tokenizer.special
-        self._ends = stop.token_ids | (frozenset() if stop.ignore_eos else tokenizer.ends)
+        self._special_tokens = special_tokens
         self._held = ""
         """Text that is not released yet, special tokens spelled out."""
         self._shown: list[bool] = []
@@ -50,25 +66,41 @@ class Answer:
         """Tokens before the incomplete character, if there is one at the end."""
         self._cursor = 0
 
-    def add(self, token: int, *, room: int) -> Delta:
+    def add(self, token: int, *, room: int, logprob: TokenLogprob | None = None) -> Delta:
         """Return what the token adds. `room`: tokens that still fit into the model after it."""
         self._count += 1
-        if token in self._ends:
-            return self._last(len(self._held), (token,), FinishReason.STOP, rest=self._stream.finish())
+        text, reason = self._advance(token, room)
+        cursor = None
+        if self._cursors:
+            cursor = self._cursor if reason is None else self._count
+        first = self._count == 1
+        return Delta(
+            text,
+            (token,),
+            reason,
+            cursor,
+            logprobs=() if logprob is None else (logprob,),
+            prompt_logprobs=self.prompt_logprobs if first else (),
+            cached_tokens=self.cached_tokens if first else 0,
+        )
+
+    def _advance(self, token: int, room: int) -> tuple[str, FinishReason | None]:
+        """Return the text that the newest token releases, and why it ends the answer, if it does."""
+        stoppable = self._count > self._conditions.min_tokens
+        if stoppable and token in self.ends:
+            return self._release(len(self._held)) + self._stream.finish(), FinishReason.STOP
         self._decode(token)
-        end = self._stop()
-        if end is not None:
-            return self._last(end, (token,), FinishReason.STOP)
+        if stoppable and (match := self._stop()):
+            return self._release(match.end if self._conditions.include_string else match.start), FinishReason.STOP
         if self._count >= self._conditions.max_tokens or room <= 0:
-            return self._last(len(self._held), (token,), FinishReason.LENGTH, rest=self._stream.finish())
-        if not self._cursors:
-            return Delta(self._release(self._safe()), (token,))
-        return Delta(self._release_tokens(), (token,), cursor=self._cursor)
+            return self._release(len(self._held)) + self._stream.finish(), FinishReason.LENGTH
+        safe = self._safe() if stoppable else len(self._held)
+        return self._release_tokens(safe) if self._cursors else self._release(safe), None
 
     def _decode(self, token: int) -> None:
         text = self._stream.step(token)
         self._hold(text, shown=True)
-        self._hold(self._special.get(token, ""), shown=False)
+        self._hold(self._special.get(token, ""), shown=self._special_tokens)
         if self._cursors:
             self._note_boundary(complete=bool(text) or (token in self._special and self._decoded == self._count - 1))
 
@@ -82,13 +114,9 @@ class Answer:
         else:
             self._boundaries.append(boundary)
 
-    def _last(self, end: int, token_ids: tuple[int, ...], reason: FinishReason, rest: str = "") -> Delta:
-        """Return the delta that ends the answer: the held text up to `end`, and what the decoder has left."""
-        return Delta(self._release(end) + rest, token_ids, reason, self._count if self._cursors else None)
-
-    def _release_tokens(self) -> str:
-        """Release the tokens that are in front of what may become a stop string."""
-        end, safe = 0, self._released + self._safe()
+    def _release_tokens(self, safe: int) -> str:
+        """Release the tokens whose text ends at `safe` or before."""
+        end, safe = 0, self._released + safe
         while self._boundaries and self._boundaries[0].place <= safe:
             boundary = self._boundaries.popleft()
             end, self._cursor = boundary.place - self._released, boundary.tokens
@@ -105,10 +133,12 @@ class Answer:
         self._released += end
         return text
 
-    def _stop(self) -> int | None:
-        """Return where in the held text the first stop string begins."""
+    def _stop(self) -> _Match | None:
+        """Return the stop string in the held text that begins first."""
+        if not self._conditions.strings:
+            return None
         found = [
-            places[at]
+            _Match(places[at], places[at + len(stop)])
             for text, places in self._views()
             for stop in self._conditions.strings
             if (at := text.find(stop)) >= 0
@@ -117,6 +147,8 @@ class Answer:
 
     def _safe(self) -> int:
         """Return where the held text begins that may still become a stop string."""
+        if not self._conditions.strings:
+            return len(self._held)
         return min(places[len(text) - self._risky(text)] for text, places in self._views())
 
     def _views(self) -> Iterator[tuple[str, Sequence[int]]]:

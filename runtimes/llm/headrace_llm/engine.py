@@ -25,13 +25,22 @@ from prometheus_client.core import Metric
 from headrace.errors import HeadraceError
 from headrace.events.messages import UNCOMPUTED_TOKENS, Load
 from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
-from headrace.serving.engine import Chat, Delta, EngineCounters, GenerationRequest, Progress, Sampling
+from headrace.serving.engine import (
+    Chat,
+    Constraint,
+    Delta,
+    EngineCounters,
+    GenerationRequest,
+    MessageParser,
+    Progress,
+    ToolUse,
+)
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
-from headrace_llm.sampler import generator_of, sample
+from headrace_llm.sampling.sampler import Sampler
 from headrace_llm.scheduler import Chunk, Scheduler, Sequence
-from headrace_models.decoder import Batch, Decoder, Segment
+from headrace_models.decoder import Batch, Decoder, Floats, Segment
 from headrace_models.model_file import ModelFile
 from headrace_models.tokenizer import ModelTokenizer
 from headrace_models.torch_decoder import TorchDecoder
@@ -52,10 +61,9 @@ class _Request:
 
     tokens: list[int]
     """Of prompt and answer."""
-    sampling: Sampling
+    sampler: Sampler
     sequence: Sequence
     answer: Answer
-    generator: torch.Generator | None
     outbox: asyncio.Queue[Delta | HeadraceError]
 
 
@@ -131,6 +139,14 @@ class LLMEngine:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
 
+    def parser(self, chat: Chat) -> MessageParser | None:
+        """Return a parser of an answer to the conversation; None: the answer is content only."""
+        return self._tokenizer.parser(chat)
+
+    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+        """Return the constraint of an answer that must call a tool; None: it need not."""
+        return self._tokenizer.tool_constraint(tool_use)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
@@ -204,10 +220,9 @@ class LLMEngine:
             raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
         admitted = _Request(
             tokens=list(prompt),
-            sampling=request.sampling,
+            sampler=Sampler(request.sampling, vocabulary=self.vocabulary, prompt=prompt),
             sequence=Sequence(length=len(prompt)),
             answer=Answer(self._tokenizer, request.stop, cursors=request.cursors),
-            generator=generator_of(request.sampling),
             outbox=asyncio.Queue(),  # bounded by the answer's length
         )
         if self._loop is None:
@@ -264,7 +279,7 @@ class LLMEngine:
             logits, results = self._forward_each(chunks)
         for request, row in logits.items():
             try:
-                delta = self._advance(request, sample(row, request.sampling, request.generator))
+                delta = self._advance(request, request.sampler.sample(row).token)
             except Exception as error:  # noqa: BLE001 - any error here is this request's
                 results.append((request, self._failed(request, error)))
             else:
@@ -272,7 +287,7 @@ class LLMEngine:
         self._deliver(results)
         self._measure(time.perf_counter() - started, chunks, len(logits))
 
-    def _forward(self, chunks: list[Chunk]) -> dict[_Request, torch.Tensor]:
+    def _forward(self, chunks: list[Chunk]) -> dict[_Request, Floats]:
         """Compute a batch; return the logits, [vocabulary], of each request that gets a token."""
         tokens: list[int] = []
         wanted: list[int] = []
@@ -281,18 +296,18 @@ class LLMEngine:
             if chunk.samples:
                 wanted.append(len(tokens) - 1)
         segments = [Segment((_slot(chunk.sequence),), chunk.start, chunk.count) for chunk in chunks]
-        logits = torch.from_numpy(self._decoder.step(Batch(tokens, segments, wanted)))
+        logits = self._decoder.step(Batch(tokens, segments, wanted))
         sampling = [self._requests[chunk.sequence] for chunk in chunks if chunk.samples]
         return dict(zip(sampling, logits, strict=True))
 
-    def _forward_each(self, chunks: list[Chunk]) -> tuple[dict[_Request, torch.Tensor], list[_Result]]:
+    def _forward_each(self, chunks: list[Chunk]) -> tuple[dict[_Request, Floats], list[_Result]]:
         """Compute each chunk of a batch that failed alone; return the logits, and the requests that fail by themselves.
 
         Correct, because a chunk writes to its own slot, to the positions that the failed attempt wrote. If all chunks
         fail, a probe token of no request is computed; if that raises too, the engine itself has failed, and its error
         is raised.
         """
-        logits: dict[_Request, torch.Tensor] = {}
+        logits: dict[_Request, Floats] = {}
         faults: list[tuple[Chunk, Exception]] = []
         for chunk in chunks:
             try:

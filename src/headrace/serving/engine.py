@@ -53,7 +53,7 @@ class StopConditions:
     ignore_eos: bool = False
     """Whether the model cannot end the answer."""
     min_tokens: int = 0
-    """Tokens before which neither the model nor a stop token ends the answer."""
+    """Tokens within which neither the model, a stop token nor a stop string ends the answer."""
     include_string: bool = False
     """Whether the text contains the stop string."""
 
