@@ -129,7 +129,7 @@ def test_call_when_its_arguments_are_not_json_then_refused(arguments: str, tmp_p
     assert raised.value.param == "messages"
 
 
-def test_parser_when_the_prompt_opens_the_reasoning_then_it_begins_inside(tmp_path: Path) -> None:
+def test_parser_when_the_prompt_opens_reasoning_then_inside(tmp_path: Path) -> None:
     ours = ours_with(TEMPLATES["hermes that opens the reasoning"], tmp_path)
     cases: list[tuple[dict[str, Any], MessagePart]] = [
         ({}, MessagePart(reasoning="hm")),

@@ -81,6 +81,10 @@ class ModelTokenizer:
         """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode_batch([ids], skip_special_tokens=True)[0])
 
+    def definition(self) -> str:
+        """Return the tokenizer in the format of tokenizer.json."""
+        return str(self._tokenizer.to_str())
+
     def _encode(self, text: str) -> list[int]:
         # As a batch: only then does the library release the interpreter. Measured on 1.2 MB of words: the event loop of
         # a replica was blocked for 870 ms with `encode`, for 10 ms with this.
