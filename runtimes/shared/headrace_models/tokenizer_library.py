@@ -29,7 +29,7 @@ def library_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """
     match vocabulary.encoding:
         case TokenizerJSON(text):
-            return Tokenizer.from_str(text)
+            return _from_json(text, vocabulary)
         case BytePairs() as pairs:
             tokenizer = _byte_pairs(vocabulary.tokens, pairs)
         case Pieces() as pieces:
@@ -39,6 +39,15 @@ def library_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     tokens, special = vocabulary.tokens, vocabulary.special
     whole = sorted(special.keys() | vocabulary.user_defined)
     tokenizer.add_tokens([AddedToken(tokens[i], special=i in special, normalized=False) for i in whole])
+    return tokenizer
+
+
+def _from_json(text: str, vocabulary: Vocabulary) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    ends = [vocabulary.tokens[i] for i in sorted(vocabulary.ends)]
+    tokenizer.add_special_tokens([AddedToken(end, special=True, normalized=False) for end in ends])
     return tokenizer
 
 
