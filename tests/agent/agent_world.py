@@ -21,7 +21,7 @@ class ServerThread:
     def __init__(self, prepare: Callable[[AgentServer], None] = lambda _: None) -> None:
         self._prepare = prepare
         self._ready: Future[None] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
         self.server = AgentServer()
         self.loop: asyncio.AbstractEventLoop
         self._end: asyncio.Event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -15,14 +16,16 @@ from types import TracebackType
 from typing import Self
 
 from agent.agent_world import ServerThread
+from typing_extensions import override
 
 from headrace.agent.connection import AgentConnection
 from headrace.agent.errors import AgentUnavailable
 from headrace.store.client import Store
+from headrace.store.keys import ObjectClass
 from headrace_node.server import AgentServer
 from headrace_node.store import memory
 from headrace_node.store.accounts import Limits
-from headrace_node.store.keeping import NO_KEEPER, Keeper
+from headrace_node.store.keeping import NO_KEEPER, Keeper, Keeping
 from headrace_node.store.memory import PageKind
 from headrace_node.store.objects import ObjectStore, Stored
 from headrace_node.store.verbs import StoreVerbs
@@ -44,12 +47,28 @@ class StoreThread(ServerThread):
     def open(self, *, other: bool = False) -> Store:
         return Store(self.b if other else self.a)
 
+    def usage(self) -> dict[tuple[str, ObjectClass], int]:
+        """Return the bytes by tenant and class."""
+        self.do(self.store.sweep)
+        return self.do(lambda: dict(self.store.accounts.bytes))
+
     def stored(self) -> list[Stored]:
         return self.do(lambda: list(self.store.objects()))
 
+    async def refilled(self) -> None:
+        """Wait for the pool."""
+        await asyncio.gather(*self.store._refills)
+
+    @override
     async def _main(self) -> None:
         self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         keeping = NO_KEEPER if self.keeper is None else Keeper(self.keeper)
+        with contextlib.ExitStack() as stack:
+            if isinstance(keeping, Keeper):
+                stack.callback(keeping.close)
+            await self._serve(keeping)
+
+    async def _serve(self, keeping: Keeping) -> None:
         async with ObjectStore(self.limits, PageKind(), keeping) as self.store, self.server:
             StoreVerbs(self.store).register(self.server)
             self.server.listen(self.a, "team-a", "pod-a")
@@ -117,7 +136,8 @@ def wait_for_agent(path: Path, program: Program) -> None:
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process has open."""
+    """Return how many descriptors this process has open, without those of garbage."""
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 

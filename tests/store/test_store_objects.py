@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from store.store_world import MEGABYTE, PAGE, ROOMY, StoreThread, descriptors
 
-from headrace.agent.errors import AgentError, InvalidMessage
+from headrace.agent.errors import AgentError, AgentUnavailable, InvalidMessage
 from headrace.store.client import Store
 from headrace.store.errors import InvalidObject, ObjectNotFound, StillMapped, WrongDigest
 from headrace.store.keys import ObjectClass, content_key, random_key
@@ -110,17 +110,26 @@ def test_draft_when_another_process_maps_it_then_agent_refuses(store: Store) -> 
     store._call("store.seal", {"draft": answer.body["draft"]})
 
 
-@pytest.mark.parametrize("seals", [fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_SEAL, memory.SEALS])
-def test_draft_when_client_adds_seals_then_still_accounted(world: StoreThread, store: Store, seals: int) -> None:
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_SEAL, memory.SEALS])
+def test_draft_when_client_keeps_it_open_then_still_counted(world: StoreThread, store: Store, seals: int) -> None:
     answer = store._call("store.create", {"class": "kv", "size": PAGE})
     fcntl.fcntl(answer.fds[0], fcntl.F_ADD_SEALS, seals)
     store._call("store.abort", {"draft": answer.body["draft"]})
-    held = PAGE if seals & fcntl.F_SEAL_SHRINK else 0
-    assert world.do(lambda: world.store.accounts.total_bytes) == held
+    assert world.do(lambda: world.store.accounts.total_bytes) == PAGE
     os.close(answer.fds[0])
     list(store.objects())
     store.put(ObjectClass.KV, b"x").close()
     assert world.do(lambda: world.store.accounts.total_bytes) == PAGE
+
+
+def test_draft_when_agent_closes_then_creator_can_still_write(world: StoreThread, store: Store) -> None:
+    draft = store.create(ObjectClass.KV, PAGE)
+    world.do(lambda: world.server.unlisten(world.a))
+    with pytest.raises(AgentUnavailable):
+        draft.seal()
+    draft = world.open(other=True).create(ObjectClass.KV, PAGE)
+    world.do(lambda: world.server.unlisten(world.b))
+    draft.memory[0] = 1
 
 
 def test_draft_when_cut_by_client_then_refused(world: StoreThread, store: Store) -> None:
@@ -135,7 +144,7 @@ def test_draft_when_cut_by_client_then_refused(world: StoreThread, store: Store)
 def test_views_when_made_then_share_the_object_read_only(store: Store) -> None:
     torch = pytest.importorskip("torch")
     values = np.arange(1024, dtype=np.float32)
-    found = store.put(ObjectClass.UPDATES, values)
+    found = store.put(ObjectClass.UPDATES, values.data)
     array = found.numpy(np.float32, (32, 32))
     assert np.array_equal(array, values.reshape(32, 32))
     assert not array.flags.writeable
@@ -248,5 +257,4 @@ def test_store_when_closed_then_no_descriptor_is_left(tmp_path: Path) -> None:
         client.create(ObjectClass.KV, MEGABYTE).memory.release()
     assert kept.memory[0] == 0
     kept.close()
-    gc.collect()
     assert descriptors() == before

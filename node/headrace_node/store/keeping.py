@@ -93,6 +93,10 @@ class Keeper:
             for fields, fd in zip(received.body["records"], received.fds, strict=True):
                 yield Record(**{**fields, "object_class": ObjectClass(fields["object_class"])}), fd
 
+    def close(self) -> None:
+        """End the connection; the keeper goes on keeping."""
+        self._connection.close()
+
     def _call(self, verb: str, fields: dict[str, Any], *fds: int) -> None:
         if self._connection.closed:
             return

@@ -98,17 +98,6 @@ def is_sealed(fd: int) -> bool:
     return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS == SEALS
 
 
-def can_free(fd: int) -> bool:
-    """Whether `free` works: a segment that is sealed against shrinking keeps its pages while somebody has it open."""
-    return not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-
-
-def free(fd: int) -> None:
-    """Free the pages of an unsealed segment, also for those who still have it open, and close it."""
-    os.ftruncate(fd, 0)
-    os.close(fd)
-
-
 def is_held(fd: int) -> bool:
     """Whether another open file description or mapping of this segment exists; `fd` must be open for reading only."""
     try:

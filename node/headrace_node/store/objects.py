@@ -142,7 +142,7 @@ class ObjectStore:
             os.close(fd)
             raise ObjectNotFound("the draft was discarded")
         draft.fd = fd
-        self._refill(rounded)
+        self._start_refill(rounded)
         return draft
 
     async def seal(self, session: int, number: int) -> Stored:
@@ -188,7 +188,7 @@ class ObjectStore:
                 stored.leases[session] -= 1
                 stored.leases += Counter()  # removes those that are zero
                 break
-        self._sweep()
+        self.sweep()
 
     def abort(self, session: int, number: int) -> None:
         """Discard a draft. Raises ObjectNotFound."""
@@ -206,7 +206,7 @@ class ObjectStore:
         del self._objects[tenant, key]
         self._keeping.forget(stored.record)
         self._deleted.append(stored)
-        self._sweep()
+        self.sweep()
 
     def close_session(self, session: int) -> None:
         """Free what a session held, whether it ended or crashed."""
@@ -215,7 +215,7 @@ class ObjectStore:
             self._discard(draft)
         for stored in [*self._objects.values(), *self._deleted]:
             stored.leases.pop(session, None)
-        self._sweep()
+        self.sweep()
 
     def objects(self, tenant: str | None = None) -> Iterator[Stored]:
         """Yield the objects, of one tenant or of all, the least recently used first."""
@@ -223,7 +223,7 @@ class ObjectStore:
 
     def _make_room(self, tenant: str, object_class: ObjectClass, size: int) -> None:
         """Evict what is needed for an object, or nothing if that is not enough. Raises StoreFull."""
-        self._sweep()
+        self.sweep()
         victims: dict[tuple[str, str], Stored] = {}
         for scope in self.accounts.scopes(tenant, object_class):
             excess = scope.excess(size) - sum(_evicting_frees(scope, each) for each in victims.values())
@@ -237,7 +237,7 @@ class ObjectStore:
                 raise _full(scope, object_class, size)
         for key, stored in victims.items():
             self._evict(key, stored)
-        self.pool.shrink(self.accounts.total_bytes + size + self.pool.bytes - self.accounts.limits.total_bytes)
+        self._trim_pool(size)
 
     def _evict(self, key: tuple[str, str], stored: Stored) -> None:
         del self._objects[key]
@@ -245,8 +245,12 @@ class ObjectStore:
         self.counters.evictions[stored.record.tenant, stored.record.object_class] += 1
         self._close(stored)
 
-    def _sweep(self) -> None:
-        """Free deleted objects that nobody uses any more."""
+    def sweep(self) -> None:
+        """Free deleted objects and discarded drafts that nobody uses any more.
+
+        Every operation that changes something does so. Call it before reading the accounts: the kernel closes the
+        descriptors of a process that crashed in any order, so its connection may end before its last mapping.
+        """
         for stored in [each for each in self._deleted if each.unused]:
             self._deleted.remove(stored)
             self._close(stored)
@@ -269,15 +273,13 @@ class ObjectStore:
         return stored
 
     def _discard(self, draft: Draft) -> None:
-        """Drop a draft. If it can no longer be cut, it stays counted while its creator maps it."""
+        """Drop a draft. Its memory is not cut, which would kill a creator that still writes (SIGBUS), but counted."""
         del self._drafts[draft.number]
-        if draft.fd >= 0 and not memory.can_free(draft.fd):
-            self._deleted.append(_stored(draft, random_key()))
-            self._sweep()
+        if draft.fd < 0:
+            self.accounts.remove(draft.tenant, draft.object_class, draft.memory_bytes)
             return
-        self.accounts.remove(draft.tenant, draft.object_class, draft.memory_bytes)
-        if draft.fd >= 0:
-            memory.free(draft.fd)
+        self._deleted.append(_stored(draft, random_key()))
+        self.sweep()
 
     async def _verify(self, draft: Draft, expected: str) -> None:
         async with self._hashing:
@@ -303,7 +305,7 @@ class ObjectStore:
             self._keeping.keep(stored.record, stored.fd)
         else:
             self._deleted.append(stored)
-            self._sweep()
+            self.sweep()
             stored = existing
             self._objects.move_to_end(key)
         stored.leases[draft.session] += 1
@@ -319,15 +321,23 @@ class ObjectStore:
         self.accounts.add(record.tenant, record.object_class, record.memory_bytes)
         self.counters.adopted += 1
 
-    def _refill(self, size: int) -> None:
-        spare = self.accounts.limits.total_bytes - self.accounts.total_bytes - self.pool.bytes
-        task = asyncio.get_running_loop().create_task(self.pool.refill(size, spare))
+    def _trim_pool(self, size: int = 0) -> None:
+        """Give up ready segments that would exceed the store's size beside its objects and `size` bytes."""
+        self.pool.shrink(self.accounts.total_bytes + size + self.pool.bytes - self.accounts.limits.total_bytes)
+
+    def _start_refill(self, size: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._refill(size))
         self._refills.add(task)
         task.add_done_callback(self._refills.discard)
 
+    async def _refill(self, size: int) -> None:
+        spare = self.accounts.limits.total_bytes - self.accounts.total_bytes - self.pool.bytes
+        await self.pool.refill(size, spare)
+        self._trim_pool()  # objects may have been created meanwhile
+
 
 def _stored(draft: Draft, key: str) -> Stored:
-    """Return the object of a sealed draft; its descriptor becomes one for reading only."""
+    """Return the object of a draft; its descriptor becomes one for reading only."""
     fd = memory.opened(draft.fd, os.O_RDONLY)
     os.close(draft.fd)
     return Stored(Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes), fd)

@@ -52,8 +52,8 @@ class Store:
     """One session with the object store of this node. Any thread may use it.
 
     If the agent was restarted, the next call connects again and renews the leases; objects that are already mapped stay
-    valid in any case. A lease ends when the object and all its views are closed or garbage-collected, and is reported
-    with the next call; the leases of a process that crashes end at once.
+    valid in any case. A lease ends when the object and all its views are closed or garbage-collected; the end is
+    reported by `Object.close` or with the next call. The leases of a process that crashes end at once.
 
     Args:
         path: the agent's Unix socket.
@@ -174,7 +174,8 @@ class Store:
         with self._lock:
             self._leases[key] += 1
         object_class = ObjectClass(answer.body["class"])
-        return Object.mapped(key, object_class, answer.body["size"], answer.fds[0], Lease(key, self._ended))
+        lease = Lease(key, self._ended)
+        return Object.mapped(key, object_class, answer.body["size"], answer.fds[0], lease, self.flush)
 
 
 class Draft:
@@ -201,12 +202,7 @@ class Draft:
 
         Raises StillMapped (a view of `memory` still exists in this or another process), WrongDigest.
         """
-        self.memory.release()
-        try:
-            self._mapping.close()
-        except BufferError as error:
-            self.memory = memoryview(self._mapping)
-            raise StillMapped("views of the draft's memory still exist", hint="Delete them, then seal") from error
+        self._unmap()
         answer = self._store._call("store.seal", {"draft": self._number})  # noqa: SLF001 - parts of one client
         self._open = False
         return self._store._leased(answer)  # noqa: SLF001 - as above
@@ -215,8 +211,18 @@ class Draft:
         """Discard the draft; nothing if it was sealed or the session ended."""
         if self._open:
             self._open = False
+            with contextlib.suppress(StillMapped):  # then its memory is counted until the views are gone
+                self._unmap()
             with contextlib.suppress(AgentUnavailable, ObjectNotFound):
                 self._store._call("store.abort", {"draft": self._number})  # noqa: SLF001 - as above
+
+    def _unmap(self) -> None:
+        try:
+            self.memory.release()
+            self._mapping.close()
+        except BufferError as error:
+            self.memory = memoryview(self._mapping)
+            raise StillMapped("views of the draft's memory still exist", hint="Delete them, then seal") from error
 
 
 def _renew(connection: AgentConnection, key: str) -> None:

@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from typing_extensions import override
@@ -50,22 +50,27 @@ class Object:
     tensor is seen by this process alone.
     """
 
-    def __init__(self, key: str, object_class: ObjectClass, size: int, mapping: _Mapping) -> None:
+    def __init__(
+        self, key: str, object_class: ObjectClass, size: int, mapping: _Mapping, closed: Callable[[], None]
+    ) -> None:
         self.key = key
         self.object_class = object_class
         self.size = size
         """Bytes."""
         self._mapping: _Mapping | None = mapping
+        self._closed = closed
 
     @classmethod
-    def mapped(cls, key: str, object_class: ObjectClass, size: int, fd: int, lease: Lease) -> Self:
-        """Map the descriptor of an object, and close it. Raises OSError."""
+    def mapped(
+        cls, key: str, object_class: ObjectClass, size: int, fd: int, lease: Lease, closed: Callable[[], None]
+    ) -> Self:
+        """Map the descriptor of an object, and close it; `closed` is called by `close`. Raises OSError."""
         try:
             mapping = _Mapping(fd, size, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
         finally:
             os.close(fd)
         mapping.lease = lease
-        return cls(key, object_class, size, mapping)
+        return cls(key, object_class, size, mapping, closed)
 
     @property
     def memory(self) -> memoryview:
@@ -93,6 +98,7 @@ class Object:
     def close(self) -> None:
         """Give up this reference to the mapping: it is unmapped when no view needs it."""
         self._mapping = None
+        self._closed()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,86 @@
+"""Segments that are ready before they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store.store_world import MEGABYTE, PAGE, ROOMY, StoreThread, descriptors
+
+from headrace.store.keys import ObjectClass
+from headrace_node.store.memory import PageKind, is_held, new_segment, offered_pages, opened
+from headrace_node.store.pool import SegmentPool, size_class
+
+
+@given(st.integers(1, 1 << 50))
+def test_size_class_when_computed_then_a_quarter_larger_at_most(size: int) -> None:
+    assert size <= size_class(size) <= size + max(1, size // 4)
+    assert size_class(size_class(size)) == size_class(size)
+
+
+async def test_segment_when_taken_then_next_is_ready_and_zero() -> None:
+    pool, before = SegmentPool(PageKind(), MEGABYTE), descriptors()
+    taken = await pool.take(5 * PAGE)
+    assert pool.bytes == 0
+    await pool.refill(5 * PAGE, MEGABYTE)
+    assert pool.bytes == 5 * PAGE
+    os.pwrite(taken, b"x" * PAGE, 0)
+    again = await pool.take(5 * PAGE)
+    assert pool.bytes == 0
+    assert os.pread(again, 6 * PAGE, 0) == bytes(5 * PAGE)
+    assert os.fstat(again).st_blocks * 512 == 5 * PAGE  # resident
+    os.close(taken)
+    os.close(again)
+    assert descriptors() == before
+
+
+async def test_pool_when_full_then_least_requested_class_goes() -> None:
+    pool = SegmentPool(PageKind(), 10 * PAGE)
+    for pages in (4, 5, 3):
+        await pool.refill(pages * PAGE, MEGABYTE)
+    assert pool.bytes == 8 * PAGE
+    await pool.refill(20 * PAGE, MEGABYTE)
+    assert pool.bytes == 8 * PAGE
+    pool.close()
+    assert pool.bytes == 0
+
+
+async def test_refill_when_cancelled_then_no_segment_leaks() -> None:
+    pool, before = SegmentPool(PageKind(), 64 * MEGABYTE), descriptors()
+    refilling = asyncio.ensure_future(pool.refill(64 * MEGABYTE, 64 * MEGABYTE))
+    await asyncio.sleep(0)
+    refilling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await refilling
+    await asyncio.get_running_loop().shutdown_default_executor()
+    await asyncio.sleep(0)
+    assert (pool.bytes, descriptors()) == (0, before)
+
+
+def test_pool_when_objects_need_its_memory_then_gives_it_up(tmp_path: Path) -> None:
+    limits = replace(ROOMY, total_bytes=16 * PAGE, tenant_bytes=16 * PAGE, pool_bytes=8 * PAGE)
+    with StoreThread(tmp_path, limits) as world, world.open() as store:
+        held = [store.put(ObjectClass.KV, bytes(4 * PAGE)) for _ in range(4)]
+        world.run(world.refilled())
+        assert world.do(lambda: world.store.accounts.total_bytes) == 16 * PAGE
+        assert world.do(lambda: world.store.pool.bytes) == 0
+        assert len(held) == 4
+
+
+@pytest.mark.parametrize("pages", [PageKind(), PageKind(advise=True)])
+def test_segment_when_made_then_resident_and_alone(pages: PageKind) -> None:
+    fd = new_segment(MEGABYTE, pages)
+    assert os.fstat(fd).st_blocks * 512 == MEGABYTE
+    reading = opened(fd, os.O_RDONLY)
+    os.close(fd)
+    assert not is_held(reading)
+    os.close(reading)
+
+
+def test_pages_when_none_reserved_then_ordinary_ones() -> None:
+    assert offered_pages(hugetlb=False).hugetlb is False
