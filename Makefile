@@ -44,6 +44,7 @@ docs: $(VENV)/.installed-dev ## write the generated parts of docs/ (reference, i
 
 bpf: ## compile the eBPF program of the node agent (clang and linux-libc-dev)
 	@cd node/headrace_node/bpf && $(CLANG) -O2 -Wall -Werror -target bpfel -mcpu=v2 \
+	  -DSOURCE_SHA256="\"$$(sha256sum redirect.bpf.c | cut -c 1-64)\"" \
 	  -I/usr/include/$$(uname -m)-linux-gnu -c redirect.bpf.c -o redirect.bpf.o
 
 changelog: $(VENV)/.installed-dev ## move the fragments of changelog.d/ into CHANGELOG.md (VERSION=0.2.0)

@@ -13,7 +13,8 @@ from headrace.agent.errors import InvalidMessage
 from headrace.bus.client import INSERT, JOIN_TCP, JOIN_UNIX
 from headrace.bus.errors import EbpfUnavailable, JoinRefused
 from headrace.bus.frames import ROUTER, ErrorCode, Frame
-from headrace.bus.router import Port, Router
+from headrace.bus.ports import Port
+from headrace.bus.router import Router
 from headrace.bus.wire import Wire
 from headrace_node.server import AgentServer, Reply, Session
 from headrace_node.sockmap import EndpointCounts, Sockmap

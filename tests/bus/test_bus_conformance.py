@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bus.bus_world import TRANSPORTS, BusWorld, Name, node
 
+from headrace.bus import endpoint as endpoint_module
 from headrace.bus.endpoint import Endpoint
 from headrace.bus.errors import (
     AckTimeout,
@@ -238,3 +239,46 @@ def test_session_when_it_ends_then_its_endpoints_are_closed(world: BusWorld, tra
     with pytest.raises(BusClosed):
         endpoint.receive(SOON)
     world.await_end(endpoint.id)
+
+
+def test_endpoints_when_closed_then_no_descriptor_is_left(world: BusWorld, transport: Name, one: Endpoint) -> None:
+    def cycle() -> None:
+        endpoint = world.join(transport)
+        one.send(endpoint.id, UPDATE)
+        endpoint.ack(take(endpoint))
+        one.wait_acked(endpoint.id, 1, SOON)
+        endpoint.close()
+        world.await_end(endpoint.id)
+        one.receive(0)
+
+    cycle()
+    before = descriptors()
+    for _ in range(20):
+        cycle()
+    while one.receive(0.1) is not None:
+        pass
+    assert descriptors() == before
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_peers_when_too_many_then_unreachable_are_forgotten(
+    world: BusWorld, transport: Name, one: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endpoint that lives for months meets any number of peers; what it knows of them is bounded."""
+    monkeypatch.setattr(endpoint_module, "PEERS", 3)
+    for _ in range(10):
+        with world.join(transport) as passing:
+            passing.send(one.id, UPDATE)
+            assert take(one).src == passing.id
+        world.await_end(passing.id)
+        one.forget(passing.id)
+    assert len(one._peers) == 0
+    for number in range(1, 4):
+        one.send(number, UPDATE)
+        with pytest.raises(PeerUnreachable):
+            one.wait_acked(number, 1, SOON)
+    one.send(4, UPDATE)
+    assert len(one._peers) == 1

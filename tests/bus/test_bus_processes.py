@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bus import bus_peer
+from bus import bus_agent, bus_peer
 from bus.bus_world import NO_EBPF, TRANSPORTS, BusWorld, Name, node, open_sockmap
 
-from headrace.bus.errors import AckTimeout, PeerUnreachable
+from headrace.agent.connection import AgentConnection
+from headrace.bus.client import join
+from headrace.bus.errors import AckTimeout, BusClosed, PeerUnreachable
 from headrace.bus.frames import Kind
 
 SOON = 10.0
@@ -59,6 +61,31 @@ def test_peer_when_stopped_then_acknowledgement_times_out(tmp_path: Path, transp
             one.wait_acked(id_, 1, 0.1)
         os.kill(process.pid, signal.SIGCONT)
         one.wait_acked(id_, 1, SOON)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_agent_when_killed_then_endpoints_are_closed(tmp_path: Path, transport: Name) -> None:
+    """Also those whose frames the kernel delivers: their ids are void, and they join the next agent."""
+    if transport == "sockmap":
+        open_sockmap().close()
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, bus_agent.__file__, str(tmp_path), transport],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(bus_agent.__file__).parents[1])},
+        ) as agent:
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == "ready\n"
+            path = tmp_path / "a.sock"
+            with join(AgentConnection(path), transport) as one, join(AgentConnection(path), transport) as two:
+                one.send(two.id, UPDATE)
+                assert two.receive(SOON) is not None
+                agent.kill()
+                for each in (one, two):
+                    with pytest.raises(BusClosed):
+                        each.receive(SOON)
 
 
 def ip(*arguments: str) -> None:

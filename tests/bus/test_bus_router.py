@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 import threading
 import time
@@ -132,6 +131,27 @@ def test_remote_when_id_is_local_then_refused(nodes: list[Node]) -> None:
         know(nodes[0], one, "a", "second")
 
 
+def test_tenant_when_it_has_too_much_then_others_join(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENDPOINTS_PER_TENANT", 2)
+    for _ in range(2):
+        nodes[0].join("a")
+    with pytest.raises(JoinRefused):
+        nodes[0].join("a")
+    nodes[0].do(lambda: [nodes[0].router.expect("a") for _ in range(2)])
+    with pytest.raises(JoinRefused, match="too many tokens"):
+        nodes[0].do(lambda: nodes[0].router.expect("a"))
+    nodes[0].join("b")
+
+
+def test_connections_when_silent_then_others_join(nodes: list[Node]) -> None:
+    """Connections without a token do not keep those with one from joining."""
+    silent = [socket.create_connection(nodes[0].address) for _ in range(200)]
+    nodes[0].join()
+    assert nodes[0].do(lambda: len(nodes[0].router._new)) <= 128
+    for each in silent:
+        each.close()
+
+
 def test_token_when_expired_then_refused(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOKEN_SECONDS", 0.0)
     with pytest.raises(JoinRefused):
@@ -161,13 +181,21 @@ def test_activation_when_queue_is_full_then_refused(nodes: list[Node]) -> None:
     assert nodes[0].do(lambda: len(router.ports[id_].waiting)) == ACTIVATION_FRAMES
 
 
-def test_ids_when_assigned_then_never_reused(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if the random numbers repeat."""
-    numbers = iter([0, 7, 7, 0, 7, 8])
-    monkeypatch.setattr(secrets, "randbits", lambda _: next(numbers))
-    first = nodes[0].join()
-    nodes[0].do(lambda: nodes[0].router.close(nodes[0].router.ports[7]))
-    assert (first.id, nodes[0].join().id) == (7, 8)
+def test_ids_when_assigned_then_never_reused(nodes: list[Node]) -> None:
+    """They are spread over all of u32, and not those of another router."""
+
+    def assign(router: Router) -> list[int]:
+        ids = []
+        for _ in range(5000):
+            ids.append(router.reserve("a"))
+            router.close(router.ports[ids[-1]])
+        return ids
+
+    first, second = nodes[0].do(lambda: assign(nodes[0].router)), nodes[1].do(lambda: assign(nodes[1].router))
+    assert len(set(first)) == 5000
+    assert 0 not in first
+    assert max(first) > 2**31 > min(first)
+    assert len(set(first) & set(second)) < 10
 
 
 def test_connection_when_not_frames_then_closed(nodes: list[Node]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +142,27 @@ def test_entries_when_endpoints_close_then_none_is_left(world: BusWorld) -> None
     assert left == {"endpoints": 1, "sources": 1, "routes": 0, "counters": 1}, "those of the agent's own socket"
 
 
+def test_endpoint_when_started_amid_frames_then_in_order(world: BusWorld) -> None:
+    """Frames in the activator's queue, in the agent's socket and in the kernel: the path changes while they flow."""
+    senders = [world.join("sockmap") for _ in range(4)]
+    at_zero = world.do(lambda: world.router.reserve("a"))
+
+    def send(endpoint: Endpoint) -> None:
+        for number in range(200):
+            endpoint.send(at_zero, UPDATE, length=number, timeout=30)
+
+    threads = [threading.Thread(target=send, args=(each,)) for each in senders]
+    for thread in threads:
+        thread.start()
+    started = world.join("sockmap", reserved=at_zero)
+    frames = [receive(started) for _ in range(800)]
+    for thread in threads:
+        thread.join()
+    for each in senders:
+        assert [frame.length for frame in frames if frame.src == each.id] == list(range(200))
+    assert counts(world, at_zero).received >= 800 - 4 * started.window
+
+
 def test_source_when_forged_then_kernel_counts_it(world: BusWorld, one: Endpoint, two: Endpoint) -> None:
     stream(one).socket.send(Frame(UPDATE, two.id, two.id ^ 1, 1).encode())
     assert two.receive(0.2) is None
@@ -225,6 +248,12 @@ def test_object_when_damaged_then_error_names_the_file(tmp_path: Path, content: 
         elf.load({}, path)
 
 
+def test_object_when_source_changes_then_compiled_again() -> None:
+    """`make bpf` compiles it."""
+    section = next(each for each in elf._sections(elf.OBJECT.read_bytes()) if each.name == b"source")
+    assert section.data.rstrip(b"\0").decode() == hashlib.sha256(bcc.SOURCE.read_bytes()).hexdigest()
+
+
 LOAD = "from headrace_node.sockmap import Sockmap; Sockmap().close(); print('loaded')"
 
 
@@ -244,6 +273,7 @@ def test_capabilities_when_only_bpf_and_net_admin_then_enough() -> None:
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason=NO_EBPF)
 @pytest.mark.parametrize("kept", ["", ",+bpf", ",+net_admin"])
 def test_capabilities_when_one_is_missing_then_error_names_both(kept: str) -> None:
+    open_sockmap().close()
     done = with_capabilities(kept)
     assert "EbpfUnavailable" in done.stderr
     assert "CAP_BPF and CAP_NET_ADMIN" in done.stderr

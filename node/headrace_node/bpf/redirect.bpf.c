@@ -72,7 +72,7 @@ int redirect(struct sk_msg_md *msg)
 	if (msg->size < FRAME_BYTES)
 		return SK_PASS;
 	if (msg->data + FRAME_BYTES > msg->data_end && pull_data(msg, 0, FRAME_BYTES, 0))
-		return SK_PASS;
+		return SK_PASS; /* a frame may lie across two pages */
 	if (msg->data + FRAME_BYTES > msg->data_end)
 		return SK_PASS;
 	ids = msg->data;
@@ -113,5 +113,7 @@ int redirect(struct sk_msg_md *msg)
 }
 
 #ifndef HEADRACE_BCC
+/* `make bpf` records which source was compiled; a test compares it with this file. */
+char source_sha256[] __attribute__((section("source"), used)) = SOURCE_SHA256;
 char program_license[] __attribute__((section("license"), used)) = "Apache-2.0";
 #endif

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from headrace.bus.errors import EbpfUnavailable
 
-_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
+_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361}
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PROG_LOAD, _PROG_ATTACH = 0, 1, 2, 3, 4, 5, 8
 HASH, SOCKHASH = 1, 18
 """Types of maps."""

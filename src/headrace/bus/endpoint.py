@@ -23,7 +23,7 @@ from headrace.bus.frames import DATA_KINDS, NO_KEY, ErrorCode, Frame, Kind
 from headrace.bus.transport import Transport, await_welcome
 
 PEERS = 4096
-"""Most peers of an endpoint; frames of further ones are refused."""
+"""Most peers of an endpoint; those that are unreachable are forgotten for new ones, further ones are refused."""
 _SEND_SECONDS = 5.0
 _CONTROL_SECONDS = 1.0
 """Longest wait to send a credit, an acknowledgement or an error. A peer that keeps to its credits causes none."""
@@ -48,7 +48,7 @@ class Counts:
     stale: int = 0
     """Dropped: of an earlier epoch."""
     refused: int = 0
-    """Dropped: beyond the credits, twice, or of one peer too many."""
+    """Dropped: beyond the credits, twice, or of one peer too many (`PEERS`)."""
     credit_waits: int = 0
     """Sends that had to wait for credits."""
 
@@ -174,11 +174,13 @@ class Endpoint:
         return frame
 
     def ack(self, frame: Frame) -> None:
-        """Acknowledge this frame and all earlier ones of its source: they are processed.
+        """Acknowledge this frame and all earlier ones of its source: they are processed. Nothing if it is forgotten.
 
         Raises BusClosed.
         """
-        self._grant(frame.src, self._peers[frame.src], Kind.ACK, frame.seq)
+        peer = self._peers.get(frame.src)
+        if peer is not None:
+            self._grant(frame.src, peer, Kind.ACK, frame.seq)
 
     def acked(self, dst: int) -> int:
         """Return the last sequence number that the peer has acknowledged, as far as frames were received; 0 if none."""
@@ -220,6 +222,12 @@ class Endpoint:
             else:
                 self._drop_stale(frame)
 
+    def forget(self, id_: int) -> None:
+        """Drop what is known of a peer that has left; ids are never used again. Its frames that wait are dropped."""
+        if self._peers.pop(id_, None) is not None:
+            self._inbox = deque(frame for frame in self._inbox if frame.src != id_)
+            self.transport.forget(id_)
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when frames have arrived."""
         return self.transport.fileno()
@@ -256,10 +264,11 @@ class Endpoint:
     def _accept(self, frame: Frame) -> None:
         peer = self._peers.get(frame.src)
         if peer is None:
-            if len(self._peers) >= PEERS:
+            try:
+                peer = self._add(frame.src)
+            except PeerUnreachable:
                 self.counts.refused += 1
                 return
-            peer = self._add(frame.src)
         if frame.seq > peer.limit:
             self._refuse(frame, peer, ErrorCode.FULL)
         elif frame.seq <= peer.received or frame.seq in peer.early:
@@ -299,6 +308,11 @@ class Endpoint:
         self.transport.send(frame, time.monotonic() + _CONTROL_SECONDS)
 
     def _add(self, id_: int) -> _Peer:
+        if len(self._peers) >= PEERS:
+            for each in [each for each, peer in self._peers.items() if peer.error]:
+                self.forget(each)
+        if len(self._peers) >= PEERS:
+            raise PeerUnreachable(id_, f"the endpoint has {PEERS:,} peers", hint="Forget those that have left")
         peer = self._peers[id_] = _Peer(self.window, limit=self.window)
         return peer
 

@@ -15,10 +15,11 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from headrace.bus.errors import JoinRefused
 from headrace.bus.frames import DATA_KINDS, ROUTER, ErrorCode, Frame, Kind
+from headrace.bus.ids import endpoint_ids
+from headrace.bus.ports import Port, Remote, Token
 from headrace.bus.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ WINDOWS = range(2, 65)
 """Above, a window of frames and its acknowledgements may not fit into the send buffer of a Unix socket (about 270)."""
 ENDPOINTS = 16_384
 """Most endpoints and reserved ids of a router."""
+ENDPOINTS_PER_TENANT = 2048
+"""Likewise of a tenant, and of its tokens that no connection has presented."""
+HELLO_SECONDS = 5.0
+"""A TCP connection that has not presented its token by then is closed."""
 TOKEN_SECONDS = 30.0
 """A token that no connection has presented by then expires."""
 ACTIVATION_FRAMES = 1024
@@ -36,44 +41,6 @@ ACTIVATION_FRAMES = 1024
 _DIRECT_PATHS = 1024
 """Direct sockets of one endpoint; the router forwards to its further peers."""
 _BACKLOG = 128
-
-
-@dataclass(slots=True, eq=False)
-class Port:
-    """An endpoint of this router."""
-
-    id: int
-    tenant: str
-    transport: str
-    wire: Wire | None = None
-    """None: no process has the endpoint, it is scaled to zero."""
-    deliver: Callable[[Frame], bool] | None = None
-    """Delivers in place of `wire` where the kernel has the socket (sockmap)."""
-    held: bool = False
-    """Frames wait until `Router.release`: the socket is about to be inserted into the kernel's map."""
-    waiting: deque[Frame] = field(default_factory=deque)
-    """Frames for an endpoint at zero, or held."""
-    direct: set[int] = field(default_factory=set)
-    """Peers with which a direct socket exists."""
-    on_close: list[Callable[[], None]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """An endpoint of another node."""
-
-    tenant: str
-    link: str
-    """Name of the link to its node."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    tenant: str
-    joined: Callable[[Port], None]
-    reserved: int
-    expires: float
-    """Seconds of `time.monotonic`."""
 
 
 class Router:
@@ -93,14 +60,15 @@ class Router:
         """Frames forwarded in user space: to a transport, `activator` or `link`."""
         self.ports: dict[int, Port] = {}
         self._activate = activate
-        self._used: set[int] = {ROUTER}
+        self._ids = endpoint_ids(secrets.token_bytes(16))
         self._remotes: dict[int, Remote] = {}
         self._links: dict[str, Wire] = {}
         self._granted: set[tuple[str, int]] = set()
-        self._tokens: dict[bytes, _Token] = {}
+        self._tokens: dict[bytes, Token] = {}
         self._link_tokens: dict[bytes, str] = {}
-        self._new: set[Wire] = set()
-        """Accepted connections that have not presented their token."""
+        self._new: dict[Wire, None] = {}
+        """Accepted connections that have not presented their token, oldest first."""
+        self._per_tenant: Counter[str] = Counter()
         self._listeners: list[socket.socket] = []
 
     # Joining
@@ -125,12 +93,14 @@ class Router:
     def expect(self, tenant: str, joined: Callable[[Port], None] = lambda _: None, *, reserved: int = ROUTER) -> bytes:
         """Return a token with which one TCP connection may join as an endpoint of `tenant`; `joined` gets its port.
 
-        `joined` may raise JoinRefused.
+        `joined` may raise JoinRefused. Raises JoinRefused if the tenant has too many tokens.
         """
         now = time.monotonic()
         self._tokens = {token: entry for token, entry in self._tokens.items() if entry.expires > now}
+        if sum(entry.tenant == tenant for entry in self._tokens.values()) >= ENDPOINTS_PER_TENANT:
+            raise JoinRefused(f"{tenant} has too many tokens", hint="Connect with those that it has")
         token = secrets.token_bytes(16)
-        self._tokens[token] = _Token(tenant, joined, reserved, now + TOKEN_SECONDS)
+        self._tokens[token] = Token(tenant, joined, reserved, now + TOKEN_SECONDS)
         return token
 
     def listen(self, host: str, port: int = 0) -> tuple[str, int]:
@@ -154,6 +124,7 @@ class Router:
         """Remove an endpoint; its id is never used again. Frames to it get UNKNOWN."""
         if self.ports.pop(port.id, None) is None:
             return
+        self._per_tenant[port.tenant] -= 1
         if port.wire is not None:
             port.wire.close()
         for peer in port.direct & self.ports.keys():
@@ -209,7 +180,7 @@ class Router:
 
         Raises JoinRefused: this router has an endpoint with the id.
         """
-        if id_ in self._used:
+        if id_ in self.ports:
             raise JoinRefused(f"endpoint {id_:#010x} of {link} is also one of this node", hint="Join it again")
         self._remotes[id_] = Remote(tenant, link)
 
@@ -310,20 +281,19 @@ class Router:
         with contextlib.suppress(OSError):
             connected, _ = listener.accept()
             if len(self._new) >= _BACKLOG:
-                connected.close()
-                return
+                self._expire(next(iter(self._new)))  # an honest client presents its token at once
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire = Wire(connected, lambda frame: self._greet(wire, frame), lambda: self._new.discard(wire))
-            self._new.add(wire)
-            asyncio.get_running_loop().call_later(TOKEN_SECONDS, self._expire, wire)
+            wire = Wire(connected, lambda frame: self._greet(wire, frame), lambda: self._new.pop(wire, None))
+            self._new[wire] = None
+            asyncio.get_running_loop().call_later(HELLO_SECONDS, self._expire, wire)
 
     def _expire(self, wire: Wire) -> None:
         if wire in self._new:
-            self._new.discard(wire)
+            del self._new[wire]
             wire.close()
 
     def _greet(self, wire: Wire, frame: Frame) -> None:
-        self._new.discard(wire)
+        self._new.pop(wire, None)
         token = self._tokens.pop(frame.key, None)
         if frame.kind is Kind.HELLO and token is not None and token.expires > time.monotonic():
             self._join(wire, token)
@@ -333,7 +303,7 @@ class Router:
             log.warning("a TCP connection to the bus had no valid token")
             wire.close()
 
-    def _join(self, wire: Wire, token: _Token) -> None:
+    def _join(self, wire: Wire, token: Token) -> None:
         port = None
         try:
             port = self._port(token.tenant, token.reserved)
@@ -376,12 +346,13 @@ class Router:
         return port
 
     def _assign(self, tenant: str) -> Port:
-        if len(self.ports) >= ENDPOINTS:
-            raise JoinRefused(f"the bus has {ENDPOINTS:,} endpoints", hint="Close endpoints that are not used")
-        id_ = ROUTER
-        while id_ in self._used or id_ in self._remotes:
-            id_ = secrets.randbits(32)
-        self._used.add(id_)
+        if len(self.ports) >= ENDPOINTS or self._per_tenant[tenant] >= ENDPOINTS_PER_TENANT:
+            raise JoinRefused(
+                f"the bus has {ENDPOINTS:,} endpoints in all, or {ENDPOINTS_PER_TENANT:,} of {tenant}",
+                hint="Close endpoints that are not used",
+            )
+        self._per_tenant[tenant] += 1
+        id_ = next(each for each in self._ids if each not in self._remotes)
         port = self.ports[id_] = Port(id_, tenant, "none")
         return port
 

@@ -41,6 +41,9 @@ class Transport(Protocol):
             InvalidFrame: the router sent something else than frames.
         """
 
+    def forget(self, peer: int) -> None:
+        """Drop what is known of a peer that has left."""
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when frames have arrived."""
 
@@ -101,6 +104,9 @@ class StreamTransport:
         if not data:
             raise BusClosed("the bus closed the connection", hint="Check the log of the node agent, and join again")
         return list(self._buffer.feed(data))
+
+    def forget(self, peer: int) -> None:
+        """See `Transport`. The router knows the peers."""
 
     def fileno(self) -> int:
         """See `Transport`."""

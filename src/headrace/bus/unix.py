@@ -75,6 +75,13 @@ class UnixTransport:
                 self._read_direct(self._peers[fd], frames)
         return frames
 
+    def forget(self, peer: int) -> None:
+        """See `Transport`."""
+        path = self._paths.get(peer)
+        if path is not None and path is not self._inbox:
+            self._lose(peer)
+        self._paths.pop(peer, None)
+
     def fileno(self) -> int:
         """See `Transport`."""
         return self._epoll.fileno()
