@@ -25,7 +25,7 @@ def containers(values: dict[str, Any]) -> dict[str, Manifest]:
 
 
 def settings_of(container: Manifest) -> AgentSettings | CsiSettings | KeeperSettings:
-    return parse(container["args"], {"NODE_NAME": "n"} if "env" in container else {})
+    return parse(container["args"], {one["name"]: "n" for one in container.get("env", ())})
 
 
 def test_node_when_values_are_defaults_then_chart_has_none_of_it() -> None:
@@ -128,13 +128,15 @@ def test_driver_when_installed_then_kubelet_sends_pod_info() -> None:
 
 
 @pytest.mark.parametrize(("monitored", "passes"), [([], False), (["monitoring"], True)])
-def test_connections_when_policies_apply_then_only_metrics_pass(monitored: list[str], *, passes: bool) -> None:
+def test_connections_when_policies_apply_then_only_needed_pass(monitored: list[str], *, passes: bool) -> None:
     rendered = render({**ENABLED, "networkPolicies": {"metricsFromNamespaces": monitored}})
     policies = rendered.all("NetworkPolicy")
     agent = Peer(NAMESPACE, rendered.pod("DaemonSet", "node")["metadata"]["labels"], {"metrics": 8081})
     prometheus, stranger = (Peer(name, {"app": "x"}) for name in ("monitoring", "tenant"))
     assert may_speak(policies, prometheus, agent, 8081) is passes
     assert not may_speak(policies, stranger, agent, 8081)
+    assert not may_speak(policies, stranger, agent, 8082)
+    assert may_speak(policies, Peer("tenant", {"app.kubernetes.io/managed-by": "headrace"}), agent, 8082)
     assert not may_speak(policies, agent, OUTSIDE, 443)
 
 

@@ -8,15 +8,19 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from headrace.agent.errors import AgentUnavailable
+from headrace.bus.errors import EbpfUnavailable
+from headrace.bus.router import Router
 from headrace.errors import CannotStart
 from headrace.http.server import http_server, listen
 from headrace_node.admin import TENANT, AdminVerbs
+from headrace_node.bus import AgentBus
 from headrace_node.metrics import NodeMetrics
 from headrace_node.server import AgentServer
 from headrace_node.settings import AgentSettings
+from headrace_node.sockmap import Sockmap
 from headrace_node.store.accounts import Limits
 from headrace_node.store.keeping import NO_KEEPER, Keeper, Keeping
 from headrace_node.store.memory import descriptor_limit, offered_pages
@@ -45,18 +49,47 @@ async def _run(settings: AgentSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    settings.socket_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = ObjectStore(_limits(settings), offered_pages(hugetlb=settings.huge_pages), _keeping(settings))
     async with store, AgentServer() as server, AgentServer() as operators:
-        StoreVerbs(store).register(server)
-        volumes = Volumes(server, settings.socket_directory / VOLUMES)
-        volumes.restore()
-        AdminVerbs(volumes, store).register(operators)
-        operators.listen(settings.admin_socket, TENANT, "admin")
-        async with _web(settings, NodeMetrics(server, volumes, store)):  # last: then all of it is usable
-            log.info("ready at %s with %d objects", settings.socket_directory, store.counters.adopted)
-            await stop.wait()
-            log.info("stopping")
+        with _bus(server, settings) as bus:
+            StoreVerbs(store).register(server)
+            volumes = Volumes(server, settings.socket_directory / VOLUMES)
+            volumes.restore()
+            AdminVerbs(volumes, store).register(operators)
+            operators.listen(settings.admin_socket, TENANT, "admin")
+            async with _web(settings, NodeMetrics(server, volumes, store, bus)):  # last: then all of it is usable
+                log.info("ready at %s with %d objects", settings.socket_directory, store.counters.adopted)
+                await stop.wait()
+                log.info("stopping")
+
+
+@contextlib.contextmanager
+def _bus(server: AgentServer, settings: AgentSettings) -> Iterator[AgentBus]:
+    """Run the descriptor bus, in the kernel if that is allowed. Raises CannotStart."""
+    sockmap, why_not = None, ""
+    try:
+        sockmap = Sockmap()
+    except EbpfUnavailable as error:
+        why_not = error.message
+        log.info("descriptors are forwarded by the agent, not by the kernel: %s", error)
+    router = Router()
+    try:
+        try:
+            address = router.listen(settings.bus_host, settings.bus_port)
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {settings.bus_host}:{settings.bus_port}: {error.strerror}",
+                hint="Choose another --bus-port or --bus-host",
+            ) from error
+        bus = AgentBus(server, router, address, sockmap, why_not)
+        try:
+            yield bus
+        finally:
+            bus.close()
+    finally:
+        router.stop()
+        if sockmap is not None:
+            sockmap.close()
 
 
 def _limits(settings: AgentSettings) -> Limits:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from headrace.errors import HeadraceError, system_fault
 from headrace.termination import write_termination_message
@@ -18,12 +21,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = parse(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        _program(settings)()
+        with _alone(settings.lock):
+            _program(settings)()
     except HeadraceError as error:
         return _failed(error)
     except OSError as error:
         return _failed(system_fault(error))
     return 0
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process of this part runs on the node: its sockets have the same paths.
+
+    A pod that is deleted by force may still run when the next one starts; at its end it removes its sockets.
+    The kernel releases the lock when the process ends. Raises OSError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for the end of another process that has locked %s", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _program(settings: Settings) -> Callable[[], None]:
@@ -35,7 +56,6 @@ def _program(settings: Settings) -> Callable[[], None]:
     if isinstance(settings, KeeperSettings):
         from headrace_node.keeper import main as run_keeper  # noqa: PLC0415 - see above
 
-        settings.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return lambda: run_keeper([str(settings.socket)])
     from headrace_node.csi.process import run as run_csi  # noqa: PLC0415 - see above
 

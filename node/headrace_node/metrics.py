@@ -12,20 +12,23 @@ from typing_extensions import override
 
 from headrace.metrics import node as names
 from headrace.store.keys import ObjectClass
+from headrace_node.bus import AgentBus
 from headrace_node.server import AgentServer
 from headrace_node.store.objects import ObjectStore
 from headrace_node.volumes import Volumes
 
+_ENDPOINT = (names.TENANT_LABEL, names.ENDPOINT_LABEL)
 _ByClass = Mapping[tuple[str, ObjectClass], int]
 
 
 class NodeMetrics(Collector):
     """Exports the state of the agent's parts."""
 
-    def __init__(self, server: AgentServer, volumes: Volumes, store: ObjectStore) -> None:
+    def __init__(self, server: AgentServer, volumes: Volumes, store: ObjectStore, bus: AgentBus) -> None:
         self._server = server
         self._volumes = volumes
         self._store = store
+        self._bus = bus
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -41,6 +44,7 @@ class NodeMetrics(Collector):
         yield _by_tenant(names.SESSIONS, "Connected clients", Counter(each.tenant for each in self._server.sessions))
         yield from self._memory()
         yield from self._counted()
+        yield from self._frames()
 
     def _memory(self) -> Iterable[Metric]:
         accounts, objects, leases = self._store.accounts, _no_counts(), _no_counts()
@@ -66,6 +70,26 @@ class NodeMetrics(Collector):
         yield misses
         yield CounterMetricFamily(names.STORE_REAPED, "Drafts of disconnected clients", counters.reaped_drafts)
         yield CounterMetricFamily(names.STORE_ADOPTED, "Objects of the former agent", counters.adopted)
+
+    def _frames(self) -> Iterable[Metric]:
+        router, kernel = self._bus.router, list(self._bus.counts())
+        ports = Counter(port.tenant for port in router.ports.values())
+        yield _by_tenant(names.BUS_ENDPOINTS, "Endpoints of the bus", ports)
+        yield GaugeMetricFamily(names.BUS_EBPF, "Whether the bus uses eBPF", int(self._bus.sockmap is not None))
+        frames = CounterMetricFamily(names.BUS_KERNEL_FRAMES, "Frames in the kernel", labels=[*_ENDPOINT, "outcome"])
+        for counts in kernel:
+            if (port := router.ports.get(counts.id)) is not None:
+                for outcome in ("redirected", "passed", "forged", "received"):
+                    frames.add_metric([port.tenant, f"{counts.id:08x}", outcome], getattr(counts, outcome))
+        yield frames
+        forwarded = CounterMetricFamily(names.BUS_FORWARDED, "Frames forwarded in user space", labels=["to"])
+        for to, count in sorted(router.forwarded.items()):
+            forwarded.add_metric([to], count)
+        yield forwarded
+        errors = CounterMetricFamily(names.BUS_ERRORS, "Frames that were not delivered", labels=["reason"])
+        for code, count in sorted(router.errors.items()):
+            errors.add_metric([code.name.lower()], count)
+        yield errors
 
 
 def _no_counts() -> Counter[tuple[str, ObjectClass]]:

@@ -34,6 +34,8 @@ class AgentSettings:
     pool_bytes: int
     huge_pages: bool
     keeper: bool
+    bus_host: str
+    bus_port: int
     metrics_host: str
     metrics_port: int | None
 
@@ -41,6 +43,11 @@ class AgentSettings:
     def admin_socket(self) -> Path:
         """The socket of `headrace.agent.admin`."""
         return self.socket_directory / ADMIN_SOCKET
+
+    @property
+    def lock(self) -> Path:
+        """The file that one agent locks."""
+        return self.socket_directory / "agent.lock"
 
     @property
     def keeper_socket(self) -> Path:
@@ -54,6 +61,11 @@ class KeeperSettings:
 
     socket: Path
 
+    @property
+    def lock(self) -> Path:
+        """The file that one keeper locks."""
+        return self.socket.with_name("keeper.lock")
+
 
 @dataclass(frozen=True, slots=True)
 class CsiSettings:
@@ -65,6 +77,11 @@ class CsiSettings:
     registration_directory: Path
     pods_directory: Path
     node: str
+
+    @property
+    def lock(self) -> Path:
+        """The file that one CSI service locks."""
+        return self.admin_socket.with_name("csi.lock")
 
 
 Settings = AgentSettings | KeeperSettings | CsiSettings
@@ -90,6 +107,8 @@ def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.env
             pool_bytes=given.store_bytes // _POOL_SHARE if given.pool_bytes is None else given.pool_bytes,
             huge_pages=given.huge_pages,
             keeper=given.keeper,
+            bus_host=given.bus_host,
+            bus_port=given.bus_port,
             metrics_host=given.metrics_host,
             metrics_port=given.metrics_port,
         )
@@ -156,6 +175,12 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         help="use the node's reserved huge pages of 2 MiB (vm.nr_hugepages), if some are free; transparent huge pages"
         " are used without it, if the node offers them for shared memory",
     )
+    parser.add_argument(
+        "--bus-host",
+        default="127.0.0.1",
+        help="address at which processes of the node reach the descriptor bus (default 127.0.0.1; in a pod, its own)",
+    )
+    parser.add_argument("--bus-port", type=int, default=0, help="port of the descriptor bus (default: any free one)")
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve /metrics on (default 127.0.0.1)")
     parser.add_argument(
         "--metrics-port", type=int, help="port to serve /metrics, /healthz and /readyz on (default: none)"

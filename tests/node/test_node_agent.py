@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -14,7 +15,10 @@ import pytest
 from node.node_processes import PYTHON, Agent, Keeper
 
 from headrace.agent.admin import TenantUse
+from headrace.agent.connection import AgentConnection
 from headrace.agent.errors import InvalidMessage
+from headrace.bus.client import join
+from headrace.bus.frames import Kind
 from headrace.metrics import node as names
 from headrace.store.client import Store
 from headrace.store.errors import StoreFull
@@ -169,3 +173,32 @@ def test_volume_when_id_belongs_to_another_pod_then_conflict(agent: Agent) -> No
     agent.admin.open_volume("v", namespace="a", pod="b", uid="c")
     with pytest.raises(Exception, match="belongs to the pod a/b"):
         agent.admin.open_volume("v", namespace="other", pod="b", uid="c")
+
+
+def test_bus_when_two_endpoints_join_then_metrics_count_frames(short_path: Path) -> None:
+    port = free_port()
+    with Agent(short_path, "--metrics-port", str(port)) as agent:
+        directory = agent.admin.open_volume("v", namespace="team-a", pod="p", uid="u")
+        with contextlib.closing(AgentConnection(directory / "agent.sock")) as connection:
+            sender, receiver = join(connection, "tcp"), join(connection, "tcp")
+            sender.send(receiver.id, Kind.UPDATE)
+            assert receiver.receive(timeout=10) is not None
+            text = scraped(port)
+    assert 'headrace_node_bus_endpoints{tenant="team-a"} 2.0' in text
+    assert 'headrace_node_bus_forwarded_frames_total{to="tcp"}' in text
+
+
+def test_agent_when_another_runs_then_takes_over_at_its_end(short_path: Path) -> None:
+    """The first one removes its sockets when it ends, which must not be those of the second."""
+    command = [*PYTHON, "agent", "--socket-directory", str(short_path)]
+    with Agent(short_path) as first:
+        opened(first, "team-a").close()
+        second = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert second.stderr is not None
+        with second.stderr as lines:
+            assert b"waiting for the end of another process" in lines.readline()
+            first.stop()
+            assert any(b"ready at" in line for line in lines)
+            opened(first, "team-a").close()
+            second.terminate()
+        assert second.wait(20) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TENANT_LABEL = "tenant"
 CLASS_LABEL = "class"
+ENDPOINT_LABEL = "endpoint"
 
 VOLUMES = "headrace_node_volumes"
 """Gauge by `tenant`: volumes of pods, each with a socket."""
@@ -35,3 +36,14 @@ STORE_REAPED = "headrace_node_store_reaped_drafts"
 """Counter: drafts whose client disconnected before it sealed them."""
 STORE_ADOPTED = "headrace_node_store_adopted_objects"
 """Counter: objects of the former agent that survived its end."""
+BUS_ENDPOINTS = "headrace_node_bus_endpoints"
+"""Gauge by `tenant`: endpoints of the descriptor bus."""
+BUS_EBPF = "headrace_node_bus_ebpf"
+"""Gauge: 1 if the kernel redirects descriptors between sockets, 0 if the agent forwards them."""
+BUS_KERNEL_FRAMES = "headrace_node_bus_kernel_frames"
+"""Counter by `tenant`, `endpoint` and `outcome`: frames of an endpoint in the kernel. It sent those `redirected`,
+`passed` to the agent and, of these, `forged` (with another source); it got those `received`."""
+BUS_FORWARDED = "headrace_node_bus_forwarded_frames"
+"""Counter by `to`: frames that the agent forwarded itself: to a transport, the activator or another node."""
+BUS_ERRORS = "headrace_node_bus_errors"
+"""Counter by `reason`: frames that were not delivered."""
