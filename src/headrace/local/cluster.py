@@ -59,9 +59,8 @@ REFUSED_SECONDS = 5.0
 class LocalCluster:
     """For use in one event loop. `start` reads the stored objects; `stop` ends every pod.
 
-    `pods` is a directory for the logs and volumes of pods alone. `start` removes what a killed instance left in it.
-    `home` is that of headrace, with the models: no mount path of a volume replaces a path in it. `volumes` has a
-    directory with the node agent's socket for each namespace.
+    `pods` is for the logs and volumes of pods alone; `start` removes what a killed instance left in it. No mount path
+    replaces a path in `home`, that of headrace. `volumes` has the directory of each namespace's node agent socket.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class LocalCluster:
         database: Path,
         pods: Path,
         backoff: Backoff | None = None,
-        *,
         home: Path | None = None,
         volumes: Path | None = None,
     ) -> None:
