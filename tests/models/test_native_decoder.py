@@ -91,7 +91,7 @@ def test_hidden_states_when_embedded_then_those_of_torch() -> None:
     np.testing.assert_allclose(ours.embed(batch), theirs.embed(batch), atol=1e-4, rtol=1e-4)
 
 
-def test_blocks_when_exported_and_imported_then_resumed_bit_by_bit() -> None:
+def test_blocks_when_imported_then_resumed_bit_by_bit() -> None:
     weights, tokens = model_weights(PLAIN, TensorType.Q4_1), token_ids(PLAIN, COUNT)
     whole = logits_of(native(weights), tokens)[-1]
     first, second = native(weights), native(weights)
