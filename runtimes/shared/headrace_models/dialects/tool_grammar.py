@@ -58,15 +58,15 @@ def tool_constraint(
     return Constraint(ConstraintKind.GRAMMAR, "\n".join(rules), "tools")
 
 
-_WHITESPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""An option of llguidance: JSON as `tojson` of chat templates writes it."""
+JSON_WHITESPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Options of llguidance, `x-guidance` in a schema: JSON as `tojson` of chat templates writes it."""
 _THOUGHTS = "thoughts[lazy]: /(.|\\n)*" + END_THINK.replace("/", "\\/") + "/"
 
 
 def _call(index: int, tool: Tool, arguments_key: str) -> list[str]:
     """Return the rules of a call. The schema is a rule of its own, so that its references to itself stay correct."""
     head = f'{{"name": {json.dumps(tool.name)}, {json.dumps(arguments_key)}: '
-    schema = {"type": "object", **tool.parameters, "x-guidance": _WHITESPACE}
+    schema = {"type": "object", **tool.parameters, "x-guidance": JSON_WHITESPACE}
     return [
         f'call_{index}: {json.dumps(head)} arguments_{index} "}}"',
         f"arguments_{index}: %json {json.dumps(schema)}",
