@@ -1,1 +1,1 @@
-"""How the next token of an answer is chosen: sampling parameters, log probabilities, constraints. torch is not needed."""
+"""How the next token of an answer is chosen: sampling parameters, log probabilities, constraints; without torch."""
