@@ -48,7 +48,7 @@ class TorchDecoder:
 
     def __init__(self, file: GGUFFile, config: DecoderConfig, *, threads: int, progress: Callable[[int], None]) -> None:
         self.config = config
-        torch.set_num_threads(threads)
+        self._threads = threads
         loader = WeightLoader(file)
         vocabulary = (config.vocabulary, config.width)
         self._embedding = loader.add(Part("token_embd.weight", vocabulary))
@@ -108,6 +108,7 @@ class TorchDecoder:
     @torch.inference_mode()
     def _compute(self, batch: Batch) -> torch.Tensor:
         """Return the last hidden states: [tokens, width]."""
+        torch.set_num_threads(self._threads)  # a setting of the calling thread
         positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in batch.segments])
         offsets = positions % self._block_tokens
         tables = [torch.tensor(segment.blocks) for segment in batch.segments]

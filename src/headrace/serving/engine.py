@@ -138,6 +138,15 @@ class EngineCounters:
     step_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
+    prefix_queries: int = 0
+    """Tokens of prompts that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Of these, tokens whose keys and values were cached."""
+    preemptions: int = 0
+    drafted: int = 0
+    """Tokens that speculation proposed."""
+    accepted: int = 0
+    """Of these, tokens that the model confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
