@@ -124,3 +124,12 @@ def test_logprobs_then_beside_their_tokens_and_prompts_once() -> None:
     assert [delta.token_ids for delta in deltas] == [(score.token,) for score in scores]
     assert [delta.prompt_logprobs for delta in deltas] == [(None, TokenLogprob(7, -1.0)), (), ()]
     assert [delta.cached_tokens for delta in deltas] == [5, 0, 0]
+
+
+@pytest.mark.parametrize("cursors", [False, True])
+def test_answer_when_its_constraint_is_complete_then_it_ends(*, cursors: bool) -> None:
+    ids = LOADED[0].encode("one two")
+    answer = Answer(LOADED[0], StopConditions(max_tokens=9, strings=("two three",)), cursors=cursors)
+    deltas = [answer.add(token, room=9, complete=i == len(ids) - 1) for i, token in enumerate(ids)]
+    assert text_of(deltas) == "one two"
+    assert [delta.finish_reason for delta in deltas] == [None] * (len(ids) - 1) + [FinishReason.STOP]

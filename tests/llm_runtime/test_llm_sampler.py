@@ -210,6 +210,18 @@ def test_draws_when_continued_from_seed_and_tokens_then_same(seed: int | None) -
         assert [rest.sample(LOGITS).token for _ in range(30 - cut)] == answer[cut:]
 
 
+def test_draws_when_tokens_are_accepted_then_as_if_drawn() -> None:
+    """A token that a constraint forces counts for the seed's sequence and for penalties."""
+    sampling = Sampling(seed=3, frequency_penalty=0.5, repetition_penalty=1.2)
+    drawing, accepting = sampler(sampling), sampler(sampling)
+    for step in range(30):
+        token = drawing.sample(LOGITS).token
+        if step % 3:
+            accepting.accept(token)
+        else:
+            assert accepting.sample(LOGITS).token == token
+
+
 def test_seeds_when_none_is_given_then_they_differ() -> None:
     assert len({random_seed() for _ in range(10)}) == 10
 

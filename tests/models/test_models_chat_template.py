@@ -72,7 +72,7 @@ def test_template_when_rendered_then_the_prompt_is_transformers(name: str, tmp_p
             assert (raised.value.param, raised.value.http_status) == ("messages", 400)
             assert fault in raised.value.message or "namespace" in fault
         else:
-            assert ours._template.render(messages) == expected
+            assert ours._template.render(Chat(tuple(messages))) == expected
             ids = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
             assert ours.encode_chat(Chat(tuple(messages))) == ids
 

@@ -62,18 +62,32 @@ class Answer:
         self._boundaries: deque[_Boundary] = deque()
         """In `_held`, by place; none without cursors."""
         self._count = 0
+        self._resumed = 0
+        """Tokens whose text the client has from another answer."""
         self._decoded = 0
         """Tokens before the incomplete character, if there is one at the end."""
         self._cursor = 0
 
-    def add(self, token: int, *, room: int, logprob: TokenLogprob | None = None) -> Delta:
-        """Return what the token adds. `room`: tokens that still fit into the model after it."""
+    def resume(self, tokens: Sequence[int]) -> None:
+        """Begin after tokens whose text the client has, as it has that of a cursor."""
+        for token in tokens:
+            self._count += 1
+            self._decode(token)
+            self._release(len(self._held))
+        self._cursor = self._resumed = self._count
+        self._boundaries.clear()
+
+    def add(self, token: int, *, room: int, logprob: TokenLogprob | None = None, complete: bool = False) -> Delta:
+        """Return what the token adds. `room`: tokens that still fit into the model after it.
+
+        `complete`: whether nothing can follow the token under the request's constraint: it then ends the answer.
+        """
         self._count += 1
-        text, reason = self._advance(token, room)
+        text, reason = self._advance(token, room, complete=complete)
         cursor = None
         if self._cursors:
             cursor = self._cursor if reason is None else self._count
-        first = self._count == 1
+        first = self._count == self._resumed + 1
         return Delta(
             text,
             (token,),
@@ -84,7 +98,7 @@ class Answer:
             cached_tokens=self.cached_tokens if first else 0,
         )
 
-    def _advance(self, token: int, room: int) -> tuple[str, FinishReason | None]:
+    def _advance(self, token: int, room: int, *, complete: bool) -> tuple[str, FinishReason | None]:
         """Return the text that the newest token releases, and why it ends the answer, if it does."""
         stoppable = self._count > self._conditions.min_tokens
         if stoppable and token in self.ends:
@@ -92,8 +106,9 @@ class Answer:
         self._decode(token)
         if stoppable and (match := self._stop()):
             return self._release(match.end if self._conditions.include_string else match.start), FinishReason.STOP
-        if self._count >= self._conditions.max_tokens or room <= 0:
-            return self._release(len(self._held)) + self._stream.finish(), FinishReason.LENGTH
+        if complete or self._count >= self._conditions.max_tokens or room <= 0:
+            reason = FinishReason.STOP if complete else FinishReason.LENGTH
+            return self._release(len(self._held)) + self._stream.finish(), reason
         safe = self._safe() if stoppable else len(self._held)
         return self._release_tokens(safe) if self._cursors else self._release(safe), None
 

@@ -22,13 +22,23 @@ from prometheus_client.core import Metric
 from headrace.errors import HeadraceError
 from headrace.events.messages import UNCOMPUTED_TOKENS, Load
 from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
-from headrace.serving.engine import Chat, Delta, EngineCounters, GenerationRequest, Progress
+from headrace.serving.engine import (
+    Chat,
+    Constraint,
+    Delta,
+    EngineCounters,
+    GenerationRequest,
+    MessageParser,
+    Progress,
+    ToolUse,
+)
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
 from headrace_llm.loading import load_decoder
 from headrace_llm.options import EngineOptions
 from headrace_llm.request import Request
+from headrace_llm.sampling.constraints import ConstraintCompiler, ConstraintMatcher
 from headrace_llm.sampling.sampler import Sampler
 from headrace_llm.scheduler.core import Scheduler
 from headrace_llm.sequence import Sequence
@@ -61,6 +71,7 @@ class LLMEngine:
         self._scheduler = scheduler
         self._stepper = Stepper(decoder, scheduler, self.counters)
         self._speculation = speculation
+        self._constraints = ConstraintCompiler(tokenizer)
         self._inbox: list[Request] = []
         self._left: list[Request] = []
         """Requests whose client has left, or whose answer has ended by a stop string."""
@@ -116,26 +127,44 @@ class LLMEngine:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
 
+    def parser(self, chat: Chat) -> MessageParser | None:
+        """Return a parser of an answer to the conversation; None: the answer is content only."""
+        return self._tokenizer.parser(chat)
+
+    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+        """Return the constraint of an answer that must call a tool; None: it need not."""
+        return self._tokenizer.tool_constraint(tool_use)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
         Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied, RequestFailed.
         """
         answer = Answer(self._tokenizer, request.stop, cursors=request.cursors, special_tokens=request.special_tokens)
-        admitted = self._admit(request, answer.ends)
-        length = len(request.prompt_tokens)
+        length = len(request.prompt_tokens) + len(request.answer_tokens)
+        self._check(request, length)
+        answer.resume(request.answer_tokens)
+        self._admitted += 1
+        admitted: Request | None = None
         ended = False
         try:
+            constraint = await self._compile(request)
+            admitted = self._admit(request, answer.ends, constraint)
             while not ended:
                 update = await admitted.outbox.get()
                 if isinstance(update, HeadraceError):
                     ended = True
                     raise update
                 answer.cached_tokens, answer.prompt_logprobs = update.cached_tokens, update.prompt_logprobs
-                for sampled in update.sampled:
+                for index, sampled in enumerate(update.sampled, 1):
                     length += 1
                     try:
-                        delta = answer.add(sampled.token, room=self.model_len - length, logprob=sampled.logprob)
+                        delta = answer.add(
+                            sampled.token,
+                            room=self.model_len - length,
+                            logprob=sampled.logprob,
+                            complete=update.complete and index == len(update.sampled),
+                        )
                     except Exception as error:
                         raise failure(error) from error
                     yield delta
@@ -144,10 +173,11 @@ class LLMEngine:
                         break
         finally:
             self._admitted -= 1
-            admitted.cancelled = not ended
-            with self._wake:
-                self._left.append(admitted)
-                self._wake.notify()
+            if admitted is not None:
+                admitted.cancelled = not ended
+                with self._wake:
+                    self._left.append(admitted)
+                    self._wake.notify()
 
     def load(self) -> Load:
         """Return how busy the engine is."""
@@ -184,10 +214,18 @@ class LLMEngine:
         sequences = [*scheduler.running, *scheduler.waiting, *(each.sequence for each in self._inbox)]
         return sum(sequence.pending for sequence in sequences)
 
-    def _admit(self, given: GenerationRequest, ends: frozenset[int]) -> Request:
-        self._check(given.prompt_tokens)
+    async def _compile(self, request: GenerationRequest) -> ConstraintMatcher | None:
+        """Return the state of the request's constraint. Raises InvalidRequest."""
+        if request.constraint is None:
+            return None
+        matcher = await asyncio.to_thread(self._constraints.compile, request.constraint)
+        for token in request.answer_tokens:
+            matcher.advance(token)
+        return matcher
+
+    def _admit(self, given: GenerationRequest, ends: frozenset[int], constraint: ConstraintMatcher | None) -> Request:
         try:
-            request = self._request(given, ends)
+            request = self._request(given, ends, constraint)
         except Exception as error:
             raise failure(error) from error
         if self._loop is None:
@@ -198,35 +236,39 @@ class LLMEngine:
                 raise _dead()
             self._inbox.append(request)
             self._wake.notify()
-        self._admitted += 1
         return request
 
-    def _check(self, prompt: tuple[int, ...]) -> None:
+    def _check(self, request: GenerationRequest, length: int) -> None:
+        """Refuse what cannot be computed. `length`: tokens of the prompt and of the answer so far."""
+        prompt = request.prompt_tokens
         if not self.healthy:
             raise _dead()
         if not prompt:
             raise InvalidRequest("the prompt is empty", param="prompt")
-        if not 0 <= min(prompt) <= max(prompt) < self.vocabulary:
+        tokens = prompt + request.answer_tokens
+        if not 0 <= min(tokens) <= max(tokens) < self.vocabulary:
             raise InvalidRequest(f"a token id is not from 0 to {self.vocabulary - 1}", param="prompt")
-        if len(prompt) >= self.model_len:
+        if length >= self.model_len:
             raise ContextLengthExceeded(
-                f"the prompt has {len(prompt)} tokens, and the model takes {self.model_len} with the answer",
+                f"the prompt has {length} tokens, and the model takes {self.model_len} with the answer",
                 param="messages",
                 hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
             )
         if self._admitted >= self.capacity:
             raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
 
-    def _request(self, given: GenerationRequest, ends: frozenset[int]) -> Request:
+    def _request(self, given: GenerationRequest, ends: frozenset[int], constraint: ConstraintMatcher | None) -> Request:
         """Return the engine's side of a request. Whatever is wrong with its values raises here."""
         prompt = array("I", given.prompt_tokens).tolist()
+        tokens = [*prompt, *given.answer_tokens]
         return Request(
             given=given,
-            sequence=Sequence(prompt, salt=_salt(given), reports_prompt=given.prompt_logprobs is not None),
+            sequence=Sequence(tokens, salt=_salt(given), reports_prompt=given.prompt_logprobs is not None),
             sampler=Sampler(
                 given.sampling,
                 vocabulary=self.vocabulary,
                 prompt=prompt,
+                answered=given.answer_tokens,
                 ends=ends,
                 min_tokens=given.stop.min_tokens,
                 logprobs=given.logprobs,
@@ -234,6 +276,7 @@ class LLMEngine:
             ends=ends,
             longest=min(len(prompt) + given.stop.max_tokens, self.model_len),
             outbox=asyncio.Queue(),
+            constraint=constraint,
             lookup=PromptLookup() if self._speculation else None,
         )
 

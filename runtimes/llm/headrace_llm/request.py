@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from headrace.errors import HeadraceError
 from headrace.serving.engine import GenerationRequest, TokenLogprob
+from headrace_llm.sampling.constraints import ConstraintMatcher
 from headrace_llm.sampling.logprobs import token_logprob
 from headrace_llm.sampling.sampler import Sampled, Sampler
 from headrace_llm.sequence import Sequence
@@ -19,6 +20,8 @@ class Update:
     """What a step adds to an answer."""
 
     sampled: tuple[Sampled, ...]
+    complete: bool
+    """Whether the constraint allows nothing after these tokens."""
     cached_tokens: int
     prompt_logprobs: tuple[TokenLogprob | None, ...]
 
@@ -36,11 +39,25 @@ class Request:
     """Tokens of prompt and answer at most."""
     outbox: asyncio.Queue[Update | HeadraceError]
     """Bounded by the answer's length."""
+    constraint: ConstraintMatcher | None
     lookup: PromptLookup | None
     """None: no drafts."""
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     cancelled: bool = False
     """Whether its client has left before the answer's end."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the constraint allows nothing after the tokens so far."""
+        return self.constraint is not None and self.constraint.complete
+
+    def drafts(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that may come next: what the constraint forces, else what came before."""
+        limit = min(limit, self.longest - len(self.sequence.tokens) - 1)
+        if self.lookup is None or limit <= 0:
+            return []
+        forced = self.constraint.forced()[:limit] if self.constraint is not None else []
+        return forced or self.lookup.propose(self.sequence.tokens, limit)
 
     def sample(self, rows: Floats, drafts: list[int]) -> tuple[list[Sampled], bool]:
         """Return the next tokens and whether they end the answer: accepted drafts, and the token after them.
@@ -50,15 +67,22 @@ class Request:
         """
         sampled: list[Sampled] = []
         for row, draft in zip(rows, [*drafts, None], strict=True):
-            sampled.append(self.sampler.sample(row))
+            sampled.append(self._sample(row))
             token = sampled[-1].token
             if token in self.ends and self.sampler.index > self.given.stop.min_tokens:
                 return sampled, True
-            if len(self.sequence.tokens) + len(sampled) >= self.longest:
+            if self.complete or len(self.sequence.tokens) + len(sampled) >= self.longest:
                 return sampled, True
             if token != draft:
                 break
         return sampled, False
+
+    def _sample(self, row: Floats) -> Sampled:
+        if self.constraint is None:
+            return self.sampler.sample(row)
+        sampled = self.sampler.sample(row, self.constraint.allowed())
+        self.constraint.advance(sampled.token)
+        return sampled
 
     def score_prompt(self, rows: Floats, start: int) -> None:
         """Note the log probabilities of the prompt's tokens. rows: logits after the positions from `start` on."""

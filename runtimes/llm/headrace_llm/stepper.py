@@ -97,10 +97,8 @@ class Stepper:
         left = MAX_ROWS - len(decoding)
         for sequence in decoding:
             request = self.requests[sequence]
-            if request.lookup is not None and left > 0:
-                room = request.longest - len(sequence.tokens) - 1
-                sequence.drafts = request.lookup.propose(sequence.tokens, min(room, left))
-                left -= len(sequence.drafts)
+            sequence.drafts = request.drafts(left)
+            left -= len(sequence.drafts)
 
     def _forward(self, chunks: Items[Chunk]) -> list[tuple[Chunk, Floats]]:
         """Compute a batch; return the logits of each chunk, [chunk.outputs, vocabulary]."""
@@ -157,7 +155,7 @@ class Stepper:
         if ended:
             self.remove(request, cancelled=False)
         cached = min(request.sequence.cached or 0, len(request.given.prompt_tokens))
-        return Update(tuple(sampled), cached, tuple(request.prompt_logprobs))
+        return Update(tuple(sampled), request.complete, cached, tuple(request.prompt_logprobs))
 
     def _failed(self, request: Request, error: Exception) -> Result:
         """End a request that the engine cannot compute; other requests continue."""

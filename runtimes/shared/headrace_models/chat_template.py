@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError
+from jinja2 import Template, TemplateError, TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
@@ -22,10 +22,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from typing_extensions import override
 
-from headrace.serving.engine import ChatMessage
+from headrace.serving.engine import Chat, ChatMessage, Tool, ToolCall
 from headrace.serving.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
+
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""Variables that come from the request's own fields."""
 
 
 class ChatTemplate:
@@ -37,29 +40,46 @@ class ChatTemplate:
             "eos_token": "",
             **names,
         }  # "" joins with text, which an undefined name does not
+        self.source = source if isinstance(source, str) else ""
         self._template: Template | None = None
+        self._takes_tools = False
         self._fault = "the model has no chat template"
         if not isinstance(source, str):
             return
         try:
-            self._template = _environment().from_string(source)
+            environment = _environment()
+            self._template = environment.from_string(source)
+            self._takes_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
         except Exception as error:  # noqa: BLE001 - the template is untrusted code, and compiling it may raise anything
             line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
             self._fault = f"the model's chat template is broken: {line}{error}"
             log.warning("%s; chat is refused, completions are served", self._fault)
 
-    def render(self, messages: list[ChatMessage]) -> str:
-        """Return the prompt for an answer. Raises InvalidRequest if the template rejects the conversation."""
+    def render(self, chat: Chat) -> str:
+        """Return the prompt for an answer.
+
+        Raises InvalidRequest if the template rejects the conversation, or has no form for its tools.
+        """
         if self._template is None:
             raise InvalidRequest(self._fault, param="messages", hint="Use /v1/completions")
-        try:
-            return self._template.render(
-                messages=[_turn(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._names,
+        tools = chat.tool_use.tools if chat.tool_use else ()
+        if tools and not self._takes_tools:
+            raise InvalidRequest("the model's chat template has no form for tools", param="tools", hint="Remove them")
+        reserved = sorted(_RESERVED & chat.template_options.keys())
+        if reserved:
+            raise InvalidRequest(
+                f"the chat template's variable {reserved[0]!r} is set by headrace", param="chat_template_kwargs"
             )
+        variables = {
+            **self._names,
+            **chat.template_options,
+            "messages": [_turn(message) for message in chat.messages],
+            "tools": [_tool(tool) for tool in tools] or None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        try:
+            return self._template.render(variables)
         except _RefusedByTemplate as error:
             raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
         except Exception as error:  # it is code, written for conversations that it expects
@@ -152,5 +172,29 @@ def _strftime_now(layout: str) -> str:
 
 def _turn(message: ChatMessage) -> dict[str, object]:
     """Return a message for templates: missing fields are absent, not None."""
-    fields = {"role": message.role, "content": message.content, "name": message.name}
-    return {name: value for name, value in fields.items() if value is not None}
+    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _call(call: ToolCall) -> dict[str, object]:
+    """Return a call for templates, which write the arguments themselves and so need the object."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"the arguments of the tool call {call.id!r} are not JSON: {error}", param="messages"
+        ) from error
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _tool(tool: Tool) -> dict[str, object]:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}

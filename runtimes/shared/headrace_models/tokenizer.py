@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from headrace.errors import InvalidModel
-from headrace.serving.engine import Chat
+from headrace.serving.engine import Chat, ChatMessage, Constraint, MessageParser, ToolUse
+from headrace.serving.errors import InvalidRequest
 from headrace_models.chat_template import ChatTemplate
+from headrace_models.dialects.dialect import Dialect
+from headrace_models.dialects.reasoning import THINK
 from headrace_models.model_file import ModelFile
 from headrace_models.vocabulary import Vocabulary
 
@@ -30,6 +36,7 @@ class ModelTokenizer:
         self.special = vocabulary.special
         self._prefix = list(vocabulary.prefix)
         self._template = ChatTemplate(file.gguf.metadata.get("tokenizer.chat_template"), vocabulary.names)
+        self._dialect = Dialect.of(self._template.source, vocabulary.special)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids; special tokens in the text are recognised, as in other engines."""
@@ -38,16 +45,46 @@ class ModelTokenizer:
     def encode_chat(self, chat: Chat) -> list[int]:
         """Return the token ids of a conversation, ready for the answer.
 
-        Raises InvalidRequest if the template rejects the conversation.
+        Raises InvalidRequest if the template rejects the conversation, or the model has no known form for tools.
 
         As in transformers, the rendered text is encoded as a whole: a message that contains the model's special tokens
         can imitate a turn. A role is therefore no proof of the author.
         """
-        return self._encode(self._template.render(list(chat.messages)))
+        prompt = self._template.render(chat)
+        if chat.tool_use is not None and chat.tool_use.tools and self._dialect.calls is None:
+            raise InvalidRequest(
+                "the format in which this model writes tool calls is not supported", param="tools", hint="Remove them"
+            )
+        return self._encode(prompt)
+
+    def parser(self, chat: Chat) -> MessageParser | None:
+        """Return a parser of an answer to the conversation; None: the answer is content only."""
+        return self._dialect.parser(chat.tool_use, opened=self._opens_reasoning(chat.template_options))
+
+    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+        """Return the constraint of an answer that must call a tool; None: it need not."""
+        return self._dialect.tool_constraint(tool_use, opened=self._opens_reasoning({}))
+
+    def _opens_reasoning(self, options: Mapping[str, Any]) -> bool:
+        """Return whether a prompt ends with the opening marker of reasoning.
+
+        Of a conversation of one word: the end of a prompt depends on the options only, and a long one takes long.
+        """
+        if not self._dialect.reasons:
+            return False
+        try:
+            prompt = self._template.render(Chat((ChatMessage("user", "Hello"),), template_options=options))
+        except InvalidRequest:
+            return False
+        return prompt.rstrip().endswith(THINK)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode_batch([ids], skip_special_tokens=True)[0])
+
+    def definition(self) -> str:
+        """Return the tokenizer in the format of tokenizer.json."""
+        return str(self._tokenizer.to_str())
 
     def _encode(self, text: str) -> list[int]:
         # As a batch: only then does the library release the interpreter. Measured on 1.2 MB of words: the event loop of

@@ -94,6 +94,8 @@ class GenerationRequest:
     constraint: Constraint | None = None
     adapter: str = ""
     """Name of a LoRA adapter; empty: none."""
+    answer_tokens: tuple[int, ...] = ()
+    """Tokens of the answer that exist already, up to a cursor: the deltas continue after their text."""
     tenant: str = ""
     """Requests share cached prefixes within a tenant only."""
     special_tokens: bool = False

@@ -115,8 +115,16 @@ class Sampler:
         temperature = self._sampling.temperature
         token = likeliest if temperature == 0 else self._draw(adjusted, highest)
         logprob = None if self._logprobs is None else token_logprob(logits, token, self._logprobs)
-        self._count(token)
+        self.accept(token)
         return Sampled(token, logprob)
+
+    def accept(self, token: int) -> None:
+        """Count a token as part of the answer that is not sampled, because a constraint forces it."""
+        self.index += 1
+        if self._counts is not None:
+            self._counts[token] += 1
+        if self._seen is not None:
+            self._seen[token] = True
 
     def _adjust(self, logits: Floats, allowed: Bitmask | None) -> Floats:
         """Return the logits after steps 2 to 4; the same array if there is nothing to do."""
@@ -168,13 +176,6 @@ class Sampler:
             count = int(np.searchsorted(sums, sampling.top_p * total)) + 1
             kept = kept[most_likely(logits[kept], count)]
         return kept
-
-    def _count(self, token: int) -> None:
-        self.index += 1
-        if self._counts is not None:
-            self._counts[token] += 1
-        if self._seen is not None:
-            self._seen[token] = True
 
     def _no_token(self, logits: Floats) -> RequestFailed:
         if not np.isfinite(logits.max()):
