@@ -17,9 +17,7 @@ from llm_runtime.llm_requests import GREEDY, generate
 from headrace.serving.engine import FinishReason, Sampling, StopConditions
 from headrace_llm.engine import LLMEngine
 from headrace_llm.options import EngineOptions
-from headrace_models.config import DecoderConfig
 from headrace_models.decoder import Batch, Segment
-from headrace_models.gguf import GGUFFile
 from headrace_models.model_file import ModelFile
 from headrace_models.torch_decoder import TorchDecoder
 
@@ -110,8 +108,7 @@ async def test_greedy_tokens_when_prefill_is_chunked_then_the_same(
 
 
 def test_logits_in_one_step_then_close_to_the_reference(smollm2_path: Path, reference: Any) -> None:
-    file = GGUFFile(smollm2_path)
-    decoder = TorchDecoder(file, DecoderConfig.of(file), threads=1, progress=lambda _: None)
+    decoder = TorchDecoder(ModelFile.open(smollm2_path).weights, threads=1, progress=lambda _: None)
     decoder.allocate_cache(4, 16)
     tokens = list(range(1000, 1040))
     ours = torch.from_numpy(decoder.step(Batch(tokens, [Segment((2, 0, 3), 0, len(tokens))], range(len(tokens)))))

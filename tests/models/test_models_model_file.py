@@ -22,8 +22,8 @@ from models.model_files import (
 
 from headrace.errors import CannotStart, InvalidModel
 from headrace_llm.engine import LLMEngine
-from headrace_models.config import ARCHITECTURES
-from headrace_models.gguf import TensorType
+from headrace_models.encodings import TensorType
+from headrace_models.families import ARCHITECTURES
 from headrace_models.model_file import ModelFile
 from headrace_models.vocabulary import END_TEXTS, PRE_TOKENIZERS
 
@@ -108,17 +108,27 @@ def test_file_when_it_contradicts_itself_then_it_is_refused(tmp_path: Path, mode
     ("model", "said"),
     [
         (GGUFModel({"llama.rope.scaling.type": "yarn"}), r"RoPE scaling .*llama\.rope\.scaling\.type = yarn"),
-        (GGUFModel({"llama.rope.scaling.factor": 4.0}), r"RoPE scaling .*llama\.rope\.scaling\.factor = 4"),
         (
-            GGUFModel({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}),
-            r"RoPE scaling .*llama\.rope\.scaling\.factor = 2",
+            GGUFModel({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}),
+            r"RoPE scaling .*llama\.rope\.scaling\.type = none",
         ),
-        (GGUFModel({"llama.rope.scale_linear": 2.0}), r"RoPE scaling .*llama\.rope\.scale_linear"),
+        (
+            GGUFModel({"llama.rope.scaling.factor": 4.0, "llama.attention.sliding_window": 16}),
+            "RoPE scaling together with a sliding window",
+        ),
         (GGUFModel({"llama.rope.scaling.attn_factor": 1.5}), r"RoPE scaling .*attn_factor"),
-        (GGUFModel({}, {"rope_freqs.weight": rows(1)[0]}), r"RoPE scaling .*rope_freqs\.weight"),
+        (
+            GGUFModel({}, {"rope_freqs.weight": rows(1)[0]}),
+            r"rope_freqs\.weight of shape \(32,\) in F32 for heads of 8",
+        ),
+        (GGUFModel({}, {"rope_freqs.weight": np.zeros(4, dtype=np.float32)}), r"factors in rope_freqs\.weight that"),
         (GGUFModel({}, {"rope_factors_long.weight": rows(1)[0]}), r"RoPE scaling .*rope_factors_long\.weight"),
         (GGUFModel({"llama.expert_count": 8}), r"llama\.expert_count = 8"),
-        (GGUFModel({"llama.attention.sliding_window": 4096}), r"llama\.attention\.sliding_window = 4096"),
+        (
+            GGUFModel({"llama.attention.sliding_window": 4, "llama.attention.sliding_window_pattern": [True, False]}),
+            r"no llama\.attention\.sliding_window_pattern for each of its 1 layers",
+        ),
+        (GGUFModel({"llama.attention.sliding_window": -4}), r"-4 as llama\.attention\.sliding_window"),
         (GGUFModel({"llama.logit_scale": 0.5}), r"llama\.logit_scale = 0\.5"),
         (GGUFModel({"llama.invented_tomorrow": 1}), r"llama\.invented_tomorrow = 1"),
         (GGUFModel({"tokenizer.ggml.pre": "llama-bpe"}), "pre-tokenizer 'llama-bpe'"),
@@ -149,28 +159,27 @@ async def test_file_when_other_entries_change_nothing_then_served(tmp_path: Path
 
 
 def test_encoding_when_it_is_not_supported_then_it_is_named(tmp_path: Path) -> None:
-    model = GGUFModel({}, quantised("Q4_K", "Q6_K", "IQ4_NL"))
-    with pytest.raises(InvalidModel, match=r"quantised as Q4_K, Q6_K, IQ4_NL, .*Quantise the model to one of: F32"):
+    model = GGUFModel({}, quantised("IQ2_S", "IQ3_S", "TQ1_0"))
+    with pytest.raises(InvalidModel, match=r"quantised as IQ3_S, IQ2_S, TQ1_0, .*Quantise the model to one of: F32"):
         loaded(tmp_path, model)
 
 
 def test_encoding_when_not_supported_then_it_is_named(tmp_path: Path) -> None:
-    served = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"}
-    others = [kind.name for kind in gguf.GGMLQuantizationType if kind.name not in served]
+    others = [kind.name for kind in gguf.GGMLQuantizationType if kind.name not in TensorType.__members__]
     with pytest.raises(InvalidModel) as raised:
         loaded(tmp_path, GGUFModel({}, quantised(*others)))
     assert f"quantised as {', '.join(others)}, which" in str(raised.value)
 
 
 def test_architecture_when_unknown_then_named_before_encoding(tmp_path: Path) -> None:
-    model = GGUFModel({"general.architecture": "qwen2"}, {**quantised("Q4_K"), "token_embd.weight": None})
-    with pytest.raises(InvalidModel, match=r"architecture 'qwen2'\. This runtime serves: llama"):
+    model = GGUFModel({"general.architecture": "phi3"}, {**quantised("IQ3_S"), "token_embd.weight": None})
+    with pytest.raises(InvalidModel, match=r"architecture 'phi3'\. This runtime serves: llama, qwen2,"):
         loaded(tmp_path, model)
 
 
 def test_encoding_when_shapes_are_wrong_too_then_it_is_named(tmp_path: Path) -> None:
-    model = GGUFModel({"llama.block_count": 9, "llama.attention.head_count": 5}, quantised("Q4_K"))
-    with pytest.raises(InvalidModel, match="quantised as Q4_K"):
+    model = GGUFModel({"llama.block_count": 9, "llama.attention.head_count": 5}, quantised("IQ3_S"))
+    with pytest.raises(InvalidModel, match="quantised as IQ3_S"):
         loaded(tmp_path, model)
 
 

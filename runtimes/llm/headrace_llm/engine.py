@@ -111,7 +111,12 @@ class LLMEngine:
         scheduler = options.scheduler(model_len=model_len, max_running=max_concurrent)
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(ModelTokenizer, file)
-            decoder = load_decoder(file, threads=threads or len(os.sched_getaffinity(0)), progress=progress)
+            decoder = load_decoder(
+                file,
+                dtype=options.dtype,
+                threads=threads or len(os.sched_getaffinity(0)),
+                progress=progress,
+            )
             decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
             return cls(decoder, tokenizer.result(), scheduler, model_len=model_len, speculation=options.speculation)
 

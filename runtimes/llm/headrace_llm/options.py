@@ -9,6 +9,7 @@ from headrace.errors import CannotStart
 from headrace_llm.kv.cache import KVCache
 from headrace_llm.kv.paged import PagedCache
 from headrace_llm.kv.slots import SlotCache
+from headrace_llm.loading import DType
 from headrace_llm.scheduler.core import Scheduler
 from headrace_llm.scheduler.policies import DEFAULT, POLICIES, SLOTS_ONLY
 
@@ -36,6 +37,7 @@ class EngineOptions:
     layout: KVLayout | None = None
     kv_tokens: int | None = None
     """Positions of the KV cache. By default enough for all requests that may run, each with the longest answer."""
+    dtype: DType = DType.AUTO
     prefix_cache: bool = True
     speculation: bool = True
 

@@ -12,12 +12,12 @@ import mmap
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace.errors import InvalidModel
+from headrace_models.encodings import ENCODINGS, TensorType, encoding_name
 
 T = TypeVar("T")
 
@@ -30,43 +30,6 @@ MAX_DIMENSIONS = 4
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-
-
-class TensorType(IntEnum):
-    """The encodings that can be read."""
-
-    F32 = 0
-    F16 = 1
-    Q4_0 = 2
-    Q4_1 = 3
-    Q8_0 = 8
-    BF16 = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """Bytes and values per block."""
-
-    block_values: int
-    block_bytes: int
-
-
-ENCODINGS = {
-    TensorType.F32: Encoding(1, 4),
-    TensorType.F16: Encoding(1, 2),
-    TensorType.BF16: Encoding(1, 2),
-    TensorType.Q4_0: Encoding(32, 18),
-    TensorType.Q4_1: Encoding(32, 20),
-    TensorType.Q8_0: Encoding(32, 34),
-}
-
-
-_NAMES = (
-    "F32 F16 Q4_0 Q4_1 Q4_2 Q4_3 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS IQ1_S "
-    "IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 Q4_0_4_4 Q4_0_4_8 Q4_0_8_8 TQ1_0 TQ2_0 IQ4_NL_4_4 "
-    "IQ4_NL_4_8 IQ4_NL_8_8 MXFP4 NVFP4 Q1_0"
-)
-"""All encodings of ggml in the order of their numbers; models are known by these names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +86,7 @@ class GGUFFile:
         """Return the tensors by name. Raises InvalidModel for an encoding that cannot be read, and a broken tensor."""
         unread = {name: head.encoding for name, head in self._heads.items() if head.encoding not in ENCODINGS}
         if unread:
-            names = ", ".join(_name_of(kind) for kind in sorted(set(unread.values())))
+            names = ", ".join(encoding_name(kind) for kind in sorted(set(unread.values())))
             raise InvalidModel(
                 f"{self.path.name} is quantised as {names}, which is not supported (tensor {next(iter(unread))})",
                 hint=f"Quantise the model to one of: {', '.join(TensorType.__members__)}",
@@ -219,8 +182,3 @@ class GGUFFile:
 
     def _invalid(self, why: str, *, hint: str = "Fetch the model again") -> InvalidModel:
         return InvalidModel(f"{self.path.name} cannot be read as GGUF: {why}", hint=hint)
-
-
-def _name_of(encoding: int) -> str:
-    names = _NAMES.split()
-    return names[encoding] if encoding < len(names) else f"number {encoding}"

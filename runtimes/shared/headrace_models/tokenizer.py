@@ -28,14 +28,14 @@ class ModelTokenizer:
         try:
             self._tokenizer = _bpe(vocabulary)
         except Exception as error:  # the library has no narrower type
-            raise InvalidModel(f"{file.gguf.path.name} has a broken vocabulary: {error}") from error
+            raise InvalidModel(f"{file.path.name} has a broken vocabulary: {error}") from error
         self.vocabulary = len(vocabulary.tokens)
         self.longest_token = max(len(token.encode()) for token in vocabulary.tokens)
         """Upper bound, bytes of text: byte-level BPE writes each byte as one character of one or two bytes."""
         self.ends = vocabulary.ends
         self.special = vocabulary.special
         self._prefix = list(vocabulary.prefix)
-        self._template = ChatTemplate(file.gguf.metadata.get("tokenizer.chat_template"), vocabulary.names)
+        self._template = ChatTemplate(file.chat_template, vocabulary.names)
         self._dialect = Dialect.of(self._template.source, vocabulary.special)
 
     def encode(self, text: str) -> list[int]:

@@ -20,11 +20,11 @@ import torch
 from torch.nn import functional
 
 from headrace.errors import CannotStart
-from headrace_models.config import DecoderConfig
+from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan, Segment
-from headrace_models.gguf import GGUFFile
 from headrace_models.memory import read_memory
-from headrace_models.weights import Part, WeightLoader
+from headrace_models.torch_weights import WeightLoader
+from headrace_models.weights import ModelWeights
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +34,36 @@ class _Layer:
     attention_norm: torch.Tensor
     qkv: torch.Tensor
     """[(heads + 2 * kv_heads) * head_dim, width]"""
+    qkv_bias: torch.Tensor | None
+    query_norm: torch.Tensor | None
+    """[head_dim], like `key_norm`"""
+    key_norm: torch.Tensor | None
     output: torch.Tensor
     """[width, heads * head_dim]"""
+    post_attention_norm: torch.Tensor | None
     ffn_norm: torch.Tensor
     gate_up: torch.Tensor
     """[2 * ffn_width, width]"""
     down: torch.Tensor
     """[width, ffn_width]"""
+    post_ffn_norm: torch.Tensor | None
+    window: int
+    """Positions that a query attends to; 0: all."""
 
 
 class TorchDecoder:
     """The weights and the cache; implements `headrace_models.decoder.Decoder`."""
 
-    def __init__(self, file: GGUFFile, config: DecoderConfig, *, threads: int, progress: Callable[[int], None]) -> None:
-        self.config = config
+    def __init__(self, weights: ModelWeights, *, threads: int, progress: Callable[[int], None]) -> None:
+        self.config = config = weights.config
         self._threads = threads
-        loader = WeightLoader(file)
-        vocabulary = (config.vocabulary, config.width)
-        self._embedding = loader.add(Part("token_embd.weight", vocabulary))
+        loader = WeightLoader(weights)
+        self._embedding = loader.add("token_embd.weight")
         self._layers = [_layer(loader, config, index) for index in range(config.layers)]
-        self._norm = loader.add(Part("output_norm.weight", (config.width,)))
-        self._head = self._embedding if config.tied else loader.add(Part("output.weight", vocabulary))
-        self._cos, self._sin = _rope_tables(config, config.context)
+        self._norm = loader.add("output_norm.weight")
+        self._head = self._embedding if config.tied else loader.add("output.weight")
+        self._rope = _rope(config.head_dim, config.rope_theta, config.rope_scale, config.rope_factors)
+        self._window_rope = _rope(config.head_dim, config.window_rope_theta or config.rope_theta)
         loader.load(threads, progress)
         self.weight_bytes = loader.memory_bytes
         self.kv_bytes_per_token = 2 * config.layers * config.kv_heads * config.head_dim * torch.float32.itemsize
@@ -118,34 +126,44 @@ class TorchDecoder:
                 for table, s in zip(tables, batch.segments, strict=True)
             ]
         )
-        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
-        hidden = functional.embedding(torch.tensor(list(batch.tokens)), self._embedding)
+        rope, window_rope = _rotation(positions, self._rope), _rotation(positions, self._window_rope)
+        hidden = functional.embedding(torch.tensor(list(batch.tokens)), self._embedding) * self.config.embedding_scale
         for index, layer in enumerate(self._layers):
             normed = self._normed(hidden, layer.attention_norm)
-            queries, keys, values = self._project(functional.linear(normed, layer.qkv), cos, sin)
+            queries, keys, values = self._project(normed, layer, window_rope if layer.window else rope)
             self._keys[index, blocks, :, offsets] = keys
             self._values[index, blocks, :, offsets] = values
             attended = self._attend(index, queries, batch.segments, tables)
-            hidden = hidden + functional.linear(attended, layer.output)
+            added = functional.linear(attended, layer.output)
+            hidden = hidden + self._normed(added, layer.post_attention_norm)
             gate, up = functional.linear(self._normed(hidden, layer.ffn_norm), layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
+            added = functional.linear(self._activated(gate) * up, layer.down)
+            hidden = hidden + self._normed(added, layer.post_ffn_norm)
         return hidden
 
-    def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(hidden, (self.config.width,), weight, self.config.norm_epsilon)
+    def _normed(self, hidden: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        """Return the hidden states normed over the last dimension; without a weight, as they are."""
+        if weight is None:
+            return hidden
+        return functional.rms_norm(hidden, weight.shape, weight, self.config.norm_epsilon)
+
+    def _activated(self, gate: torch.Tensor) -> torch.Tensor:
+        match self.config.activation:
+            case Activation.SILU:
+                return functional.silu(gate)
+            case Activation.GELU_TANH:
+                return functional.gelu(gate, approximate="tanh")
 
     def _project(
-        self, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, normed: torch.Tensor, layer: _Layer, rope: _Rotation
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries [tokens, heads, head], keys and values [tokens, kv heads, head]; rotated, except values."""
         config = self.config
+        qkv = functional.linear(normed, layer.qkv, layer.qkv_bias)
         heads = qkv.view(qkv.shape[0], config.heads + 2 * config.kv_heads, config.head_dim)
-        rotated = heads[:, : config.heads + config.kv_heads]
-        half = config.head_dim // 2
-        turned = torch.cat((-rotated[..., half:], rotated[..., :half]), dim=-1)
-        rotated = rotated * cos + turned * sin
-        values = heads[:, config.heads + config.kv_heads :]
-        return rotated[:, : config.heads], rotated[:, config.heads :], values
+        queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
+        queries, keys = self._normed(queries, layer.query_norm), self._normed(keys, layer.key_norm)
+        return rope.rotated(queries), rope.rotated(keys), values
 
     def _attend(
         self, layer: int, queries: torch.Tensor, segments: Sequence[Segment], tables: list[torch.Tensor]
@@ -159,9 +177,15 @@ class TorchDecoder:
                 self._cached(self._keys, layer, table, context),
                 self._cached(self._values, layer, table, context),
             )
-            causal = torch.arange(context) <= torch.arange(segment.start, context).unsqueeze(1)
+            before = torch.arange(segment.start, context).unsqueeze(1) - torch.arange(context)
+            window = self.config.window(layer) or context
             attended = functional.scaled_dot_product_attention(
-                queries[rows].transpose(0, 1).unsqueeze(0), keys, values, attn_mask=causal, enable_gqa=True
+                queries[rows].transpose(0, 1).unsqueeze(0),
+                keys,
+                values,
+                attn_mask=(before >= 0) & (before < window),
+                scale=self.config.score_factor,
+                enable_gqa=True,
             )
             result[rows] = attended.squeeze(0).transpose(0, 1)
             row += segment.count
@@ -174,31 +198,52 @@ class TorchDecoder:
         return gathered[:, :context].unsqueeze(0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rotation:
+    """Cosines and sines of the positions of a batch: [tokens, 1, head_dim] each."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def rotated(self, heads: torch.Tensor) -> torch.Tensor:
+        """Return queries or keys rotated by their position. heads: [tokens, heads, head_dim]."""
+        half = heads.shape[-1] // 2
+        turned = torch.cat((-heads[..., half:], heads[..., :half]), dim=-1)
+        return heads * self.cos + turned * self.sin
+
+
 def _layer(loader: WeightLoader, config: DecoderConfig, index: int) -> _Layer:
-    prefix = f"blk.{index}"
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    ffn = (config.ffn_width, config.width)
+    def add(*names: str) -> torch.Tensor:
+        return loader.add(*(f"blk.{index}.{name}" for name in names))
+
     return _Layer(
-        attention_norm=loader.add(Part(f"{prefix}.attn_norm.weight", (config.width,))),
-        qkv=loader.add(
-            Part(f"{prefix}.attn_q.weight", (queries, config.width), paired_heads=config.heads),
-            Part(f"{prefix}.attn_k.weight", (keys, config.width), paired_heads=config.kv_heads),
-            Part(f"{prefix}.attn_v.weight", (keys, config.width)),
-        ),
-        output=loader.add(Part(f"{prefix}.attn_output.weight", (config.width, queries))),
-        ffn_norm=loader.add(Part(f"{prefix}.ffn_norm.weight", (config.width,))),
-        gate_up=loader.add(Part(f"{prefix}.ffn_gate.weight", ffn), Part(f"{prefix}.ffn_up.weight", ffn)),
-        down=loader.add(Part(f"{prefix}.ffn_down.weight", (config.width, config.ffn_width))),
+        attention_norm=add("attn_norm.weight"),
+        qkv=add("attn_q.weight", "attn_k.weight", "attn_v.weight"),
+        qkv_bias=add("attn_q.bias", "attn_k.bias", "attn_v.bias") if config.qkv_bias else None,
+        query_norm=add("attn_q_norm.weight") if config.qk_norm else None,
+        key_norm=add("attn_k_norm.weight") if config.qk_norm else None,
+        output=add("attn_output.weight"),
+        post_attention_norm=add("post_attention_norm.weight") if config.post_norms else None,
+        ffn_norm=add("ffn_norm.weight"),
+        gate_up=add("ffn_gate.weight", "ffn_up.weight"),
+        down=add("ffn_down.weight"),
+        post_ffn_norm=add("post_ffw_norm.weight") if config.post_norms else None,
+        window=config.window(index),
     )
 
 
-def _rope_tables(config: DecoderConfig, model_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines: [model_len, head_dim], float32."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    angles = torch.outer(torch.arange(model_len).float(), frequencies)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+def _rope(head_dim: int, theta: float, scale: float = 1.0, factors: Sequence[float] = ()) -> torch.Tensor:
+    """Return the angle per position of each pair: [head_dim / 2], float32."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequencies = 1.0 / (theta**exponents) * scale
+    return frequencies / torch.tensor(factors) if factors else frequencies
+
+
+def _rotation(positions: torch.Tensor, frequencies: torch.Tensor) -> _Rotation:
+    """Return the rotation of positions. frequencies: [head_dim / 2]."""
+    angles = torch.outer(positions.float(), frequencies)
+    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
+    return _Rotation(angles.cos(), angles.sin())
 
 
 def _kv_cache(

@@ -1,135 +1,114 @@
-"""Loading of weights: a file's tensors are decoded once, in parallel, directly into the model's memory.
+"""A model's weights as they are stored, in one form for every format: what decoders load.
 
-All weights lie in one piece of memory, and matrices that are multiplied with the same input are one. Huge pages do not
-pay: measured, they load in 0.5 to 0.9 s instead of 0.3, since the kernel must find them, and a step is no faster.
+Tensors have the names of llama.cpp's GGUF files (`blk.0.attn_q.weight`). Their bytes are views of the mapped file,
+still encoded: a decoder keeps, repacks or decodes them. No torch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from headrace.errors import CannotStart, InvalidModel
-from headrace_models.gguf import GGUFFile, TensorInfo
-from headrace_models.quant import dequantise, rows_of
-
-ALIGNMENT = 64
-"""Alignment of each weight: a cache line, and the widest vector register."""
-_BYTES = 4
+from headrace.errors import InvalidModel
+from headrace_models.config import DecoderConfig
+from headrace_models.encodings import TensorType, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A tensor of the file, as rows of a weight. `paired_heads`: of queries and keys, whose rows lie in pairs."""
+class RawTensor:
+    """One tensor as stored."""
 
     name: str
     shape: tuple[int, ...]
-    paired_heads: int = 0
+    """Outermost first, as in numpy."""
+    type: TensorType
+    data: memoryview
+    """The encoded rows, in their stored order. The address need not be aligned."""
+    row_order: NDArray[np.int32] | None = None
+    """Row i of the weight is the stored row `row_order[i]`; None: they are in order. See `unpaired_order`."""
+
+    def rows(self) -> NDArray[np.uint8]:
+        """Return the encoded rows in their right order: [rows, bytes per row]. A view, unless there is a `row_order`.
+
+        A vector is one row; with a `row_order`, its elements are the rows.
+        """
+        width = self.shape[-1] if len(self.shape) > 1 or self.row_order is None else 1
+        stored = np.frombuffer(self.data, dtype=np.uint8).reshape(-1, row_bytes(self.type, width))
+        return stored if self.row_order is None else stored[self.row_order]
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    tensor: TensorInfo
-    paired_heads: int
-    out: torch.Tensor
+class ModelWeights:
+    """All tensors of a model: exactly those that `tensor_shapes` names. Made by `checked`."""
 
+    path: Path
+    """The file or directory, for messages."""
+    config: DecoderConfig
+    tensors: Mapping[str, RawTensor]
 
-class WeightLoader:
-    """Collects the weights (`add`), then loads all of them (`load`)."""
+    @classmethod
+    def checked(cls, path: Path, config: DecoderConfig, tensors: Mapping[str, RawTensor]) -> ModelWeights:
+        """Return the weights.
 
-    def __init__(self, file: GGUFFile) -> None:
-        self._file = file
-        self._memory = _memory(sum(_room(math.prod(tensor.shape)) for tensor in file.tensors.values()))
-        self._used = 0
-        self._tasks: list[_Task] = []
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory of the weights, bytes."""
-        return self._memory.numel() * _BYTES
-
-    def add(self, *parts: Part) -> torch.Tensor:
-        """Return the weight made of these parts, one below the other, still empty: [rows, width] or [width], float32.
-
-        Raises InvalidModel when the file has no such tensors.
+        Raises InvalidModel if a tensor is missing or of another shape, or if there are others: without its biases, for
+        example, a model would produce wrong output.
         """
-        tensors = [self._tensor(part) for part in parts]
-        width = parts[0].shape[-1]
-        rows = [math.prod(part.shape) // width for part in parts]
-        weight = self._memory[self._used : self._used + sum(rows) * width].view(-1, width)
-        self._used += _room(weight.numel())
-        for part, tensor, out in zip(parts, tensors, torch.split(weight, rows), strict=True):
-            self._tasks.append(_Task(tensor, part.paired_heads, out))
-        return weight if len(parts[0].shape) > 1 else weight.flatten()
-
-    def load(self, threads: int, progress: Callable[[int], None]) -> None:
-        """Decode all weights, and report the progress in percent.
-
-        Raises InvalidModel if the file has tensors that the model does not use: without its biases, for example, a
-        model would produce wrong output.
-        """
-        unknown = self._file.tensors.keys() - {task.tensor.name for task in self._tasks}
+        needed = tensor_shapes(config)
+        for name, shape in needed.items():
+            tensor = tensors.get(name)
+            if tensor is None or tensor.shape != shape:
+                found = "missing" if tensor is None else f"of shape {tensor.shape}"
+                raise InvalidModel(
+                    f"{path.name}: tensor {name} is {found}, and its header needs {shape}",
+                    hint="Convert the model again",
+                )
+        unknown = sorted(tensors.keys() - needed.keys())
         if unknown:
-            names = ", ".join(sorted(unknown)[:3])
             raise InvalidModel(
-                f"{self._file.path.name} has {len(unknown)} tensors that this runtime does not compute with: {names}",
+                f"{path.name} has {len(unknown)} tensors that this runtime does not compute with: "
+                f"{', '.join(unknown[:3])}",
                 hint="It is of a variant of the architecture that is not served yet",
             )
-        total, done = sum(task.out.numel() for task in self._tasks), 0
-        # One thread a tensor: threads that share each small operation wait for each other. Measured on two cores, the
-        # engine's whole load against sharing: 0.33 s and 0.41 s; with one core kept busy by others, 0.45 s and 0.96 s.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            largest_first = sorted(self._tasks, key=lambda task: -task.out.numel())
-            sizes = {pool.submit(self._decode, task): task.out.numel() for task in largest_first}
-            told = 0
-            for future in as_completed(sizes):
-                future.result()
-                done += sizes[future]
-                if done * 100 // total > told:
-                    told = done * 100 // total
-                    progress(told)
-
-    def _decode(self, task: _Task) -> None:
-        rows = rows_of(self._file, task.tensor)
-        if task.paired_heads:
-            rows = unpaired(rows, task.paired_heads)
-        dequantise(rows, task.tensor.type, task.out)
-
-    def _tensor(self, part: Part) -> TensorInfo:
-        tensor = self._file.tensors.get(part.name)
-        if tensor is None or tensor.shape != part.shape:
-            found = "missing" if tensor is None else f"of shape {tensor.shape}"
-            raise InvalidModel(
-                f"{self._file.path.name}: tensor {part.name} is {found}, and its header needs {part.shape}",
-                hint="Convert the model again",
-            )
-        return tensor
+        return cls(path, config, tensors)
 
 
-def unpaired(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Undo the row order in which llama GGUFs keep queries and keys (pairs interleaved), for rotation by halves.
+def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of all tensors of a model."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    width, head = (config.width,), (config.head_dim,)
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": width,
+        "attn_q.weight": (queries, config.width),
+        "attn_k.weight": (keys, config.width),
+        "attn_v.weight": (keys, config.width),
+        "attn_output.weight": (config.width, queries),
+        "ffn_norm.weight": width,
+        "ffn_gate.weight": (config.ffn_width, config.width),
+        "ffn_up.weight": (config.ffn_width, config.width),
+        "ffn_down.weight": (config.width, config.ffn_width),
+    }
+    if config.qkv_bias:
+        layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
+    if config.qk_norm:
+        layer |= {"attn_q_norm.weight": head, "attn_k_norm.weight": head}
+    if config.post_norms:
+        layer |= {"post_attention_norm.weight": width, "post_ffw_norm.weight": width}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (config.vocabulary, config.width)}
+    for index in range(config.layers):
+        shapes |= {f"blk.{index}.{name}": shape for name, shape in layer.items()}
+    shapes["output_norm.weight"] = width
+    if not config.tied:
+        shapes["output.weight"] = (config.vocabulary, config.width)
+    return shapes
 
-    rows: [heads * head, bytes per row].
+
+def unpaired_order(heads: int, rows: int) -> NDArray[np.int32]:
+    """Return the row order that undoes the one of queries and keys in llama's GGUFs: [rows].
+
+    These files rotate neighbouring rows (2 i, 2 i + 1) of a head; decoders rotate the rows (i, i + head_dim / 2).
     """
-    count, width = rows.shape
-    return rows.view(heads, count // heads // 2, 2, width).transpose(1, 2).reshape(count, width)
-
-
-def _memory(values: int) -> torch.Tensor:
-    """Return memory for the weights: [values], float32. Raises CannotStart if there is not enough."""
-    try:
-        return torch.empty(values)
-    except RuntimeError as error:  # torch has no class of its own for it
-        raise CannotStart(
-            f"the weights of {values * _BYTES / 2**30:.1f} GiB, in float32, do not fit into memory",
-            hint="Give the replica more memory, or serve a smaller model",
-        ) from error
-
-
-def _room(values: int) -> int:
-    """Return the number of values that a weight occupies, so that the next one is aligned."""
-    return -(-values * _BYTES // ALIGNMENT) * ALIGNMENT // _BYTES
+    return np.arange(rows, dtype=np.int32).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)

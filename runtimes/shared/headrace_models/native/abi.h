@@ -1,0 +1,41 @@
+// The C interface of the library; `library.py` has the same structures. Any change increments kAbi.
+#pragma once
+#include <cstdint>
+
+#define HEADRACE_API extern "C" __attribute__((visibility("default")))
+
+namespace headrace {
+
+constexpr int32_t kAbi = 1;
+
+// DecoderConfig, and the rotation frequencies [head_dim / 2] of layers without and with a window.
+struct Config {
+  int32_t layers, width, heads, kv_heads, head_dim, ffn_width, vocabulary;
+  int32_t qkv_bias, qk_norm, post_norms, gelu, tied;
+  float norm_epsilon, embedding_scale, score_factor;
+  const float* frequencies;
+  const float* window_frequencies;
+  const int32_t* windows;  // [layers]
+};
+
+struct SegmentArgs {
+  int32_t first_block;  // index into `blocks` of the batch
+  int32_t blocks;
+  int32_t start, count;
+};
+
+struct BatchArgs {
+  const int32_t* tokens;
+  const SegmentArgs* segments;
+  const int32_t* blocks;
+  const int32_t* outputs;  // null: the normed hidden states of all tokens are returned instead of logits
+  int32_t token_count, segment_count, block_count, output_count;
+};
+
+struct CacheArgs {
+  uint8_t* memory;
+  uint64_t bytes;
+  int32_t blocks, block_tokens, half;
+};
+
+}  // namespace headrace

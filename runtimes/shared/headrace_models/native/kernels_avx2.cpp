@@ -1,0 +1,15 @@
+#include "isa_avx2.h"
+
+#include <math.h>
+
+#include "kernels.h"
+
+#include "matmul.inc"
+#include "rows.inc"
+#include "attention.inc"
+
+namespace headrace {
+
+const Kernels kAvx2 = {"avx2", matmul, row, rms_norm, quantise, gate, rotate, add_row, write_kv, attend};
+
+}  // namespace headrace

@@ -1,0 +1,111 @@
+// A decoder: weights, cache, buffers and threads; `step` computes a batch.
+#pragma once
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "model.h"
+#include "pool.h"
+
+namespace headrace {
+
+// Memory for the activations of a step, grown when needed and aligned for vectors.
+template <class T>
+class Buffer {
+ public:
+  void reserve(size_t count) {
+    if (count <= size_) return;
+    size_ = count + count / 4;
+    data_.reset(static_cast<T*>(::operator new(size_ * sizeof(T), std::align_val_t(64))));
+  }
+  T* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<T, Free> data_;
+  size_t size_ = 0;
+};
+
+// Rows that are the input of a matrix, in float32 and quantised.
+struct Input {
+  size_t stride = 0;
+  Buffer<float> values;
+  Buffer<int8_t> codes;
+  Buffer<float> scales, sums;
+  Buffer<int32_t> offsets, halves;
+
+  void reserve(size_t rows, size_t cols);
+  float* row(size_t m) const { return values.get() + m * stride; }
+  QuantisedRow quantised_row(size_t m, size_t col = 0) const;
+  Activations activations() const;
+};
+
+class Decoder {
+ public:
+  Decoder(const Kernels& kernels, int threads) : kernels_(kernels), thread_count_(threads) {}
+
+  // Each returns an empty text, or what is wrong with the arguments.
+  std::string open(const Config& config, const uint8_t* packed, uint64_t bytes);
+  std::string allocate(const CacheArgs& cache);
+  std::string step(const BatchArgs& batch, float* out);
+
+  // Bytes of a layer's block: keys and values of all KV heads.
+  static uint64_t block_bytes(const Config& config, int block_tokens, bool half);
+  const Kernels& kernels() const { return kernels_; }
+
+ private:
+  enum class Work { kEmbed, kAttentionNorm, kQkv, kAttend, kQuantiseAttended, kOutput, kPostAttention, kFfnNorm,
+                    kGateUp, kDown, kPostFfn, kFinalNorm, kHead };
+  struct Phase {
+    Work work;
+    int layer, items;
+  };
+  // Where the work of a matrix product is cut: tiles, then tokens.
+  struct Cut {
+    int tiles, parts, tokens;
+  };
+  struct Range {
+    int tile, tile_end, m, m_end;
+  };
+  struct Queries {  // one item of attention
+    int segment, kv_head, row, row_end;
+  };
+
+  std::string check(const BatchArgs& batch) const;
+  void plan(const BatchArgs& batch);
+  void reserve(const BatchArgs& batch);
+  Cut cut(const Matrix& matrix, int tiles, int tokens) const;
+  Range range(const Matrix& matrix, const Cut& cut, int item) const;
+  static void run_item(void* self, int phase, int item, int thread);
+  void run(const Phase& phase, int item, int thread);
+  void embed(int m);
+  void normed(int m, const float* x, const float* weight, const Input& to, bool quantise);
+  void qkv(const Layer& layer, int index, int item);
+  void finish_heads(const Layer& layer, int index, int part, const Range& range);
+  void attend(int layer, int item, int thread);
+  void product(const Matrix& matrix, const Cut& cut, int item, const Input& input, float* out, size_t stride, bool add);
+  void gate_up(const Layer& layer, int item);
+  void post_norm(int m, const float* weight);
+
+  const Kernels& kernels_;
+  const int thread_count_;
+  Model model_;
+  CacheArgs cache_{};
+  std::unique_ptr<Pool> pool_;
+
+  const BatchArgs* batch_ = nullptr;
+  float* out_ = nullptr;
+  std::vector<Phase> phases_;
+  std::vector<int> items_, positions_, segment_of_, first_token_;
+  std::vector<Queries> queries_;
+  Cut cut_q_{}, cut_k_{}, cut_output_{}, cut_ffn_{}, cut_down_{}, cut_head_{};
+  Buffer<float> hidden_, q_, k_, v_, up_, projected_, cosines_, sines_, scores_;
+  size_t scores_stride_ = 0;
+  Input normed_, attended_, gated_, final_;
+};
+
+}  // namespace headrace
