@@ -15,8 +15,8 @@ from llm_runtime.llm_reference import PROMPTS, reference_model
 from llm_runtime.llm_requests import GREEDY, generate
 
 from headrace.serving.engine import FinishReason, Sampling, StopConditions
-from headrace_llm import engine as engine_module
 from headrace_llm.engine import LLMEngine
+from headrace_llm.options import EngineOptions
 from headrace_models.decoder import Batch, Segment
 from headrace_models.model_file import ModelFile
 from headrace_models.torch_decoder import TorchDecoder
@@ -26,9 +26,14 @@ BATCH = 16
 ALL = StopConditions(max_tokens=NEW_TOKENS, ignore_eos=True)
 
 
-def load(path: Path, slots: int = 8, model_len: int = 512) -> LLMEngine:
+def load(path: Path, slots: int = 8, model_len: int = 512, options: EngineOptions | None = None) -> LLMEngine:
     return LLMEngine.load_model(
-        ModelFile.open(path), max_model_len=model_len, max_concurrent=slots, threads=2, progress=lambda *_: None
+        ModelFile.open(path),
+        max_model_len=model_len,
+        max_concurrent=slots,
+        threads=2,
+        progress=lambda *_: None,
+        options=options,
     )
 
 
@@ -89,12 +94,11 @@ async def test_greedy_tokens_in_one_batch_then_they_equal_transformers(engine: L
 
 
 async def test_greedy_tokens_when_prefill_is_chunked_then_the_same(
-    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+    smollm2_path: Path,
 ) -> None:
     whole = load(smollm2_path)
     prompt = whole.encode("To be, or not to be, that is the question. " * 12)
-    monkeypatch.setattr(engine_module, "TOKEN_BUDGET", 7)
-    chunked = load(smollm2_path)
+    chunked = load(smollm2_path, slots=4, options=EngineOptions(policy="splitfuse", token_budget=7))
     try:
         assert await tokens_of(whole, prompt) == await tokens_of(chunked, prompt)
         assert chunked.counters.steps > len(prompt) // 7

@@ -70,7 +70,7 @@ async def test_request_when_its_part_fails_then_it_alone_ends(engine: LLMEngine,
     while engine.load().running < len(PROMPTS):
         await asyncio.sleep(0)
     for _ in range(3):
-        with pytest.raises(RequestFailed, match="the engine failed on this request") as raised:
+        with pytest.raises(RequestFailed) as raised:
             await answer(engine, CULPRITS[culprit])
         assert raised.value.http_status == 500
     assert not streams.done()

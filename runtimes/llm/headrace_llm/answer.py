@@ -62,9 +62,20 @@ class Answer:
         self._boundaries: deque[_Boundary] = deque()
         """In `_held`, by place; none without cursors."""
         self._count = 0
+        self._resumed = 0
+        """Tokens whose text the client has from another answer."""
         self._decoded = 0
         """Tokens before the incomplete character, if there is one at the end."""
         self._cursor = 0
+
+    def resume(self, tokens: Sequence[int]) -> None:
+        """Begin after tokens whose text the client has, as it has that of a cursor."""
+        for token in tokens:
+            self._count += 1
+            self._decode(token)
+            self._release(len(self._held))
+        self._cursor = self._resumed = self._count
+        self._boundaries.clear()
 
     def add(self, token: int, *, room: int, logprob: TokenLogprob | None = None, complete: bool = False) -> Delta:
         """Return what the token adds. `room`: tokens that still fit into the model after it.
@@ -76,7 +87,7 @@ class Answer:
         cursor = None
         if self._cursors:
             cursor = self._cursor if reason is None else self._count
-        first = self._count == 1
+        first = self._count == self._resumed + 1
         return Delta(
             text,
             (token,),

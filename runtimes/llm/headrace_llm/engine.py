@@ -1,11 +1,9 @@
 """The asynchronous engine: a thread that steps the model, and queues between it and the event loop.
 
 Requests come in through an inbox, and the results of a step go out in one wake-up of the event loop, for any number of
-requests. torch releases the interpreter while it computes, so the loop serves HTTP meanwhile.
-
-No request can stop the engine. Sampling and decoding run per request: an error there ends that request. After an error
-in the shared computation each request is computed alone (`_forward_each`) to find the one that fails; only an error
-without any request stops the engine.
+requests. The decoder releases the interpreter while it computes; meanwhile the loop serves HTTP and turns the tokens of
+the step before into text (`Answer`). So a stop string is found while the next step runs: the engine's thread learns of
+it as of a cancellation, and the token that it may have computed too many is dropped.
 """
 
 from __future__ import annotations
@@ -14,12 +12,11 @@ import asyncio
 import logging
 import os
 import threading
-import time
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from hashlib import blake2b
 
-import torch
 from prometheus_client.core import Metric
 
 from headrace.errors import HeadraceError
@@ -35,82 +32,74 @@ from headrace.serving.engine import (
     Progress,
     ToolUse,
 )
-from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
+from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
+from headrace_llm.loading import load_decoder
+from headrace_llm.options import EngineOptions
+from headrace_llm.request import Request
+from headrace_llm.sampling.constraints import ConstraintCompiler, ConstraintMatcher
 from headrace_llm.sampling.sampler import Sampler
-from headrace_llm.scheduler import Chunk, Scheduler, Sequence
-from headrace_models.decoder import Batch, Decoder, Floats, Segment
+from headrace_llm.scheduler.core import Scheduler
+from headrace_llm.sequence import Sequence
+from headrace_llm.speculation import PromptLookup
+from headrace_llm.stepper import Result, Stepper, failure
+from headrace_models.decoder import Decoder
 from headrace_models.model_file import ModelFile
 from headrace_models.tokenizer import ModelTokenizer
-from headrace_models.torch_decoder import TorchDecoder
 
 log = logging.getLogger(__name__)
 
-TOKEN_BUDGET = 256
-"""Tokens per step. Prefill on two cores is equally fast from 128 on; more would only delay running answers."""
 QUEUE_PER_SLOT = 4
-"""Queued requests per slot: enough to keep the slots full; further requests wait in the gateway."""
-RATE_SMOOTHING = 0.2
-"""Weight of the newest step in the reported step time and rate."""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request that the engine has admitted."""
-
-    tokens: list[int]
-    """Of prompt and answer."""
-    sampler: Sampler
-    sequence: Sequence
-    answer: Answer
-    outbox: asyncio.Queue[Delta | HeadraceError]
-
-
-_Result = tuple[_Request, Delta | HeadraceError]
-"""The result of a step for a request: a delta, or the error that ends it."""
+"""Queued requests per running one: enough to keep the batch full; further requests wait in the gateway."""
 
 
 class LLMEngine:
     """Serves one model. Made by `load_model`; implements `headrace.serving.engine.TextEngine`."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: ModelTokenizer, *, model_len: int, slots: int, threads: int
+        self, decoder: Decoder, tokenizer: ModelTokenizer, scheduler: Scheduler, *, model_len: int, speculation: bool
     ) -> None:
         self.model_len = model_len
-        self.capacity = slots * (1 + QUEUE_PER_SLOT)
+        self.capacity = scheduler.max_running * (1 + QUEUE_PER_SLOT)
         self.counters = EngineCounters()
         self.healthy = True
         self.vocabulary = tokenizer.vocabulary
         self.longest_token = tokenizer.longest_token
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._slots = slots
-        self._threads = threads
-        self._scheduler = Scheduler(slots, TOKEN_BUDGET)
-        self._requests: dict[Sequence, _Request] = {}
-        self._inbox: list[_Request] = []
-        self._cancelled: list[_Request] = []
+        self._scheduler = scheduler
+        self._stepper = Stepper(decoder, scheduler, self.counters)
+        self._speculation = speculation
+        self._constraints = ConstraintCompiler(tokenizer)
+        self._inbox: list[Request] = []
+        self._left: list[Request] = []
+        """Requests whose client has left, or whose answer has ended by a stop string."""
         self._wake = threading.Condition()
-        """Guards the inbox, the cancellations and `_stopping`; the inbox takes nothing once `healthy` is False."""
+        """Guards the two lists and `_stopping`; the inbox takes nothing once `healthy` is False."""
         self._stopping = False
         self._admitted = 0
         """Admitted requests that have not ended; changed on the event loop only."""
-        self._step_seconds = 0.0
-        self._rate = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @classmethod
     def load_model(
-        cls, file: ModelFile, *, max_model_len: int, max_concurrent: int, threads: int | None, progress: Progress
+        cls,
+        file: ModelFile,
+        *,
+        max_model_len: int,
+        max_concurrent: int,
+        threads: int | None,
+        progress: Progress,
+        options: EngineOptions | None = None,
     ) -> LLMEngine:
-        """Load the weights and return an engine. Blocks for about a second; call it in a thread.
+        """Load the weights and return an engine. Blocks for up to a second; call it in a thread.
 
-        Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory.
+        Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory or
+        the options contradict each other.
         """
-        threads = threads or len(os.sched_getaffinity(0))
-        torch.set_num_threads(threads)
+        options = options or EngineOptions()
         model_len = min(max_model_len, file.config.context)
         if model_len < max_model_len:
             log.warning(
@@ -119,13 +108,17 @@ class LLMEngine:
                 file.config.context,
                 model_len,
             )
+        scheduler = options.scheduler(model_len=model_len, max_running=max_concurrent)
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(ModelTokenizer, file)
-            decoder = TorchDecoder(
-                file.weights, threads=threads, progress=lambda percent: progress("loading-weights", percent)
+            decoder = load_decoder(
+                file,
+                dtype=options.dtype,
+                threads=threads or len(os.sched_getaffinity(0)),
+                progress=progress,
             )
-            decoder.allocate_cache(max_concurrent, model_len)
-            return cls(decoder, tokenizer.result(), model_len=model_len, slots=max_concurrent, threads=threads)
+            decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
+            return cls(decoder, tokenizer.result(), scheduler, model_len=model_len, speculation=options.speculation)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`."""
@@ -150,35 +143,57 @@ class LLMEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
-        Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied.
+        Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied, RequestFailed.
         """
-        admitted = self._admit(request)
-        finished = False
+        answer = Answer(self._tokenizer, request.stop, cursors=request.cursors, special_tokens=request.special_tokens)
+        length = len(request.prompt_tokens) + len(request.answer_tokens)
+        self._check(request, length)
+        answer.resume(request.answer_tokens)
+        self._admitted += 1
+        admitted: Request | None = None
+        ended = False
         try:
-            while not finished:
-                delta = await admitted.outbox.get()
-                if isinstance(delta, HeadraceError):
-                    finished = True
-                    raise delta
-                finished = delta.finish_reason is not None
-                yield delta
+            constraint = await self._compile(request)
+            admitted = self._admit(request, answer.ends, constraint)
+            while not ended:
+                update = await admitted.outbox.get()
+                if isinstance(update, HeadraceError):
+                    ended = True
+                    raise update
+                answer.cached_tokens, answer.prompt_logprobs = update.cached_tokens, update.prompt_logprobs
+                for index, sampled in enumerate(update.sampled, 1):
+                    length += 1
+                    try:
+                        delta = answer.add(
+                            sampled.token,
+                            room=self.model_len - length,
+                            logprob=sampled.logprob,
+                            complete=update.complete and index == len(update.sampled),
+                        )
+                    except Exception as error:
+                        raise failure(error) from error
+                    yield delta
+                    if delta.finish_reason is not None:
+                        ended = True
+                        break
         finally:
             self._admitted -= 1
-            if not finished:
+            if admitted is not None:
+                admitted.cancelled = not ended
                 with self._wake:
-                    self._cancelled.append(admitted)
+                    self._left.append(admitted)
                     self._wake.notify()
 
     def load(self) -> Load:
         """Return how busy the engine is."""
-        running = list(self._scheduler.running)
+        cache, running = self._scheduler.cache, len(self._scheduler.running)
         return Load(
-            queued=max(0, self._admitted - len(running)),
-            running=len(running),
-            kv_tokens_used=sum(sequence.computed for sequence in running),
-            kv_tokens_total=self._slots * self.model_len,
-            tokens_per_second=self._rate if running else 0.0,
-            step_milliseconds=self._step_seconds * 1000,
+            queued=max(0, self._admitted - running),
+            running=running,
+            kv_tokens_used=cache.used_blocks * cache.block_tokens,
+            kv_tokens_total=cache.blocks * cache.block_tokens,
+            tokens_per_second=self._stepper.rate if running else 0.0,
+            step_milliseconds=self._stepper.step_seconds * 1000,
         ).with_extra({UNCOMPUTED_TOKENS: self._uncomputed_tokens()})
 
     def metrics(self, model: str) -> Iterable[Metric]:
@@ -197,51 +212,84 @@ class LLMEngine:
             self._wake.notify()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        self._decoder.close()
 
     def _uncomputed_tokens(self) -> int:
-        sequences = [*self._scheduler.running, *self._scheduler.waiting, *(each.sequence for each in self._inbox)]
-        return sum(sequence.length - sequence.computed for sequence in sequences)
+        scheduler = self._scheduler
+        sequences = [*scheduler.running, *scheduler.waiting, *(each.sequence for each in self._inbox)]
+        return sum(sequence.pending for sequence in sequences)
 
-    def _admit(self, request: GenerationRequest) -> _Request:
-        prompt = request.prompt_tokens
-        if not self.healthy:
-            raise _dead()
-        if not prompt:
-            raise InvalidRequest("the prompt is empty", param="prompt")
-        if not 0 <= min(prompt) <= max(prompt) < self.vocabulary:
-            raise InvalidRequest(f"a token id is not from 0 to {self.vocabulary - 1}", param="prompt")
-        if len(prompt) >= self.model_len:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(prompt)} tokens, and the model takes {self.model_len} with the answer",
-                param="messages",
-                hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
-            )
-        if self._admitted >= self.capacity:
-            raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
-        admitted = _Request(
-            tokens=list(prompt),
-            sampler=Sampler(request.sampling, vocabulary=self.vocabulary, prompt=prompt),
-            sequence=Sequence(length=len(prompt)),
-            answer=Answer(self._tokenizer, request.stop, cursors=request.cursors),
-            outbox=asyncio.Queue(),  # bounded by the answer's length
-        )
+    async def _compile(self, request: GenerationRequest) -> ConstraintMatcher | None:
+        """Return the state of the request's constraint. Raises InvalidRequest."""
+        if request.constraint is None:
+            return None
+        matcher = await asyncio.to_thread(self._constraints.compile, request.constraint)
+        for token in request.answer_tokens:
+            matcher.advance(token)
+        return matcher
+
+    def _admit(self, given: GenerationRequest, ends: frozenset[int], constraint: ConstraintMatcher | None) -> Request:
+        try:
+            request = self._request(given, ends, constraint)
+        except Exception as error:
+            raise failure(error) from error
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
         with self._wake:
             if not self.healthy:  # checked again under the lock: the thread no longer reads the inbox
                 raise _dead()
-            self._inbox.append(admitted)
+            self._inbox.append(request)
             self._wake.notify()
-        self._admitted += 1
-        return admitted
+        return request
+
+    def _check(self, request: GenerationRequest, length: int) -> None:
+        """Refuse what cannot be computed. `length`: tokens of the prompt and of the answer so far."""
+        prompt = request.prompt_tokens
+        if not self.healthy:
+            raise _dead()
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        tokens = prompt + request.answer_tokens
+        if not 0 <= min(tokens) <= max(tokens) < self.vocabulary:
+            raise InvalidRequest(f"a token id is not from 0 to {self.vocabulary - 1}", param="prompt")
+        if length >= self.model_len:
+            raise ContextLengthExceeded(
+                f"the prompt has {length} tokens, and the model takes {self.model_len} with the answer",
+                param="messages",
+                hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
+            )
+        if self._admitted >= self.capacity:
+            raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
+
+    def _request(self, given: GenerationRequest, ends: frozenset[int], constraint: ConstraintMatcher | None) -> Request:
+        """Return the engine's side of a request. Whatever is wrong with its values raises here."""
+        prompt = array("I", given.prompt_tokens).tolist()
+        tokens = [*prompt, *given.answer_tokens]
+        return Request(
+            given=given,
+            sequence=Sequence(tokens, salt=_salt(given), reports_prompt=given.prompt_logprobs is not None),
+            sampler=Sampler(
+                given.sampling,
+                vocabulary=self.vocabulary,
+                prompt=prompt,
+                answered=given.answer_tokens,
+                ends=ends,
+                min_tokens=given.stop.min_tokens,
+                logprobs=given.logprobs,
+            ),
+            ends=ends,
+            longest=min(len(prompt) + given.stop.max_tokens, self.model_len),
+            outbox=asyncio.Queue(),
+            constraint=constraint,
+            lookup=PromptLookup() if self._speculation else None,
+        )
 
     def _run(self) -> None:
         """The engine thread."""
-        torch.set_num_threads(self._threads)  # a setting per calling thread
         try:
             while self._take_in():
-                self._step()
+                self._deliver(self._stepper.step())
         except Exception as error:
             # No other thread can answer the waiting requests; the process reports itself as not alive.
             log.exception("the engine died")
@@ -250,115 +298,32 @@ class LLMEngine:
             self._die(EngineDied("the engine is stopping"))
 
     def _take_in(self) -> bool:
-        """Take new requests and cancellations; wait if there is no work. False: stop."""
+        """Take new requests and those that have ended; wait if there is no work. False: stop."""
         with self._wake:
-            while not (self._inbox or self._cancelled or self._requests or self._stopping):
+            while not (self._inbox or self._left or self._stepper.requests or self._stopping):
                 self._wake.wait()
             arrived, self._inbox = self._inbox, []
-            cancelled, self._cancelled = self._cancelled, []
+            left, self._left = self._left, []
         for request in arrived:
-            self._requests[request.sequence] = request
-            self._scheduler.add(request.sequence)
-            self.counters.prompt_tokens += len(request.tokens)
-        for request in cancelled:
-            if self._requests.pop(request.sequence, None) is not None:
-                self._scheduler.remove(request.sequence)
-                self.counters.cancelled += 1
+            self._stepper.add(request)
+        for request in left:
+            self._stepper.remove(request, cancelled=request.cancelled)
         return not self._stopping
 
-    def _step(self) -> None:
-        chunks = self._scheduler.plan()
-        if not chunks:
-            return
-        started = time.perf_counter()
-        results: list[_Result] = []
-        try:
-            logits = self._forward(chunks)
-        except Exception:
-            log.exception("a step of %d requests failed; computing each request alone", len(chunks))
-            logits, results = self._forward_each(chunks)
-        for request, row in logits.items():
-            try:
-                delta = self._advance(request, request.sampler.sample(row).token)
-            except Exception as error:  # noqa: BLE001 - any error here is this request's
-                results.append((request, self._failed(request, error)))
-            else:
-                results.append((request, delta))
-        self._deliver(results)
-        self._measure(time.perf_counter() - started, chunks, len(logits))
-
-    def _forward(self, chunks: list[Chunk]) -> dict[_Request, Floats]:
-        """Compute a batch; return the logits, [vocabulary], of each request that gets a token."""
-        tokens: list[int] = []
-        wanted: list[int] = []
-        for chunk in chunks:
-            tokens += self._requests[chunk.sequence].tokens[chunk.start : chunk.start + chunk.count]
-            if chunk.samples:
-                wanted.append(len(tokens) - 1)
-        segments = [Segment((_slot(chunk.sequence),), chunk.start, chunk.count) for chunk in chunks]
-        logits = self._decoder.step(Batch(tokens, segments, wanted))
-        sampling = [self._requests[chunk.sequence] for chunk in chunks if chunk.samples]
-        return dict(zip(sampling, logits, strict=True))
-
-    def _forward_each(self, chunks: list[Chunk]) -> tuple[dict[_Request, Floats], list[_Result]]:
-        """Compute each chunk of a batch that failed alone; return the logits, and the requests that fail by themselves.
-
-        Correct, because a chunk writes to its own slot, to the positions that the failed attempt wrote. If all chunks
-        fail, a probe token of no request is computed; if that raises too, the engine itself has failed, and its error
-        is raised.
-        """
-        logits: dict[_Request, Floats] = {}
-        faults: list[tuple[Chunk, Exception]] = []
-        for chunk in chunks:
-            try:
-                logits |= self._forward([chunk])
-            except Exception as error:  # noqa: BLE001 - kept, and delivered to the request below
-                faults.append((chunk, error))
-        if len(faults) == len(chunks):
-            probe = Segment((_slot(chunks[0].sequence),), 0, 1)  # a slot that is given back now
-            self._decoder.step(Batch([0], [probe], [0]))
-        requests = [(self._requests[chunk.sequence], error) for chunk, error in faults]
-        return logits, [(request, self._failed(request, error)) for request, error in requests]
-
-    def _advance(self, request: _Request, token: int) -> Delta:
-        request.tokens.append(token)
-        request.sequence.length += 1
-        delta = request.answer.add(token, room=self.model_len - len(request.tokens))
-        if delta.finish_reason is not None:
-            self._forget(request)
-            self.counters.finished += 1
-        return delta
-
-    def _failed(self, request: _Request, error: Exception) -> RequestFailed:
-        """End a request that the engine cannot compute; other requests continue."""
-        log.error("a request failed in the engine and was ended; the others continue", exc_info=error)
-        self._forget(request)
-        return RequestFailed(f"the engine failed on this request ({type(error).__name__}); see its log")
-
-    def _forget(self, request: _Request) -> None:
-        del self._requests[request.sequence]
-        self._scheduler.remove(request.sequence)
-
-    def _measure(self, seconds: float, chunks: list[Chunk], sampled: int) -> None:
-        self.counters.steps += 1
-        self.counters.step_tokens += sum(chunk.count for chunk in chunks)
-        self.counters.generated_tokens += sampled
-        self._step_seconds += RATE_SMOOTHING * (seconds - self._step_seconds)
-        self._rate += RATE_SMOOTHING * (sampled / seconds - self._rate)
-
-    def _deliver(self, results: list[_Result]) -> None:
+    def _deliver(self, results: list[Result]) -> None:
         """Deliver a step's results to the event loop in one wake-up."""
 
         def put() -> None:
-            for request, result in results:
-                request.outbox.put_nowait(result)
+            for result in results:
+                result.request.outbox.put_nowait(result.content)
 
-        self._on_loop(put)
+        if results:
+            self._on_loop(put)
 
     def _die(self, error: EngineDied) -> None:
         with self._wake:
             self.healthy = False
-            orphans = [*self._requests.values(), *self._inbox]
+            orphans = [*self._stepper.requests.values(), *self._inbox]
 
         def put() -> None:
             for request in orphans:
@@ -378,6 +343,6 @@ def _dead() -> EngineDied:
     return EngineDied("the engine has died", hint="The replica is being restarted")
 
 
-def _slot(sequence: Sequence) -> int:
-    assert sequence.slot is not None, "the scheduler plans only what has a slot"
-    return sequence.slot
+def _salt(request: GenerationRequest) -> bytes:
+    """Return what keeps apart the cached prefixes of tenants, and those of adapters."""
+    return blake2b(f"{request.tenant}\0{request.adapter}".encode(), digest_size=16).digest()

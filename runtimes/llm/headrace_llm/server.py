@@ -32,8 +32,7 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
 
         progress("reading-model", None)
         file = ModelFile.open(settings.path)
-        progress("loading-torch", None)
-        from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - torch takes a second: the server listens before
+        from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - its libraries take time: the server listens before
 
         return LLMEngine.load_model(
             file,

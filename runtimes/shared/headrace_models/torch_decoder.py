@@ -56,7 +56,7 @@ class TorchDecoder:
 
     def __init__(self, weights: ModelWeights, *, threads: int, progress: Callable[[int], None]) -> None:
         self.config = config = weights.config
-        torch.set_num_threads(threads)
+        self._threads = threads
         loader = WeightLoader(weights)
         self._embedding = loader.add("token_embd.weight")
         self._layers = [_layer(loader, config, index) for index in range(config.layers)]
@@ -116,6 +116,7 @@ class TorchDecoder:
     @torch.inference_mode()
     def _compute(self, batch: Batch) -> torch.Tensor:
         """Return the last hidden states: [tokens, width]."""
+        torch.set_num_threads(self._threads)  # a setting of the calling thread
         positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in batch.segments])
         offsets = positions % self._block_tokens
         tables = [torch.tensor(segment.blocks) for segment in batch.segments]

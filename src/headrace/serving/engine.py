@@ -94,6 +94,8 @@ class GenerationRequest:
     constraint: Constraint | None = None
     adapter: str = ""
     """Name of a LoRA adapter; empty: none."""
+    answer_tokens: tuple[int, ...] = ()
+    """Tokens of the answer that exist already, up to a cursor: the deltas continue after their text."""
     tenant: str = ""
     """Requests share cached prefixes within a tenant only."""
     special_tokens: bool = False
@@ -138,6 +140,15 @@ class EngineCounters:
     step_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
+    prefix_queries: int = 0
+    """Tokens of prompts that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Of these, tokens whose keys and values were cached."""
+    preemptions: int = 0
+    drafted: int = 0
+    """Tokens that speculation proposed."""
+    accepted: int = 0
+    """Of these, tokens that the model confirmed."""
 
 
 @dataclass(frozen=True, slots=True)

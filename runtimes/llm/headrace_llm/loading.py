@@ -1,0 +1,41 @@
+"""The choice of the decoder: our native kernels, or torch where they cannot be built."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+
+from headrace.serving.engine import Progress
+from headrace_models.decoder import Decoder
+from headrace_models.model_file import ModelFile
+from headrace_models.native.build import NoNativeLibrary
+from headrace_models.native.packing import WeightType
+from headrace_models.native_decoder import NativeDecoder
+
+log = logging.getLogger(__name__)
+
+
+class DType(StrEnum):
+    """In which precision the decoder computes."""
+
+    AUTO = "auto"
+    """In that of the file: quantised weights stay quantised."""
+    FLOAT32 = "float32"
+    """Exact to the reference implementation, and slower."""
+
+
+def load_decoder(file: ModelFile, *, dtype: DType, threads: int, progress: Progress) -> Decoder:
+    """Return a decoder with the model's weights. Raises InvalidModel, CannotStart."""
+
+    def loaded(percent: int) -> None:
+        progress("loading-weights", percent)
+
+    weight_type = WeightType.FLOAT32 if dtype is DType.FLOAT32 else WeightType.STORED
+    try:
+        return NativeDecoder.load(file.weights, threads=threads, progress=loaded, weight_type=weight_type)
+    except NoNativeLibrary as error:
+        log.warning("computing with torch in float32, several times slower: %s", error)
+    progress("loading-torch", None)
+    from headrace_models.torch_decoder import TorchDecoder  # noqa: PLC0415 - torch takes seconds and is not needed else
+
+    return TorchDecoder(file.weights, threads=threads, progress=loaded)
