@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from models.example_model import smollm2_file
 from skips import fail_skipped
-
-from headrace.sources.store import fetch
-
-ROOT = Path(__file__).parent.parent
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -30,9 +26,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """The example's model, in the model directory of this machine's instances, where it is found next time."""
-    manifest = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())
-    home = Path(os.environ.get("HEADRACE_HOME") or Path.home() / ".local/share/headrace")
-    source = manifest["spec"]["model"]["source"]
-    fetched = fetch(source["uri"], home / "models", digest=source.get("digest"), progress=lambda *_: None)
-    return home / "models" / fetched.path
+    return smollm2_file()
