@@ -30,7 +30,7 @@ def export(file: Path, directory: Path) -> Path:
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
     )
-    tokenizer.chat_template = model.gguf.metadata["tokenizer.chat_template"]
+    tokenizer.chat_template = model.chat_template
     tokenizer.save_pretrained(directory)
     mark.touch()
     return directory
