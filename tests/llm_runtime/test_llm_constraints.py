@@ -232,6 +232,34 @@ def test_constraint_when_it_cannot_be_used_then_refused(kind: ConstraintKind, te
     assert len(raised.value.message) < 600
 
 
+CHAINS = {
+    "rules": (GRAMMAR, "start: r0\n" + "\n".join(f'r{i}: "x" r{i + 1}' for i in range(3000)) + '\nr3000: "y"'),
+    "references": (
+        SCHEMA,
+        json.dumps(
+            {
+                "$ref": "#/$defs/0",
+                "$defs": {
+                    **{str(i): {"items": {"$ref": f"#/$defs/{i + 1}"}} for i in range(700)},
+                    "700": {},
+                },
+            }
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_constraint_when_it_is_a_long_chain_then_it_compiles(chain: str) -> None:
+    """The library recurses through it: on a stack of the usual size, it ended the process."""
+    assert compiled(*CHAINS[chain]).allowed().any()
+
+
+def test_constraint_when_it_takes_too_much_work_then_refused() -> None:
+    with pytest.raises(InvalidRequest, match="too big"):
+        compiled(REGEX, "a?" * 20_000)
+
+
 def test_mask_when_a_token_is_not_allowed_then_refused() -> None:
     matcher = compiled(REGEX, "yes")
     mask = matcher.allowed()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.serving.engine import MessageParser, MessagePart, Tool, ToolUse
+from headrace.serving.errors import InvalidRequest
 from headrace_models.dialects.call_format import CallFormat
 from headrace_models.dialects.call_parser import CallParser
 from headrace_models.dialects.call_reader import MAX_HEAD
@@ -269,3 +270,9 @@ def test_constraint_when_no_call_is_required_then_none() -> None:
     assert named is not None
     assert json.dumps('{"name": "g", "arguments": ') in named.text
     assert '\\"f\\"' not in named.text
+
+
+def test_constraint_when_the_named_tool_is_unknown_then_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no tool 'h'") as raised:
+        Dialect.of("<tool_call>", {}).tool_constraint(ToolUse((Tool("f"),), name="h"), opened=False)
+    assert raised.value.param == "tool_choice"

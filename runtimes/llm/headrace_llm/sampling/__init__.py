@@ -1,1 +1,1 @@
-"""How the next token of an answer is chosen: sampling parameters, log probabilities, constraints. numpy only."""
+"""How the next token of an answer is chosen: sampling parameters, log probabilities, constraints; without torch."""

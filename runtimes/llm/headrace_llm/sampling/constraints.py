@@ -13,26 +13,31 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headrace.serving.engine import Constraint, ConstraintKind
 from headrace.serving.errors import InvalidRequest, RequestFailed
 from headrace_llm.sampling.sampler import Bitmask
+from headrace_models.dialects.tool_grammar import JSON_WHITESPACE
 from headrace_models.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_BYTES = 64 * 1024
-"""Of a constraint's text, so that it takes at most about half a second to compile."""
+"""Of a constraint's text."""
 MAX_GRAMMAR_SYMBOLS = 200_000
 """Symbols of a compiled grammar."""
-LEXER_FUEL = 1_000_000
-"""Work of building a lexer: about 20 ms. Limits of work, unlike those of time, accept a constraint always or never."""
-JSON_WHITESPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Options of llguidance for JSON; also of schemas in grammars, as `x-guidance`."""
+STACK_BYTES = 512 * 1024**2
+"""Of the thread that compiles. The library recurses, some kilobytes per step of a chain of rules or of `$ref`s: chains
+of 3000 ended the process on a usual stack of 8 MiB. It is address space; only what is used takes memory."""
+LEXER_FUEL = 50_000
+"""Work of building a lexer. With `MAX_BYTES` it bounds the time of compiling to about a second: a thousand optional
+fields or enum values are far below, `a?` repeated 10,000 times is above. A limit of work accepts a constraint
+always or never; one of time would depend on the machine's load."""
 _LONGEST_REASON = 300
 """Characters of the library's message in an error."""
 
@@ -100,16 +105,21 @@ class ConstraintCompiler:
         self._lock = threading.Lock()
         """Guards the construction of `_library`, which happens once."""
         self._library: LLTokenizer | None = None
+        self._worker = _large_stack_worker()
 
     def compile(self, constraint: Constraint) -> ConstraintMatcher:
-        """Return the state before the first token. Call it in a thread: it takes 1 to 500 ms, without the interpreter.
+        """Return the state before the first token. Call it in a thread: it takes 1 ms to 1 s, without the interpreter.
 
-        The first call also builds the vocabulary's trie, which holds the interpreter for half a second.
+        One constraint is compiled at a time, so that clients cannot occupy more than one core with these. The first
+        call also builds the vocabulary's trie, which holds the interpreter for a quarter of a second.
         Raises InvalidRequest, with the constraint's param, if it is too large, invalid, or uses what is not supported.
         """
         size = len(constraint.text.encode(errors="replace"))
         if size > MAX_BYTES:
             raise _invalid(constraint, f"it has {size} bytes, and {MAX_BYTES} are allowed")
+        return self._worker.submit(self._compile, constraint).result()
+
+    def _compile(self, constraint: Constraint) -> ConstraintMatcher:
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - 8 MB that most replicas never need
 
         limits = LLParserLimits(
@@ -135,29 +145,41 @@ class ConstraintCompiler:
             return self._library
 
 
+def _large_stack_worker() -> ThreadPoolExecutor:
+    """Return an executor of one thread with a stack of `STACK_BYTES`."""
+    before = threading.stack_size(STACK_BYTES)  # of the threads that are started next
+    try:
+        worker = ThreadPoolExecutor(1, thread_name_prefix="constraints")
+        worker.submit(int).result()  # starts the thread
+        return worker
+    finally:
+        threading.stack_size(before)
+
+
 def _grammar(constraint: Constraint) -> str:
     """Return the constraint in the library's own format."""
     from llguidance import LLMatcher  # noqa: PLC0415 - as above
 
     match constraint.kind:
         case ConstraintKind.JSON_SCHEMA:
-            return LLMatcher.grammar_from_json_schema(json.dumps(_schema(constraint)))
+            return LLMatcher.grammar_from_json_schema(_schema(constraint))
         case ConstraintKind.REGEX:
             return LLMatcher.grammar_from_regex(constraint.text)
         case ConstraintKind.GRAMMAR:
             return LLMatcher.grammar_from_lark(constraint.text)
 
 
-def _schema(constraint: Constraint) -> dict[str, Any]:
+def _schema(constraint: Constraint) -> str:
+    """Return the schema with the options of whitespace."""
     try:
         schema = json.loads(constraint.text)
+        if schema is True:
+            schema = {}
+        if not isinstance(schema, dict):
+            raise _invalid(constraint, "the schema is not a JSON object")
+        return json.dumps({**schema, "x-guidance": JSON_WHITESPACE})
     except (ValueError, RecursionError) as error:
         raise _invalid(constraint, f"the schema is not JSON: {error}") from error
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, dict):
-        raise _invalid(constraint, "the schema is not a JSON object")
-    return {**schema, "x-guidance": JSON_WHITESPACE}
 
 
 def _invalid(constraint: Constraint, why: str) -> InvalidRequest:

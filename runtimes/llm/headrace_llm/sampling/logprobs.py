@@ -17,11 +17,14 @@ Ids = npt.NDArray[np.intp]
 def most_likely(logits: Floats, count: int) -> Ids:
     """Return the indices of the `count` highest logits, ascending. Of equal logits, the lower indices come first.
 
-    logits: [n], without NaN. A selection, not a sort: 0.1 ms for 49,152.
+    logits: [n], without NaN. A selection, not a sort: 0.1 ms for 49,152. Raises ValueError for a negative count.
     """
+    if count < 0:
+        raise ValueError(f"the number of tokens is {count}")
     if count >= len(logits):
         return np.arange(len(logits))
-    least = np.partition(logits, len(logits) - count)[len(logits) - count]
+    # Of negated logits: with many of -inf, after a mask, the selection from the other end takes twenty times as long.
+    least = -np.partition(-logits, count - 1)[count - 1]
     found = np.flatnonzero(logits >= least)
     surplus = len(found) - count
     if surplus:

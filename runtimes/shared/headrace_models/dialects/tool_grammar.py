@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from headrace.serving.engine import Constraint, ConstraintKind, Tool, ToolUse
+from headrace.serving.errors import InvalidRequest
 from headrace_models.dialects.call_format import CallFormat
 from headrace_models.dialects.reasoning import END_THINK, THINK
 
@@ -29,16 +30,21 @@ def tool_constraint(
 
     `special`: ids of special tokens by text; markers that are none of them are text. The grammar is in Lark's syntax
     with the extensions of llguidance: `%json` (a schema), `<[id]>` (a token), `[lazy]` (the shortest match).
+    Raises InvalidRequest if the named tool is not one of them.
     """
     if not tool_use.required and not tool_use.name:
         return None
 
+    tools = [tool for tool in tool_use.tools if tool_use.name in ("", tool.name)]
+    if not tools:
+        raise InvalidRequest(f"there is no tool {tool_use.name!r} in tools", param="tool_choice")
+
     def written(text: str) -> str:
         """Return the grammar of a text that may contain special tokens."""
-        pieces = re.split(f"({'|'.join(map(re.escape, special))})", text) if special else [text]
+        longest_first = sorted(special, key=len, reverse=True)
+        pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if special else [text]
         return " ".join(f"<[{special[piece]}]>" if piece in special else json.dumps(piece) for piece in pieces if piece)
 
-    tools = [tool for tool in tool_use.tools if tool_use.name in ("", tool.name)]
     several = tool_use.parallel and not tool_use.name
     parts = [
         {Reasoning.NONE: "", Reasoning.OPTIONAL: "reasoning?", Reasoning.OPENED: "thoughts SPACE"}[reasoning],
@@ -58,15 +64,15 @@ def tool_constraint(
     return Constraint(ConstraintKind.GRAMMAR, "\n".join(rules), "tools")
 
 
-_WHITESPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""An option of llguidance: JSON as `tojson` of chat templates writes it."""
+JSON_WHITESPACE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Options of llguidance, `x-guidance` in a schema: JSON as `tojson` of chat templates writes it."""
 _THOUGHTS = "thoughts[lazy]: /(.|\\n)*" + END_THINK.replace("/", "\\/") + "/"
 
 
 def _call(index: int, tool: Tool, arguments_key: str) -> list[str]:
     """Return the rules of a call. The schema is a rule of its own, so that its references to itself stay correct."""
     head = f'{{"name": {json.dumps(tool.name)}, {json.dumps(arguments_key)}: '
-    schema = {"type": "object", **tool.parameters, "x-guidance": _WHITESPACE}
+    schema = {"type": "object", **tool.parameters, "x-guidance": JSON_WHITESPACE}
     return [
         f'call_{index}: {json.dumps(head)} arguments_{index} "}}"',
         f"arguments_{index}: %json {json.dumps(schema)}",
