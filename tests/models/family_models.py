@@ -11,7 +11,12 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from models.model_files import METADATA, TOKENS
+from models.model_files import BOS, METADATA, TOKENS
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -21,6 +26,7 @@ from transformers import (
     MistralForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -116,6 +122,20 @@ class FamilyModel:
         if config.rope_parameters.get("rope_type") == "llama3":
             tensors["rope_freqs.weight"] = _llama3_factors(config)
         return tensors
+
+
+def written(model: PreTrainedModel, directory: Path, shard: str = "1GB") -> Path:
+    """Write the model and a byte-level tokenizer as transformers does, in files of at most `shard`."""
+    model.save_pretrained(directory, max_shard_size=shard)
+    tokenizer = Tokenizer(BPE(vocab={token: i for i, token in enumerate(TOKENS)}, merges=[("t", "h")]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    tokenizer.add_special_tokens(TOKENS[BOS:])
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    fast: Any = PreTrainedTokenizerFast  # its constructor has no types
+    fast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template="{{ messages[0].content }}!"
+    ).save_pretrained(directory)
+    return directory
 
 
 def _paired(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

@@ -24,8 +24,9 @@ from headrace.errors import CannotStart, InvalidModel
 from headrace_llm.engine import LLMEngine
 from headrace_models.encodings import TensorType
 from headrace_models.families import ARCHITECTURES
+from headrace_models.gguf_vocabulary import PRE_TOKENIZERS
 from headrace_models.model_file import ModelFile
-from headrace_models.vocabulary import END_TEXTS, PRE_TOKENIZERS
+from headrace_models.vocabulary import END_TEXTS
 
 COUNT = len(TOKENS)
 
@@ -131,8 +132,9 @@ def test_file_when_it_contradicts_itself_then_it_is_refused(tmp_path: Path, mode
         (GGUFModel({"llama.attention.sliding_window": -4}), r"-4 as llama\.attention\.sliding_window"),
         (GGUFModel({"llama.logit_scale": 0.5}), r"llama\.logit_scale = 0\.5"),
         (GGUFModel({"llama.invented_tomorrow": 1}), r"llama\.invented_tomorrow = 1"),
-        (GGUFModel({"tokenizer.ggml.pre": "llama-bpe"}), "pre-tokenizer 'llama-bpe'"),
-        (GGUFModel({"tokenizer.ggml.model": "llama"}), "tokenizer 'llama'"),
+        (GGUFModel({"tokenizer.ggml.pre": "default"}), "pre-tokenizer 'default'"),
+        (GGUFModel({"tokenizer.ggml.model": "bert"}), "tokenizer 'bert'"),
+        (GGUFModel({"tokenizer.ggml.model": "llama"}), r"no tokenizer\.ggml\.scores for each of its 261 tokens"),
         (GGUFModel({"general.type": "adapter"}), "of the type 'adapter'"),
         (GGUFModel({"split.count": 3}), "one of 3 parts"),
     ],

@@ -1,17 +1,15 @@
-"""The tokenizer of a model's file: byte-level BPE with its vocabulary, merges and chat template."""
+"""The tokenizer of a model's file: encoding, decoding, and conversations by its chat template."""
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import PreTokenizer
 
 from headrace.errors import InvalidModel
 from headrace.serving.engine import Chat
 from headrace_models.chat_template import ChatTemplate
 from headrace_models.model_file import ModelFile
-from headrace_models.vocabulary import Vocabulary
+from headrace_models.tokenizer_library import library_tokenizer
 
 
 class ModelTokenizer:
@@ -20,12 +18,13 @@ class ModelTokenizer:
     def __init__(self, file: ModelFile) -> None:
         vocabulary = file.vocabulary
         try:
-            self._tokenizer = _bpe(vocabulary)
+            self._tokenizer = library_tokenizer(vocabulary)
         except Exception as error:  # the library has no narrower type
             raise InvalidModel(f"{file.path.name} has a broken vocabulary: {error}") from error
         self.vocabulary = len(vocabulary.tokens)
         self.longest_token = max(len(token.encode()) for token in vocabulary.tokens)
-        """Upper bound, bytes of text: byte-level BPE writes each byte as one character of one or two bytes."""
+        """Upper bound, bytes of text: byte-level BPE writes a byte as one character of one or two bytes, SentencePiece
+        as six characters."""
         self.ends = vocabulary.ends
         self.special = vocabulary.special
         self._prefix = list(vocabulary.prefix)
@@ -80,20 +79,3 @@ class DetokenizerStream:
     def finish(self) -> str:
         """Return the rest: the replacement character of an incomplete one, for example."""
         return self._owner.decode(self._ids)[self._length :]
-
-
-def _bpe(vocabulary: Vocabulary) -> Tokenizer:
-    tokens = vocabulary.tokens
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.merges)]
-    tokenizer = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_steps(vocabulary.pre))
-    tokenizer.decoder = decoders.ByteLevel()
-    whole = sorted(vocabulary.special.keys() | vocabulary.user_defined)
-    tokenizer.add_tokens([AddedToken(tokens[i], special=i in vocabulary.special, normalized=False) for i in whole])
-    return tokenizer
-
-
-def _steps(pre: str) -> list[PreTokenizer]:
-    """Return how text is split before merging."""
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return [pre_tokenizers.Digits(individual_digits=True), cut] if pre == "smollm" else [cut]
