@@ -19,6 +19,7 @@ from headrace.http.bodies import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from headrace.metrics import runtime as names
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
 RUNNING = names.REQUESTS_RUNNING
 CANCELLED = f"{names.CANCELLED}_total"
 
@@ -48,7 +49,7 @@ async def test_chat_then_answers_whole(server: Server) -> None:
 
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json()["choices"][0]["message"]["content"] == "user"
-    assert answer.json()["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+    assert answer.json()["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11, **CACHED}
 
 
 async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> None:
@@ -67,7 +68,7 @@ async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> 
     ("path", "body", "status", "code", "param"),
     [
         (CHAT, b"{", 400, "invalid_request", None),
-        (CHAT, chat(n=2), 400, "unsupported_parameter", "n"),
+        (CHAT, chat(modalities=["audio"]), 400, "unsupported_parameter", "modalities"),
         (CHAT, chat(temperature=9), 400, "invalid_request", "temperature"),
         (CHAT, chat(max_tokens=5000), 400, "context_length_exceeded", "messages"),
         (CHAT, chat(model="other"), 404, "model_not_found", "model"),
@@ -177,7 +178,7 @@ async def test_prompts_when_several_then_each_is_a_choice(server: Server) -> Non
 
     choices = [(each["index"], each["text"], each["finish_reason"]) for each in answer.json()["choices"]]
     assert choices == [(0, "abab", "length"), (1, "xyzx", "length"), (2, "qqqq", "length")]
-    assert answer.json()["usage"] == {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18}
+    assert answer.json()["usage"] == {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18, **CACHED}
 
 
 async def test_prompts_when_streamed_then_their_events_are_interleaved(server: Server) -> None:
@@ -193,7 +194,7 @@ async def test_prompts_when_streamed_then_their_events_are_interleaved(server: S
         assert [each["finish_reason"] for each in own if each["finish_reason"]] == ["length"]
     order = [each["index"] for each in choices]
     assert order != sorted(order)
-    assert json.loads(last)["usage"] == {"prompt_tokens": 4, "completion_tokens": 60, "total_tokens": 64}
+    assert json.loads(last)["usage"] == {"prompt_tokens": 4, "completion_tokens": 60, "total_tokens": 64, **CACHED}
     assert done == "[DONE]"
 
 

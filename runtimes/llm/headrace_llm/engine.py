@@ -15,9 +15,11 @@ import logging
 import os
 import threading
 import time
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from prometheus_client.core import Metric
@@ -25,8 +27,26 @@ from prometheus_client.core import Metric
 from headrace.errors import HeadraceError
 from headrace.events.messages import UNCOMPUTED_TOKENS, Load
 from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
-from headrace.serving.engine import Chat, Delta, EngineCounters, GenerationRequest, Progress, Sampling
-from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, RequestFailed, Saturated
+from headrace.serving.engine import (
+    Chat,
+    Constraint,
+    Delta,
+    EngineCounters,
+    GenerationRequest,
+    MessageParser,
+    Progress,
+    Sampling,
+    ToolUse,
+)
+from headrace.serving.errors import (
+    ContextLengthExceeded,
+    EngineDied,
+    InvalidRequest,
+    ModelNotFound,
+    RequestFailed,
+    Saturated,
+    UnsupportedParameter,
+)
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
 from headrace_llm.sampler import generator_of, sample
@@ -131,6 +151,37 @@ class LLMEngine:
         """Return the text of token ids."""
         return self._tokenizer.decode(ids)
 
+    def parser(self, chat: Chat) -> MessageParser | None:
+        """Return None: the whole text of an answer is its content."""
+        if chat.template_options:
+            raise _unsupported("chat_template_kwargs")
+        if any(turn.tool_calls or turn.tool_call_id or turn.reasoning for turn in chat.messages):
+            raise _unsupported("messages")
+        return None
+
+    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+        """Reject tools."""
+        del tool_use
+        raise _unsupported("tools")
+
+    async def embed(self, prompts: Iterable[tuple[int, ...]]) -> list[array[float]]:
+        """Reject embeddings."""
+        del prompts
+        raise _unsupported("input")
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Reject adapters."""
+        del name, path
+        raise _unsupported("path")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Reject the name: no adapter is loaded."""
+        raise ModelNotFound(f"the adapter {name!r} is not loaded", param="name")
+
+    def adapters(self) -> tuple[str, ...]:
+        """Return no names."""
+        return ()
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
@@ -190,6 +241,7 @@ class LLMEngine:
         prompt = request.prompt_tokens
         if not self.healthy:
             raise _dead()
+        _refuse_unsupported(request)
         if not prompt:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if not 0 <= min(prompt) <= max(prompt) < self.vocabulary:
@@ -366,3 +418,27 @@ def _dead() -> EngineDied:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None, "the scheduler plans only what has a slot"
     return sequence.slot
+
+
+def _unsupported(param: str) -> UnsupportedParameter:
+    return UnsupportedParameter(f"`{param}` is not supported by this engine", param=param, hint="Leave it out")
+
+
+def _refuse_unsupported(request: GenerationRequest) -> None:
+    """Raise UnsupportedParameter for what would change the answer and is not computed."""
+    sampling, stop = request.sampling, request.stop
+    asked = {
+        "min_p": sampling.min_p != 0,
+        "presence_penalty": sampling.presence_penalty != 0,
+        "frequency_penalty": sampling.frequency_penalty != 0,
+        "repetition_penalty": sampling.repetition_penalty != 1,
+        "logit_bias": bool(sampling.logit_bias),
+        "min_tokens": stop.min_tokens > 0,
+        "include_stop_str_in_output": stop.include_string,
+        "logprobs": request.logprobs is not None or request.prompt_logprobs is not None,
+    }
+    if request.constraint is not None:
+        raise _unsupported(request.constraint.param)
+    for param, present in asked.items():
+        if present:
+            raise _unsupported(param)
