@@ -183,3 +183,49 @@ async def test_absent_fields_then_absent_and_not_null(server: Server) -> None:
     for raw in (whole, text):
         assert b"null" not in raw
         assert json.loads(raw)["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("given", ["ab", ["ab", "zz"], [97, 98], [[97, 98], [122, 122]]])
+async def test_embeddings_in_each_form_then_one_vector_each(client: AsyncOpenAI, given: Any) -> None:
+    answer = await client.embeddings.create(model=MODEL, input=given)  # the client asks for base64
+    plain = await client.embeddings.create(model=MODEL, input=given, encoding_format="float")
+
+    several = isinstance(given, list) and not isinstance(given[0], int)
+    assert [each.embedding for each in answer.data] == [[0.0, 1.0, 0.0, 0.0]] * (2 if several else 1)
+    assert answer.data == plain.data
+    assert answer.usage.prompt_tokens == (4 if several else 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"input": ["a", ""]}, "input[1]"),
+        ({"input": ["a"] * 2049}, "input"),
+        ({"input": [1] * 4097}, "input"),
+        ({"input": "a", "dimensions": 2}, "dimensions"),
+    ],
+)
+async def test_embeddings_when_a_field_is_wrong_then_named(server: Server, fields: dict[str, Any], param: str) -> None:
+    answer = await ask(server.settings.port, "POST", "/v1/embeddings", {"model": MODEL, **fields})
+
+    assert (answer.status, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_adapter_then_listed_and_served_by_name(server: Server, client: AsyncOpenAI) -> None:
+    port, path = server.settings.port, "/internal/v1/adapters"
+    loaded = await ask(port, "POST", path, {"name": "tuned", "path": str(server.directory)})
+    again = await ask(port, "POST", path, {"name": "tuned", "path": str(server.directory)})
+    own = await ask(port, "POST", path, {"name": MODEL, "path": str(server.directory)})
+    listed = [model.id async for model in client.models.list()]
+    answer = await client.completions.create(model="tuned", prompt="a", max_tokens=1)
+    one = await client.models.retrieve("tuned")
+    unloaded = await ask(port, "DELETE", f"{path}/tuned")
+    gone = await ask(port, "DELETE", f"{path}/tuned")
+
+    assert loaded.json() == {"adapters": [{"name": "tuned"}]}
+    assert (again.status, own.status) == (400, 400)
+    assert listed == [MODEL, "tuned"]
+    assert (answer.model, answer.choices[0].text) == ("tuned", "tuneda")
+    assert one.id == "tuned"
+    assert (unloaded.json(), gone.status) == ({"adapters": []}, 404)

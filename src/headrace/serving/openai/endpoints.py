@@ -9,11 +9,13 @@ from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
 from headrace.serving.exchange import Exchange, Handlers
 from headrace.serving.metrics import RuntimeMetrics
+from headrace.serving.openai.adapters import AdapterEndpoints
 from headrace.serving.openai.answers import ChatAnswer, TextAnswer
 from headrace.serving.openai.chats import ChatBody
 from headrace.serving.openai.completions import CompletionBody
+from headrace.serving.openai.embeddings import EmbeddingBody, embedding_answer
 from headrace.serving.openai.generation import Generation, adapter_of, read
-from headrace.serving.openai.requests import checked_tokens
+from headrace.serving.openai.requests import checked_tokens, unsupported
 from headrace.serving.openai.tokens import DetokenizeBody, TokenizeBody
 from headrace.serving.replica import Replica
 
@@ -34,8 +36,10 @@ class OpenAIEndpoints:
             ("GET", "/v1/models/{name}"): self._one_model,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
+            ("POST", "/v1/embeddings"): self._embeddings,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
+            **AdapterEndpoints(self._replica, self._model).handlers(),
         }
 
     async def _models(self, exchange: Exchange) -> None:
@@ -55,6 +59,16 @@ class OpenAIEndpoints:
 
     async def _completions(self, exchange: Exchange) -> None:
         await self._generation.serve(exchange, await read(exchange, CompletionBody), TextAnswer)
+
+    async def _embeddings(self, exchange: Exchange) -> None:
+        body = await read(exchange, EmbeddingBody)
+        async with self._replica.work() as work, exchange.watching(work):
+            if adapter_of(body.model, work.engine, model=self._model):
+                raise unsupported("model", f"Embeddings are the model's own: use {self._model!r}")
+            prompts = await asyncio.to_thread(body.prompts, work.engine)
+            vectors = await work.engine.embed([tuple(prompt.tokens) for prompt in prompts])
+            exchange.notes["prompt_tokens"] = sum(len(prompt.tokens) for prompt in prompts)
+            await exchange.respond(embedding_answer(body, prompts, vectors))
 
     async def _tokenize(self, exchange: Exchange) -> None:
         body = await read(exchange, TokenizeBody)
