@@ -38,6 +38,8 @@ class Choice:
     parser: MessageParser | None = None
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Tokens of the steps that added reasoning and nothing else."""
     cursor: int = 0
     """Tokens whose text was written (see `Delta.cursor`)."""
     finish_reason: FinishReason | None = None
@@ -76,6 +78,8 @@ class Choice:
         parts = self.parser.feed(delta.text) if delta.text else []
         if delta.finish_reason is not None:
             parts += self.parser.finish()
+        if parts and all(part.reasoning for part in parts):
+            self.reasoning_tokens += len(delta.token_ids)
         for part in parts:
             self._collect_call(part)
         if self.calls and self.finish_reason is FinishReason.STOP:

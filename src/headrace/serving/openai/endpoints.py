@@ -16,6 +16,8 @@ from headrace.serving.openai.completions import CompletionBody
 from headrace.serving.openai.embeddings import EmbeddingBody, embedding_answer
 from headrace.serving.openai.generation import Generation, adapter_of, read
 from headrace.serving.openai.requests import checked_tokens, unsupported
+from headrace.serving.openai.response_answers import ResponseAnswer
+from headrace.serving.openai.responses import ResponseBody
 from headrace.serving.openai.tokens import DetokenizeBody, TokenizeBody
 from headrace.serving.replica import Replica
 
@@ -36,6 +38,7 @@ class OpenAIEndpoints:
             ("GET", "/v1/models/{name}"): self._one_model,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
+            ("POST", "/v1/responses"): self._responses,
             ("POST", "/v1/embeddings"): self._embeddings,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
@@ -59,6 +62,10 @@ class OpenAIEndpoints:
 
     async def _completions(self, exchange: Exchange) -> None:
         await self._generation.serve(exchange, await read(exchange, CompletionBody), TextAnswer)
+
+    async def _responses(self, exchange: Exchange) -> None:
+        body = await read(exchange, ResponseBody)
+        await self._generation.serve(exchange, body, lambda _model, plan, _text: ResponseAnswer(body, plan))
 
     async def _embeddings(self, exchange: Exchange) -> None:
         body = await read(exchange, EmbeddingBody)

@@ -208,18 +208,9 @@ class GenerationBody(SamplingBody, ABC):
 
     def request(self, prompt: Prompt, engine: TextEngine) -> GenerationRequest:
         """Return the engine's request for one prompt."""
-        room, limit = engine.model_len - len(prompt.tokens), self.limit()
-        if room < (limit or 1):
-            wanted = f" and up to {limit} of the answer" if limit is not None else ""
-            raise ContextLengthExceeded(
-                f"the model length is {engine.model_len} tokens, and the request has {len(prompt.tokens)} of the prompt"
-                f"{wanted}",
-                param=prompt.param,
-                hint="Shorten the prompt" if limit is None or room < 1 else "Shorten the prompt or lower `max_tokens`",
-            )
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         conditions = StopConditions(
-            max_tokens=room if limit is None else limit,
+            max_tokens=answer_tokens(prompt, self.limit(), engine),
             strings=tuple(text for text in stop if text),
             token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
             ignore_eos=bool(self.ignore_eos),
@@ -250,6 +241,22 @@ class GenerationBody(SamplingBody, ABC):
                 param=param,
                 hint="Send several requests",
             )
+
+
+def answer_tokens(prompt: Prompt, limit: int | None, engine: TextEngine) -> int:
+    """Return the most tokens of an answer; without a limit all that fit. Raises ContextLengthExceeded."""
+    room = engine.model_len - len(prompt.tokens)
+    if room < (limit or 1):
+        wanted = f" and up to {limit} of the answer" if limit is not None else ""
+        raise ContextLengthExceeded(
+            f"the model length is {engine.model_len} tokens, and the request has {len(prompt.tokens)} of the prompt"
+            f"{wanted}",
+            param=prompt.param,
+            hint="Shorten the prompt"
+            if limit is None or room < 1
+            else "Shorten the prompt or lower the answer's limit",
+        )
+    return room if limit is None else limit
 
 
 def _sample(request: GenerationRequest, number: int) -> GenerationRequest:
