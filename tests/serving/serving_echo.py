@@ -42,7 +42,7 @@ from headrace.serving.engine import (
 from headrace.serving.errors import EngineDied, InvalidRequest, ModelNotFound, Saturated, UnsupportedParameter
 from headrace.serving.lifecycle import Runtime, run
 from headrace.serving.metrics import gauge
-from headrace.serving.openai.endpoints import OpenAIEndpoints
+from headrace.serving.text import text_handlers
 
 MODEL = "echo"
 MODEL_LEN = 4096
@@ -225,7 +225,7 @@ def main() -> int:
     runtime: Runtime[TextEngine] = Runtime(
         model=MODEL,
         load=settings.load,
-        handlers=lambda replica, metrics: OpenAIEndpoints(replica, MODEL, metrics).handlers(),
+        handlers=lambda replica, metrics: text_handlers(replica, MODEL, metrics),
         on_ready=lambda: None,
     )
     return run(runtime, "127.0.0.1", settings.port)
