@@ -8,7 +8,7 @@ from dataclasses import replace
 from headrace import environment
 from headrace.api.vocabulary import CONTRACT_CAPABILITIES
 from headrace.metrics import runtime as metrics
-from headrace.routes.operations import CHAT, COMPLETIONS
+from headrace.routes.operations import TEXT
 from headrace.runtimes.profile import Launch, Options, PlatformImage, Port, RuntimeProfile
 
 PORT = 8000
@@ -39,7 +39,7 @@ LLM = RuntimeProfile(
     command=("headrace-llm",),
     arguments=_arguments,
     ports=(Port("http", PORT),),
-    operations=(CHAT, COMPLETIONS),
+    operations=TEXT,
     capabilities=CONTRACT_CAPABILITIES,
     metrics=(
         metrics.REQUESTS_RUNNING,
