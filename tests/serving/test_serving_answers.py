@@ -244,7 +244,7 @@ def test_logprobs_when_texts_are_equal_then_the_likelier_is_kept() -> None:
     assert made["top_logprobs"] == [{"\N{REPLACEMENT CHARACTER}": -0.5}]
 
 
-def test_stream_with_logprobs_then_steps_without_text_have_chunks() -> None:
+def test_stream_with_logprobs_then_textless_steps_have_chunks() -> None:
     answer = answered(ChatAnswer, REQUEST, logprobs=True)
     raw = answer.open() + answer.chunk(Step(0, Delta("", (97,), logprobs=(logprob(97, 0),))))
 

@@ -78,7 +78,7 @@ async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> 
         ("/tokenize", {}, 400, "invalid_request", "prompt"),
         ("/detokenize", {"tokens": [999]}, 400, "invalid_request", "tokens"),
         (CHAT, b" " * (2 * MAX_BODY_BYTES), 413, "body_too_large", None),
-        ("/v1/embeddings", {}, 404, "not_found", None),
+        ("/v1/images/edits", {}, 404, "not_found", None),
         ("/v1/models", {}, 405, "method_not_allowed", None),
     ],
 )
@@ -244,6 +244,7 @@ async def test_tokenize_then_detokenize_gives_the_text_back(server: Server) -> N
 
 
 async def test_metrics_then_they_have_vllms_names_and_count(server: Server) -> None:
+    await post(server, CHAT, chat())
     before = metrics(await get(server, "/metrics"))
     await post(server, CHAT, chat())
     after = metrics(await get(server, "/metrics"))
@@ -256,6 +257,11 @@ async def test_metrics_then_they_have_vllms_names_and_count(server: Server) -> N
     assert grown("vllm:time_to_first_token_seconds_count") == 1
     assert grown("vllm:e2e_request_latency_seconds_count") == 1
     assert grown("vllm:request_success_total") == 1
+    assert grown("vllm:inter_token_latency_seconds_count") == 3
+    assert 0 < grown("vllm:request_decode_time_seconds_sum") < grown("vllm:e2e_request_latency_seconds_sum")
+    assert (grown("vllm:request_prompt_tokens_sum"), grown("vllm:request_generation_tokens_sum")) == (7, 4)
+    assert grown("vllm:prefix_cache_queries_total") == 7
+    assert grown("vllm:prefix_cache_hits_total") == 4  # of 7 that the engine has seen before
     assert grown("echo_echoes") == 4  # the engine's own
     assert {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"} <= after.keys()
 

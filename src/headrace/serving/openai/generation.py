@@ -11,7 +11,7 @@ from headrace import headers
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
 from headrace.serving.exchange import Exchange
-from headrace.serving.metrics import RuntimeMetrics
+from headrace.serving.metrics import RequestTimes, RuntimeMetrics
 from headrace.serving.openai.answers import token_text
 from headrace.serving.openai.choices import Answer
 from headrace.serving.openai.logprobs import TokenText
@@ -74,31 +74,38 @@ class Generation:
             if self._text is None:
                 self._text = token_text(engine.decode)
             answer = serialization(body.model, plan, self._text)
+            times = RequestTimes(self._metrics, lambda: exchange.seconds)
             try:
-                await self._run(exchange, engine, answer)
+                await self._run(exchange, engine, answer, times)
             finally:
-                self._metrics.ended(exchange.seconds, answer.finish_reasons)
-                exchange.notes.update(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
+                prompt, completion = answer.prompt_tokens, answer.completion_tokens
+                times.ended(answer.finish_reasons, prompt_tokens=prompt, generation_tokens=completion)
+                exchange.notes.update(prompt_tokens=prompt, completion_tokens=completion)
                 if answer.finish_reasons:
                     exchange.notes["finish"] = ",".join(answer.finish_reasons)
 
-    async def _run(self, exchange: Exchange, engine: TextEngine, answer: Answer) -> None:
+    @staticmethod
+    async def _run(exchange: Exchange, engine: TextEngine, answer: Answer, times: RequestTimes) -> None:
         answers = [engine.generate(request) for request in answer.plan.requests]
         async with aclosing(merged(answers)) as steps:
             # Nothing is sent before the first step: a rejection by the engine is an error with a status, and the
             # gateway can retry the request.
             step = await anext(steps)
-            self._metrics.first_token(exchange.seconds)
+            times.step(step.index)
             if answer.plan.stream:
                 await exchange.start_stream()
                 events = answer.open() + answer.chunk(step)
                 while not answer.complete:
                     if events:
                         await exchange.write(events)
-                    events = answer.chunk(await anext(steps))
+                    step = await anext(steps)
+                    times.step(step.index)
+                    events = answer.chunk(step)
                 await exchange.finish(events + answer.close())
             else:
                 answer.add(step)
                 while not answer.complete:
-                    answer.add(await anext(steps))
+                    step = await anext(steps)
+                    times.step(step.index)
+                    answer.add(step)
                 await answer.respond(exchange)
