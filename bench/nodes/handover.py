@@ -185,9 +185,9 @@ def _grpc_send(name: str, address: str) -> Callable[[Bytes], int]:
 
     channel = grpc.insecure_channel(f"127.0.0.1:{address}", options=UNLIMITED)
     if name == "grpc-unary":
-        unary = channel.unary_unary(f"/{METHODS}/unary")
+        unary: Any = channel.unary_unary(f"/{METHODS}/unary")
         return lambda content: int.from_bytes(unary(content, wait_for_ready=True), "little")
-    stream = channel.stream_unary(f"/{METHODS}/stream")
+    stream: Any = channel.stream_unary(f"/{METHODS}/stream")
 
     def chunks(content: bytes) -> Iterator[bytes]:
         return (content[at : at + CHUNK] for at in range(0, len(content), CHUNK))
@@ -205,7 +205,7 @@ def receive_grpc() -> None:
     def stream(chunks: Iterator[bytes], _: object) -> bytes:
         return (sum(map(checksum, chunks)) % 2**64).to_bytes(WORD, "little")
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "unary": grpc.unary_unary_rpc_method_handler(unary),
         "stream": grpc.stream_unary_rpc_method_handler(stream),
     }

@@ -5,6 +5,7 @@ With `exclusive`, every process runs at real-time priority (SCHED_FIFO), so that
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -114,9 +115,11 @@ class Worker:
 
     @classmethod
     def of(cls, module: str, *arguments: object, exclusive: bool) -> Self:
-        """Start a module of the bench."""
+        """Start a module of the bench, with a session of its own: its children are killed with it."""
         command = [sys.executable, "-m", f"nodes.{module}", *arguments]
-        return cls(start(command, exclusive=exclusive, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return cls(
+            start(command, exclusive=exclusive, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        )
 
     def ask(self, **request: object) -> Any:
         """Send a request and return its result."""
@@ -138,7 +141,8 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             _pipe(pipe).close()
