@@ -28,7 +28,8 @@ Path_ = Literal["unix", "sockmap", "tcp", "relay"]
 RAW: tuple[Path_, ...] = ("unix", "sockmap", "tcp", "relay")
 TRANSPORTS: tuple[Literal["unix", "sockmap", "tcp"], ...] = ("unix", "sockmap", "tcp")
 SECONDS = 10.0
-Trip = Callable[[], object]
+Trips = Callable[[int], None]
+"""Does a number of round trips."""
 
 
 def forked(work: Callable[[int], None], core: int) -> int:
@@ -45,18 +46,22 @@ def forked(work: Callable[[int], None], core: int) -> int:
 
 
 def _echo(connected: socket.socket, reply: bytes) -> None:
-    while connected.recv(FRAME_BYTES, socket.MSG_WAITALL):
-        connected.sendall(reply)
+    send, receive = connected.send, connected.recv
+    while receive(FRAME_BYTES):
+        send(reply)
 
 
-def _trip(connected: socket.socket, frame: bytes) -> Trip:
+def _trips(connected: socket.socket, frame: bytes) -> Trips:
+    """Frames are never split here: one is on the way at a time."""
     connected.setblocking(True)
+    send, receive = connected.send, connected.recv
 
-    def trip() -> None:
-        connected.sendall(frame)
-        assert len(connected.recv(FRAME_BYTES, socket.MSG_WAITALL)) == FRAME_BYTES
+    def trips(count: int) -> None:
+        for _ in range(count):
+            send(frame)
+            assert len(receive(FRAME_BYTES)) == FRAME_BYTES
 
-    return trip
+    return trips
 
 
 def _tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -70,11 +75,11 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 def _relay(one: socket.socket, two: socket.socket) -> None:
     while data := one.recv(FRAME_BYTES):
-        two.sendall(data)
-        one.sendall(two.recv(FRAME_BYTES))
+        two.send(data)
+        one.send(two.recv(FRAME_BYTES))
 
 
-def bare(path: Path_, agent: Path, core: int) -> Trip:
+def bare(path: Path_, agent: Path, core: int) -> Trips:
     """Return a round trip over bare sockets."""
     frame = Frame(Kind.UPDATE, 1, 2, 1).encode()
     if path == "sockmap":
@@ -88,10 +93,10 @@ def bare(path: Path_, agent: Path, core: int) -> Trip:
         middle, theirs = theirs, far
         forked(lambda _: _relay(middle, inner), core)
     forked(lambda _: _echo(theirs, frame), core)
-    return _trip(ours, frame)
+    return _trips(ours, frame)
 
 
-def _bare_sockmap(agent: Path, core: int) -> Trip:
+def _bare_sockmap(agent: Path, core: int) -> Trips:
     endpoint = join(AgentConnection(agent), "sockmap")
 
     def echo(writing: int) -> None:
@@ -100,9 +105,9 @@ def _bare_sockmap(agent: Path, core: int) -> Trip:
             _echo(_socket(peer.transport), Frame(Kind.UPDATE, endpoint.id, peer.id, 1).encode())
 
     id_ = int.from_bytes(os.read(forked(echo, core), 4), "little")
-    trip = _trip(_socket(endpoint.transport), Frame(Kind.UPDATE, id_, endpoint.id, 1).encode())
-    trip.endpoint = endpoint  # type: ignore[attr-defined] # keeps the session open
-    return trip
+    trips = _trips(_socket(endpoint.transport), Frame(Kind.UPDATE, id_, endpoint.id, 1).encode())
+    trips.endpoint = endpoint  # type: ignore[attr-defined] # keeps the session open
+    return trips
 
 
 def _socket(transport: object) -> socket.socket:
@@ -111,7 +116,7 @@ def _socket(transport: object) -> socket.socket:
     return transport.socket
 
 
-def by_endpoint(transport: Literal["unix", "sockmap", "tcp"], agent: Path, core: int) -> Trip:
+def by_endpoint(transport: Literal["unix", "sockmap", "tcp"], agent: Path, core: int) -> Trips:
     """Return a round trip of two endpoints."""
 
     def echo(writing: int) -> None:
@@ -123,11 +128,12 @@ def by_endpoint(transport: Literal["unix", "sockmap", "tcp"], agent: Path, core:
     id_ = int.from_bytes(os.read(forked(echo, core), 4), "little")
     endpoint = join(AgentConnection(agent), transport)
 
-    def trip() -> None:
-        endpoint.send(id_, Kind.UPDATE)
-        assert endpoint.receive(SECONDS) is not None
+    def trips(count: int) -> None:
+        for _ in range(count):
+            endpoint.send(id_, Kind.UPDATE)
+            assert endpoint.receive(SECONDS) is not None
 
-    return trip
+    return trips
 
 
 def main() -> None:
@@ -135,18 +141,17 @@ def main() -> None:
     agent, core = Path(sys.argv[1]), int(sys.argv[2])
     peer_core = int(sys.argv[3])
     os.sched_setaffinity(0, {core})
-    trips: dict[str, Trip] = {}
+    paths: dict[str, Trips] = {}
     for path in RAW:
-        trips[path] = bare(path, agent, peer_core)
+        paths[path] = bare(path, agent, peer_core)
     for transport in TRANSPORTS:
-        trips[f"endpoint-{transport}"] = by_endpoint(transport, agent, peer_core)
-    say(list(trips))
+        paths[f"endpoint-{transport}"] = by_endpoint(transport, agent, peer_core)
+    say(list(paths))
     for line in sys.stdin:
         request = json.loads(line)
-        trip = trips[request["path"]]
+        trips = paths[request["path"]]
         began = time.perf_counter()
-        for _ in range(request["trips"]):
-            trip()
+        trips(request["trips"])
         say((time.perf_counter() - began) / request["trips"])
 
 
