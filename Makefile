@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILE ?= examples/smollm2.yaml
 
-.PHONY: up test e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-operator images clean help
+.PHONY: up test e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-node bench-operator images clean help
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -55,6 +55,9 @@ bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE
 
 bench-llm: $(VENV)/.installed-dev ## measure the LLM engine beside llama.cpp, vLLM and transformers (BENCH_ARGS=--exclusive)
 	@$(BIN)/python bench/bench_llm.py $(BENCH_ARGS)
+
+bench-node: $(VENV)/.installed-dev ## measure the node agent: hand-overs, descriptors, crashes (BENCH_ARGS=--exclusive; 10 minutes)
+	@$(BIN)/python bench/bench_node.py $(BENCH_ARGS)
 
 bench-operator: $(VENV)/.installed-dev ## measure the operator on a kind cluster of its own (25 minutes)
 	@$(BIN)/python bench/bench_operator.py
