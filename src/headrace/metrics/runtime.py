@@ -41,3 +41,5 @@ CANCELLED = "headrace_runtime_requests_cancelled"
 
 LLM_UNCOMPUTED_TOKENS = "headrace_llm_uncomputed_tokens"
 """Gauge of the LLM engine: tokens of admitted requests that are not computed yet."""
+LLM_KERNELS = "headrace_llm_kernels"
+"""Gauge of the LLM engine, 1: `kernels` computes the model (avx512, avx2, portable: our native library; torch)."""
