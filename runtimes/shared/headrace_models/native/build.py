@@ -32,6 +32,8 @@ _COMPILE_SECONDS = 600
 class NoNativeLibrary(CannotStart):
     """The native library is not built and cannot be built here, or does not load."""
 
+    reason = "NoNativeLibrary"
+
 
 def library_path(folder: Path = SOURCES, *, machine: str | None = None) -> Path:
     """Return the path of the library in a folder. Its name has the digest of what it is built from: a stale one never
