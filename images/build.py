@@ -27,6 +27,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ CUDA = ("nvidia_", "triton")
 """Prefixes of the wheels that torch with CUDA requires: gigabytes."""
 MEGABYTE = 1_000_000
 LOG_LINES = 40
+BUILT = ("__pycache__", ".build-*", "*.so")
+"""Files and folders beside the sources that are made from these."""
 
 
 class CannotBuild(Exception):
@@ -184,7 +187,7 @@ def _inputs(image: Image) -> Iterator[Path]:
     yield ROOT / image.dockerfile
     for package in _packages(image):
         for path in (ROOT / SOURCES[package]).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so":
+            if path.is_file() and not any(fnmatch(part, built) for part in path.parts for built in BUILT):
                 yield path
 
 

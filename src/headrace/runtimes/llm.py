@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from headrace import environment
 from headrace.api.vocabulary import CONTRACT_CAPABILITIES
 from headrace.metrics import runtime as metrics
-from headrace.routes.operations import CHAT, COMPLETIONS
+from headrace.routes.operations import TEXT
 from headrace.runtimes.profile import Launch, Options, PlatformImage, Port, RuntimeProfile
 
 PORT = 8000
+POLICIES = {
+    "Sarathi": "sarathi",
+    "SplitFuse": "splitfuse",
+    "PrefillFirst": "prefill-first",
+    "Static": "static",
+    "Flover": "flover",
+}
+"""Scheduling policies: the value of `scheduler.policy`, and that of `headrace-llm --scheduler`."""
 
 
 def _arguments(launch: Launch) -> Sequence[str]:
@@ -23,7 +31,21 @@ def _arguments(launch: Launch) -> Sequence[str]:
         *("--port", str(PORT)),
         *("--max-model-len", str(launch.options["max_model_len"])),
         *("--max-concurrent-requests", str(launch.options["max_concurrent_requests"])),
+        *_optional(launch.options),
     )
+
+
+def _optional(options: Options) -> Iterator[str]:
+    """Yield the arguments of what is set: models without these settings keep their revision."""
+    scheduler, cache = options.get("scheduler") or {}, options.get("kv_cache") or {}
+    if scheduler:
+        yield from ("--scheduler", POLICIES[scheduler["policy"]])
+    if scheduler.get("token_budget") is not None:
+        yield from ("--token-budget", str(scheduler["token_budget"]))
+    if cache.get("layout") is not None:
+        yield from ("--kv-layout", cache["layout"].lower())
+    if cache.get("tokens") is not None:
+        yield from ("--kv-cache-tokens", str(cache["tokens"]))
 
 
 def _configure(profile: RuntimeProfile, options: Options) -> RuntimeProfile:
@@ -39,7 +61,7 @@ LLM = RuntimeProfile(
     command=("headrace-llm",),
     arguments=_arguments,
     ports=(Port("http", PORT),),
-    operations=(CHAT, COMPLETIONS),
+    operations=TEXT,
     capabilities=CONTRACT_CAPABILITIES,
     metrics=(
         metrics.REQUESTS_RUNNING,
@@ -47,9 +69,18 @@ LLM = RuntimeProfile(
         metrics.KV_CACHE_USAGE,
         metrics.PROMPT_TOKENS,
         metrics.GENERATION_TOKENS,
+        metrics.PREFIX_CACHE_QUERIES,
+        metrics.PREFIX_CACHE_HITS,
+        metrics.PREEMPTIONS,
+        metrics.DRAFT_TOKENS,
+        metrics.ACCEPTED_TOKENS,
         metrics.REQUEST_SUCCESS,
         metrics.TIME_TO_FIRST_TOKEN,
+        metrics.INTER_TOKEN_LATENCY,
         metrics.REQUEST_LATENCY,
+        metrics.REQUEST_DECODE_TIME,
+        metrics.REQUEST_PROMPT_TOKENS,
+        metrics.REQUEST_GENERATION_TOKENS,
         metrics.STATE,
         metrics.READY_SECONDS,
         metrics.STEP_SECONDS,
