@@ -15,7 +15,7 @@ from typing_extensions import override
 
 
 class NativeLibraryHook(BuildHookInterface[Any]):
-    """Puts `libheadrace-*.so` beside its sources and into the wheel."""
+    """Puts `libheadrace.*.so` beside its sources and into the wheel."""
 
     PLUGIN_NAME = "custom"
 
@@ -36,7 +36,7 @@ class NativeLibraryHook(BuildHookInterface[Any]):
         machine = build.target_machine(compiler)
         library = build.library_path(machine=machine)
         if not library.exists():
-            for outdated in library.parent.glob(f"libheadrace-{machine}-*.so"):
+            for outdated in library.parent.glob(f"libheadrace.{machine}-*.so"):
                 outdated.unlink(missing_ok=True)
             build.build()
         if version != "editable":

@@ -187,7 +187,9 @@ def _inputs(image: Image) -> Iterator[Path]:
     yield ROOT / image.dockerfile
     for package in _packages(image):
         for path in (ROOT / SOURCES[package]).rglob("*"):
-            if path.is_file() and not any(fnmatch(part, built) for part in path.parts for built in BUILT):
+            if path.is_file() and not any(
+                fnmatch(part, built) for part in path.relative_to(ROOT).parts for built in BUILT
+            ):
                 yield path
 
 

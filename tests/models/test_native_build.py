@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 from pathlib import Path
@@ -59,6 +60,12 @@ def test_build_when_compiler_is_missing_then_says_so(tmp_path: Path, monkeypatch
 
 def test_library_path_when_machine_differs_then_other_file() -> None:
     assert library_path(machine="aarch64").name != library_path(machine=X86).name
+
+
+def test_library_path_when_listed_then_is_no_module(tmp_path: Path) -> None:
+    """What imports every module of a package must not try to import the library."""
+    library_path(tmp_path).touch()
+    assert not list(pkgutil.iter_modules([str(tmp_path)]))
 
 
 def test_isa_when_unknown_then_named(monkeypatch: pytest.MonkeyPatch) -> None:

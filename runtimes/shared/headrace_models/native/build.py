@@ -37,13 +37,14 @@ class NoNativeLibrary(CannotStart):
 
 def library_path(folder: Path = SOURCES, *, machine: str | None = None) -> Path:
     """Return the path of the library in a folder. Its name has the digest of what it is built from: a stale one never
-    loads. `machine`: the processor (`platform.machine()`); by default this one.
+    loads. `machine`: the processor (`platform.machine()`); by default this one. The dot keeps `pkgutil` from taking
+    the library for an extension module.
     """
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in {".cpp", ".h", ".inc"} or path.name == "build.py":
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return folder / f"libheadrace-{machine or platform.machine()}-{digest.hexdigest()[:12]}.so"
+    return folder / f"libheadrace.{machine or platform.machine()}-{digest.hexdigest()[:12]}.so"
 
 
 def cache_folder() -> Path:
