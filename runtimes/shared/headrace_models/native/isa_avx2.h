@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kMaxRows = 4, kMaxFloatRows = 2;
+constexpr int kMaxRows = 4, kMaxFloatRows = 2, kChainedRows = 1;
 
 struct F {
   __m256 a, b;
@@ -106,7 +106,7 @@ inline __m256i add_words(__m256i sum, __m256i codes, __m256i even, __m256i odd) 
   sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)), even));
   return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), odd));
 }
-// `start` + the products of codes and 16-bit values. 8-bit codes need words: the values of even and odd columns apart.
+// Products of the codes and the 16-bit values of a row. 8-bit codes need words: values of even and odd columns apart.
 template <bool kFourBits, int kQuads>
 inline I dot(I start, const Codes* quads, const int8_t* high, const int8_t* low) {
   if constexpr (kFourBits) {
@@ -129,6 +129,12 @@ inline I dot(I start, const Codes* quads, const int8_t* high, const int8_t* low)
     }
     return start;
   }
+}
+// To the sums of some rows, add the products of codes and 16-bit values: low digits lie 32 bytes after high ones.
+template <bool kFourBits, int kQuads, int kRows>
+inline void add_dots(I (&sums)[kRows], const Codes* quads, const int8_t* digits, size_t stride) {
+  for (int r = 0; r < kRows; ++r, digits += stride)
+    sums[r] = dot<kFourBits, kQuads>(sums[r], quads, digits, digits + 32);
 }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kMaxRows = 16, kMaxFloatRows = 6;
+constexpr int kMaxRows = 16, kMaxFloatRows = 6, kChainedRows = 4;
 
 using F = __m512;
 using I = __m512i;
@@ -56,15 +56,19 @@ inline I broadcast_quad(const int8_t* x) {
   memcpy(&four, x, 4);
   return _mm512_set1_epi32(four);
 }
-// `start` + the products of codes and 16-bit values, whose two digits are multiplied by the same registers of codes.
-template <bool kFourBits, int kQuads>
-inline I dot(I start, const Codes* quads, const int8_t* high, const int8_t* low) {
-  I upper = izero();
-  for (int j = 0; j < kQuads; ++j) {
-    upper = _mm512_dpbusd_epi32(upper, quads[j], broadcast_quad(high + 4 * j));
-    start = _mm512_dpbusd_epi32(start, quads[j], broadcast_quad(low + 4 * j));
-  }
-  return _mm512_add_epi32(_mm512_slli_epi32(upper, 8), start);
+// To the sums of some rows, add the products of codes and 16-bit values: low digits lie 32 bytes after high ones.
+// Chains of several rows alternate, so that few instructions wait in the processor's scheduler.
+template <bool kFourBits, int kQuads, int kRows>
+inline void add_dots(I (&sums)[kRows], const Codes* quads, const int8_t* digits, size_t stride) {
+  I upper[kRows];
+  for (int r = 0; r < kRows; ++r) upper[r] = izero();
+  for (int j = 0; j < kQuads; ++j)
+    for (int r = 0; r < kRows; ++r) {
+      const int8_t* quad = digits + r * stride + 4 * j;
+      upper[r] = _mm512_dpbusd_epi32(upper[r], quads[j], broadcast_quad(quad));
+      sums[r] = _mm512_dpbusd_epi32(sums[r], quads[j], broadcast_quad(quad + 32));
+    }
+  for (int r = 0; r < kRows; ++r) sums[r] = _mm512_add_epi32(_mm512_slli_epi32(upper[r], 8), sums[r]);
 }
 inline void prefetch(const void* p) { _mm_prefetch(p, _MM_HINT_T0); }
 

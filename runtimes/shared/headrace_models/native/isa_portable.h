@@ -8,7 +8,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kMaxRows = 4, kMaxFloatRows = 2;
+constexpr int kMaxRows = 4, kMaxFloatRows = 2, kChainedRows = 1;
 
 struct F {
   float v[16];
@@ -61,14 +61,14 @@ inline void store_digits(int8_t* high, int8_t* low, F a) {
 inline Codes load_codes(const uint8_t* p) { Codes r; memcpy(r.v, p, 64); return r; }
 inline Codes low(Codes a) { for (int i = 0; i < 64; ++i) a.v[i] &= 15; return a; }
 inline Codes high(Codes a) { for (int i = 0; i < 64; ++i) a.v[i] >>= 4; return a; }
-// `start` + the products of codes and 16-bit values: each lane has 4 codes of a quad.
-template <bool kFourBits, int kQuads>
-inline I dot(I start, const Codes* quads, const int8_t* high, const int8_t* low) {
-  for (int k = 0; k < 4 * kQuads; ++k) {
-    int32_t value = 256 * high[k] + low[k];
-    EACH start.v[i] += quads[k / 4].v[4 * i + k % 4] * value;
-  }
-  return start;
+// To the sums of some rows, add the products of codes and 16-bit values: low digits lie 32 bytes after high ones.
+template <bool kFourBits, int kQuads, int kRows>
+inline void add_dots(I (&sums)[kRows], const Codes* quads, const int8_t* digits, size_t stride) {
+  for (int r = 0; r < kRows; ++r)
+    for (int k = 0; k < 4 * kQuads; ++k) {
+      int32_t value = 256 * digits[r * stride + k] + digits[r * stride + 32 + k];
+      EACH sums[r].v[i] += quads[k / 4].v[4 * i + k % 4] * value;
+    }
 }
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 #undef EACH
