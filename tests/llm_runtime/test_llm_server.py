@@ -26,7 +26,7 @@ from headrace.runtimes.llm import LLM
 MODEL = "smollm2-135m-instruct"
 MODEL_LEN = 512
 START_SECONDS = 120
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Which city is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 EXECUTABLE = shutil.which("headrace-llm", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 

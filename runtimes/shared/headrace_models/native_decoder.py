@@ -3,7 +3,8 @@
 A step is one call of the library, which releases the GIL. Exactness: every element of every result is computed by the
 same sequence of operations whatever else the batch has, so chunked, batched and resumed runs are bit-identical to runs
 alone; the number of threads and the layout of blocks change nothing either. With quantised weights, activations are
-quantised to 8 bits in groups of 32, as llama.cpp does; with `WeightType.FLOAT32` nothing is rounded below float32.
+rounded to 16 bits in groups of 32 and products are exact integers; with `WeightType.FLOAT32` nothing is rounded below
+float32.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 void Input::reserve(size_t rows, size_t cols) {
   stride = (cols + 31) / 32 * 32;
   values.reserve(rows * stride);
-  codes.reserve(rows * stride);
+  codes.reserve(2 * rows * stride);
   scales.reserve(rows * stride / 32);
   sums.reserve(rows * stride / 32);
   offsets.reserve(rows * stride / 32);
@@ -25,7 +25,7 @@ void Input::reserve(size_t rows, size_t cols) {
 
 QuantisedRow Input::quantised_row(size_t m, size_t col) const {
   size_t at = m * stride + col;
-  return {codes.get() + at, scales.get() + at / 32, sums.get() + at / 32, offsets.get() + at / 32,
+  return {codes.get() + 2 * at, scales.get() + at / 32, sums.get() + at / 32, offsets.get() + at / 32,
           halves.get() + at / 16};
 }
 
