@@ -8,7 +8,7 @@ from serving.serving_echo import EchoEngine
 
 from headrace.serving.engine import TextEngine
 from headrace.serving.lifecycle import Runtime, run
-from headrace.serving.openai.endpoints import OpenAIEndpoints
+from headrace.serving.text import text_handlers
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     runtime: Runtime[TextEngine] = Runtime(
         model=model,
         load=lambda _progress: EchoEngine(0.0),
-        handlers=lambda replica, metrics: OpenAIEndpoints(replica, model, metrics).handlers(),
+        handlers=lambda replica, metrics: text_handlers(replica, model, metrics),
         on_ready=lambda: None,
     )
     return run(runtime, "0.0.0.0", 8000)

@@ -66,7 +66,7 @@ def _shell() -> bytes:
     replica = Replica[Engine]()
     replica.ready_seconds = 1.0
     metrics = RuntimeMetrics(replica, "model")
-    metrics.ended(1.0, [FinishReason.STOP])
+    metrics.succeeded(FinishReason.STOP)
     return metrics.exposition()
 
 

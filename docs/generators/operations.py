@@ -19,7 +19,7 @@ def operations() -> str:
             code(each.name),
             code(f"{each.method} {each.path}"),
             each.body.value,
-            "yes" if each.can_stream else "no",
+            "always" if each.always_streams else "yes" if each.can_stream else "no",
             codes(each.required),
             each.summary,
         )

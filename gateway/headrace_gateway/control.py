@@ -94,19 +94,8 @@ def control_app(table: Table, metrics: GatewayMetrics | None, operations: Operat
         assert route is not None
         return _card(route)
 
-    @app.get("/healthz", tags=["health"], response_class=PlainTextResponse)
-    async def healthz() -> str:
-        """Answer 200 as long as the process serves."""
-        return "ok\n"
-
-    @app.get("/readyz", tags=["health"], response_class=PlainTextResponse)
-    async def readyz(response: Response) -> str:
-        """Answer 200 once routes and keys are known, from NATS or from disk."""
-        if not table.loaded.is_set():
-            response.status_code = 503
-            return "waiting for routes and keys\n"
-        return "ok\n"
-
+    _add_health(app, table)
+    _add_inference_protocol(app, table)
     if metrics is not None:
         _add_metrics(app, metrics)
 
@@ -136,6 +125,48 @@ def _with_head(allow: str) -> str:
     """Return the methods of a path that answers HEAD like GET."""
     methods = {method.strip() for method in allow.split(",")}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+def _add_health(app: FastAPI, table: Table) -> None:
+    @app.get("/healthz", tags=["health"], response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """Answer 200 as long as the process serves."""
+        return "ok\n"
+
+    @app.get("/readyz", tags=["health"], response_class=PlainTextResponse)
+    async def readyz(response: Response) -> str:
+        """Answer 200 once routes and keys are known, from NATS or from disk."""
+        if not table.loaded.is_set():
+            response.status_code = 503
+            return "waiting for routes and keys\n"
+        return "ok\n"
+
+    @app.get("/health", tags=["health"], response_class=PlainTextResponse)
+    async def health(response: Response) -> str:
+        """Same as /readyz: load generators and clients of other engines use this path."""
+        return await readyz(response)
+
+
+def _add_inference_protocol(app: FastAPI, table: Table) -> None:
+    """Add the endpoints of the Open Inference Protocol that are not about one model."""
+
+    @app.get("/v2", tags=["health"])
+    async def server() -> dict[str, Any]:
+        """Describe the server, as the Open Inference Protocol has it."""
+        extensions = ["binary_tensor_data", "generate"]
+        return {"name": "headrace", "version": version("headrace"), "extensions": extensions}
+
+    @app.get("/v2/health/live", tags=["health"])
+    async def live() -> dict[str, bool]:
+        """Answer 200 as long as the process serves."""
+        return {"live": True}
+
+    @app.get("/v2/health/ready", tags=["health"])
+    async def ready(response: Response) -> dict[str, bool]:
+        """Answer 200 once routes and keys are known."""
+        if not table.loaded.is_set():
+            response.status_code = 503
+        return {"ready": table.loaded.is_set()}
 
 
 def _add_metrics(app: FastAPI, metrics: GatewayMetrics) -> None:

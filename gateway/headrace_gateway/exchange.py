@@ -29,7 +29,12 @@ Headers = Iterable[tuple[bytes, bytes]]
 _PROCESS = secrets.token_hex(8).encode()
 _NUMBERS = count()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_FORWARDED = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", b"baggage"})
+_FORWARDED = frozenset(
+    {
+        *(b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", b"baggage"),
+        b"inference-header-content-length",  # of the Open Inference Protocol's binary tensors
+    }
+)
 """Client headers that are forwarded to replicas. An allow list, so that API keys, cookies and headers meant to confuse
 parsers are not forwarded."""
 

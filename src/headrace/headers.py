@@ -14,6 +14,8 @@ PROOF = "x-headrace-proof"
 """On the response to the probe: `headrace.events.secret.proof`, which only the reporting process can compute."""
 CURSORS = "x-headrace-cursors"
 """`true` on a request whose stream shall have resume cursors: only a client that removes or ignores them sends it."""
+WARNING = "x-headrace-warning"
+"""On a runtime's answer: the fields of the request that it does not know and has ignored."""
 REPLICA_TOKEN = "x-headrace-replica-token"  # noqa: S105 - the header's name
 """On every request that a gateway forwards to a self-registering replica: `headrace.events.secret.token`."""
 

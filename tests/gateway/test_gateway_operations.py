@@ -102,7 +102,7 @@ def test_operation_when_nothing_can_name_the_model_then_refused(body: Body) -> N
 
 def test_target_when_engine_has_another_name_then_replaced() -> None:
     """In the path or in the body."""
-    (chat, _) = OPERATIONS
+    chat = next(iter(OPERATIONS))
     assert INFER.target({"model": "a"}, "org/b\r\n") == "/v2/models/org%2Fb%0D%0A/infer"
     assert INFER.body_for(TENSORS, "b") is TENSORS
     assert chat.target({}, "b") == CHAT
@@ -217,3 +217,15 @@ async def test_operation_when_added_then_methods_and_schema_name_it(tensors: Wor
     assert schema[INFER.path]["post"]["parameters"][0]["name"] == "model"
     assert schema[INFER.path]["post"]["requestBody"]["content"].keys() == {Body.TENSOR.value}
     assert "requestBody" not in schema[METADATA.path]["get"]
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS], ids=lambda each: each.path)
+async def test_each_operation_when_model_is_at_zero_then_woken(world: World, operation: Operation) -> None:
+    await world.loop.route()
+    body = b"" if operation.body is Body.NONE else b'{"model": "echo"}'
+    raw = request(operation.method, operation.path.replace("{model}", "echo"), body)
+    asking = asyncio.create_task(send(world.port, raw))
+    await world.loop.hears_demand(1)
+    await world.replica(behaviour=tell_target)
+
+    assert (await asking).status == 200

@@ -12,6 +12,7 @@ from kinds.test_modeldeployment_manifests import CLUSTER, child, pod_of, policy,
 from headrace import environment
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.rules import RESERVED_VARIABLES
+from headrace.routes.operations import TEXT
 from headrace.sources.location import location
 
 ENGINE = {"image": "ghcr.io/ggml-org/llama.cpp:server", "args": ["-m", "$(HEADRACE_MODEL_PATH)"], "port": 9000}
@@ -35,10 +36,12 @@ def engines(world: World) -> dict[str, tuple[str, str | None]]:
     return {each.revision: (each.readiness_path, each.model_name) for each in route_of(world.outcome).engines}
 
 
-@pytest.mark.parametrize("fields", [{"replicas": 1}, spec()], ids=["LLM", "Container"])
-def test_route_when_revision_serves_then_its_operations_named(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("fields", "named"), [({"replicas": 1}, TEXT), (spec(), ("chat", "completions"))], ids=["LLM", "Container"]
+)
+def test_route_when_revision_serves_then_its_operations_named(fields: dict[str, Any], named: tuple[str, ...]) -> None:
     route = route_of(serving_world(**fields).outcome)
-    assert [each.operations for each in route.revisions] == [("chat", "completions")]
+    assert [each.operations for each in route.revisions] == [named]
 
 
 def test_container_when_it_runs_then_as_specified_plus_identity() -> None:

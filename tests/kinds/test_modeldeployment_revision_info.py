@@ -17,7 +17,7 @@ from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.reporters import reporters
 from headrace.kinds.modeldeployment.revision_info import RevisionInfo, observed_revisions
 from headrace.reconcile.world import Manifest
-from headrace.routes import Engine, Route
+from headrace.routes import Engine, Route, operations
 
 CUSTOM = RevisionInfo(
     runtime="Container",
@@ -70,7 +70,7 @@ def test_record_when_llm_runtime_then_it_has_the_profile() -> None:
         "self_registers": True,
         "explains_unready": False,
         "capacity": 7,
-        "operations": ["chat", "completions"],
+        "operations": list(operations.TEXT),
         "capabilities": ["Drain", "LoadReports", "Progress"],
     }
 
@@ -78,7 +78,7 @@ def test_record_when_llm_runtime_then_it_has_the_profile() -> None:
 def test_route_when_rendered_then_has_operations_of_revisions() -> None:
     (own,) = route_of(serving_world(replicas=1).outcome).revisions
     (custom,) = route_of(serving_world(**spec()).outcome).revisions
-    assert (own.operations, own.capabilities) == (("chat", "completions"), ("Drain", "LoadReports", "Progress"))
+    assert (own.operations, own.capabilities) == (operations.TEXT, ("Drain", "LoadReports", "Progress"))
     assert (custom.operations, custom.capabilities) == (("chat", "completions"), ())
 
 
@@ -215,7 +215,9 @@ def test_deployment_when_of_a_former_build_then_read_identically(case: Manifest)
     route = route_of(world.decide())
     old = Route.model_validate(case["route"])
     (share,), (before,) = route.revisions, old.revisions
-    assert share == before.model_copy(update={"capabilities": recorded[0].capabilities})
+    assert share == before.model_copy(
+        update={"capabilities": recorded[0].capabilities, "operations": recorded[0].operations}
+    )
     assert (route.engines, route.public_name) == (old.engines, old.public_name)
     assert revisions(world) == recorded
 

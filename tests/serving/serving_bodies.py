@@ -10,7 +10,9 @@ from serving.serving_echo import EchoEngine
 
 from headrace.serving.engine import GenerationRequest
 from headrace.serving.errors import RequestError
-from headrace.serving.openai.requests import ChatBody, CompletionBody, GenerationBody
+from headrace.serving.openai.chats import ChatBody
+from headrace.serving.openai.completions import CompletionBody
+from headrace.serving.openai.requests import GenerationBody
 
 ENGINE = EchoEngine(step_seconds=0)
 USER = {"role": "user", "content": "hi"}
@@ -25,7 +27,7 @@ def completion(prompt: object = "hi", **fields: Any) -> CompletionBody:
 
 
 def requested(body: GenerationBody) -> list[GenerationRequest]:
-    return body.requests(ENGINE)
+    return list(body.plan(ENGINE).requests)
 
 
 def refusal(endpoint: type[GenerationBody], body: object) -> RequestError:

@@ -19,6 +19,7 @@ from headrace.http.bodies import MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from headrace.metrics import runtime as names
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
 RUNNING = names.REQUESTS_RUNNING
 CANCELLED = f"{names.CANCELLED}_total"
 
@@ -48,7 +49,7 @@ async def test_chat_then_answers_whole(server: Server) -> None:
 
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json()["choices"][0]["message"]["content"] == "user"
-    assert answer.json()["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+    assert answer.json()["usage"] == {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11, **CACHED}
 
 
 async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> None:
@@ -67,7 +68,7 @@ async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> 
     ("path", "body", "status", "code", "param"),
     [
         (CHAT, b"{", 400, "invalid_request", None),
-        (CHAT, chat(n=2), 400, "unsupported_parameter", "n"),
+        (CHAT, chat(modalities=["audio"]), 400, "unsupported_parameter", "modalities"),
         (CHAT, chat(temperature=9), 400, "invalid_request", "temperature"),
         (CHAT, chat(max_tokens=5000), 400, "context_length_exceeded", "messages"),
         (CHAT, chat(model="other"), 404, "model_not_found", "model"),
@@ -77,7 +78,7 @@ async def test_chat_when_streamed_then_each_step_is_an_event(server: Server) -> 
         ("/tokenize", {}, 400, "invalid_request", "prompt"),
         ("/detokenize", {"tokens": [999]}, 400, "invalid_request", "tokens"),
         (CHAT, b" " * (2 * MAX_BODY_BYTES), 413, "body_too_large", None),
-        ("/v1/embeddings", {}, 404, "not_found", None),
+        ("/v1/images/edits", {}, 404, "not_found", None),
         ("/v1/models", {}, 405, "method_not_allowed", None),
     ],
 )
@@ -177,7 +178,7 @@ async def test_prompts_when_several_then_each_is_a_choice(server: Server) -> Non
 
     choices = [(each["index"], each["text"], each["finish_reason"]) for each in answer.json()["choices"]]
     assert choices == [(0, "abab", "length"), (1, "xyzx", "length"), (2, "qqqq", "length")]
-    assert answer.json()["usage"] == {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18}
+    assert answer.json()["usage"] == {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18, **CACHED}
 
 
 async def test_prompts_when_streamed_then_their_events_are_interleaved(server: Server) -> None:
@@ -193,7 +194,7 @@ async def test_prompts_when_streamed_then_their_events_are_interleaved(server: S
         assert [each["finish_reason"] for each in own if each["finish_reason"]] == ["length"]
     order = [each["index"] for each in choices]
     assert order != sorted(order)
-    assert json.loads(last)["usage"] == {"prompt_tokens": 4, "completion_tokens": 60, "total_tokens": 64}
+    assert json.loads(last)["usage"] == {"prompt_tokens": 4, "completion_tokens": 60, "total_tokens": 64, **CACHED}
     assert done == "[DONE]"
 
 
@@ -243,6 +244,7 @@ async def test_tokenize_then_detokenize_gives_the_text_back(server: Server) -> N
 
 
 async def test_metrics_then_they_have_vllms_names_and_count(server: Server) -> None:
+    await post(server, CHAT, chat())
     before = metrics(await get(server, "/metrics"))
     await post(server, CHAT, chat())
     after = metrics(await get(server, "/metrics"))
@@ -255,6 +257,11 @@ async def test_metrics_then_they_have_vllms_names_and_count(server: Server) -> N
     assert grown("vllm:time_to_first_token_seconds_count") == 1
     assert grown("vllm:e2e_request_latency_seconds_count") == 1
     assert grown("vllm:request_success_total") == 1
+    assert grown("vllm:inter_token_latency_seconds_count") == 3
+    assert 0 < grown("vllm:request_decode_time_seconds_sum") < grown("vllm:e2e_request_latency_seconds_sum")
+    assert (grown("vllm:request_prompt_tokens_sum"), grown("vllm:request_generation_tokens_sum")) == (7, 4)
+    assert grown("vllm:prefix_cache_queries_total") == 7
+    assert grown("vllm:prefix_cache_hits_total") == 4  # of 7 that the engine has seen before
     assert grown("echo_echoes") == 4  # the engine's own
     assert {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"} <= after.keys()
 

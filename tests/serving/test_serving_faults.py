@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 from serving.serving_bodies import USER, refusal
 
-from headrace.serving.openai.requests import ChatBody, CompletionBody, GenerationBody
+from headrace.serving.openai.chats import ChatBody
+from headrace.serving.openai.completions import CompletionBody
+from headrace.serving.openai.requests import GenerationBody
 
 TOOL = {"type": "function", "function": {"name": "f"}}
+CHOICE = {"type": "function", "function": {"name": "g"}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+LONG_SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"description": "x" * 65536}}}
 
 
 @pytest.mark.parametrize(
@@ -25,22 +30,47 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "a string or a list of parts"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "a string or a list of parts"),
         ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content", "a string or a list of parts"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "field required"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
         ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]", "should be an object"),
         ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type", "required"),
         ({"messages": [{"role": "user", "content": [{"type": 5}]}]}, "messages[0].content[0].type", "be 'text'"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "required"),
         # The cause, not what follows from it.
-        (
-            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [TOOL]}]},
-            "messages[1].tool_calls",
-            "not supported",
-        ),
-        ({"messages": [USER, {"role": "assistant", "tool_calls": [TOOL]}]}, "messages[1].tool_calls", "not supported"),
-        ({"tool_choice": "required", "tools": [TOOL]}, "tools", "`tools` is not supported here"),
         ({"function_call": {"name": "f"}, "functions": [{}]}, "functions", "`functions` is not supported here"),
-        ({"top_logprobs": 3, "logprobs": True}, "logprobs", "`logprobs` is not supported here"),
-        ({"tools": [TOOL], "messages": [USER, {"role": "tool", "content": "x"}]}, "tools", "not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "requires a call, and there are no `tools`"),
+        ({"tool_choice": CHOICE, "tools": [TOOL]}, "tool_choice", "there is no tool 'g' in `tools`"),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": [TOOL]}, "tool_choice.type", "should be 'function'"),
+        ({"tools": [TOOL, TOOL]}, "tools", "two tools have the same name"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "should be 'function'"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "match pattern"),
+        ({"tools": [TOOL] * 129}, "tools", "at most 128 items"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"tools": [{"type": "function", "function": {"name": "broken"}}]}, "tools", "not supported"),
+        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id", "each message of role"),
+        ({"messages": [{**USER, "tool_call_id": "c"}]}, "messages[0].tool_call_id", "and to no other"),
+        ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls", "only allowed in role assistant"),
+        ({"top_logprobs": 3}, "top_logprobs", "only allowed with `logprobs: true`"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "less than or equal to 20"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "should be 'text', 'json_object'"),
+        ({"response_format": LONG_SCHEMA}, "response_format.json_schema.schema", "65536 are allowed"),
+        ({"structured_outputs": {}}, "structured_outputs", "exactly one of"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "exactly one of"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+            "exclude each other",
+        ),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "a key is a token id"),
+        ({"logit_bias": {"256": 1}}, "logit_bias", "a token id is a number from 0 to 255"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "less than or equal to 100"),
+        ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias", "at most 1024 items"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 9}, "n", "9 answers in one request, and a replica processes 8 at once"),
+        ({"min_p": 1.5}, "min_p", "less than or equal to 1"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "at most 8 tokens"),
         ({"messages": None, "prompt": "hi"}, "prompt", "Send it to /v1/completions"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -53,9 +83,9 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"messages": [5]}, "messages[0]", "`messages[0]`: input should be an object"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "required"),
         (
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "critic", "content": "x"}]},
             "messages[0].role",
-            "input should be 'system', 'developer', 'user' or 'assistant'",
+            "input should be 'system', 'developer', 'user', 'assistant' or 'tool'",
         ),
         ({"messages": [{**USER, "name": 5}]}, "messages[0].name", "string"),
         ({"model": 5}, "model", "`model`: input should be a valid string"),
@@ -106,7 +136,7 @@ def test_chat_when_a_field_is_wrong_then_the_error_is_about_it(
         ([[1], [-1]], "prompt[1]", "`prompt[1]`: a token id is a number from 0 to 255"),
         ("", "prompt", "`prompt` is empty"),
         (["a", ""], "prompt[1]", "`prompt[1]` is empty"),
-        (["a"] * 9, "prompt", "9 prompts in one request, and a replica processes 8 at once. Send several requests"),
+        (["a"] * 9, "prompt", "9 answers in one request, and a replica processes 8 at once. Send several requests"),
         (["a", "x" * 4090], "prompt[1]", "the model length is 4096 tokens"),
         (["a", "x" * 5000], "prompt[1]", "5000 bytes of text are more in any case"),
     ],

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from serving.serving_bodies import ENGINE, chat, completion, requested
+from serving.serving_bodies import ENGINE, chat, completion, refusal, requested
 from serving.serving_echo import MODEL_LEN, EchoEngine
 
-from headrace.serving.engine import Chat, ChatMessage, GenerationRequest, Sampling, StopConditions
+from headrace.serving.engine import (
+    Chat,
+    ChatMessage,
+    Constraint,
+    ConstraintKind,
+    GenerationRequest,
+    Sampling,
+    StopConditions,
+    Tool,
+    ToolUse,
+)
 from headrace.serving.errors import ContextLengthExceeded, RequestError
-from headrace.serving.openai.requests import DetokenizeBody, Prompt, checked_tokens
+from headrace.serving.openai.completions import CompletionBody
+from headrace.serving.openai.plan import Prompt
+from headrace.serving.openai.requests import checked_tokens
+from headrace.serving.openai.tokens import DetokenizeBody
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+F = Tool("f", "d", {"type": "object"})
 
 
 def prompt_of(size: int) -> Prompt:
@@ -45,13 +62,156 @@ def test_request_then_every_field_arrives() -> None:
         stop_token_ids=[3, 255, 3],
         ignore_eos=True,
         max_tokens=9,
+        min_tokens=2,
+        include_stop_str_in_output=True,
+        min_p=0.1,
+        presence_penalty=-2,
+        frequency_penalty=0.5,
+        repetition_penalty=1.1,
+        logit_bias={"5": -100, "6": 0.5},
+        logprobs=True,
+        top_logprobs=3,
+        response_format={"type": "json_object"},
+        cache_salt="team",
     )
 
-    assert body.request(prompt_of(1), ENGINE) == GenerationRequest(
-        (1,),
-        Sampling(temperature=0.5, top_p=0.9, top_k=0, seed=7),
-        StopConditions(max_tokens=9, strings=("x",), token_ids=frozenset({3, 255}), ignore_eos=True),
+    (request,) = requested(body)
+    assert replace(request, prompt_tokens=()) == GenerationRequest(
+        (),
+        Sampling(
+            temperature=0.5,
+            top_p=0.9,
+            top_k=0,
+            seed=7,
+            min_p=0.1,
+            presence_penalty=-2.0,
+            frequency_penalty=0.5,
+            repetition_penalty=1.1,
+            logit_bias=((5, -100.0), (6, 0.5)),
+        ),
+        StopConditions(
+            max_tokens=9,
+            strings=("x",),
+            token_ids=frozenset({3, 255}),
+            ignore_eos=True,
+            min_tokens=2,
+            include_string=True,
+        ),
+        logprobs=3,
+        constraint=Constraint(ConstraintKind.JSON_SCHEMA, '{"type":"object"}', "response_format"),
+        tenant="team",
     )
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+SCHEMA_TEXT = '{"type":"object","properties":{"a":{"type":"integer"}}}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "text"),
+    [
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "s", "schema": SCHEMA, "strict": True},
+                }
+            },
+            ConstraintKind.JSON_SCHEMA,
+            SCHEMA_TEXT,
+        ),
+        ({"structured_outputs": {"json": SCHEMA}}, ConstraintKind.JSON_SCHEMA, SCHEMA_TEXT),
+        ({"structured_outputs": {"json": SCHEMA_TEXT}}, ConstraintKind.JSON_SCHEMA, SCHEMA_TEXT),
+        ({"structured_outputs": {"regex": "a+"}}, ConstraintKind.REGEX, "a+"),
+        ({"structured_outputs": {"choice": ["yes", "no (why?)"]}}, ConstraintKind.REGEX, r"yes|no\ \(why\?\)"),
+        ({"structured_outputs": {"grammar": 'start: "a"'}}, ConstraintKind.GRAMMAR, 'start: "a"'),
+        ({"structured_outputs": {"json_object": True}}, ConstraintKind.JSON_SCHEMA, '{"type":"object"}'),
+    ],
+)
+def test_constraint_in_each_form_then_the_engine_gets_it(
+    fields: dict[str, Any], kind: ConstraintKind, text: str
+) -> None:
+    for body in (chat(**fields), completion(**fields)):
+        (request,) = requested(body)
+        assert request.constraint is not None
+        assert (request.constraint.kind, request.constraint.text) == (kind, text)
+    assert chat(response_format={"type": "text"}).constraint(ENGINE) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "use"),
+    [
+        ({"tools": [TOOL]}, ToolUse((F,))),
+        ({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False}, ToolUse((F,), parallel=False)),
+        ({"tools": [TOOL], "tool_choice": "required"}, ToolUse((F,), required=True)),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            ToolUse((F,), required=True, name="f"),
+        ),
+        ({"tools": [TOOL], "tool_choice": "none"}, None),
+        ({"tools": []}, None),
+    ],
+)
+def test_tools_then_the_engine_gets_which_may_be_called(fields: dict[str, Any], use: ToolUse | None) -> None:
+    body = chat(**fields)
+
+    assert body.tool_use() == use
+    (request,) = requested(body)
+    assert request.special_tokens == (use is not None)
+
+
+def test_history_with_calls_then_the_template_gets_it() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "so"},
+        {"role": "tool", "content": "1", "tool_call_id": "c"},
+    ]
+    (prompt,) = chat(messages=messages, chat_template_kwargs={"deep": True}).prompts(ENGINE)
+
+    said = 'deep=True|user:hi|assistant:<think>so</think><call>c f {"a":1}</call>|tool:1@c'
+    assert ENGINE.decode(prompt.tokens) == said
+
+
+def test_n_then_each_answer_has_its_own_seed() -> None:
+    seeds = [request.sampling.seed for request in requested(completion(["a", "b"], n=3, seed=2**64 - 2))]
+
+    assert seeds == [2**64 - 2, 2**64 - 1, 0] * 2
+    assert [request.sampling.seed for request in requested(chat(n=3))] == [None] * 3
+
+
+def test_best_of_then_the_answers_are_ranked_by_logprob() -> None:
+    plan = completion(n=2, best_of=4).plan(ENGINE)
+
+    assert (len(plan.requests), plan.samples, plan.choices, plan.logprobs) == (4, 4, 2, False)
+    assert {request.logprobs for request in plan.requests} == {0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"n": 9}, "n"),
+        ({"prompt": ["a"] * 5, "n": 2}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"suffix": "end"}, "suffix"),
+    ],
+)
+def test_completion_when_a_field_is_wrong_then_it_is_named(fields: dict[str, Any], param: str) -> None:
+    assert refusal(CompletionBody, {"model": "m", "prompt": "hi", **fields}).param == param
+
+
+@pytest.mark.parametrize(("wanted", "generated"), [(0, 1), (1, 1), (5, 5)])
+def test_echo_then_the_prompts_logprobs_are_requested(wanted: int, generated: int) -> None:
+    """As lm-eval sends it: token ids, `echo`, one token at most."""
+    plan = completion([[97, 98], [99]], echo=True, logprobs=1, max_tokens=wanted).plan(ENGINE)
+
+    assert (plan.echoes, plan.only_echo, plan.logprobs) == (("ab", "c"), wanted == 0, True)
+    assert {(each.logprobs, each.prompt_logprobs, each.stop.max_tokens) for each in plan.requests} == {
+        (1, 1, generated)
+    }
 
 
 def test_request_when_fields_are_null_or_empty_then_defaults() -> None:

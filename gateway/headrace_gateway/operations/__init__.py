@@ -8,10 +8,16 @@ finds the operation of a call by its name, which routes use too, reads the model
 """
 
 from headrace_gateway.operations.matching import Match, OperationTable
-from headrace_gateway.operations.openai import CHAT, COMPLETIONS
+from headrace_gateway.operations.oip import GENERATE, GENERATE_STREAM, INFER, METADATA, MODEL_READY
+from headrace_gateway.operations.openai import CHAT, COMPLETIONS, DETOKENIZE, EMBEDDINGS, RESPONSES, TOKENIZE
 from headrace_gateway.operations.operation import Body, Operation
 from headrace_gateway.operations.request import RequestInfo
 
-OPERATIONS = OperationTable([CHAT, COMPLETIONS])
+OPERATIONS = OperationTable(
+    [
+        *(CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, TOKENIZE, DETOKENIZE),
+        *(METADATA, MODEL_READY, INFER, GENERATE, GENERATE_STREAM),
+    ]
+)
 
 __all__ = ["OPERATIONS", "Body", "Match", "Operation", "OperationTable", "RequestInfo"]

@@ -36,7 +36,7 @@ def _described(operation: Operation) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The model's answer",
-                "content": {"application/json": {}} | ({"text/event-stream": {}} if operation.can_stream else {}),
+                "content": _answer_content(operation),
             },
             "400": {"description": "The body is not valid; `error.param` is the field", **_ERROR},
             "401": {"description": "The API key is missing or not valid", **_ERROR},
@@ -52,6 +52,13 @@ def _described(operation: Operation) -> dict[str, Any]:
             content["example"] = operation.example
         description["requestBody"] = {"required": True, "content": {operation.body.value: content}}
     return description
+
+
+def _answer_content(operation: Operation) -> dict[str, Any]:
+    events: dict[str, Any] = {"text/event-stream": {}}
+    if operation.always_streams:
+        return events
+    return {"application/json": {}} | (events if operation.can_stream else {})
 
 
 def _body_schema(operation: Operation) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Operation:
     """The path parameter that names the model; None: the field `model` of the JSON body."""
     can_stream: bool = False
     """Whether the field `stream` of the JSON body requests server-sent events."""
+    always_streams: bool = False
+    """Whether every answer is a stream of server-sent events."""
     required: tuple[str, ...] = ()
     """Fields of a JSON body; the gateway checks none but `model`."""
     example: Mapping[str, object] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class Operation:
         A body is parsed only if a field of it is needed.
         """
         if self.model_parameter is not None and not self.can_stream:
-            return parameters[self.model_parameter], False
+            return parameters[self.model_parameter], self.always_streams
         try:
             request = from_json(body)
         except ValueError as error:
@@ -73,7 +75,7 @@ class Operation:
         name = request.get("model") if self.model_parameter is None else parameters[self.model_parameter]
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing or not a string", param="model", hint="GET /v1/models lists yours")
-        return name, self.can_stream and request.get("stream") is True
+        return name, self.always_streams or (self.can_stream and request.get("stream") is True)
 
     def target(self, parameters: Mapping[str, str], engine_model_name: str | None = None) -> str:
         """Return the request target for a replica; parameters are percent-encoded.

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from pathlib import Path
 
 from prometheus_client.core import Metric
 
@@ -32,7 +33,14 @@ from headrace.serving.engine import (
     Progress,
     ToolUse,
 )
-from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
+from headrace.serving.errors import (
+    ContextLengthExceeded,
+    EngineDied,
+    InvalidRequest,
+    ModelNotFound,
+    Saturated,
+    UnsupportedParameter,
+)
 from headrace.serving.metrics import gauge
 from headrace_llm.answer import Answer
 from headrace_llm.loading import load_decoder
@@ -139,6 +147,24 @@ class LLMEngine:
     def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
         """Return the constraint of an answer that must call a tool; None: it need not."""
         return self._tokenizer.tool_constraint(tool_use)
+
+    async def embed(self, prompts: Iterable[tuple[int, ...]]) -> list[array[float]]:
+        """Reject embeddings."""
+        del prompts
+        raise _unsupported("input")
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Reject adapters."""
+        del name, path
+        raise _unsupported("path")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Reject the name: no adapter is loaded."""
+        raise ModelNotFound(f"the adapter {name!r} is not loaded", param="name")
+
+    def adapters(self) -> tuple[str, ...]:
+        """Return no names."""
+        return ()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
@@ -346,3 +372,7 @@ def _dead() -> EngineDied:
 def _salt(request: GenerationRequest) -> bytes:
     """Return what keeps apart the cached prefixes of tenants, and those of adapters."""
     return blake2b(f"{request.tenant}\0{request.adapter}".encode(), digest_size=16).digest()
+
+
+def _unsupported(param: str) -> UnsupportedParameter:
+    return UnsupportedParameter(f"`{param}` is not supported by this engine", param=param, hint="Leave it out")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.serving.engine import Progress, TextEngine
 from headrace.serving.lifecycle import Runtime, run
-from headrace.serving.openai.endpoints import OpenAIEndpoints
+from headrace.serving.text import text_handlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
     runtime: Runtime[TextEngine] = Runtime(
         model=settings.model,
         load=load,
-        handlers=lambda replica, metrics: OpenAIEndpoints(replica, settings.model, metrics).handlers(),
+        handlers=lambda replica, metrics: text_handlers(replica, settings.model, metrics),
         on_ready=on_ready,
     )
     return run(runtime, host, port)

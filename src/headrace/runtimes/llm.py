@@ -8,7 +8,7 @@ from dataclasses import replace
 from headrace import environment
 from headrace.api.vocabulary import CONTRACT_CAPABILITIES
 from headrace.metrics import runtime as metrics
-from headrace.routes.operations import CHAT, COMPLETIONS
+from headrace.routes.operations import TEXT
 from headrace.runtimes.profile import Launch, Options, PlatformImage, Port, RuntimeProfile
 
 PORT = 8000
@@ -39,7 +39,7 @@ LLM = RuntimeProfile(
     command=("headrace-llm",),
     arguments=_arguments,
     ports=(Port("http", PORT),),
-    operations=(CHAT, COMPLETIONS),
+    operations=TEXT,
     capabilities=CONTRACT_CAPABILITIES,
     metrics=(
         metrics.REQUESTS_RUNNING,
@@ -47,9 +47,18 @@ LLM = RuntimeProfile(
         metrics.KV_CACHE_USAGE,
         metrics.PROMPT_TOKENS,
         metrics.GENERATION_TOKENS,
+        metrics.PREFIX_CACHE_QUERIES,
+        metrics.PREFIX_CACHE_HITS,
+        metrics.PREEMPTIONS,
+        metrics.DRAFT_TOKENS,
+        metrics.ACCEPTED_TOKENS,
         metrics.REQUEST_SUCCESS,
         metrics.TIME_TO_FIRST_TOKEN,
+        metrics.INTER_TOKEN_LATENCY,
         metrics.REQUEST_LATENCY,
+        metrics.REQUEST_DECODE_TIME,
+        metrics.REQUEST_PROMPT_TOKENS,
+        metrics.REQUEST_GENERATION_TOKENS,
         metrics.STATE,
         metrics.READY_SECONDS,
         metrics.STEP_SECONDS,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from array import array
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 from prometheus_client.core import Metric
@@ -274,9 +276,36 @@ class TextEngine(Engine, Protocol):
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
 
+    def parser(self, chat: Chat) -> MessageParser | None:
+        """Return a new parser for an answer to the conversation; None: the whole text of an answer is its content."""
+
+    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+        """Return what an answer must match so that it calls the tools as required; None: any text.
+
+        Raises UnsupportedParameter if the model's template has no form for tools.
+        """
+
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason. Closing the iterator cancels within one step.
 
         Raises subclasses of `headrace.errors.HeadraceError`: saturated (429), a prompt too long (400). These are raised
         before the first await, so that the answers to several prompts start together or not at all.
         """
+
+    async def embed(self, prompts: Sequence[tuple[int, ...]]) -> list[array[float]]:
+        """Return one vector per prompt: [width] of type code "f", of length 1.
+
+        Raises UnsupportedParameter if the model has no embeddings, Saturated, ContextLengthExceeded.
+        """
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load a LoRA adapter from a directory; requests name it in `GenerationRequest.adapter`.
+
+        Raises InvalidRequest if the name is taken or the adapter does not fit the model.
+        """
+
+    async def unload_adapter(self, name: str) -> None:
+        """Unload an adapter; requests that use it end first. Raises ModelNotFound if it is not loaded."""
+
+    def adapters(self) -> tuple[str, ...]:
+        """Return the names of the loaded adapters."""

@@ -48,6 +48,7 @@ class Exchange:
         self.id = self._identify()
         self.status = 0
         """Of the answer; 0 until it starts."""
+        self._warnings: list[tuple[bytes, bytes]] = []
         self.notes: dict[str, object] = {}
         """Further fields of the access log line; never text of the prompt."""
 
@@ -64,6 +65,10 @@ class Exchange:
             encoding=self.headers.get(b"content-encoding", b""),
             declared_bytes=None if declared is None else int(declared),  # the server's parser has checked it
         )
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the answer's header: ASCII without line breaks."""
+        self._warnings.append((headers.WARNING.encode(), text.encode("ascii")))
 
     @asynccontextmanager
     async def watching(self, work: Work[Any]) -> AsyncIterator[None]:
@@ -139,7 +144,7 @@ class Exchange:
 
     def _head(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> Message:
         request_id = (headers.REQUEST_ID.encode(), self.id.encode())
-        return {"type": "http.response.start", "status": status, "headers": [*fields, request_id]}
+        return {"type": "http.response.start", "status": status, "headers": [*fields, *self._warnings, request_id]}
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

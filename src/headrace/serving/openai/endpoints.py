@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 
-from headrace import headers
 from headrace.http.paths import LiteralPath
 from headrace.serving.engine import TextEngine
 from headrace.serving.errors import ModelNotFound
 from headrace.serving.exchange import Exchange, Handlers
 from headrace.serving.metrics import RuntimeMetrics
-from headrace.serving.openai.answers import CHAT, TEXT, Answer, Shape
-from headrace.serving.openai.requests import (
-    Body,
-    ChatBody,
-    CompletionBody,
-    DetokenizeBody,
-    GenerationBody,
-    TokenizeBody,
-    checked_tokens,
-)
-from headrace.serving.openai.streams import merged
+from headrace.serving.openai.adapters import AdapterEndpoints
+from headrace.serving.openai.answers import ChatAnswer, TextAnswer
+from headrace.serving.openai.chats import ChatBody
+from headrace.serving.openai.completions import CompletionBody
+from headrace.serving.openai.embeddings import EmbeddingBody, embedding_answer
+from headrace.serving.openai.generation import Generation, adapter_of, read
+from headrace.serving.openai.requests import checked_tokens, unsupported
+from headrace.serving.openai.response_answers import ResponseAnswer
+from headrace.serving.openai.responses import ResponseBody
+from headrace.serving.openai.tokens import DetokenizeBody, TokenizeBody
 from headrace.serving.replica import Replica
-
-_CURSORS = headers.CURSORS.encode()
 
 
 class OpenAIEndpoints:
@@ -33,90 +28,80 @@ class OpenAIEndpoints:
     def __init__(self, replica: Replica[TextEngine], model: str, metrics: RuntimeMetrics) -> None:
         self._replica = replica
         self._model = model
-        self._metrics = metrics
+        self._generation = Generation(replica, model, metrics)
 
     def handlers(self) -> Handlers:
         """Return the handlers by method and path."""
         return {
             ("GET", "/v1/models"): self._models,
             ("GET", LiteralPath(f"/v1/models/{self._model}")): self._one_model,
+            ("GET", "/v1/models/{name}"): self._one_model,
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
+            ("POST", "/v1/responses"): self._responses,
+            ("POST", "/v1/embeddings"): self._embeddings,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
+            **AdapterEndpoints(self._replica, self._model).handlers(),
         }
 
     async def _models(self, exchange: Exchange) -> None:
         async with self._replica.work() as work:
-            await exchange.respond({"object": "list", "data": [self._card(work.engine)]})
+            names = (self._model, *work.engine.adapters())
+            await exchange.respond({"object": "list", "data": [self._card(name, work.engine) for name in names]})
 
     async def _one_model(self, exchange: Exchange) -> None:
+        name = exchange.parameters.get("name", self._model)
         async with self._replica.work() as work:
-            await exchange.respond(self._card(work.engine))
+            if name != self._model and name not in work.engine.adapters():
+                raise ModelNotFound(f"the model {name[:256]!r} is not served here", hint=f"Use {self._model!r}")
+            await exchange.respond(self._card(name, work.engine))
 
     async def _chat(self, exchange: Exchange) -> None:
-        await self._generate(exchange, ChatBody.read(await exchange.body()), CHAT)
+        await self._generation.serve(exchange, await read(exchange, ChatBody), ChatAnswer)
 
     async def _completions(self, exchange: Exchange) -> None:
-        await self._generate(exchange, CompletionBody.read(await exchange.body()), TEXT)
+        await self._generation.serve(exchange, await read(exchange, CompletionBody), TextAnswer)
+
+    async def _responses(self, exchange: Exchange) -> None:
+        body = await read(exchange, ResponseBody)
+        await self._generation.serve(exchange, body, lambda _model, plan, _text: ResponseAnswer(body, plan))
+
+    async def _embeddings(self, exchange: Exchange) -> None:
+        body = await read(exchange, EmbeddingBody)
+        async with self._replica.work() as work, exchange.watching(work):
+            if adapter_of(body.model, work.engine, model=self._model):
+                raise unsupported("model", f"Embeddings are the model's own: use {self._model!r}")
+            prompts = await asyncio.to_thread(body.prompts, work.engine)
+            vectors = await work.engine.embed([tuple(prompt.tokens) for prompt in prompts])
+            exchange.notes["prompt_tokens"] = sum(len(prompt.tokens) for prompt in prompts)
+            await exchange.respond(embedding_answer(body, prompts, vectors))
 
     async def _tokenize(self, exchange: Exchange) -> None:
-        body = TokenizeBody.read(await exchange.body())
-        self._check_model(body)
+        body = await read(exchange, TokenizeBody)
         async with self._replica.work() as work:
-            tokens = await asyncio.to_thread(body.tokens, work.engine)
-            await exchange.respond({"count": len(tokens), "max_model_len": work.engine.model_len, "tokens": tokens})
+            engine = work.engine
+            adapter_of(body.model, engine, model=self._model)
+            tokens = await asyncio.to_thread(body.tokens, engine)
+            answer: dict[str, object] = {"count": len(tokens), "max_model_len": engine.model_len, "tokens": tokens}
+            if body.return_token_strs:
+                answer["token_strs"] = await asyncio.to_thread(lambda: [engine.decode([token]) for token in tokens])
+            await exchange.respond(answer)
 
     async def _detokenize(self, exchange: Exchange) -> None:
-        body = DetokenizeBody.read(await exchange.body())
-        self._check_model(body)
+        body = await read(exchange, DetokenizeBody)
         async with self._replica.work() as work:
+            adapter_of(body.model, work.engine, model=self._model)
             tokens = checked_tokens(body.tokens, work.engine, param="tokens")
             await exchange.respond({"prompt": await asyncio.to_thread(work.engine.decode, tokens)})
 
-    async def _generate(self, exchange: Exchange, body: GenerationBody, shape: Shape) -> None:
-        self._check_model(body)
-        async with self._replica.work() as work, exchange.watching(work):
-            cursors = exchange.headers.get(_CURSORS) == b"true"
-            requests = await asyncio.to_thread(body.requests, work.engine, cursors=cursors)
-            answer = Answer(shape, self._model, requests, body.stream_options)
-            answers = [work.engine.generate(request) for request in requests]
-            try:
-                async with aclosing(merged(answers)) as steps:
-                    # Nothing is sent before the first step: a rejection by the engine is an error with a status, and
-                    # the gateway can retry the request.
-                    step = await anext(steps)
-                    self._metrics.first_token(exchange.seconds)
-                    if body.stream:
-                        await exchange.start_stream()
-                        events = answer.open() + answer.chunk(step)
-                        while not answer.complete:
-                            if events:
-                                await exchange.write(events)
-                            events = answer.chunk(await anext(steps))
-                        await exchange.finish(events + answer.close())
-                    else:
-                        answer.add(step)
-                        while not answer.complete:
-                            answer.add(await anext(steps))
-                        await exchange.respond(answer.whole())
-            finally:
-                self._metrics.ended(exchange.seconds, answer.finish_reasons)
-                exchange.notes.update(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
-                if answer.finish_reasons:
-                    exchange.notes["finish"] = ",".join(answer.finish_reasons)
-
-    def _check_model(self, body: Body) -> None:
-        if body.model is not None and body.model != self._model:
-            raise ModelNotFound(
-                f"the model {body.model!r} is not served here", param="model", hint=f"Use {self._model!r}"
-            )
-
-    def _card(self, engine: TextEngine) -> dict[str, object]:
-        return {
-            "id": self._model,
+    def _card(self, name: str, engine: TextEngine) -> dict[str, object]:
+        """Return a model in OpenAI's shape; an adapter names its model as `parent`, as in vLLM."""
+        card = {
+            "id": name,
             "object": "model",
             "created": int(self._replica.started),
             "owned_by": "headrace",
             "max_model_len": engine.model_len,
         }
+        return card if name == self._model else {**card, "parent": self._model}

@@ -34,12 +34,13 @@ def fault(error: ValidationError, raw: bytes) -> InvalidRequest:
 def _path(loc: tuple[int | str, ...], body: Any) -> str:
     """Return the path of a faulty field in the form `messages[0].content`.
 
-    pydantic's path also contains the names of union branches: the steps for which the body has no object.
+    pydantic's path also contains the names of union branches: the steps for which the body has no object, and those
+    with a space, as the branches for objects are named.
     """
     path, node = "", body
     for step in loc:
         if isinstance(step, int):
             path, node = f"{path}[{step}]", node[step] if isinstance(node, list) and step < len(node) else None
-        elif isinstance(node, dict):
+        elif isinstance(node, dict) and not (" " in step and step not in node):
             path, node = (f"{path}.{step}" if path else step), node.get(step)
     return path
