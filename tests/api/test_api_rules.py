@@ -56,6 +56,20 @@ VALUES |= {
     ("spec.template.env[]", "name"): VARIABLE,
     ("spec.template", "env"): st.fixed_dictionaries({}, optional={"env": st.lists(VARIABLE, max_size=4)}),
 }
+LLM_OPTIONS = st.fixed_dictionaries(
+    {"maxModelLen": NUMBERS, "maxConcurrentRequests": NUMBERS},
+    optional={
+        "scheduler": st.fixed_dictionaries(
+            {"policy": st.sampled_from(["Sarathi", "Flover"])}, optional={"tokenBudget": NUMBERS}
+        ),
+        "kvCache": st.fixed_dictionaries(
+            {}, optional={"layout": st.sampled_from(["Paged", "Slots"]), "tokens": NUMBERS}
+        ),
+    },
+)
+VALUES |= {
+    ("spec.runtime.llm", field): LLM_OPTIONS for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget")
+}
 RUNTIMES = st.fixed_dictionaries(
     {"type": st.sampled_from(["LLM", "Container"])},
     optional={"llm": st.just({"maxModelLen": 16}), "container": st.just({"image": "x"})},

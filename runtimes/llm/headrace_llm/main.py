@@ -29,6 +29,13 @@ def main(argv: list[str] | None = None) -> int:
         max_model_len=options.max_model_len,
         max_concurrent_requests=options.max_concurrent_requests,
         threads=options.threads,
+        scheduler=options.scheduler,
+        token_budget=options.token_budget,
+        kv_layout=options.kv_layout,
+        kv_cache_tokens=options.kv_cache_tokens,
+        dtype=options.dtype,
+        prefix_cache=options.prefix_cache,
+        speculation=options.speculation,
     )
     return serve(settings, options.host, options.port, lambda: _greet(settings.model, options.host, options.port))
 
@@ -64,7 +71,54 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--threads", type=_positive, metavar="N", help="threads that compute (default: as many as usable cores)"
     )
+    _add_engine_options(serve)
     return parser
+
+
+def _add_engine_options(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--scheduler",
+        choices=("sarathi", "splitfuse", "prefill-first", "static", "flover"),
+        default="sarathi",
+        help="which tokens a step computes (default: %(default)s, which never pauses a running answer)",
+    )
+    serve.add_argument(
+        "--token-budget",
+        type=_positive,
+        metavar="TOKENS",
+        help="tokens per step; fewer make answers more even and prompts slower"
+        " (default: 256, or twice --max-concurrent-requests if that is more)",
+    )
+    serve.add_argument(
+        "--kv-layout",
+        choices=("paged", "slots"),
+        help="small blocks that requests share, or one piece per request (default: paged; slots with flover)",
+    )
+    serve.add_argument(
+        "--kv-cache-tokens",
+        type=_positive,
+        metavar="TOKENS",
+        help="tokens in the cache of keys and values; if requests need more, the newest is computed again later"
+        " (default: --max-model-len for each of --max-concurrent-requests)",
+    )
+    serve.add_argument(
+        "--dtype",
+        choices=("auto", "float32"),
+        default="auto",
+        help="precision: as in the file, or the reference's float32, which is slower (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--prefix-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether equal beginnings of prompts are computed once (default: yes)",
+    )
+    serve.add_argument(
+        "--speculation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether repetitions are computed several tokens per step, with the same result (default: yes)",
+    )
 
 
 def _positive(text: str) -> int:

@@ -22,6 +22,14 @@ class LLMSettings:
     max_concurrent_requests: int
     threads: int | None
     """None: one per usable core."""
+    scheduler: str
+    token_budget: int | None
+    """None: chosen by the engine, like the next two."""
+    kv_layout: str | None
+    kv_cache_tokens: int | None
+    dtype: str
+    prefix_cache: bool
+    speculation: bool
 
 
 def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], None]) -> int:
@@ -32,7 +40,10 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
 
         progress("reading-model", None)
         file = ModelFile.open(settings.path)
-        from headrace_llm.engine import LLMEngine  # noqa: PLC0415 - its libraries take time: the server listens before
+        # The engine's libraries take time: the server listens before.
+        from headrace_llm.engine import LLMEngine  # noqa: PLC0415
+        from headrace_llm.loading import DType  # noqa: PLC0415
+        from headrace_llm.options import EngineOptions, KVLayout  # noqa: PLC0415
 
         return LLMEngine.load_model(
             file,
@@ -40,6 +51,15 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
             max_concurrent=settings.max_concurrent_requests,
             threads=settings.threads,
             progress=progress,
+            options=EngineOptions(
+                policy=settings.scheduler,
+                token_budget=settings.token_budget,
+                layout=KVLayout(settings.kv_layout) if settings.kv_layout else None,
+                kv_tokens=settings.kv_cache_tokens,
+                dtype=DType(settings.dtype),
+                prefix_cache=settings.prefix_cache,
+                speculation=settings.speculation,
+            ),
         )
 
     runtime: Runtime[TextEngine] = Runtime(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from headrace import environment
@@ -12,6 +12,14 @@ from headrace.routes.operations import TEXT
 from headrace.runtimes.profile import Launch, Options, PlatformImage, Port, RuntimeProfile
 
 PORT = 8000
+POLICIES = {
+    "Sarathi": "sarathi",
+    "SplitFuse": "splitfuse",
+    "PrefillFirst": "prefill-first",
+    "Static": "static",
+    "Flover": "flover",
+}
+"""Scheduling policies: the value of `scheduler.policy`, and that of `headrace-llm --scheduler`."""
 
 
 def _arguments(launch: Launch) -> Sequence[str]:
@@ -23,7 +31,21 @@ def _arguments(launch: Launch) -> Sequence[str]:
         *("--port", str(PORT)),
         *("--max-model-len", str(launch.options["max_model_len"])),
         *("--max-concurrent-requests", str(launch.options["max_concurrent_requests"])),
+        *_optional(launch.options),
     )
+
+
+def _optional(options: Options) -> Iterator[str]:
+    """Yield the arguments of what is set: models without these settings keep their revision."""
+    scheduler, cache = options.get("scheduler") or {}, options.get("kv_cache") or {}
+    if scheduler:
+        yield from ("--scheduler", POLICIES[scheduler["policy"]])
+    if scheduler.get("token_budget") is not None:
+        yield from ("--token-budget", str(scheduler["token_budget"]))
+    if cache.get("layout") is not None:
+        yield from ("--kv-layout", cache["layout"].lower())
+    if cache.get("tokens") is not None:
+        yield from ("--kv-cache-tokens", str(cache["tokens"]))
 
 
 def _configure(profile: RuntimeProfile, options: Options) -> RuntimeProfile:

@@ -70,6 +70,35 @@ RULES: tuple[Rule, ...] = (
     ),
     *(_options(profile) for profile in PROFILES.values() if profile.options),
     Rule(
+        "spec.runtime.llm",
+        "kvCache.layout",
+        "!has(self.scheduler) || self.scheduler.policy != 'Flover' || !has(self.kvCache) || "
+        "!has(self.kvCache.layout) || self.kvCache.layout == 'Slots'",
+        lambda self, _: (
+            self.get("scheduler", {}).get("policy") != "Flover"
+            or self.get("kvCache", {}).get("layout", "Slots") == "Slots"
+        ),
+        "must be Slots when scheduler.policy is Flover",
+    ),
+    Rule(
+        "spec.runtime.llm",
+        "kvCache.tokens",
+        "!has(self.kvCache) || !has(self.kvCache.tokens) || self.kvCache.tokens >= self.maxModelLen",
+        lambda self, _: self.get("kvCache", {}).get("tokens", self["maxModelLen"]) >= self["maxModelLen"],
+        "must be at least maxModelLen, so that every request can finish",
+    ),
+    Rule(
+        "spec.runtime.llm",
+        "scheduler.tokenBudget",
+        "!has(self.scheduler) || !has(self.scheduler.tokenBudget) || "
+        "self.scheduler.tokenBudget > self.maxConcurrentRequests",
+        lambda self, _: (
+            "tokenBudget" not in self.get("scheduler", {})
+            or self["scheduler"]["tokenBudget"] > self["maxConcurrentRequests"]
+        ),
+        "must be greater than maxConcurrentRequests, because each running answer takes one token of a step",
+    ),
+    Rule(
         "spec.runtime",
         "type",
         "self.type == oldSelf.type",

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from headrace.api.parts import Part
 from headrace.api.quantity import Quantity
-from headrace.runtimes.llm import LLM
+from headrace.runtimes.llm import LLM, POLICIES
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.runtimes.registry import PROFILES
 
@@ -23,8 +23,10 @@ Word = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=253)]
 if TYPE_CHECKING:
     RuntimeType = str
+    LLMPolicy = str
 else:
     RuntimeType = Literal[tuple(PROFILES)]
+    LLMPolicy = Literal[tuple(POLICIES)]
 
 
 class Source(Part):
@@ -64,6 +66,41 @@ class Model(Part):
     )
 
 
+class LLMScheduler(Part):
+    """Which tokens the LLM engine computes in a step."""
+
+    policy: LLMPolicy = Field(
+        default="Sarathi",
+        description="Sarathi: running answers are never paused, prompts are computed beside them in chunks. SplitFuse: "
+        "the same with steps of exactly the budget. PrefillFirst: whole prompts first, for throughput. Static: a batch "
+        "begins when the former has ended. Flover: contiguous slots in a window without holes.",
+    )
+    token_budget: int | None = Field(
+        default=None,
+        ge=2,
+        le=65_536,
+        description="Tokens that a step computes at most. A smaller budget makes the pace of answers more even, and "
+        "prompts slower. Default: 256, or twice maxConcurrentRequests if that is more.",
+    )
+
+
+class LLMCache(Part):
+    """The LLM engine's cache of keys and values."""
+
+    layout: Literal["Paged", "Slots"] | None = Field(
+        default=None,
+        description="Paged: small blocks, shared by requests with equal beginnings. Slots: maxModelLen tokens in one "
+        "piece for each request. Default: Paged, but Slots with the policy Flover.",
+    )
+    tokens: int | None = Field(
+        default=None,
+        ge=16,
+        le=1_073_741_824,
+        description="Tokens that fit into the cache. If running requests need more, the newest of them is preempted "
+        "and computed again later. Default: maxModelLen for each of maxConcurrentRequests.",
+    )
+
+
 class LLMRuntime(Part):
     """Settings of the LLM runtime."""
 
@@ -77,6 +114,8 @@ class LLMRuntime(Part):
     max_concurrent_requests: int = Field(
         default=16, ge=1, le=1024, description="Requests that one replica processes at the same time."
     )
+    scheduler: LLMScheduler | None = Field(default=None, description="Which tokens a step computes.")
+    kv_cache: LLMCache | None = Field(default=None, description="The cache of keys and values.")
 
 
 class ContainerRuntime(Part):
