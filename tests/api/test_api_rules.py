@@ -22,6 +22,8 @@ URIS = st.one_of(
             *("https://h/p\n", "package://a@1/b\n", "file:///p\n"),
             *("pvc://claim/a/b.gguf", "pvc://my.claim-1/x", "pvc://claim", "pvc://claim/", "pvc:///x", "pvc://-c/x"),
             *("pvc://claim/../x", "pvc://claim/a/../../x", "pvc://claim//x", "pvc://claim/.hidden", "pvc://claim/x/"),
+            *("s3://bucket/a/b", "s3://bucket/a/", "s3://bucket", "s3://b/a", "s3://bucket/a//b", "s3://bucket/../a"),
+            *("hf://a/b", "hf://a/b@main", "hf://a/b@v1/c.gguf", "hf://a", "hf://a/b/", "hf://a/../b", "hf://a/b@"),
             *("pvc://claim/a b", "pvc://claim/x?y", "pvc://user@claim/x", "pvc://claim/x\n", "PVC://claim/x"),
         ]
     ),

@@ -131,6 +131,17 @@ def test_models_when_source_is_a_claim_then_mounted_read_only(claim: str) -> Non
     assert pod_of(world)["containers"][0]["args"][:2] == ["serve", "/models/smol/model.gguf"]
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket/smol/", "hf://org/model@main"])
+def test_fetch_when_from_a_store_then_the_secret_s_variables(uri: str) -> None:
+    """Only the fetch has them, and a namespace without the Secret works."""
+    settings = replace(SETTINGS, allowed_schemes=frozenset({"s3", "hf"}))
+    world = World(manifest=resource(model={"source": {"uri": uri}}), settings=settings)
+    world.calm()
+    fetch = pod_of(world, "Job")["containers"][0]
+    assert fetch["envFrom"] == [{"secretRef": {"name": "headrace-sources", "optional": True}}]
+    assert "envFrom" not in pod_of(world)["containers"][0]
+
+
 def test_models_when_there_is_no_claim_then_nothing_is_mounted() -> None:
     assert "volumes" not in pod_of(serving_world())
 

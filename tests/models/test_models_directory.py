@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from headrace.errors import InvalidModel
 from headrace.serving.engine import Chat, ChatMessage
+from headrace_llm.engine import LLMEngine
 from headrace_models.model_file import ModelFile
 from headrace_models.safetensors import read_safetensors
 from headrace_models.tokenizer import ModelTokenizer
@@ -201,3 +202,11 @@ def test_index_when_broken_then_invalid(copy: Path, places: Any, said: str) -> N
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(InvalidModel, match=said):
         ModelFile.open(copy)
+
+
+async def test_directory_when_whole_then_the_engine_serves_it(whole: Path) -> None:
+    engine = LLMEngine.load_model(
+        ModelFile.open(whole), max_model_len=64, max_concurrent=2, threads=1, progress=lambda *_: None
+    )
+    assert (engine.vocabulary, engine.model_len) == (len(TOKENS), 64)
+    await engine.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.sources.location import claim_of, location, redacted, scheme_of
+from headrace.sources.location import claim_of, is_directory, location, redacted, scheme_of
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -60,6 +60,18 @@ def test_location_when_claims_file_then_whatever_its_digest(uri: str, claim: str
 @pytest.mark.parametrize("uri", ["https://models/x", "pvc://models", "pvc://models/../x", "pvc://models/x\n", "pvc://"])
 def test_claim_of_anything_else_then_none(uri: str) -> None:
     assert claim_of(uri) is None
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a/", "hf://org/model", "hf://org/model@v1"])
+def test_source_when_no_file_is_named_then_a_directory(uri: str) -> None:
+    assert is_directory(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/a/b", "hf://org/model/m.gguf", "https://host/a/", "file:///a/", "", "hf:"]
+)
+def test_source_when_a_file_is_named_then_no_directory(uri: str) -> None:
+    assert not is_directory(uri)
 
 
 def test_location_when_uri_or_digest_differs_then_differs() -> None:

@@ -45,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",
-        help="serve a GGUF file",
-        description="Serve a GGUF file of the architecture llama with OpenAI's API, until Ctrl-C or SIGTERM.",
+        help="serve a model",
+        description="Serve a GGUF file, or a directory with safetensors, with OpenAI's API, until Ctrl-C or SIGTERM.",
     )
     serve.add_argument("path", type=Path, help="the model's file")
     serve.add_argument(

@@ -46,7 +46,8 @@ _CONTAINER_FIELDS = frozenset(
 )
 _CONTAINER_SKIPPED = frozenset({"image", "imagePullPolicy", "resources", "securityContext", "stdin", "tty"})
 _INHERITED = re.compile(
-    r"HOME|USER|LANG|LC_.*|TZ|TMPDIR|PIP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|(?i:https?_proxy|no_proxy|all_proxy)"
+    r"HOME|USER|LANG|LC_.*|TZ|TMPDIR|PIP_.*|AWS_.*|HF_ENDPOINT|HF_TOKEN|SSL_CERT_.*|REQUESTS_CA_BUNDLE"
+    r"|(?i:https?_proxy|no_proxy|all_proxy)"
     r"|OMP_.*|MKL_.*|OPENBLAS_.*|NVPL_.*|CUDA_.*|LD_LIBRARY_PATH|HEADRACE_LIFE|XDG_.*"
 )
 """The variables that a pod inherits from the instance: those that describe the machine."""

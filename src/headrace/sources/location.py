@@ -13,9 +13,22 @@ HTTPS_URI = r"^https://[^/]+/.+$"
 PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[A-Za-z0-9_][A-Za-z0-9._+=@-]*)+$"
 """A path of plain names, without `..` and hidden files."""
 FILE_URI = r"^file:///.+$"
-
-
-SCHEMES = ("package", "https", "pvc", "file")
+S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/([A-Za-z0-9_][A-Za-z0-9._+=@-]*/)*[A-Za-z0-9_][A-Za-z0-9._+=@-]*/?$"
+"""An object; with a final slash, all objects below that prefix."""
+HF_URI = (
+    r"^hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?"
+    r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
+)
+"""ORGANISATION/REPOSITORY, the revision, and the path of one file; without a path, the model's directory."""
+URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI, S3_URI, HF_URI)
+FORMS = (
+    "package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH, s3://BUCKET/KEY, hf://ORGANISATION/REPOSITORY, "
+    "pvc://CLAIM/PATH or file:///PATH"
+)
+"""All of them for messages."""
+SCHEMES = ("package", "https", "s3", "hf", "pvc", "file")
+SCHEMES_WITH_CREDENTIALS = frozenset({"s3", "hf"})
+"""Schemes whose endpoint and credentials are environment variables of the fetch."""
 
 
 def scheme_of(uri: str) -> str:
@@ -34,6 +47,12 @@ def location(uri: str, digest: str | None) -> str:
     key = hashlib.sha256(f"{uri}\n{digest or ''}".encode(errors="replace")).hexdigest()[:16]
     basename = re.sub(r"[^A-Za-z0-9._-]", "_", _bare(uri).rpartition("/")[2]).lstrip(".")
     return f"{key}/{basename[:128] or 'model'}"
+
+
+def is_directory(uri: str) -> bool:
+    """Whether the source is a directory of files, not one file."""
+    scheme, _, rest = uri.partition("://")
+    return (scheme == "s3" and rest.endswith("/")) or (scheme == "hf" and rest.count("/") == 1)
 
 
 def claim_of(uri: str) -> str | None:

@@ -19,9 +19,13 @@ from urllib.parse import unquote
 from headrace.errors import SourceNotAllowed, SourceUnreachable
 from headrace.sources.claim import Fetched, mismatch, verify_in_place
 from headrace.sources.https import fetch_https
-from headrace.sources.location import SCHEMES, claim_of, location, redacted, scheme_of
+from headrace.sources.huggingface import hf_files
+from headrace.sources.location import SCHEMES, claim_of, is_directory, location, redacted, scheme_of
 from headrace.sources.package import fetch_package
+from headrace.sources.remote import RemoteFile, receive
+from headrace.sources.s3 import s3_files
 from headrace.sources.transfer import Progress, Transfer, reason_of, sha256, write_failed
+from headrace.sources.tree import fetch_tree, read_tree
 
 NOTE = ".headrace.json"
 WAIT_SECONDS = 0.1
@@ -65,6 +69,8 @@ def fetch(
 
 
 def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, allow_loopback: bool) -> Fetched:
+    if is_directory(uri):
+        return _fetch_directory(uri, transfer, relative, digest)
     note = _read_note(transfer.target)
     if note is not None and digest in (None, note.digest) and _is_as_noted(transfer.target, note):
         return Fetched(note.digest, relative, note.size)
@@ -78,12 +84,33 @@ def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, a
     return Fetched(note.digest, relative, note.size)
 
 
+def _fetch_directory(uri: str, transfer: Transfer, relative: str, digest: str | None) -> Fetched:
+    tree = read_tree(transfer.target)
+    if tree is None or digest not in (None, tree.digest):
+        wanted = digest or (tree.digest if tree is not None else None)
+        tree = fetch_tree(uri, _remote_files(uri), transfer.target, wanted, transfer.progress)
+    return Fetched(tree.digest, relative, tree.size)
+
+
+def _remote_files(uri: str) -> list[RemoteFile]:
+    """Return the files of a source in a store that a library reads."""
+    try:
+        return s3_files(uri) if scheme_of(uri) == "s3" else hf_files(uri)
+    except ImportError as error:
+        raise SourceUnreachable(
+            f"no library for {scheme_of(uri)}:// is installed", hint="pip install 'headrace[sources]'"
+        ) from error
+
+
 def _download(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
     match scheme_of(uri):
         case "package":
             fetch_package(uri, transfer)
         case "https":
             fetch_https(uri, transfer, allow_loopback=allow_loopback)
+        case "s3" | "hf":
+            (file,) = _remote_files(uri)
+            receive(file, transfer)
         case "file":
             _copy_file(uri, transfer)
         case "pvc":

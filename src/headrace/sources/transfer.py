@@ -10,6 +10,8 @@ import hashlib
 import http.client
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,11 @@ from headrace.errors import NoSpace, SourceError, SourceUnreachable, is_full
 CHUNK_BYTES = 1024 * 1024
 MAX_BYTES = 1 << 40
 """Limit for servers that send without an end: one tebibyte, more than any model of today."""
+
+RETRY_SECONDS = (0.5, 1.0, 2.0)
+"""Delays between attempts. Then the fetch fails with the cause, and its Job retries with longer delays."""
+RENEWING_BYTES = 16 * 1024 * 1024
+"""An attempt that received this much resets the delays, so that a large file survives many interruptions."""
 
 Progress = Callable[[int, int | None], None]
 """`progress(received, total)` in bytes; the total is None while it is unknown. Called often."""
@@ -123,6 +130,25 @@ class Transfer:
             return hashlib.sha256()
         with self.part.open("rb") as file:
             return hashlib.file_digest(file, "sha256")
+
+
+def with_retries(transfer: Transfer, attempt: Callable[[], None]) -> None:
+    """Attempt the transfer until it succeeds, fails, or was interrupted too often. Raises what the attempt raises."""
+    waits = iter(RETRY_SECONDS)
+    while True:
+        before = transfer.received
+        try:
+            attempt()
+        except Interrupted as error:
+            if transfer.received >= before + RENEWING_BYTES:
+                waits = iter(RETRY_SECONDS)
+            wait = next(waits, None)
+            if wait is None:
+                raise
+            print(f"{error.message}; retrying in {wait} s", file=sys.stderr, flush=True)  # noqa: T201 - the fetch's log
+            time.sleep(wait)
+        else:
+            return
 
 
 def _read(source: Readable, received: int) -> bytes:

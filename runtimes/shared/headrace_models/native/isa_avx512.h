@@ -41,7 +41,6 @@ inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 inline I iset1(int32_t x) { return _mm512_set1_epi32(x); }
 inline I izero() { return _mm512_setzero_si512(); }
-inline I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 inline void store_codes(int8_t* p, F a) {
   _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));

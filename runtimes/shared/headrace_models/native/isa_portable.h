@@ -50,7 +50,6 @@ inline float largest(F a) {
 }
 inline I iset1(int32_t x) { I r; EACH r.v[i] = x; return r; }
 inline I izero() { return I{}; }
-inline I iadd(I a, I b) { EACH a.v[i] += b.v[i]; return a; }
 inline F to_float(I a) { F r; EACH r.v[i] = float(a.v[i]); return r; }
 inline void store_codes(int8_t* p, F a) { EACH p[i] = int8_t(a.v[i]); }
 inline Codes load_codes(const uint8_t* p) { Codes r; memcpy(r.v, p, 64); return r; }

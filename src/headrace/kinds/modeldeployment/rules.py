@@ -8,11 +8,10 @@ from headrace import environment
 from headrace.api.rules import Rule, matches
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.runtimes.registry import PROFILES
-from headrace.sources.location import FILE_URI, HTTPS_URI, PACKAGE_URI, PVC_URI
+from headrace.sources.location import FORMS, URIS
 
 NAME_LENGTH = 40
 """A child is named `<name>-<revision>` or `<name>-fetch-<hash>`; a pod's name has two more suffixes, within 63."""
-_URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI)
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
 """Variables that headrace sets in pods. An API server responds with 500 to a list with a duplicate name."""
@@ -57,9 +56,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.model.source",
         "uri",
-        " || ".join(f"self.uri.matches('{pattern}')" for pattern in _URIS),
-        lambda self, _: any(matches(pattern, self["uri"]) for pattern in _URIS),
-        "must be package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH, pvc://CLAIM/PATH or file:///PATH",
+        " || ".join(f"self.uri.matches('{pattern}')" for pattern in URIS),
+        lambda self, _: any(matches(pattern, self["uri"]) for pattern in URIS),
+        f"must be {FORMS}",
     ),
     Rule(
         "spec",

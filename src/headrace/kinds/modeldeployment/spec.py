@@ -35,7 +35,9 @@ class Source(Part):
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, pvc://CLAIM/PATH (a "
+        description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, s3://BUCKET/KEY or "
+        "s3://BUCKET/PREFIX/ (a directory), hf://ORGANISATION/REPOSITORY@REVISION (a directory; with /PATH, one file), "
+        "pvc://CLAIM/PATH (a "
         "file in a PersistentVolumeClaim of the namespace, not copied; in a cluster only), or file:///PATH "
         "(local mode only).",
     )
@@ -43,8 +45,8 @@ class Source(Part):
         default=None,
         max_length=71,
         pattern=r"^sha256:[0-9a-f]{64}$",
-        description="Required SHA-256 of the file. Without it, the digest of the first fetch is recorded in "
-        "status.source.digest and enforced from then on.",
+        description="Required SHA-256 of the file; of a directory, that of the list of its files with their digests. "
+        "Without it, the digest of the first fetch is recorded in status.source.digest and enforced from then on.",
     )
 
 
