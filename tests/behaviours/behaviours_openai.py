@@ -9,7 +9,7 @@ import pytest
 from behaviours.behaviours_world import World
 from openai.types.chat import ChatCompletionMessageParam
 
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Which city is the capital of France?"}]
 
 
 class OpenAIBehaviour:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,9 +14,12 @@ import pytest
 import torch
 from llm_runtime.llm_reference import PROMPTS, reference_model
 from llm_runtime.llm_requests import GREEDY, generate
+from llm_runtime.make_greedy_reference import NEW_TOKENS as REFERENCE_TOKENS
+from llm_runtime.make_greedy_reference import REFERENCE
 
 from headrace.serving.engine import FinishReason, Sampling, StopConditions
 from headrace_llm.engine import LLMEngine
+from headrace_llm.loading import DType
 from headrace_llm.options import EngineOptions
 from headrace_models.decoder import Batch, Segment
 from headrace_models.model_file import ModelFile
@@ -39,7 +43,7 @@ def load(path: Path, slots: int = 8, model_len: int = 512, options: EngineOption
 
 @pytest.fixture
 async def engine(smollm2_path: Path) -> AsyncIterator[LLMEngine]:
-    loaded = load(smollm2_path)
+    loaded = load(smollm2_path, slots=16, model_len=2048, options=EngineOptions(dtype=DType.FLOAT32))
     yield loaded
     await loaded.close()
 
@@ -75,15 +79,30 @@ def likeliest(reference: Any, texts: list[list[int]]) -> list[list[int]]:
     return found
 
 
-async def test_greedy_tokens_in_one_batch_then_they_equal_transformers(engine: LLMEngine, reference: Any) -> None:
+async def test_greedy_tokens_then_those_of_transformers(engine: LLMEngine) -> None:
+    """More than 200 prompts, some of a thousand tokens, in one batch, against answers that were computed one by one."""
+    answers = json.loads(REFERENCE.read_text())["answers"]
+    assert len(answers) >= 200
+    prompts = [engine.encode(answer["prompt"]) for answer in answers]
+    assert max(map(len, prompts)) > 1000
+    stop = StopConditions(max_tokens=REFERENCE_TOKENS, ignore_eos=True)
+    ours: list[list[int]] = []
+    for first in range(0, len(prompts), 64):  # the engine's queue is bounded
+        ours += await asyncio.gather(*(tokens_of(engine, prompt, stop) for prompt in prompts[first : first + 64]))
+    assert engine.counters.step_tokens > engine.counters.steps * 10, "the requests did not share steps"
+    different = [
+        (answer["prompt"], answer["answer"], tokens)
+        for answer, tokens in zip(answers, ours, strict=True)
+        if tokens != answer["answer"]
+    ]
+    assert different == []
+
+
+async def test_greedy_tokens_when_computed_now_then_transformers(engine: LLMEngine, reference: Any) -> None:
     """Each of our tokens is the reference's most likely one after everything before it: so its greedy run is ours."""
-    assert len(PROMPTS) >= 50
-    order = random.Random(0).sample(PROMPTS, len(PROMPTS))
+    order = random.Random(0).sample(PROMPTS, BATCH)
     prompts = [engine.encode(prompt) for prompt in order]
-    answers: list[list[int]] = []
-    for first in range(0, len(prompts), 32):  # the engine's queue is bounded
-        answers += await asyncio.gather(*(tokens_of(engine, prompt) for prompt in prompts[first : first + 32]))
-    assert engine.counters.step_tokens > engine.counters.steps * 2, "the requests did not share steps"
+    answers = await asyncio.gather(*(tokens_of(engine, prompt) for prompt in prompts))
     wanted = likeliest(reference, [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])
     different = [
         (text, expected, answer)

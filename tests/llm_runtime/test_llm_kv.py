@@ -34,7 +34,7 @@ def test_prefix_when_cached_then_its_full_blocks_are_shared() -> None:
     cache.check([first, second])
 
 
-def test_prefix_when_all_is_cached_then_the_last_token_is_computed() -> None:
+def test_prefix_when_all_is_cached_then_one_token_is_computed() -> None:
     cache = PagedCache(blocks=8, block_tokens=BLOCK)
     computed(cache, Sequence(list(range(8))))
     again = Sequence(list(range(8)))
@@ -87,7 +87,7 @@ def test_prefix_when_computed_meanwhile_then_it_is_skipped() -> None:
     cache.check([first, second])
 
 
-def test_blocks_when_reused_then_the_ends_of_old_prefixes_go_first() -> None:
+def test_blocks_when_reused_then_ends_of_prefixes_go_first() -> None:
     cache = PagedCache(blocks=4, block_tokens=BLOCK)
     old = computed(cache, Sequence(list(range(9))))
     head, tail, rest = old.blocks

@@ -73,7 +73,7 @@ def test_decode_when_prompts_keep_coming_then_never_paused(policy: str) -> None:
         assert [len(sequence.tokens) for sequence in answers] == [length + 1 for length in before]
 
 
-def test_splitfuse_when_prompts_wait_then_each_step_has_the_target() -> None:
+def test_splitfuse_when_prompts_wait_then_steps_are_equal() -> None:
     scheduler = with_decodes("splitfuse", 3)
     for token in range(10, 15):
         scheduler.add(prompt(37 * token % 200 + 20, token))
@@ -93,7 +93,7 @@ def test_sarathi_when_a_chunk_is_cut_then_it_ends_at_a_block() -> None:
         assert long.computed % 32 == 0 or long.pending <= 1
 
 
-def test_sarathi_when_answers_fill_the_budget_then_prompts_progress() -> None:
+def test_sarathi_when_answers_fill_a_step_then_prompts_progress() -> None:
     scheduler = scheduler_of("sarathi", running=5, budget=5)
     for token in range(5):
         scheduler.add(prompt(2, token))

@@ -30,7 +30,7 @@ def commit(scheduler: Scheduler, step: Step, token: int = 7) -> None:
         scheduler.commit(chunk, [token] if chunk.samples else [])
 
 
-def test_plan_when_memory_lacks_then_the_last_admitted_is_preempted() -> None:
+def test_plan_when_memory_lacks_then_the_last_is_preempted() -> None:
     scheduler = paged(blocks=4)
     first, second = Sequence([1] * 8), Sequence([2] * 8)
     scheduler.add(first)
@@ -78,7 +78,7 @@ def test_drafts_when_some_are_accepted_then_those_are_computed() -> None:
     assert sequence.drafts == []
 
 
-def test_drafts_when_memory_lacks_then_the_token_alone_is_computed() -> None:
+def test_drafts_when_memory_lacks_then_none_is_computed() -> None:
     scheduler = paged(blocks=1)
     sequence = Sequence([1, 2])
     scheduler.add(sequence)

@@ -26,7 +26,7 @@ from headrace.runtimes.llm import LLM
 MODEL = "smollm2-135m-instruct"
 MODEL_LEN = 512
 START_SECONDS = 120
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Which city is the capital of France?"}]
 EXECUTABLE = shutil.which("headrace-llm", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
@@ -225,9 +225,18 @@ def test_model_when_unknown_then_the_sdk_raises_not_found(client: openai.OpenAI)
 
 def test_option_when_not_supported_then_sdk_raises_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
-        client.chat.completions.create(model=MODEL, messages=QUESTION, n=2)
+        client.chat.completions.create(model=MODEL, messages=QUESTION, modalities=["text", "audio"])
 
-    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "n")
+    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "modalities")
+
+
+def test_n_then_each_answer_is_a_choice(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, n=2, temperature=0, max_tokens=4)
+
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert len({choice.message.content for choice in answer.choices}) == 1
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
 
 
 def test_prompt_when_too_long_then_the_error_has_the_length(client: openai.OpenAI) -> None:

@@ -10,7 +10,7 @@ from models.model_files import GGUFModel
 from models.test_models_model_file import loaded
 
 from headrace.errors import CannotStart
-from headrace_models import torch_decoder
+from headrace_models import kv_memory
 from headrace_models.memory import Memory, read_memory
 
 GIB = 1 << 30
@@ -51,7 +51,7 @@ def test_memory_when_version_1_limits_it_then_that_counts(tmp_path: Path, at: st
 
 
 def _has(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_decoder, "read_memory", lambda: memory)
+    monkeypatch.setattr(kv_memory, "read_memory", lambda: memory)
 
 
 def test_cache_when_it_can_never_fit_then_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

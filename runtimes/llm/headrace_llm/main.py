@@ -142,7 +142,7 @@ def _greet(model: str, host: str, port: int) -> None:
     if Identity.of(os.environ) is not None:
         return
     url = f"http://{host}:{port}/v1"
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    messages = [{"role": "user", "content": "Which city is the capital of France?"}]
     body = json.dumps({"model": model, "messages": messages, "temperature": 0})
     print(f"{model} listens on {url}. Try:\n  curl {url}/chat/completions -d '{body}'", flush=True)  # noqa: T201 - it is said to a person
 

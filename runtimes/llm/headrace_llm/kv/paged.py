@@ -92,8 +92,7 @@ class PagedCache:
         """Raise AssertionError unless references, tables and computed tokens agree."""
         self.pool.check()
         tables = Counter(block for sequence in sequences for block in sequence.blocks)
-        counts = {block: count for block, count in enumerate(self.pool.references) if count}
-        assert dict(tables) == counts, "references and block tables differ"
+        assert tables == self.pool.references, "references and block tables differ"
         for sequence in sequences:
             assert len(set(sequence.blocks)) == len(sequence.blocks), "a sequence has a block twice"
             assert self._count(sequence.computed) <= len(sequence.blocks), "computed tokens without a block"

@@ -56,6 +56,8 @@ class OpenAIAnswer(Answer, ABC):
         self._cursors = any(request.cursors for request in plan.requests)
         self._plain = not plan.continuous_usage and not plan.logprobs
         """Whether a chunk with text has nothing else that changes."""
+        self._text_only = self._plain and not plan.parsers and not plan.echoes
+        """Whether there are no other chunks until the end."""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -106,6 +108,8 @@ class OpenAIAnswer(Answer, ABC):
 
         Empty if the step added no text (a character or a possible stop string is incomplete).
         """
+        if self._text_only and step.delta.finish_reason is None:
+            return self._text_chunk(self.choices[step.index], step.delta)
         choice, delta = self.count(step), self.kept(step.delta)
         first = self._first(choice, step.delta)
         parts = choice.parts(delta)
@@ -147,6 +151,14 @@ class OpenAIAnswer(Answer, ABC):
         """Return the events of a choice before its first text."""
         del choice, delta
         return b""
+
+    def _text_chunk(self, choice: Choice, delta: Delta) -> bytes:
+        """Return the event of a step that is text and not the last: the path of nearly all steps."""
+        choice.count(delta)
+        if not delta.text:
+            return b""
+        event = choice.before + encode_basestring(delta.text).encode() + choice.after
+        return self._cursor() + event if self._cursors and delta.cursor is not None else event
 
     def _part(self, choice: Choice, part: MessagePart) -> bytes:
         if part.content:
