@@ -18,6 +18,8 @@ MEANINGS = {
     "HEADRACE_API_KEY": "API key that `headrace chat` sends.",
     "HEADRACE_HOME": "Directory of all files of local mode. Default: `~/.local/share/headrace`.",
     "HEADRACE_INSTANCE": "Name of the local instance that commands act on, as `--instance` gives it.",
+    "HEADRACE_ISA": "Instruction set of the native kernels: `avx512`, `avx2` or `portable`. Default: the fastest "
+    "of the processor.",
     "HEADRACE_LIFE": "Set by local mode in the processes that it starts, to find them after a crash. Do not set it.",
     "HEADRACE_MODEL_DEPLOYMENT": "Name of the ModelDeployment of the pod.",
     "HEADRACE_NAMESPACE": "Namespace of the pod.",

@@ -50,7 +50,7 @@ def prompts(engine: LLMEngine) -> list[tuple[int, ...]]:
     return [tuple(engine.encode(text)) for text in TEXTS]
 
 
-async def test_embedding_when_computed_in_float32_then_that_of_transformers(smollm2_path: Path) -> None:
+async def test_embedding_in_float32_then_that_of_transformers(smollm2_path: Path) -> None:
     """Beside running answers, and in chunks of 8 tokens."""
     reference = reference_model(smollm2_path)
     async with loaded(smollm2_path, dtype=DType.FLOAT32, token_budget=8) as engine:

@@ -25,8 +25,8 @@ def check_cache_fits(nbytes: int, tokens: int, weight_bytes: int) -> None:
         raise cannot_fit(nbytes, tokens)
     if memory.available is not None and needed > memory.available:
         log.warning(
-            "the KV cache of %.1f GiB, for %d tokens and the weights need %.1f GiB when all of it is used, and %.1f GiB"
-            " are available now. %s",
+            "the KV cache of %.1f GiB, for %d tokens, and the weights need %.1f GiB when all of it is used, and %.1f"
+            " GiB are available now. %s",
             nbytes / 2**30,
             tokens,
             needed / 2**30,

@@ -9,10 +9,7 @@ on the same weights (tested).
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,15 +17,12 @@ from itertools import accumulate
 import torch
 from torch.nn import functional
 
-from headrace.errors import CannotStart
 from headrace_models.adapters import ADAPTED, Adapter
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan, Segment
-from headrace_models.memory import read_memory
+from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
 from headrace_models.torch_weights import WeightLoader
 from headrace_models.weights import ModelWeights
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +49,8 @@ class _Layer:
 
 class TorchDecoder:
     """The weights and the cache; implements `headrace_models.decoder.Decoder`."""
+
+    kernels = "torch"
 
     def __init__(self, weights: ModelWeights, *, threads: int, progress: Callable[[int], None]) -> None:
         self.config = config = weights.config
@@ -303,41 +299,14 @@ def _rotation(positions: torch.Tensor, frequencies: torch.Tensor) -> _Rotation:
 
 
 def _kv_cache(
-    config: DecoderConfig, blocks: int, block_tokens: int, weights_bytes: int
+    config: DecoderConfig, blocks: int, block_tokens: int, weight_bytes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return keys and values: [layers, blocks, kv heads, block_tokens, head_dim], float32. Raises CannotStart."""
     shape = (config.layers, blocks, config.kv_heads, block_tokens, config.head_dim)
-    size = 2 * math.prod(shape) * torch.float32.itemsize
-    cache = f"the KV cache of {size / 2**30:.1f} GiB, for {blocks * block_tokens} tokens,"
-    remedy = (
-        "Lower spec.runtime.llm.maxModelLen or maxConcurrentRequests"
-        " (headrace-llm: --max-model-len, --max-concurrent-requests)"
-    )
-    memory, needed = read_memory(), weights_bytes + size
-    # Weights that do not fit by themselves are not an error of the cache: Kubernetes reports OOMKilled then.
-    if memory.total is not None and weights_bytes <= memory.total < needed:
-        raise CannotStart(f"{cache} does not fit into memory", hint=remedy)
-    if memory.available is not None and needed > memory.available:
-        log.warning(
-            "%s and the weights need %.1f GiB when all of it is used, and %.1f GiB are available now. %s",
-            cache.removesuffix(","),
-            needed / 2**30,
-            memory.available / 2**30,
-            remedy,
-        )
+    half = math.prod(shape) * torch.float32.itemsize
+    check_cache_fits(2 * half, blocks * block_tokens, weight_bytes)
     try:
-        return _untouched(shape), _untouched(shape)
+        keys, values = (torch.frombuffer(untouched(half), dtype=torch.float32).view(shape) for _ in range(2))
     except (OSError, OverflowError) as error:
-        raise CannotStart(f"{cache} does not fit into memory", hint=remedy) from error
-
-
-def _untouched(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return zeros, float32, in pages that are allocated when first written: unused slots cost no memory.
-
-    Small pages, against numpy's and some kernels' habit: with huge ones a first short prompt would clear 240 MB of a
-    cache of which it uses two.
-    """
-    area = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        area.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(area, dtype=torch.float32).view(shape)
+        raise cannot_fit(2 * half, blocks * block_tokens) from error
+    return keys, values

@@ -90,5 +90,6 @@ LLM = RuntimeProfile(
         metrics.ADAPTER_TOKENS,
         metrics.CANCELLED,
         metrics.LLM_UNCOMPUTED_TOKENS,
+        metrics.LLM_KERNELS,
     ),
 )

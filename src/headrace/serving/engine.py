@@ -266,7 +266,8 @@ class TextEngine(Engine, Protocol):
     longest_token: int
     """Maximum bytes of text per token: a text that is too long whatever its tokens is rejected without encoding it."""
 
-    # The next three are called in threads, because a long text takes seconds; they must release the interpreter.
+    # The next five are called in threads, because a long text takes seconds; the first three must release the
+    # interpreter.
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens added."""

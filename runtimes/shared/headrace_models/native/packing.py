@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import CannotStart
+from headrace.errors import CannotStart, InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.native.library import native
 from headrace_models.weights import ModelWeights, RawTensor, tensor_shapes
@@ -38,10 +38,10 @@ class WeightType(StrEnum):
     """Decoded to float32: the exact path."""
 
 
-class InvalidPackedWeights(CannotStart):
-    """A packed buffer is damaged, or of another model or version."""
+class InvalidPackedWeights(InvalidModel):
+    """Packed weights are damaged, or of another model or version."""
 
-    reason = "InvalidModel"
+    reason = "InvalidPackedWeights"
 
 
 @dataclass(frozen=True, slots=True)
