@@ -18,14 +18,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_models.adapters import Adapter
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
 from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, isa, native
+from headrace_models.native.lora import PackedAdapter
 from headrace_models.native.packing import InvalidPackedWeights, WeightType, check_packed, pack
 from headrace_models.weights import ModelWeights
 
-_SEGMENT_FIELDS = 4
+_SEGMENT_FIELDS = 5
 
 
 class NativeDecoder:
@@ -57,6 +59,7 @@ class NativeDecoder:
             )
         self._cache: NDArray[np.uint8] = np.empty((0, 0, 0), dtype=np.uint8)
         self._block_tokens = 0
+        self._adapters: dict[int, PackedAdapter] = {}
         self._logits: Floats = np.empty(0, dtype=np.float32)
 
     @classmethod
@@ -104,6 +107,15 @@ class NativeDecoder:
         self._compute(batch, None, hidden)
         return hidden
 
+    def set_adapter(self, index: int, adapter: Adapter | None) -> None:
+        """Set what `Segment.adapter` = `index` (from 1) means; None frees it. Between two steps only."""
+        packed = None if adapter is None else PackedAdapter(adapter, self.config.layers)
+        arguments = None if packed is None else packed.arguments
+        self._check(native().headrace_set_adapter(self._handle, index, arguments, self._error, ERROR_BYTES))
+        self._adapters.pop(index, None)  # only now: the library held its addresses
+        if packed is not None:
+            self._adapters[index] = packed
+
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, destination) within the cache, in this order."""
         for source, destination in pairs:
@@ -130,8 +142,6 @@ class NativeDecoder:
         self._packed = np.empty(0, dtype=np.uint8)
 
     def _compute(self, batch: Batch, outputs: NDArray[np.int32] | None, out: Floats) -> None:
-        if any(segment.adapter for segment in batch.segments):
-            raise ValueError("the native decoder has no adapters")
         if not self._block_tokens:
             raise ValueError("no cache is allocated")
         tokens = np.array(batch.tokens, dtype=np.int32)
@@ -140,7 +150,7 @@ class NativeDecoder:
         segments = np.empty((len(tables), _SEGMENT_FIELDS), dtype=np.int32)
         first = 0
         for row, table, segment in zip(segments, tables, batch.segments, strict=True):
-            row[:] = first, len(table), segment.start, segment.count
+            row[:] = first, len(table), segment.start, segment.count, segment.adapter
             first += len(table)
         arguments = NativeBatch(
             tokens.ctypes.data,

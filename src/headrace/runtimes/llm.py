@@ -87,6 +87,7 @@ LLM = RuntimeProfile(
         metrics.TOKENS_PER_SECOND,
         metrics.STEPS,
         metrics.STEP_TOKENS,
+        metrics.ADAPTER_TOKENS,
         metrics.CANCELLED,
         metrics.LLM_UNCOMPUTED_TOKENS,
         metrics.LLM_KERNELS,
