@@ -28,9 +28,11 @@ class Record:
     """Bytes of the segment."""
     pinned: bool = False
     """Whether it is exempt from eviction."""
+    name: str | None = None
+    """By which `ObjectStore.obtain` finds it, unique in its tenant and class."""
 
     @property
-    def name(self) -> str:
+    def kept_as(self) -> str:
         """Its name at the keeper."""
         return f"{self.tenant}/{self.key}"
 
@@ -76,11 +78,11 @@ class Keeper:
 
     def keep(self, record: Record, fd: int) -> None:
         """Send the descriptor to the keeper."""
-        self._call("keep", {"name": record.name, "record": asdict(record)}, fd)
+        self._call("keep", {"name": record.kept_as, "record": asdict(record)}, fd)
 
     def forget(self, record: Record) -> None:
         """Let the keeper close its descriptor."""
-        self._call("forget", {"name": record.name})
+        self._call("forget", {"name": record.kept_as})
 
     def kept(self) -> Iterator[tuple[Record, int]]:
         """Receive the descriptors, in the order of keeping. Raises AgentError."""

@@ -34,6 +34,7 @@ from headrace.serving.engine import (
 )
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace.serving.metrics import gauge
+from headrace.store.client import Store
 from headrace_llm.answer import Answer
 from headrace_llm.loading import load_decoder
 from headrace_llm.options import EngineOptions
@@ -58,7 +59,14 @@ class LLMEngine:
     """Serves one model. Made by `load_model`; implements `headrace.serving.engine.TextEngine`."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: ModelTokenizer, scheduler: Scheduler, *, model_len: int, speculation: bool
+        self,
+        decoder: Decoder,
+        tokenizer: ModelTokenizer,
+        scheduler: Scheduler,
+        *,
+        model_len: int,
+        speculation: bool,
+        store: Store | None = None,
     ) -> None:
         self.model_len = model_len
         self.capacity = scheduler.max_running * (1 + QUEUE_PER_SLOT)
@@ -67,6 +75,7 @@ class LLMEngine:
         self.vocabulary = tokenizer.vocabulary
         self.longest_token = tokenizer.longest_token
         self._decoder = decoder
+        self._store = store
         self._tokenizer = tokenizer
         self._scheduler = scheduler
         self._stepper = Stepper(decoder, scheduler, self.counters)
@@ -93,8 +102,11 @@ class LLMEngine:
         threads: int | None,
         progress: Progress,
         options: EngineOptions | None = None,
+        store: Store | None = None,
     ) -> LLMEngine:
         """Load the weights and return an engine. Blocks for up to a second; call it in a thread.
+
+        With a `store`, the weights are kept in it beyond the life of this process. It belongs to the engine.
 
         Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory or
         the options contradict each other.
@@ -116,9 +128,17 @@ class LLMEngine:
                 dtype=options.dtype,
                 threads=threads or len(os.sched_getaffinity(0)),
                 progress=progress,
+                store=store,
             )
             decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
-            return cls(decoder, tokenizer.result(), scheduler, model_len=model_len, speculation=options.speculation)
+            return cls(
+                decoder,
+                tokenizer.result(),
+                scheduler,
+                model_len=model_len,
+                speculation=options.speculation,
+                store=store,
+            )
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`."""
@@ -213,6 +233,8 @@ class LLMEngine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
         self._decoder.close()
+        if self._store is not None:
+            self._store.close()
 
     def _uncomputed_tokens(self) -> int:
         scheduler = self._scheduler

@@ -6,10 +6,12 @@ import logging
 from enum import StrEnum
 
 from headrace.serving.engine import Progress
+from headrace.store.client import Store
 from headrace_models.decoder import Decoder
+from headrace_models.kept_weights import KeptWeights, WeightStage
 from headrace_models.model_file import ModelFile
 from headrace_models.native.build import NoNativeLibrary
-from headrace_models.native.packing import WeightType
+from headrace_models.native.packing import WeightType, pack
 from headrace_models.native_decoder import NativeDecoder
 
 log = logging.getLogger(__name__)
@@ -24,15 +26,27 @@ class DType(StrEnum):
     """Exact to the reference implementation, and slower."""
 
 
-def load_decoder(file: ModelFile, *, dtype: DType, threads: int, progress: Progress) -> Decoder:
-    """Return a decoder with the model's weights. Raises InvalidModel, CannotStart."""
+def load_decoder(
+    file: ModelFile, *, dtype: DType, threads: int, progress: Progress, store: Store | None = None
+) -> Decoder:
+    """Return a decoder with the model's weights, mapped from the store if there is one. Raises InvalidModel, CannotStart."""
+    stage = WeightStage.LOADING
+
+    def begin(begun: WeightStage) -> None:
+        nonlocal stage
+        stage = begun
+        progress(stage, None)
 
     def loaded(percent: int) -> None:
-        progress("loading-weights", percent)
+        progress(stage, percent)
 
     weight_type = WeightType.FLOAT32 if dtype is DType.FLOAT32 else WeightType.STORED
+    packer = pack if store is None else KeptWeights(store, begin)
     try:
-        return NativeDecoder.load(file.weights, threads=threads, progress=loaded, weight_type=weight_type)
+        begin(WeightStage.LOADING)
+        return NativeDecoder.load(
+            file.weights, threads=threads, progress=loaded, weight_type=weight_type, packer=packer
+        )
     except NoNativeLibrary as error:
         log.warning("computing with torch in float32, several times slower: %s", error)
     progress("loading-torch", None)
