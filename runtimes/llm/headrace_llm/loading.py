@@ -11,7 +11,7 @@ from headrace_models.decoder import Decoder
 from headrace_models.kept_weights import KeptWeights, WeightStage
 from headrace_models.model_file import ModelFile
 from headrace_models.native.build import NoNativeLibrary
-from headrace_models.native.packing import WeightType, pack
+from headrace_models.native.packing import Packer, WeightType, pack
 from headrace_models.native_decoder import NativeDecoder
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,10 @@ class DType(StrEnum):
 def load_decoder(
     file: ModelFile, *, dtype: DType, threads: int, progress: Progress, store: Store | None = None
 ) -> Decoder:
-    """Return a decoder with the model's weights, mapped from the store if there is one. Raises InvalidModel, CannotStart."""
+    """Return a decoder with the model's weights, mapped from the store if one is given.
+
+    Raises InvalidModel, CannotStart.
+    """
     stage = WeightStage.LOADING
 
     def begin(begun: WeightStage) -> None:
@@ -41,9 +44,12 @@ def load_decoder(
         progress(stage, percent)
 
     weight_type = WeightType.FLOAT32 if dtype is DType.FLOAT32 else WeightType.STORED
-    packer = pack if store is None else KeptWeights(store, begin)
+    packer: Packer = pack
+    if store is None:
+        begin(stage)
+    else:
+        packer = KeptWeights(store, begin)
     try:
-        begin(WeightStage.LOADING)
         return NativeDecoder.load(
             file.weights, threads=threads, progress=loaded, weight_type=weight_type, packer=packer
         )

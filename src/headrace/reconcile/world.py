@@ -122,6 +122,9 @@ class Settings:
     reads it at its start."""
     pod_security: bool = False
     """Whether pods set the user of headrace's images."""
+    node_agent: bool = False
+    """Whether nodes have a node agent. Where one is missing after all, pods with its volume do not start in a cluster,
+    and load their weights from files in local mode."""
     allowed_schemes: frozenset[str] = frozenset({"package", "https", "file"})
     allow_loopback_sources: bool = False
 
