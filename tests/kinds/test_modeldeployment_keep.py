@@ -9,7 +9,7 @@ import pytest
 from kinds.reconcile_world import SETTINGS, World, resource, serving_world
 
 from headrace.api.vocabulary import NODE_DRIVER
-from headrace.environment import AGENT_SOCKET
+from headrace.environment import AGENT_SOCKET, KEEP
 from headrace.events.messages import MAX_STAGES, ReplicaReport, ReplicaState
 
 WITH_AGENT = replace(SETTINGS, node_agent=True)
@@ -49,7 +49,23 @@ def test_weights_when_not_kept_then_pod_has_no_volume(keep: str, said: str | Non
     assert world.manifest["status"].get("keep") == said
 
 
-def test_wake_when_runtime_reports_stages_then_in_last_cold_start() -> None:
+def test_process_when_kept_then_pod_is_marked() -> None:
+    """The world that keeps warm processes recognises the pods for them; they reach the node agent, too."""
+    world = World(manifest=resource(**spec("Process")), settings=replace(WITH_AGENT, warm_processes=True))
+    world.calm()
+    (container,) = pod_of(world)["containers"]
+    assert {"name": KEEP, "value": "Process"} in container["env"]
+    assert world.manifest["status"]["keep"] == "Process"
+    assert pod_of(world)["volumes"]
+
+
+def test_process_when_world_has_none_then_weights_are_kept() -> None:
+    world = keeping_world("Process")
+    assert pod_of(world) == pod_of(keeping_world("Weights"))
+    assert world.manifest["status"]["keep"] == "Weights"
+
+
+def test_wake_when_stages_reported_then_in_last_cold_start() -> None:
     world = keeping_world("Weights")
     world.ask(queued=1)
     world.look()

@@ -245,6 +245,7 @@ class _Instance:
             allow_loopback_sources=self._options.allow_loopback_sources,
             runs_images=False,
             node_agent=True,
+            warm_processes=True,
         )
 
     def _reconnected(self) -> None:

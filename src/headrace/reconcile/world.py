@@ -125,6 +125,8 @@ class Settings:
     node_agent: bool = False
     """Whether nodes have a node agent. Where one is missing after all, pods with its volume do not start in a cluster,
     and load their weights from files in local mode."""
+    warm_processes: bool = False
+    """Whether the world keeps warm processes, which pods become."""
     allowed_schemes: frozenset[str] = frozenset({"package", "https", "file"})
     allow_loopback_sources: bool = False
 

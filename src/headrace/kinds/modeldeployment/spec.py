@@ -21,7 +21,7 @@ from headrace.runtimes.registry import PROFILES
 
 Word = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=253)]
-Keep = Literal["Nothing", "Weights"]
+Keep = Literal["Nothing", "Weights", "Process"]
 if TYPE_CHECKING:
     RuntimeType = str
 else:
@@ -200,7 +200,8 @@ class ColdStart(Part):
         "of a node share one copy. Of models without replicas, the store evicts the least recently used one when it is "
         "full. It needs the node agent (status.keep shows whether it is used); in a cluster the volume "
         "delays each pod by about 0.3 s, so it pays for models of 1 GB or more. A custom container must use the "
-        "store itself.",
+        "store itself. Process: as Weights, and in local mode a process of the runtime that has loaded its "
+        "libraries waits and becomes the next replica; it takes about 150 MB of memory.",
     )
 
 

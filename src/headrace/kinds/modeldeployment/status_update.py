@@ -68,7 +68,7 @@ def status(decision: Decision, now: list[Condition], wake: Wake | None) -> Manif
             "message": clipped(failure.message),
         }
     scaling = facts.resource.spec.scaling
-    if scaling is not None and scaling.cold_start.keep != "Nothing":
+    if scaling is not None and scaling.cold_start.keep != v.KEEP_NOTHING:
         result["keep"] = kept(facts.resource.spec, facts.settings)
     if decision.replaces_for_capacity:
         result["replacingForCapacity"] = True

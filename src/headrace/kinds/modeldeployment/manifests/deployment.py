@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
-from headrace.kinds.modeldeployment.keep import kept
+from headrace.kinds.modeldeployment.keep import keeping
 from headrace.kinds.modeldeployment.manifests.common import (
     deployment_name,
     labels,
@@ -14,7 +14,6 @@ from headrace.kinds.modeldeployment.manifests.common import (
 from headrace.kinds.modeldeployment.manifests.container import runtime_container
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision_info import revision_annotations
-from headrace.kinds.node_agent import mount_node_agent
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
 from headrace.termination import quotes_log
 
@@ -87,7 +86,7 @@ def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Ma
         pod["nodeSelector"] = dict(template.node_selector)
     if template.tolerations:
         pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in template.tolerations]
-    return pod if kept(spec, settings) == "Nothing" else mount_node_agent(pod)
+    return keeping(pod, spec, settings)
 
 
 def without_later_fields(pod: Manifest) -> Manifest:
