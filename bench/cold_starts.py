@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ KEEPS = ("Nothing", "Weights", "Process")
 PROMPT = "The"
 DEADLINE_SECONDS = 120.0
 POLL_SECONDS = 0.02
+IMPORT_SECONDS = 1.5
+"""Time for the warm process to load its libraries after it was started."""
 
 
 def free_port() -> int:
@@ -117,10 +119,6 @@ class Instance:
         return found
 
 
-IMPORT_SECONDS = 1.5
-"""Time for the warm process to load its libraries after it was started."""
-
-
 def _manifest(keep: str, file: Path) -> dict[str, Any]:
     return {
         "apiVersion": "headrace.dev/v1alpha1",
@@ -190,7 +188,7 @@ def transformers(directory: Path) -> float:
         return time.monotonic() - began
 
 
-def _retried(request: Any) -> None:
+def _retried(request: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         try:
