@@ -51,10 +51,13 @@ AGENT_SOCKET = "HEADRACE_AGENT_SOCKET"
 """Path of the node agent's Unix socket, in pods that have the volume of the node agent."""
 AGENT_SOCKET_NAME = "agent.sock"
 """Name of that socket in the directory that is the volume."""
+KEEP = "HEADRACE_KEEP"
+"""`Process` in pods that a warm process may become (`spec.scaling.coldStart.keep`)."""
 SET_IN_PODS = (
     *(NAMESPACE, MODEL_DEPLOYMENT, REVISION, POD_NAME, POD_IP),
     *(NATS_URL, NATS_USER, NATS_PASSWORD),
     *(SOURCE_URI, MODEL_PATH, MODEL_NAME, TERMINATION_MESSAGE_PATH, GRACE_SECONDS, MAX_BODY_BYTES, AGENT_SOCKET),
+    KEEP,
 )
 """Variables that headrace sets in the pods of a model, in a cluster and in local mode: `spec.template.env` must not set
 them. Adding a name here makes stored resources invalid that already use it."""

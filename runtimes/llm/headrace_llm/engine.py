@@ -39,6 +39,7 @@ from headrace.serving.errors import (
     Saturated,
 )
 from headrace.serving.metrics import gauge
+from headrace.store.client import Store
 from headrace_llm.adapters import EngineAdapters, LoadedAdapter
 from headrace_llm.answer import Answer
 from headrace_llm.embedding import EmbeddingRequest
@@ -68,7 +69,14 @@ class LLMEngine:
     """Serves one model. Made by `load_model`; implements `headrace.serving.engine.TextEngine`."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: ModelTokenizer, scheduler: Scheduler, *, model_len: int, speculation: bool
+        self,
+        decoder: Decoder,
+        tokenizer: ModelTokenizer,
+        scheduler: Scheduler,
+        *,
+        model_len: int,
+        speculation: bool,
+        store: Store | None = None,
     ) -> None:
         self.model_len = model_len
         self.capacity = scheduler.max_running * (1 + QUEUE_PER_SLOT)
@@ -76,6 +84,7 @@ class LLMEngine:
         self.vocabulary = tokenizer.vocabulary
         self.longest_token = tokenizer.longest_token
         self._decoder = decoder
+        self._store = store
         self._tokenizer = tokenizer
         self._scheduler = scheduler
         self._stepper = Stepper(decoder, scheduler, self.counters)
@@ -96,8 +105,11 @@ class LLMEngine:
         threads: int | None,
         progress: Progress,
         options: EngineOptions | None = None,
+        store: Store | None = None,
     ) -> LLMEngine:
         """Load the weights and return an engine. Blocks for up to a second; call it in a thread.
+
+        With a `store`, the weights are kept in it beyond the life of this process. It belongs to the engine.
 
         Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory or
         the options contradict each other.
@@ -119,9 +131,17 @@ class LLMEngine:
                 dtype=options.dtype,
                 threads=threads or len(os.sched_getaffinity(0)),
                 progress=progress,
+                store=store,
             )
             decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
-            return cls(decoder, tokenizer.result(), scheduler, model_len=model_len, speculation=options.speculation)
+            return cls(
+                decoder,
+                tokenizer.result(),
+                scheduler,
+                model_len=model_len,
+                speculation=options.speculation,
+                store=store,
+            )
 
     @property
     def healthy(self) -> bool:
@@ -258,6 +278,8 @@ class LLMEngine:
         """Stop the thread after its present step; requests that still run end with EngineDied."""
         await self._thread.close()
         self._decoder.close()
+        if self._store is not None:
+            self._store.close()
 
     def _uncomputed_tokens(self) -> int:
         scheduler = self._scheduler

@@ -24,7 +24,7 @@ from headrace_models.decoder import Batch, Floats, KVSpan
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
 from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, isa, native
 from headrace_models.native.lora import PackedAdapter
-from headrace_models.native.packing import InvalidPackedWeights, WeightType, check_packed, pack
+from headrace_models.native.packing import InvalidPackedWeights, Packer, WeightType, check_packed, pack
 from headrace_models.weights import ModelWeights
 
 _SEGMENT_FIELDS = 5
@@ -64,11 +64,16 @@ class NativeDecoder:
 
     @classmethod
     def load(
-        cls, weights: ModelWeights, *, threads: int, progress: Callable[[int], None], weight_type: WeightType
+        cls,
+        weights: ModelWeights,
+        *,
+        threads: int,
+        progress: Callable[[int], None],
+        weight_type: WeightType,
+        packer: Packer = pack,
     ) -> Self:
-        """Pack the weights into memory of this process and open them. `progress` gets a percentage."""
-        packed = pack(weights, threads=threads, weight_type=weight_type)
-        progress(100)
+        """Pack the weights and open them, by default in memory of this process. `progress` gets a percentage."""
+        packed = packer(weights, threads=threads, weight_type=weight_type, progress=progress)
         half = weight_type is WeightType.STORED and any(
             tensor.type.name != "F32" for tensor in weights.tensors.values() if len(tensor.shape) > 1
         )

@@ -98,9 +98,6 @@ def launch_of(pod: Manifest, lookup: Lookup, mounts: Mapping[str, Path]) -> Laun
         mounts: the directory of each mounted volume, by mount path.
     """
     container = pod["spec"]["containers"][0]
-    variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-    own = str(Path(sys.executable).parent)
-    variables["PATH"] = f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     defined: dict[str, str] = {}
     for source in container.get("envFrom", []):
         defined.update(_all_of(source, lookup))
@@ -111,7 +108,14 @@ def launch_of(pod: Manifest, lookup: Lookup, mounts: Mapping[str, Path]) -> Laun
             defined[variable["name"]] = value
     words = (*container["command"], *container.get("args", []))
     command = [expanded(replace_mount_paths(word, mounts), defined) for word in words]
-    return Launch(command, {**variables, **defined})
+    return Launch(command, {**machine_variables(), **defined})
+
+
+def machine_variables() -> dict[str, str]:
+    """Return the variables of any pod, those that describe the machine."""
+    variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+    own = str(Path(sys.executable).parent)
+    return {**variables, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:

@@ -59,6 +59,7 @@ LLM = RuntimeProfile(
     configure=_configure,
     image=PlatformImage("runtime", "headrace-runtime-llm", gpu_key="runtimeCuda"),
     command=("headrace-llm",),
+    standby=True,
     arguments=_arguments,
     ports=(Port("http", PORT),),
     operations=TEXT,
