@@ -122,7 +122,7 @@ class Settings:
     reads it at its start."""
     pod_security: bool = False
     """Whether pods set the user of headrace's images."""
-    allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "file"})
+    allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "oci", "file"})
     allow_loopback_sources: bool = False
 
 
