@@ -4,9 +4,10 @@ PIP_ARGS ?=
 CLANG ?= clang
 VENV := .venv
 BIN := $(VENV)/bin
+comma := ,
 FILE ?= examples/smollm2.yaml
 
-.PHONY: up test e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-operator images clean help
+.PHONY: up test e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-node bench-operator images native-aarch64 clean help
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -56,14 +57,21 @@ bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE
 bench-llm: $(VENV)/.installed-dev ## measure the LLM engine beside llama.cpp, vLLM and transformers (BENCH_ARGS=--exclusive)
 	@$(BIN)/python bench/bench_llm.py $(BENCH_ARGS)
 
+bench-node: $(VENV)/.installed-dev ## measure the node agent: hand-overs, descriptors, crashes (BENCH_ARGS=--exclusive; 10 minutes)
+	@$(BIN)/python bench/bench_node.py $(BENCH_ARGS)
+
 bench-operator: $(VENV)/.installed-dev ## measure the operator on a kind cluster of its own (25 minutes)
 	@$(BIN)/python bench/bench_operator.py
 
 images: $(VENV)/.installed-dev ## build the container images (HEADRACE_BASE_IMAGE names another base); prints `name:tag`
 	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python images/build.py
 
+native-aarch64: $(VENV)/.installed-dev ## compile the native library for aarch64 (g++-aarch64-linux-gnu); prints its path
+	@CXX=aarch64-linux-gnu-g++ $(BIN)/python -c 'from pathlib import Path; \
+	  from headrace_models.native.build import build; print(build(Path(".cache/native-aarch64")))'
+
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .cache/images .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .cache/images .cache/native-aarch64 $(NATIVE)/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -73,18 +81,24 @@ $(VENV)/bin/pip:
 
 # pip runs again only if its input has changed. A pipe returns only the status of its last command (POSIX sh has no
 # pipefail), so the status of pip is passed in a file; the stamp is created only for status 0.
+# The native library is built by hatch_build.py; without a C++ compiler, torch computes instead, and is installed.
 INSTALL_LOG := $(VENV)/install.log
-$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "installing headrace[$*] into $(VENV) (the first time takes some minutes, most of it torch)"
+NATIVE := runtimes/shared/headrace_models/native
+NATIVE_SOURCES := hatch_build.py $(wildcard $(addprefix $(NATIVE)/,build.py *.cpp *.h *.inc))
+COMPILER := $(shell command -v "$${CXX%% *}" || command -v g++ || command -v c++ || command -v clang++)
+TORCH := $(if $(COMPILER),,$(comma)torch)
+$(VENV)/.installed-%: pyproject.toml constraints.txt $(NATIVE_SOURCES) | $(VENV)/bin/pip
+	@echo "installing headrace[$*$(TORCH)] into $(VENV) (the first time takes some minutes)"
 	@started=$$(date +%s); rm -f $(INSTALL_LOG).status; \
-	  { $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt $(PIP_ARGS) -e '.[$*]' 2>&1; \
+	  { $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt $(PIP_ARGS) -e '.[$*$(TORCH)]' 2>&1; \
 	    echo $$? >$(INSTALL_LOG).status; } | tee $(INSTALL_LOG) \
 	  | grep --line-buffered -E '^(Collecting|Downloading|Installing collected|Successfully)' | cut -c1-100; \
 	  if [ "$$(cat $(INSTALL_LOG).status 2>/dev/null)" != 0 ]; then \
 	    tail -n 12 $(INSTALL_LOG); \
 	    echo "the installation failed (full log: $(INSTALL_LOG)): fix the error of pip, for example with PIP_ARGS='...' (an index, a proxy), and run make again"; \
 	    exit 1; fi; \
-	  $(BIN)/python -c 'import headrace, torch' && test -x $(BIN)/headrace \
+	  $(BIN)/python -c 'import headrace, numpy' && test -x $(BIN)/headrace \
 	    || { echo "the installation is incomplete: run 'make clean' and try again"; exit 1; }; \
-	  echo "installed in $$(( $$(date +%s) - started )) s"
+	  echo "installed in $$(( $$(date +%s) - started )) s"$(if $(COMPILER),,; \
+	  echo "no C++ compiler is found: models are computed by torch, several times slower. Install g++ and run make again")
 	@touch $@

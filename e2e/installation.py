@@ -65,8 +65,7 @@ def custom_container(site: Site) -> Engine:
     runtime = site.release.images["runtime"].rpartition("/")[2]  # its name on this machine
     engine = _build_module().Image(
         "transformers",
-        also=("transformers[serving]",),
-        there=("torch",),
+        also=("transformers[serving]", "torch"),
         files=("tests/behaviours/behaviours_weights.py",),
         dockerfile="e2e/transformers.Dockerfile",
     )

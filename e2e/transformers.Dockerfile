@@ -1,7 +1,7 @@
 # An engine that nobody here wrote, `transformers serve`, with tiny weights: for the end-to-end suite alone, which builds it
-# (e2e/installation.py). Its base is our LLM runtime, whose torch and Python it shares.
+# (e2e/installation.py). Its base is our LLM runtime, whose Python it shares.
 #
-# images/build.py makes the context: `wheels/` are the locked dependencies but torch, `files/` is what makes the weights.
+# images/build.py makes the context: `wheels/` are the locked dependencies, `files/` is what makes the weights.
 ARG BASE
 
 FROM ${BASE} AS dependencies

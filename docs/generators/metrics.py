@@ -23,7 +23,7 @@ from headrace_gateway.metrics import GatewayMetrics
 Row = tuple[str, str, str, str]
 
 _LABELLED = re.compile(r"(?P<kind>Gauge|Counter)(?: by (?P<labels>[^:]+))?: (?P<meaning>.+)", re.DOTALL)
-_DOCSTRING = re.compile(r"(?P<kind>Gauge|Counter|Histogram)[^:]*: (?P<meaning>.+)", re.DOTALL)
+_DOCSTRING = re.compile(r"(?P<kind>Gauge|Counter|Histogram)(?P<labels>[^:]*): (?P<meaning>.+)", re.DOTALL)
 
 
 def operator() -> str:
@@ -71,10 +71,11 @@ def _shell() -> bytes:
 
 
 def _own() -> Iterator[tuple[str, Row]]:
-    """Yield name and row of the constants that can be an engine's own metric: one with the label of the model only."""
+    """Yield name and row of the constants that can be an engine's own metric, with the labels in its docstring."""
     for each in constants(names):
         if found := _DOCSTRING.match(each.meaning):
-            row = _row(each.value, found["kind"].lower(), (names.MODEL_LABEL,), _capital(found["meaning"]))
+            labels = (names.MODEL_LABEL, *re.findall(r"`(\w+)`", found["labels"]))
+            row = _row(each.value, found["kind"].lower(), labels, _capital(found["meaning"]))
             yield each.value, row
 
 

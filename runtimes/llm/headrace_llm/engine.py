@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from headrace.errors import HeadraceError
 from headrace.events.messages import UNCOMPUTED_TOKENS, Load
-from headrace.metrics.runtime import LLM_UNCOMPUTED_TOKENS
+from headrace.metrics.runtime import LLM_KERNELS, LLM_UNCOMPUTED_TOKENS, MODEL_LABEL
 from headrace.serving.engine import (
     Chat,
     Constraint,
@@ -230,6 +230,9 @@ class LLMEngine:
             "Tokens of admitted requests that are not computed yet: a new prompt is computed after them.",
             self._uncomputed_tokens(),
         )
+        kernels = GaugeMetricFamily(LLM_KERNELS, "1: what computes the model.", labels=(MODEL_LABEL, "kernels"))
+        kernels.add_metric((model, self._decoder.kernels), 1.0)
+        yield kernels
 
     async def close(self) -> None:
         """Stop the thread after its present step; requests that still run end with EngineDied."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from enum import StrEnum
+from importlib.util import find_spec
 
+from headrace.errors import CannotStart
 from headrace.serving.engine import Progress
 from headrace_models.decoder import Decoder
 from headrace_models.model_file import ModelFile
@@ -32,9 +34,17 @@ def load_decoder(file: ModelFile, *, dtype: DType, threads: int, progress: Progr
 
     weight_type = WeightType.FLOAT32 if dtype is DType.FLOAT32 else WeightType.STORED
     try:
-        return NativeDecoder.load(file.weights, threads=threads, progress=loaded, weight_type=weight_type)
+        decoder = NativeDecoder.load(file.weights, threads=threads, progress=loaded, weight_type=weight_type)
     except NoNativeLibrary as error:
-        log.warning("computing with torch in float32, several times slower: %s", error)
+        if find_spec("torch") is None:
+            raise CannotStart(
+                f"{error.message}, and torch is not installed, which would compute without them",
+                hint=f"{error.hint}; or install headrace[torch]",
+            ) from error
+        log.error("computing with torch in float32, several times slower: %s", error)  # noqa: TRY400 - the cause is said
+    else:
+        log.info("computing with the native kernels for %s", decoder.kernels)
+        return decoder
     progress("loading-torch", None)
     from headrace_models.torch_decoder import TorchDecoder  # noqa: PLC0415 - torch takes seconds and is not needed else
 

@@ -61,6 +61,8 @@ class Decoder(Protocol):
     weight_bytes: int
     """Memory of the weights as held."""
     kv_bytes_per_token: int
+    kernels: str
+    """What computes: the instruction set of the native kernels (avx512, avx2, portable), or torch."""
 
     def allocate_cache(self, blocks: int, block_tokens: int) -> None:
         """Allocate the KV cache. Memory is used when a block is first written. Raises CannotStart if it cannot fit."""

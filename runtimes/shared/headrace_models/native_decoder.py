@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
-from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, native
+from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, isa, native
 from headrace_models.native.packing import InvalidPackedWeights, WeightType, check_packed, pack
 from headrace_models.weights import ModelWeights
 
@@ -40,6 +40,7 @@ class NativeDecoder:
     def __init__(self, packed: memoryview, config: DecoderConfig, *, threads: int, half_cache: bool) -> None:
         check_packed(packed, config)
         self.config = config
+        self.kernels = isa()
         self._half = half_cache
         self._packed = np.frombuffer(packed, dtype=np.uint8)
         self.weight_bytes = len(self._packed)

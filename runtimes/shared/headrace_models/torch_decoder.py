@@ -48,6 +48,8 @@ class _Layer:
 class TorchDecoder:
     """The weights and the cache; implements `headrace_models.decoder.Decoder`."""
 
+    kernels = "torch"
+
     def __init__(self, weights: ModelWeights, *, threads: int, progress: Callable[[int], None]) -> None:
         self.config = config = weights.config
         self._threads = threads

@@ -59,3 +59,5 @@ CANCELLED = "headrace_runtime_requests_cancelled"
 
 LLM_UNCOMPUTED_TOKENS = "headrace_llm_uncomputed_tokens"
 """Gauge of the LLM engine: tokens of admitted requests that are not computed yet."""
+LLM_KERNELS = "headrace_llm_kernels"
+"""Gauge by `kernels` of the LLM engine: 1 for what computes the model (native: avx512, avx2, portable; else torch)."""

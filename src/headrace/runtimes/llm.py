@@ -89,5 +89,6 @@ LLM = RuntimeProfile(
         metrics.STEP_TOKENS,
         metrics.CANCELLED,
         metrics.LLM_UNCOMPUTED_TOKENS,
+        metrics.LLM_KERNELS,
     ),
 )

