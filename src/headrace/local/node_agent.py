@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from headrace.agent.admin import SOCKET_NAME, AdminClient
 from headrace.errors import HeadraceError
 from headrace.local.home import InstanceHome
 from headrace.local.supervised import Supervised
+from headrace.local.variables import component_variables
 from headrace.process import Process, spawn
 from headrace.programs import find_program
 
@@ -103,4 +103,4 @@ class NodeAgent:
         command = [program, part, "--socket-directory", str(self._directory)]
         if part == "agent":
             command += ["--keeper"]
-        return spawn(command, os.environ, self._log)
+        return spawn(command, component_variables(), self._log)
