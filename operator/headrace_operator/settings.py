@@ -18,7 +18,7 @@ POD_NAME = "POD_NAME"
 POD_NAMESPACE = "POD_NAMESPACE"
 MODELS_DIRECTORY = "/models"
 """Mount path of the claim in fetch and runtime pods."""
-ALLOWED_SCHEMES = frozenset({"package", "https", "s3", "hf", "pvc"})
+ALLOWED_SCHEMES = frozenset({"package", "https", "s3", "hf", "oci", "pvc"})
 """Without file://, which would be a file of the pod's node."""
 
 

@@ -21,6 +21,10 @@ NATS_PASSWORD = "HEADRACE_NATS_PASSWORD"  # noqa: S105 - the variable's name, no
 """secretKeyRef `headrace-nats`, key `password`."""
 NATS_SECRET = "headrace-nats"  # noqa: S105 - the Secret's name
 """Name of the Secret with the runtimes' NATS credentials in each namespace."""
+SOURCES_SECRET = "headrace-sources"  # noqa: S105 - as above
+"""Name of the Secret of a namespace with the credentials and endpoints of its sources, as environment variables."""
+SOURCES_VARIABLES = r"AWS_.*|HF_ENDPOINT|HF_TOKEN|DOCKER_AUTH_CONFIG|DOCKER_CONFIG|OCI_PLAIN_HTTP"
+"""Pattern of those variables: of all processes of local mode, only the fetches of such sources inherit them."""
 SOURCE_URI = "HEADRACE_SOURCE_URI"
 """URI that a fetch Job downloads. Not an argument, because it may contain credentials, and all users of a machine can
 read command lines."""

@@ -17,6 +17,7 @@ from headrace.agent.admin import SOCKET_NAME, AdminClient
 from headrace.errors import HeadraceError
 from headrace.local.home import InstanceHome
 from headrace.local.supervised import Supervised
+from headrace.local.variables import component_variables
 from headrace.process import Process, spawn
 from headrace.programs import find_program
 
@@ -107,7 +108,7 @@ class NodeAgent:
         command = [program, part, "--socket-directory", str(self._directory)]
         if part == "agent":
             command += ["--keeper", *_store_options()]
-        return spawn(command, os.environ, self._log)
+        return spawn(command, component_variables(), self._log)
 
 
 def _store_options() -> list[str]:

@@ -127,7 +127,7 @@ class Settings:
     and load their weights from files in local mode."""
     warm_processes: bool = False
     """Whether the world keeps warm processes, which pods become."""
-    allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "file"})
+    allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "oci", "file"})
     allow_loopback_sources: bool = False
 
 

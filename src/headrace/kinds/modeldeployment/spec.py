@@ -38,7 +38,7 @@ class Source(Part):
         max_length=2048,
         description="package://DISTRIBUTION@VERSION/PATH (a file in a wheel), https://HOST/PATH, s3://BUCKET/KEY or "
         "s3://BUCKET/PREFIX/ (a directory), hf://ORGANISATION/REPOSITORY@REVISION (a directory; with /PATH, one file), "
-        "pvc://CLAIM/PATH (a "
+        "oci://REGISTRY/REPOSITORY:TAG (an artifact with a layer per file), pvc://CLAIM/PATH (a "
         "file in a PersistentVolumeClaim of the namespace, not copied; in a cluster only), or file:///PATH "
         "(local mode only).",
     )
