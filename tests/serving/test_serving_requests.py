@@ -103,6 +103,16 @@ def test_request_then_every_field_arrives() -> None:
     )
 
 
+def test_prompt_logprobs_when_too_many_then_refused() -> None:
+    """They are kept until the answer is written: eight long prompts with many alternatives would be 100 MB."""
+    prompts = [[1] * (MODEL_LEN - 16)] * 8
+
+    assert len(requested(completion(prompts, echo=True, logprobs=6))) == 8
+    fault = refusal(CompletionBody, {"model": "m", "prompt": prompts, "echo": True, "logprobs": 8})
+    assert fault.param == "logprobs"
+    assert len(requested(completion(prompts, logprobs=20))) == 8
+
+
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 SCHEMA_TEXT = '{"type":"object","properties":{"a":{"type":"integer"}}}'
 
