@@ -252,7 +252,7 @@ class LLMEngine:
         """Return the state of the request's constraint. Raises InvalidRequest."""
         if request.constraint is None:
             return None
-        matcher = await asyncio.to_thread(self._constraints.compile, request.constraint)
+        matcher = await asyncio.wrap_future(self._constraints.compile(request.constraint))
         for token in request.answer_tokens:
             matcher.advance(token)
         return matcher
