@@ -99,7 +99,8 @@ class GenerationRequest:
     answer_tokens: tuple[int, ...] = ()
     """Tokens of the answer that exist already, up to a cursor: the deltas continue after their text."""
     tenant: str = ""
-    """Requests share cached prefixes within a tenant only."""
+    """The request's `cache_salt`: requests share cached prefixes only with those of the same. It separates the users of
+    one model. Namespaces need none: a replica serves the models of one."""
     special_tokens: bool = False
     """Whether the text contains special tokens: a parser of tool calls needs them."""
 

@@ -233,6 +233,7 @@ class ResponseBody(SamplingBody):
             tuple(prompt.tokens),
             self.sampling(engine),
             StopConditions(answer_tokens(prompt, self.max_output_tokens, engine)),
+            tenant=self.cache_salt or "",
             constraint=constraint,
             adapter=adapter,
             special_tokens=parser is not None,
