@@ -13,10 +13,11 @@ import logging
 import os
 import threading
 from array import array
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -144,9 +145,9 @@ class LLMEngine:
         """Return a parser of an answer to the conversation; None: the answer is content only."""
         return self._tokenizer.parser(chat)
 
-    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+    def tool_constraint(self, tool_use: ToolUse, template_options: Mapping[str, Any]) -> Constraint | None:
         """Return the constraint of an answer that must call a tool; None: it need not."""
-        return self._tokenizer.tool_constraint(tool_use)
+        return self._tokenizer.tool_constraint(tool_use, template_options)
 
     async def embed(self, prompts: Iterable[tuple[int, ...]]) -> list[array[float]]:
         """Reject embeddings."""

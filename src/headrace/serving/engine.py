@@ -281,8 +281,10 @@ class TextEngine(Engine, Protocol):
     def parser(self, chat: Chat) -> MessageParser | None:
         """Return a new parser for an answer to the conversation; None: the whole text of an answer is its content."""
 
-    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+    def tool_constraint(self, tool_use: ToolUse, template_options: Mapping[str, Any]) -> Constraint | None:
         """Return what an answer must match so that it calls the tools as required; None: any text.
+
+        With `template_options` the prompt may end within reasoning, or after it (`enable_thinking`).
 
         Raises UnsupportedParameter if the model's template has no form for tools.
         """

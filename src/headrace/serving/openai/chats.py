@@ -156,7 +156,7 @@ class ChatBody(GenerationBody):
             return wanted
         if wanted is not None:
             raise unsupported(wanted.param, "Leave out `tools`, or set `tool_choice` to none")
-        return engine.tool_constraint(use)
+        return engine.tool_constraint(use, self.chat_template_kwargs or {})
 
     def tool_use(self) -> ToolUse | None:
         """Return which tools may be called."""

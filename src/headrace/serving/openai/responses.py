@@ -272,7 +272,7 @@ class ResponseBody(SamplingBody):
             return formatted
         if formatted is not None:
             raise unsupported("text.format", "Leave out `tools`, or set `tool_choice` to none")
-        return engine.tool_constraint(use)
+        return engine.tool_constraint(use, {})
 
 
 def _joined(earlier: ChatMessage, later: ChatMessage) -> ChatMessage | None:

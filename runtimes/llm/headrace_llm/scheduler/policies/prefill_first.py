@@ -14,8 +14,8 @@ def plan(step: Step) -> None:
 
     Only prompts that report log probabilities are computed in several steps (`MAX_REPORTED`).
     """
-    for sequence in step.prefilling:
-        step.compute(sequence, sequence.pending)
+    for begun in step.prefilling:
+        step.compute(begun, begun.pending)
     while step.left > 0 and (sequence := step.admit()):
         step.compute(sequence, sequence.pending)
     if not step.chunks:
