@@ -128,7 +128,7 @@ class Wake(threading.Thread):
     @override
     def run(self) -> None:
         """Send the request and read the stream to its first token."""
-        question = {"role": "user", "content": "Which city is the capital of France?"}
+        question = {"role": "user", "content": "What is the capital of France?"}
         body = {
             "model": "smollm2-135m-instruct",
             "messages": [question],

@@ -2,17 +2,15 @@
 
 It maps nothing and reads nothing of them. The agent hands over an object after it was sealed and verified, and has it
 dropped before it frees the object itself, so whatever the keeper holds is complete. Without a keeper, objects end with
-the agent. Run `python -m headrace_node.keeper SOCKET`; it ends at SIGTERM, and with it what it holds.
+the agent. It ends at SIGTERM, and with it what it holds.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import os
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +75,7 @@ async def keep(path: Path) -> None:
         await stop.wait()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the keeper."""
-    parser = argparse.ArgumentParser(prog="headrace-keeper", description=__doc__)
-    parser.add_argument("socket", type=Path, help="the Unix socket to listen on; only this user may connect")
+def run(path: Path) -> None:
+    """Run the keeper; only this user may connect to its socket. Raises OSError."""
     descriptor_limit()
-    asyncio.run(keep(parser.parse_args(arguments).socket))
-
-
-if __name__ == "__main__":
-    main()
+    asyncio.run(keep(path))

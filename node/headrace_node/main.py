@@ -54,9 +54,9 @@ def _program(settings: Settings) -> Callable[[], None]:
 
         return lambda: run_agent(settings)
     if isinstance(settings, KeeperSettings):
-        from headrace_node.keeper import main as run_keeper  # noqa: PLC0415 - see above
+        from headrace_node.keeper import run as run_keeper  # noqa: PLC0415 - see above
 
-        return lambda: run_keeper([str(settings.socket)])
+        return lambda: run_keeper(settings.socket)
     from headrace_node.csi.process import run as run_csi  # noqa: PLC0415 - see above
 
     return lambda: run_csi(settings)

@@ -18,7 +18,7 @@ POD_NAME = "POD_NAME"
 POD_NAMESPACE = "POD_NAMESPACE"
 MODELS_DIRECTORY = "/models"
 """Mount path of the claim in fetch and runtime pods."""
-ALLOWED_SCHEMES = frozenset({"package", "https", "s3", "hf", "pvc"})
+ALLOWED_SCHEMES = frozenset({"package", "https", "s3", "hf", "oci", "pvc"})
 """Without file://, which would be a file of the pod's node."""
 
 
@@ -61,6 +61,7 @@ class Settings:
     ca_bundle_configmap: str | None
     """ConfigMap in each model's namespace with trusted certificates for fetches under the key `ca.crt`."""
     max_body_bytes: int
+    node_agent: bool
     health_port: int
 
     @classmethod
@@ -92,6 +93,7 @@ class Settings:
             fetch_environment=tuple(given.fetch_env),
             ca_bundle_configmap=given.ca_bundle_configmap,
             max_body_bytes=given.max_body_bytes,
+            node_agent=given.node_agent,
             health_port=given.health_port,
         )
 
@@ -109,6 +111,7 @@ class Settings:
             ca_bundle_configmap=self.ca_bundle_configmap,
             max_body_bytes=self.max_body_bytes,
             pod_security=True,
+            node_agent=self.node_agent,
             allowed_schemes=ALLOWED_SCHEMES,
         )
 
@@ -144,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         help="largest request body of runtimes; must be that of the gateways (default 4 MiB); a change rolls out all"
         " models",
     )
+    add("--node-agent", action="store_true", help="every node has a node agent: models may keep their weights in it")
     add("--health-port", type=int, default=8081, help="port of /healthz, /readyz and /metrics")
     return parser
 

@@ -21,6 +21,10 @@ NATS_PASSWORD = "HEADRACE_NATS_PASSWORD"  # noqa: S105 - the variable's name, no
 """secretKeyRef `headrace-nats`, key `password`."""
 NATS_SECRET = "headrace-nats"  # noqa: S105 - the Secret's name
 """Name of the Secret with the runtimes' NATS credentials in each namespace."""
+SOURCES_SECRET = "headrace-sources"  # noqa: S105 - as above
+"""Name of the Secret of a namespace with the credentials and endpoints of its sources, as environment variables."""
+SOURCES_VARIABLES = r"AWS_.*|HF_ENDPOINT|HF_TOKEN|DOCKER_AUTH_CONFIG|DOCKER_CONFIG|OCI_PLAIN_HTTP"
+"""Pattern of those variables: of all processes of local mode, only the fetches of such sources inherit them."""
 SOURCE_URI = "HEADRACE_SOURCE_URI"
 """URI that a fetch Job downloads. Not an argument, because it may contain credentials, and all users of a machine can
 read command lines."""
@@ -51,10 +55,13 @@ AGENT_SOCKET = "HEADRACE_AGENT_SOCKET"
 """Path of the node agent's Unix socket, in pods that have the volume of the node agent."""
 AGENT_SOCKET_NAME = "agent.sock"
 """Name of that socket in the directory that is the volume."""
+KEEP = "HEADRACE_KEEP"
+"""`Process` in pods that a warm process may become (`spec.scaling.coldStart.keep`)."""
 SET_IN_PODS = (
     *(NAMESPACE, MODEL_DEPLOYMENT, REVISION, POD_NAME, POD_IP),
     *(NATS_URL, NATS_USER, NATS_PASSWORD),
     *(SOURCE_URI, MODEL_PATH, MODEL_NAME, TERMINATION_MESSAGE_PATH, GRACE_SECONDS, MAX_BODY_BYTES, AGENT_SOCKET),
+    KEEP,
 )
 """Variables that headrace sets in the pods of a model, in a cluster and in local mode: `spec.template.env` must not set
 them. Adding a name here makes stored resources invalid that already use it."""

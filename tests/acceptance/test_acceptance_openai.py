@@ -27,7 +27,7 @@ def test_llm_tool_when_pointed_at_the_gateway_then_it_answers(instance: Instance
     models = [{"model_id": "smol", "model_name": "smol", "api_base": instance.url}]
     (tmp_path / "extra-openai-models.yaml").write_text(yaml.safe_dump(models))
     done = subprocess.run(
-        [BIN / "llm", "-m", "smol", "--key", "x", "-o", "temperature", "0", "Which city is the capital of France?"],
+        [BIN / "llm", "-m", "smol", "--key", "x", "-o", "temperature", "0", "What is the capital of France?"],
         env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -38,4 +38,4 @@ def test_llm_tool_when_pointed_at_the_gateway_then_it_answers(instance: Instance
 
 
 def test_chat_command_when_given_a_question_then_prints_answer(instance: Instance) -> None:
-    assert "Paris" in instance.headrace("chat", "smol", "--temperature", "0", "Which city is the capital of France?")
+    assert "Paris" in instance.headrace("chat", "smol", "--temperature", "0", "What is the capital of France?")

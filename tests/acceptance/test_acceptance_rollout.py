@@ -69,7 +69,7 @@ def test_example_when_applied_then_request_is_answered_from_zero(own_home: Path)
     try:
         endpoint = urlsplit(instance.url)
         connection = http.client.HTTPConnection(endpoint.hostname or "", endpoint.port, timeout=60)
-        question = {"role": "user", "content": "Which city is the capital of France?"}
+        question = {"role": "user", "content": "What is the capital of France?"}
         body = {"model": "smollm2-135m-instruct", "messages": [question], "temperature": 0, "max_tokens": 20}
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())

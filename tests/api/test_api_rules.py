@@ -23,6 +23,8 @@ URIS = st.one_of(
             *("pvc://claim/a/b.gguf", "pvc://my.claim-1/x", "pvc://claim", "pvc://claim/", "pvc:///x", "pvc://-c/x"),
             *("pvc://claim/../x", "pvc://claim/a/../../x", "pvc://claim//x", "pvc://claim/.hidden", "pvc://claim/x/"),
             *("s3://bucket/a/b", "s3://bucket/a/", "s3://bucket", "s3://b/a", "s3://bucket/a//b", "s3://bucket/../a"),
+            *("oci://h/r", "oci://h:5000/o/r:v1", "oci://h/r@sha256:" + "0" * 64, "oci://h", "oci://h/R", "oci://h/r:"),
+            *("oci://h/../r", "oci://u@h/r", "oci://h/r@sha256:0", "oci://h/r:v1/x", "oci://h//r", "oci://h/a_._b"),
             *("hf://a/b", "hf://a/b@main", "hf://a/b@v1/c.gguf", "hf://a", "hf://a/b/", "hf://a/../b", "hf://a/b@"),
             *("pvc://claim/a b", "pvc://claim/x?y", "pvc://user@claim/x", "pvc://claim/x\n", "PVC://claim/x"),
         ]

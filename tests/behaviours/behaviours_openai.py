@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import openai
 import pytest
 from behaviours.behaviours_world import World
 from openai.types.chat import ChatCompletionMessageParam
 
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Which city is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 class OpenAIBehaviour:
@@ -40,6 +41,15 @@ class OpenAIBehaviour:
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert text == whole.choices[0].message.content
         assert chunks[-1].usage == whole.usage
+
+    def test_embeddings_when_requested_then_vectors_of_length_1(self, client: openai.OpenAI) -> None:
+        answer = client.embeddings.create(
+            model="smol", input=["A cat sat on the mat.", "A cat", "A cat sat on the mat."]
+        )
+        vectors = [each.embedding for each in answer.data]
+        assert vectors[0] == vectors[2] != vectors[1]
+        assert [math.hypot(*vector) for vector in vectors] == pytest.approx([1] * 3, abs=1e-4)
+        assert answer.usage.prompt_tokens > 0
 
     async def test_async_client_when_many_requests_then_all_answered(self, served: World) -> None:
         async with openai.AsyncOpenAI(base_url=served.base_url, api_key=served.api_key, max_retries=0) as client:

@@ -45,7 +45,7 @@ def short(model: str = PUBLIC_NAME) -> dict[str, object]:
 
 def asked(model: str, *, stream: bool = False) -> dict[str, object]:
     """Return a chat request whose answer names Paris."""
-    question = {"role": "user", "content": "Which city is the capital of France?"}
+    question = {"role": "user", "content": "What is the capital of France?"}
     return {"model": model, "messages": [question], "temperature": 0, "max_tokens": 20, "stream": stream}
 
 

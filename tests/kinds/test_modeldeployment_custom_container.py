@@ -229,7 +229,9 @@ def test_service_when_container_has_another_port_then_by_name() -> None:
 
 def test_reserved_variables_when_pods_are_made_then_all_are_set() -> None:
     """No more: a name that is reserved later makes stored resources invalid that use it."""
-    ours = World(manifest=resource(replicas=1), settings=replace(SETTINGS, max_body_bytes=1))  # only another is set
+    settings = replace(SETTINGS, max_body_bytes=1, node_agent=True, warm_processes=True)  # only another limit is set
+    scaling = {"minReplicas": 1, "coldStart": {"keep": "Process"}}
+    ours = World(manifest=resource(scaling=scaling), settings=settings)
     ours.calm()
     pods = [pod_of(ours), pod_of(ours, "Job"), pod_of(custom(announces=True))]
     made = {name for pod in pods for name in variables(pod) if name.startswith("HEADRACE_")}

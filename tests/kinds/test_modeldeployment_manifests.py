@@ -131,10 +131,10 @@ def test_models_when_source_is_a_claim_then_mounted_read_only(claim: str) -> Non
     assert pod_of(world)["containers"][0]["args"][:2] == ["serve", "/models/smol/model.gguf"]
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/smol/", "hf://org/model@main"])
+@pytest.mark.parametrize("uri", ["s3://bucket/smol/", "hf://org/model@main", "oci://ghcr.io/org/model:v1"])
 def test_fetch_when_from_a_store_then_the_secret_s_variables(uri: str) -> None:
     """Only the fetch has them, and a namespace without the Secret works."""
-    settings = replace(SETTINGS, allowed_schemes=frozenset({"s3", "hf"}))
+    settings = replace(SETTINGS, allowed_schemes=frozenset({"s3", "hf", "oci"}))
     world = World(manifest=resource(model={"source": {"uri": uri}}), settings=settings)
     world.calm()
     fetch = pod_of(world, "Job")["containers"][0]

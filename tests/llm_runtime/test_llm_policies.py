@@ -143,3 +143,10 @@ def test_prompts_when_they_report_then_logits_are_bounded(policy: str) -> None:
         for chunk in step.chunks:
             chunk.sequence.reports_prompt = not chunk.samples  # as after the first token of the answer
             scheduler.commit(chunk, [5] if chunk.samples else [])
+
+
+def test_prompts_when_they_are_embedded_then_the_budget_is_used() -> None:
+    """A row of hidden states is a thousandth of a row of logits."""
+    scheduler = scheduler_of("sarathi", budget=256)
+    scheduler.add(Sequence([1] * 300, reports_prompt=True, embeds=True))
+    assert sizes(run(scheduler)) == [256]

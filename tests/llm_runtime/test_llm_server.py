@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import socket
@@ -15,8 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
+from llm_runtime.llm_adapter import write_adapter
 from openai.types.chat import ChatCompletionMessageParam
 
 from headrace.errors import InvalidModel
@@ -26,7 +29,7 @@ from headrace.runtimes.llm import LLM
 MODEL = "smollm2-135m-instruct"
 MODEL_LEN = 512
 START_SECONDS = 120
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Which city is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 EXECUTABLE = shutil.which("headrace-llm", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
@@ -68,6 +71,11 @@ class LLMServer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
 
+    def send(self, method: str, path: str, body: object = None) -> None:
+        content = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, content, method=method), timeout=30):
+            pass
+
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -95,6 +103,38 @@ def test_chat_then_it_answers_the_question(client: openai.OpenAI) -> None:
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert 0 < answer.usage.completion_tokens <= 24
+
+
+def test_embeddings_then_similar_texts_are_close(client: openai.OpenAI) -> None:
+    texts = ["A cat sat on the mat.", "A cat lay on the mat.", "SELECT name FROM users WHERE id = 5;"]
+    made = client.embeddings.create(model=MODEL, input=texts)
+    first, second, other = (each.embedding for each in made.data)
+
+    assert len(first) == 576
+    assert math.hypot(*first) == pytest.approx(1, abs=1e-4)
+    assert np.dot(first, second) > np.dot(first, other)
+    assert made.usage.prompt_tokens == made.usage.total_tokens > len(texts)
+
+
+def test_adapter_when_loaded_then_requests_name_it(server: LLMServer, client: openai.OpenAI, tmp_path: Path) -> None:
+    def answer(model: str) -> str:
+        made = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=12, temperature=0)
+        return made.choices[0].message.content or ""
+
+    path = write_adapter(tmp_path / "adapter", 0)
+    plain = answer(MODEL)
+    server.send("POST", "/internal/v1/adapters", {"name": "pirate", "path": str(path)})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.send("POST", "/internal/v1/adapters", {"name": "none", "path": str(tmp_path / "none")})
+    cards = {card.id: card.to_dict().get("parent") for card in client.models.list()}
+    adapted = answer("pirate")
+    server.send("DELETE", "/internal/v1/adapters/pirate")
+
+    assert refused.value.code == 400
+    assert cards == {MODEL: None, "pirate": MODEL}
+    assert adapted != plain == answer(MODEL)
+    with pytest.raises(openai.NotFoundError):
+        answer("pirate")
 
 
 def test_stream_then_it_is_the_same_as_the_whole_answer(client: openai.OpenAI) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from local.local_instance import SECONDS, SUSPENDED, Up, models, processes_of, until
 
@@ -25,6 +26,17 @@ def test_up_when_ready_then_the_gateway_lists_the_applied_model(start: Callable[
     until(lambda: models(up.endpoint) == ["resting"], "the model is listed")
     assert up.client.instance() == Record.read(up.home).as_json()
     assert stat.S_IMODE(up.home.record.stat().st_mode) == 0o600
+
+
+def test_up_when_it_has_credentials_then_components_do_not(
+    start: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only fetches use the credentials of sources."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    processes = start().wait_until_up().processes()
+    assert "headrace-gateway" in processes
+    for name, pid in processes.items():
+        assert b"hush-hush" not in Path(f"/proc/{pid}/environ").read_bytes(), name
 
 
 def test_up_when_interrupted_then_nothing_of_it_is_left(start: Callable[..., Up], file: Path) -> None:

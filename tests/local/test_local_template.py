@@ -144,6 +144,28 @@ def test_launch_inherits_only_variables_of_the_machine(monkeypatch: pytest.Monke
     assert variables["PATH"].startswith(str(Path(sys.executable).parent))
 
 
+CREDENTIALS = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HF_ENDPOINT", "DOCKER_AUTH_CONFIG", "OCI_PLAIN_HTTP")
+
+
+@pytest.mark.parametrize("secret", ["headrace-sources", "login"])
+def test_launch_when_not_a_fetch_then_no_credentials(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    """A fetch of a source with credentials refers to the Secret `headrace-sources`, a runtime does not."""
+    for name in CREDENTIALS:
+        monkeypatch.setenv(name, "of the instance")
+    found = launched(envFrom=[{"secretRef": {"name": secret, "optional": True}}]).variables
+    assert {name for name in CREDENTIALS if name in found} == (
+        set(CREDENTIALS) if secret == "headrace-sources" else set()
+    )
+
+
+def test_launch_when_the_secret_has_a_variable_then_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of the instance")
+    token = base64.b64encode(b"of the Secret").decode()
+    monkeypatch.setitem(OBJECTS, ("Secret", "headrace-sources"), {"data": {"HF_TOKEN": token}})
+    found = launched(envFrom=[{"secretRef": {"name": "headrace-sources", "optional": True}}]).variables
+    assert found["HF_TOKEN"] == "of the Secret"
+
+
 def test_pod_spec_with_fields_without_meaning_is_accepted() -> None:
     spec = pod(image="x", resources={"limits": {"cpu": "1"}}, securityContext={"runAsNonRoot": True})["spec"]
     check_pod_spec({**spec, "nodeName": node_name()})

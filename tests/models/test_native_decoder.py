@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from headrace_models.native.packing import WeightType
 from headrace_models.native_decoder import NativeDecoder
 from headrace_models.tokenizer import ModelTokenizer
 from headrace_models.torch_decoder import TorchDecoder
-from headrace_models.weights import ModelWeights
+from headrace_models.weights import ModelWeights, RawTensor
 
 COUNT = 45
 MATRICES = tuple(kind for kind in TensorType if kind is not TensorType.F32)
@@ -57,10 +58,10 @@ def test_float32_when_computed_then_the_logits_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("kind", MATRICES)
 def test_stored_weights_when_computed_then_close_to_torch(kind: TensorType) -> None:
-    """The bound of the int8 activations and the float16 cache: 3 % of the logits' size."""
+    """The bound of the float16 cache and of combined scales in float16, which exceed the 16-bit activations."""
     weights = model_weights(PLAIN, kind, paired=True)
     tokens = token_ids(PLAIN, COUNT)
-    assert relative_error(logits_of(native(weights), tokens), logits_of(reference(weights), tokens)) < 0.03
+    assert relative_error(logits_of(native(weights), tokens), logits_of(reference(weights), tokens)) < 0.005
 
 
 @pytest.mark.parametrize("kind", MATRICES)
@@ -79,7 +80,30 @@ def test_each_isa_when_computed_then_close_to_portable(
     weights, tokens = model_weights(CONFIGS["gemma"], kind), token_ids(PLAIN, COUNT)
     ours = logits_of(native(weights), tokens)
     monkeypatch.setenv("HEADRACE_ISA", "portable")
-    assert relative_error(ours, logits_of(native(weights), tokens)) < (1e-5 if kind is TensorType.F32 else 0.01)
+    assert relative_error(ours, logits_of(native(weights), tokens)) < (1e-5 if kind is TensorType.F32 else 1e-3)
+
+
+@pytest.mark.parametrize("kind", [TensorType.Q4_1, TensorType.Q8_0])
+def test_largest_codes_when_multiplied_then_no_overflow(isa: str, kind: TensorType) -> None:
+    """Each code and both digits of each activation are the largest or least, with equal and with alternating signs."""
+    config = replace(PLAIN, layers=1, tied=False)
+    tensors = dict(model_weights(config, kind).tensors)
+    hidden = np.full((config.vocabulary, config.width), 32384.0, dtype=np.float32)  # digits 127 and -128
+    hidden[:, ::32] = 32512.0
+    hidden[1::3] *= -1
+    hidden[2::3, ::2] *= -1
+    values = {"token_embd.weight": hidden, "blk.0.attn_output.weight": None, "blk.0.ffn_down.weight": None}
+    for name, rows in values.items():
+        shape = tensors[name].shape
+        data = np.zeros(shape, dtype=np.float32) if rows is None else rows
+        tensors[name] = RawTensor(name, shape, TensorType.F32, memoryview(data.tobytes()))
+    one = np.ones(1, dtype=np.float16).tobytes()
+    block = one + bytes(2) + b"\xff" * 16 if kind is TensorType.Q4_1 else one + b"\x80" * 32
+    head = tensors["output.weight"]
+    tensors["output.weight"] = replace(head, data=memoryview(block * (len(head.data) // len(block))))
+    weights, tokens = ModelWeights.checked(Path("largest"), config, tensors), [0, 1, 2]
+    ours = logits_of(native(weights), tokens)
+    np.testing.assert_allclose(ours, logits_of(native(weights, WeightType.FLOAT32), tokens), rtol=1e-5, atol=0.2)
 
 
 def test_hidden_states_when_embedded_then_those_of_torch() -> None:
@@ -128,5 +152,6 @@ def test_real_model_when_quantised_then_perplexity_kept(smollm2_path: Path) -> N
     weights = ModelFile.open(smollm2_path).weights
     tokens, theirs = text_logits(smollm2_path, reference(weights))
     _, ours = text_logits(smollm2_path, native(weights))
-    assert relative_error(ours, theirs) < 0.05
-    assert perplexity(tokens, ours) <= 1.01 * perplexity(tokens, theirs)
+    assert relative_error(ours, theirs) < 0.001
+    assert np.array_equal(ours.argmax(1), theirs.argmax(1))
+    assert perplexity(tokens, ours) <= 1.001 * perplexity(tokens, theirs)

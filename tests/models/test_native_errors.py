@@ -91,7 +91,7 @@ BLOCKS, BLOCK_TOKENS = 4, 8
         (Batch([1], [Segment([0], 0, 0)], [0]), "a segment of 0 tokens"),
         (Batch([1, 2], [Segment([0], 0, 1)], [0]), "segments of 1 tokens for 2"),
         (Batch([1], [Segment([0], 0, 1)], [1]), "output 1 is not of a batch of 1 tokens"),
-        (Batch([1], [Segment([0], 0, 1, adapter=1)], [0]), "no adapters"),
+        (Batch([1], [Segment([0], 0, 1, adapter=1)], [0]), "adapter 1 is not loaded"),
     ],
 )
 def test_batch_when_impossible_then_refused_and_the_next_runs(batch: Batch, said: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from serving.serving_echo import EchoEngine
@@ -34,6 +35,20 @@ async def test_life_then_each_change_is_told_once() -> None:
         ReplicaStatus(ReplicaState.READY, ""),
         ReplicaStatus(ReplicaState.DRAINING, ""),
     ]
+
+
+def test_stages_when_loaded_then_each_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that comes again is counted once, with the sum; progress within a stage does not end it."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    replica: Replica[TextEngine] = Replica()
+    for stage, percent in (("reading", None), ("packing", 1), ("packing", 60), ("reading", None)):
+        now += 0.25
+        replica.progress(stage, percent)
+    now += 1
+    replica.loaded(EchoEngine(step_seconds=0))
+    replica.drain()
+    assert replica.stages == {"starting": 250, "reading": 1250, "packing": 500}
 
 
 async def test_work_when_not_loaded_then_it_is_refused() -> None:

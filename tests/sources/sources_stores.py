@@ -1,7 +1,8 @@
-"""Servers of the protocols of S3 and of the Hugging Face hub, small and real: objects, listings, ranges, ETags."""
+"""Servers of the protocols of S3, the Hugging Face hub and OCI registries, small and real: listings, ranges, ETags."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from sources.sources_fetcher import digest_of
 from typing_extensions import override
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,6 +30,18 @@ class Store:
     authorizations: set[str | None] = field(default_factory=set)
     refuse: int = 0
     """Status of all answers, if not 0."""
+    login: str = ""
+    """Authorization that the token server of a registry requires; empty: none, and no token either."""
+    token: str = ""
+    token_requests: int = 1000
+    """Number of requests for which each token is accepted; the handler counts them in `accepted`."""
+    accepted: int = 0
+    blobs: dict[str, str] = field(default_factory=dict)
+    """Names of files by digest, where they are not those of the content."""
+    elsewhere: str = ""
+    """URL of the server to which a registry redirects requests for blobs; empty: it has them."""
+    manifest: bytes = b""
+    """Manifest of all tags, if not empty."""
     cut: int = 0
     """Number of the next answers with content that end after half of it."""
 
@@ -124,6 +138,59 @@ class HubHandler(_Handler):
             self._file(unquote(path).removeprefix(f"/org/model/resolve/{COMMIT}/"))
         else:
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+
+class RegistryHandler(_Handler):
+    """Manifests and blobs of one repository, `org/model`, for clients with a token.
+
+    The tag `v1` has all files, a tag with the name of a file has that one.
+    """
+
+    @override
+    def answer(self, path: str, query: dict[str, list[str]]) -> None:
+        store, authorization = self.store, self.headers.get("Authorization")
+        if path == "/token":
+            store.accepted = 0
+            allowed = authorization == store.login and query["scope"] == ["repository:org/model:pull"]
+            self._answer(200 if allowed else 401, json.dumps({"token": store.token}).encode() if allowed else b"")
+        elif store.login and (authorization != f"Bearer {store.token}" or store.accepted >= store.token_requests):
+            challenge = f'Bearer realm="{store.url}/token",service="test",scope="repository:org/model:pull"'
+            self._answer(401, b"{}", {"WWW-Authenticate": challenge})
+        elif path.startswith("/v2/org/model/blobs/") and store.elsewhere:
+            self._answer(307, b"", {"Location": store.elsewhere + path})
+        elif path.startswith("/v2/org/model/blobs/"):
+            store.accepted += 1
+            blobs = {digest_of(content): name for name, content in store.files.items()} | store.blobs
+            self._file(blobs.get(path.rpartition("/")[2], ""))
+        else:
+            store.accepted += 1
+            tag = path.removeprefix("/v2/org/model/manifests/")
+            names = [name for name in sorted(store.files) if tag in ("v1", name)]
+            body = store.manifest or manifest_of({name: store.files[name] for name in names})
+            self._answer(200 if names or store.manifest else 404, body, {"Content-Type": MANIFEST})
+
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+TITLE = "org.opencontainers.image.title"
+
+
+def manifest_of(files: dict[str, bytes]) -> bytes:
+    """Return the manifest that `oras push` writes for the files."""
+    empty = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
+    layers = [
+        {
+            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "digest": digest_of(content),
+            "size": len(content),
+            "annotations": {TITLE: name},
+        }
+        for name, content in files.items()
+    ]
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": empty, "layers": layers}).encode()
+
+
+def login_of(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from sources.sources_fetcher import Fetcher
 from sources.sources_origin import Origin, Proxy, proxying
 
 from headrace.errors import SourceNotAllowed
-from headrace.sources.https import _check
+from headrace.sources.connections import _check
 
 EMBEDDED = ("::ffff:7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "64:ff9b::a9fe:a9fe")
 """This machine and its link, in the forms in which IPv6 carries IPv4."""

@@ -23,6 +23,7 @@ DIGEST = "sha256:" + "0" * 64
         ("https://host?token=/secret@x", "https://host"),
         ("https://[::1/model.gguf?token=secret", "https://[::1/model.gguf"),
         ("package://dist@1.0/dir/model.gguf", "package://dist@1.0/dir/model.gguf"),
+        ("oci://host:5000/org/model@sha256:0", "oci://host:5000/org/model@sha256:0"),
         ("file:///models/model.gguf", "file:///models/model.gguf"),
     ],
 )
@@ -35,6 +36,7 @@ def test_redacted_for_a_uri_then_shows_no_secret(uri: str, shown: str) -> None:
     [
         ("https://host/dir/model.gguf?token=secret", "model.gguf"),
         ("package://dist@1.0/dir/model.gguf", "model.gguf"),
+        ("oci://host:5000/org/model:v1", "model_v1"),
         ("file:///dir/..", "model"),
         ("file:///dir/.headrace.json", "headrace.json"),
         ("file:///dir/a b%2F", "a_b_2F"),

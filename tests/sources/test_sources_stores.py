@@ -1,20 +1,24 @@
-"""s3:// and hf://: files and directories of a store, fetched by the real program from a real server."""
+"""s3://, hf:// and oci://: files and directories of a store, fetched by the real program from a real server."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sources.sources_fetcher import Fetcher, digest_of
-from sources.sources_stores import COMMIT, HubHandler, S3Handler, Store, serving
+from sources.sources_stores import COMMIT, HubHandler, RegistryHandler, S3Handler, Store, login_of, serving
 
 SECRET = "hush-hush-hush"
 BIG = bytes(range(256)) * 80_000
 """20 MB: several pieces."""
 DIRECTORY = {"config.json": b"{}", "model.safetensors": BIG, "tokenizer.json": b'{"a": 1}'}
+
+
+HANDLERS = {"s3": S3Handler, "hf": HubHandler, "oci": RegistryHandler}
 
 
 @dataclass
@@ -29,17 +33,22 @@ class Case:
     """Of names in `Store.files`."""
 
 
-@pytest.fixture(params=["s3", "hf"])
+@pytest.fixture(params=["s3", "hf", "oci"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
-    handler = S3Handler if request.param == "s3" else HubHandler
-    with serving(handler) as store:
+    with serving(HANDLERS[request.param]) as store:
         environment = {"HF_ENDPOINT": store.url, "HF_TOKEN": SECRET, "HF_HOME": str(tmp_path / "hf")}
         environment |= {"AWS_ENDPOINT_URL": store.url, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": SECRET}
+        host, login = store.url.removeprefix("http://"), login_of("me", SECRET)
+        environment |= {"OCI_PLAIN_HTTP": host, "DOCKER_AUTH_CONFIG": json.dumps({"auths": {host: {"auth": login}}})}
+        store.login, store.token = f"Basic {login}", f"token-{SECRET}"
         fetcher = Fetcher(tmp_path / "models", tmp_path, {**environment, "AWS_REGION": "eu-west-1"})
         if request.param == "s3":
             made = Case(
                 store, fetcher, "s3://bucket/smol/v1/", "s3://bucket/smol/v1/model.safetensors", "bucket/smol/v1/"
             )
+        elif request.param == "oci":
+            repository = f"oci://{host}/org/model"
+            made = Case(store, fetcher, f"{repository}:v1", f"{repository}:model.safetensors", "")
         else:
             made = Case(store, fetcher, "hf://org/model@main", "hf://org/model@main/model.safetensors", "")
         store.files = {made.prefix + name: content for name, content in DIRECTORY.items()}

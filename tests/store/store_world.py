@@ -23,6 +23,7 @@ from headrace.agent.errors import AgentUnavailable
 from headrace.store.client import Store
 from headrace.store.keys import ObjectClass
 from headrace_node.server import AgentServer
+from headrace_node.settings import KEEPER_SOCKET
 from headrace_node.store import memory
 from headrace_node.store.accounts import Limits
 from headrace_node.store.keeping import NO_KEEPER, Keeper, Keeping
@@ -113,7 +114,8 @@ class Program:
 @contextlib.contextmanager
 def keeper_process(path: Path) -> Iterator[Program]:
     """Run a keeper, listening."""
-    with Program("-m", "headrace_node.keeper", path) as program:
+    assert path.name == KEEPER_SOCKET
+    with Program("-m", "headrace_node.main", "keeper", "--socket-directory", path.parent) as program:
         wait_for_agent(path, program)
         yield program
 

@@ -100,6 +100,20 @@ def test_agent_when_killed_with_keeper_then_no_object_is_lost(tmp_path: Path) ->
             assert all(bytes(store.get(each.key).memory) == bytes([n]) * 5000 for n, each in enumerate(held))
 
 
+def test_keeper_when_restarted_then_it_gets_all_objects_again(tmp_path: Path) -> None:
+    """With the next change of the store; what was deleted meanwhile is not among them."""
+    path, keeper = tmp_path / "a.sock", tmp_path / "keeper.sock"
+    with keeper_process(keeper) as first, agent_process(path, keeper) as agent, Store(path) as store:
+        kept, removed = (store.put(ObjectClass.UPDATES, bytes([number]) * 5000) for number in range(2))
+        first.kill()
+        store.delete(removed.key)
+        with keeper_process(keeper):
+            later = store.put(ObjectClass.UPDATES, b"later")
+            agent.kill()
+            with agent_process(path, keeper):
+                assert {each.key for each in store.objects()} == {kept.key, later.key}
+
+
 @pytest.mark.parametrize("point", ["created", "half written", "written", "sealed"])
 def test_agent_when_killed_at_any_point_then_whole_or_absent(tmp_path: Path, point: str) -> None:
     path, keeper = tmp_path / "a.sock", tmp_path / "keeper.sock"

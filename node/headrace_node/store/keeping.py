@@ -28,9 +28,11 @@ class Record:
     """Bytes of the segment."""
     pinned: bool = False
     """Whether it is exempt from eviction."""
+    name: str | None = None
+    """By which `ObjectStore.obtain` finds it, unique in its tenant and class."""
 
     @property
-    def name(self) -> str:
+    def kept_as(self) -> str:
         """Its name at the keeper."""
         return f"{self.tenant}/{self.key}"
 
@@ -68,19 +70,25 @@ NO_KEEPER = NoKeeper()
 class Keeper:
     """A keeper process (`headrace_node.keeper`) at a socket.
 
-    If it fails, the store works on, and objects end with the agent. Raises AgentUnavailable if it does not listen.
+    If it fails, the store works on, and objects end with the agent. With the next change after it was restarted, it
+    gets all of them again. Raises AgentUnavailable if it does not listen.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = AgentConnection(path)
+        self._kept: dict[str, tuple[Record, int]] = {}
+        """What the keeper is to hold; the descriptors belong to the store, which forgets an object before it closes."""
 
     def keep(self, record: Record, fd: int) -> None:
         """Send the descriptor to the keeper."""
-        self._call("keep", {"name": record.name, "record": asdict(record)}, fd)
+        self._kept[record.kept_as] = record, fd
+        self._call("keep", {"name": record.kept_as, "record": asdict(record)}, fd)
 
     def forget(self, record: Record) -> None:
         """Let the keeper close its descriptor."""
-        self._call("forget", {"name": record.name})
+        self._kept.pop(record.kept_as, None)
+        self._call("forget", {"name": record.kept_as})
 
     def kept(self) -> Iterator[tuple[Record, int]]:
         """Receive the descriptors, in the order of keeping. Raises AgentError."""
@@ -91,16 +99,24 @@ class Keeper:
                 return
             after = received.body["last"]
             for fields, fd in zip(received.body["records"], received.fds, strict=True):
-                yield Record(**{**fields, "object_class": ObjectClass(fields["object_class"])}), fd
+                record = Record(**{**fields, "object_class": ObjectClass(fields["object_class"])})
+                self._kept[record.kept_as] = record, fd
+                yield record, fd
 
     def close(self) -> None:
         """End the connection; the keeper goes on keeping."""
         self._connection.close()
 
     def _call(self, verb: str, fields: dict[str, Any], *fds: int) -> None:
-        if self._connection.closed:
-            return
         try:
+            if self._connection.closed:
+                self._connect_again()
             self._connection.call(verb, fields, fds)
         except AgentError as error:
             log.warning("an object is not kept for the agent's next start: %s", error)
+
+    def _connect_again(self) -> None:
+        """Connect to a restarted keeper, and hand over all objects. Raises AgentError."""
+        self._connection = AgentConnection(self._path)
+        for record, fd in self._kept.values():
+            self._connection.call("keep", {"name": record.kept_as, "record": asdict(record)}, (fd,))

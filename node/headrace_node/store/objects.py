@@ -23,6 +23,7 @@ from headrace_node.store import memory
 from headrace_node.store.accounts import Accounts, Limits, Scope
 from headrace_node.store.keeping import NO_KEEPER, Keeping, Record
 from headrace_node.store.memory import PageKind
+from headrace_node.store.names import Names, ObjectName
 from headrace_node.store.pool import SegmentPool
 
 DRAFTS_PER_SESSION = 64
@@ -41,6 +42,7 @@ class Draft:
     size: int
     memory_bytes: int
     digest: str | None
+    name: ObjectName | None
     fd: int = -1
     """-1 until the segment is made."""
 
@@ -95,6 +97,7 @@ class ObjectStore:
         self._deleted: list[Stored] = []
         """No longer found, but still leased or mapped."""
         self._drafts: dict[int, Draft] = {}
+        self._names = Names()
         self._numbers = itertools.count(1)
         self._hashing = asyncio.Semaphore(_HASHES)
         self._refills: set[asyncio.Task[None]] = set()
@@ -118,8 +121,28 @@ class ObjectStore:
         self._deleted.clear()
         self.pool.close()
 
+    async def obtain(self, session: int, name: ObjectName, size: int) -> Stored | Draft | None:
+        """Lease the object of a name, or make its draft; None: another session is still making it.
+
+        Raises InvalidObject, StoreFull.
+        """
+        if not await self._names.unmade(name, session):
+            return None
+        key = self._names.key(name)
+        if key is not None:
+            return self.get(session, name.tenant, key)
+        self.counters.misses[name.tenant] += 1
+        return await self.create(session, name.tenant, name.object_class, size, name=name)
+
     async def create(
-        self, session: int, tenant: str, object_class: ObjectClass, size: int, digest: str | None
+        self,
+        session: int,
+        tenant: str,
+        object_class: ObjectClass,
+        size: int,
+        digest: str | None = None,
+        *,
+        name: ObjectName | None = None,
     ) -> Draft:
         """Make a draft of `size` bytes. Raises InvalidObject, StoreFull."""
         if size < 1:
@@ -128,9 +151,11 @@ class ObjectStore:
             raise StoreFull(f"the session has {DRAFTS_PER_SESSION} drafts", hint="Seal or abort some")
         rounded = self.pool.rounded(size)
         self._make_room(tenant, object_class, rounded)
-        draft = Draft(next(self._numbers), session, tenant, object_class, size, rounded, digest)
+        draft = Draft(next(self._numbers), session, tenant, object_class, size, rounded, digest, name)
         self._drafts[draft.number] = draft
         self.accounts.add(tenant, object_class, rounded)
+        if name is not None:
+            self._names.begin(name, session)
         try:
             fd = await self.pool.take(rounded)
         except OSError as error:
@@ -142,7 +167,8 @@ class ObjectStore:
             os.close(fd)
             raise ObjectNotFound("the draft was discarded")
         draft.fd = fd
-        self._start_refill(rounded)
+        if object_class is not ObjectClass.WEIGHTS:  # a model's are stored once: the next segment would lie idle
+            self._start_refill(rounded)
         return draft
 
     async def seal(self, session: int, number: int) -> Stored:
@@ -168,6 +194,7 @@ class ObjectStore:
             await self._verify(draft, draft.digest)
         if self._drafts.pop(number, None) is None:
             raise ObjectNotFound("the draft was discarded")
+        self._names.end(draft.name)
         return self._store(draft)
 
     def get(self, session: int, tenant: str, key: str) -> Stored:
@@ -203,8 +230,7 @@ class ObjectStore:
     def delete(self, tenant: str, key: str) -> None:
         """Remove an object; its memory is freed when the last lease and mapping end. Raises ObjectNotFound."""
         stored = self._found(tenant, key)
-        del self._objects[tenant, key]
-        self._keeping.forget(stored.record)
+        self._remove(stored.record)
         self._deleted.append(stored)
         self.sweep()
 
@@ -235,13 +261,18 @@ class ObjectStore:
                     excess -= gain
             if excess > 0:
                 raise _full(scope, object_class, size)
-        for key, stored in victims.items():
-            self._evict(key, stored)
+        for stored in victims.values():
+            self._evict(stored)
         self._trim_pool(size)
 
-    def _evict(self, key: tuple[str, str], stored: Stored) -> None:
-        del self._objects[key]
-        self._keeping.forget(stored.record)
+    def _remove(self, record: Record) -> None:
+        """Let an object no longer be found."""
+        del self._objects[record.tenant, record.key]
+        self._names.remove(record)
+        self._keeping.forget(record)
+
+    def _evict(self, stored: Stored) -> None:
+        self._remove(stored.record)
         self.counters.evictions[stored.record.tenant, stored.record.object_class] += 1
         self._close(stored)
 
@@ -275,6 +306,7 @@ class ObjectStore:
     def _discard(self, draft: Draft) -> None:
         """Drop a draft. Its memory is not cut, which would kill a creator that still writes (SIGBUS), but counted."""
         del self._drafts[draft.number]
+        self._names.end(draft.name)
         if draft.fd < 0:
             self.accounts.remove(draft.tenant, draft.object_class, draft.memory_bytes)
             return
@@ -301,6 +333,7 @@ class ObjectStore:
         stored = _stored(draft, key[1])
         if existing is None:
             self._objects[key] = stored
+            self._names.add(stored.record)
             self.counters.puts[draft.tenant, draft.object_class] += 1
             self._keeping.keep(stored.record, stored.fd)
         else:
@@ -318,6 +351,7 @@ class ObjectStore:
             os.close(fd)
             return
         self._objects[record.tenant, record.key] = Stored(record, fd)
+        self._names.add(record)
         self.accounts.add(record.tenant, record.object_class, record.memory_bytes)
         self.counters.adopted += 1
 
@@ -340,7 +374,8 @@ def _stored(draft: Draft, key: str) -> Stored:
     """Return the object of a draft; its descriptor becomes one for reading only."""
     fd = memory.opened(draft.fd, os.O_RDONLY)
     os.close(draft.fd)
-    return Stored(Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes), fd)
+    name = None if draft.name is None else draft.name.text
+    return Stored(Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name), fd)
 
 
 def _evicting_frees(scope: Scope, stored: Stored) -> int:

@@ -7,10 +7,11 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from headrace.agent.errors import InvalidMessage
-from headrace.store.keys import checked_class, checked_digest, checked_key
+from headrace.store.keys import checked_class, checked_digest, checked_key, checked_name
 from headrace_node.server import AgentServer, Reply, Session
 from headrace_node.store import memory
-from headrace_node.store.objects import ObjectStore, Stored
+from headrace_node.store.names import ObjectName
+from headrace_node.store.objects import Draft, ObjectStore, Stored
 
 _PAGE = 100
 """Objects of one reply of `store.list`."""
@@ -29,6 +30,7 @@ class StoreVerbs:
         """Add the verbs `store.*`."""
         for handler in (
             self.create,
+            self.obtain,
             self.seal,
             self.abort,
             self.get,
@@ -46,7 +48,19 @@ class StoreVerbs:
         draft = await self._store.create(
             session.number, session.tenant, checked_class(message.get("class")), _integer(message, "size"), digest
         )
-        return Reply({"draft": draft.number}, (memory.opened(draft.fd, os.O_RDWR),))
+        return _drafted(draft)
+
+    async def obtain(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
+        """Lease the object `name` (SHA-256 of what it is made of) of `class`, or make a draft of it of `size` bytes.
+
+        An empty reply: another session is making it; call again.
+        """
+        self._watch(session)
+        name = ObjectName(session.tenant, checked_class(message.get("class")), checked_name(message.get("name")))
+        found = await self._store.obtain(session.number, name, _integer(message, "size"))
+        if found is None:
+            return Reply()
+        return _drafted(found) if isinstance(found, Draft) else _leased(found)
 
     async def seal(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
         """Turn `draft` into an object, and lease it."""
@@ -111,6 +125,10 @@ def described(stored: Stored) -> dict[str, Any]:
         "leases": stored.leases.total(),
         "pinned": record.pinned,
     }
+
+
+def _drafted(draft: Draft) -> Reply:
+    return Reply({"draft": draft.number}, (memory.opened(draft.fd, os.O_RDWR),))
 
 
 def _leased(stored: Stored) -> Reply:

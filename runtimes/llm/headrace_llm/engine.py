@@ -1,9 +1,9 @@
-"""The asynchronous engine: a thread that steps the model, and queues between it and the event loop.
+"""The asynchronous engine: what the serving shell calls, on the event loop.
 
-Requests come in through an inbox, and the results of a step go out in one wake-up of the event loop, for any number of
-requests. The decoder releases the interpreter while it computes; meanwhile the loop serves HTTP and turns the tokens of
-the step before into text (`Answer`). So a stop string is found while the next step runs: the engine's thread learns of
-it as of a cancellation, and the token that it may have computed too many is dropped.
+A thread steps the model (`thread.EngineThread`). The decoder releases the interpreter while it computes; meanwhile the
+loop serves HTTP and turns the tokens of the step before into text (`Answer`). So a stop string is found while the next
+step runs: the engine's thread learns of it as of a cancellation, and the token that it may have computed too many is
+dropped.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -36,14 +35,14 @@ from headrace.serving.engine import (
 )
 from headrace.serving.errors import (
     ContextLengthExceeded,
-    EngineDied,
     InvalidRequest,
-    ModelNotFound,
     Saturated,
-    UnsupportedParameter,
 )
 from headrace.serving.metrics import gauge
+from headrace.store.client import Store
+from headrace_llm.adapters import EngineAdapters, LoadedAdapter
 from headrace_llm.answer import Answer
+from headrace_llm.embedding import EmbeddingRequest
 from headrace_llm.loading import load_decoder
 from headrace_llm.options import EngineOptions
 from headrace_llm.request import Request
@@ -52,12 +51,15 @@ from headrace_llm.sampling.sampler import Sampler
 from headrace_llm.scheduler.core import Scheduler
 from headrace_llm.sequence import Sequence
 from headrace_llm.speculation import PromptLookup
-from headrace_llm.stepper import Result, Stepper, failure
+from headrace_llm.stepper import Stepper, failure
+from headrace_llm.thread import EngineThread, dead
 from headrace_models.decoder import Decoder
 from headrace_models.model_file import ModelFile
 from headrace_models.tokenizer import ModelTokenizer
 
 log = logging.getLogger(__name__)
+
+SomeRequest = TypeVar("SomeRequest", Request, EmbeddingRequest)
 
 QUEUE_PER_SLOT = 4
 """Queued requests per running one: enough to keep the batch full; further requests wait in the gateway."""
@@ -67,30 +69,31 @@ class LLMEngine:
     """Serves one model. Made by `load_model`; implements `headrace.serving.engine.TextEngine`."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: ModelTokenizer, scheduler: Scheduler, *, model_len: int, speculation: bool
+        self,
+        decoder: Decoder,
+        tokenizer: ModelTokenizer,
+        scheduler: Scheduler,
+        *,
+        model_len: int,
+        speculation: bool,
+        store: Store | None = None,
     ) -> None:
         self.model_len = model_len
         self.capacity = scheduler.max_running * (1 + QUEUE_PER_SLOT)
         self.counters = EngineCounters()
-        self.healthy = True
         self.vocabulary = tokenizer.vocabulary
         self.longest_token = tokenizer.longest_token
         self._decoder = decoder
+        self._store = store
         self._tokenizer = tokenizer
         self._scheduler = scheduler
         self._stepper = Stepper(decoder, scheduler, self.counters)
         self._speculation = speculation
+        self._thread = EngineThread(self._stepper, decoder)
+        self._adapters = EngineAdapters(decoder.config, self._thread.set_adapter)
         self._constraints = ConstraintCompiler(tokenizer)
-        self._inbox: list[Request] = []
-        self._left: list[Request] = []
-        """Requests whose client has left, or whose answer has ended by a stop string."""
-        self._wake = threading.Condition()
-        """Guards the two lists and `_stopping`; the inbox takes nothing once `healthy` is False."""
-        self._stopping = False
         self._admitted = 0
         """Admitted requests that have not ended; changed on the event loop only."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @classmethod
     def load_model(
@@ -102,8 +105,11 @@ class LLMEngine:
         threads: int | None,
         progress: Progress,
         options: EngineOptions | None = None,
+        store: Store | None = None,
     ) -> LLMEngine:
         """Load the weights and return an engine. Blocks for up to a second; call it in a thread.
+
+        With a `store`, the weights are kept in it beyond the life of this process. It belongs to the engine.
 
         Raises InvalidModel for tensors that contradict the header, and CannotStart if there is not enough memory or
         the options contradict each other.
@@ -125,9 +131,22 @@ class LLMEngine:
                 dtype=options.dtype,
                 threads=threads or len(os.sched_getaffinity(0)),
                 progress=progress,
+                store=store,
             )
             decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
-            return cls(decoder, tokenizer.result(), scheduler, model_len=model_len, speculation=options.speculation)
+            return cls(
+                decoder,
+                tokenizer.result(),
+                scheduler,
+                model_len=model_len,
+                speculation=options.speculation,
+                store=store,
+            )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can serve requests."""
+        return self._thread.healthy
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`."""
@@ -150,38 +169,59 @@ class LLMEngine:
         return self._tokenizer.tool_constraint(tool_use, template_options)
 
     async def embed(self, prompts: Iterable[tuple[int, ...]]) -> list[array[float]]:
-        """Reject embeddings."""
-        del prompts
-        raise _unsupported("input")
+        """Return one vector per prompt: [width] of type code "f", of length 1.
+
+        Pooled as the model's file says, the mean by default. The prompts share the batch with running answers; they
+        count as one request, with as many prompts in the batch as there may be requests.
+
+        Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied, RequestFailed.
+        """
+        prompts = list(prompts)
+        for prompt in prompts:
+            self._check(prompt, longest=self.model_len, param="input")
+        room = asyncio.Semaphore(self._scheduler.max_running)
+        self._admitted += 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                vectors = [tasks.create_task(self._embed(prompt, room)) for prompt in prompts]
+        except* HeadraceError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._admitted -= 1
+        return [vector.result() for vector in vectors]
 
     async def load_adapter(self, name: str, path: Path) -> None:
-        """Reject adapters."""
-        del name, path
-        raise _unsupported("path")
+        """Load a LoRA adapter: PEFT's directory, or a GGUF file. Requests name it in `GenerationRequest.adapter`.
+
+        Raises InvalidRequest if the name is taken, the adapter does not fit the model, or there is no room for it.
+        """
+        await self._adapters.load(name, path)
 
     async def unload_adapter(self, name: str) -> None:
-        """Reject the name: no adapter is loaded."""
-        raise ModelNotFound(f"the adapter {name!r} is not loaded", param="name")
+        """Unload an adapter; requests that use it end first. Raises ModelNotFound if it is not loaded."""
+        self._adapters.unload(name)
 
     def adapters(self) -> tuple[str, ...]:
-        """Return no names."""
-        return ()
+        """Return the names of the loaded adapters."""
+        return self._adapters.names
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a finish reason; closing the iterator cancels within one step.
 
-        Raises Saturated, InvalidRequest (a prompt that does not fit), EngineDied, RequestFailed.
+        Raises Saturated, InvalidRequest (a prompt that does not fit), ModelNotFound (the adapter), EngineDied,
+        RequestFailed.
         """
         answer = Answer(self._tokenizer, request.stop, cursors=request.cursors, special_tokens=request.special_tokens)
         length = len(request.prompt_tokens) + len(request.answer_tokens)
-        self._check(request, length)
+        self._check(request.prompt_tokens + request.answer_tokens, longest=self.model_len - 1, param="messages")
         answer.resume(request.answer_tokens)
+        adapter = self._adapters.acquire(request.adapter) if request.adapter else None
         self._admitted += 1
         admitted: Request | None = None
         ended = False
         try:
             constraint = await self._compile(request)
-            admitted = self._admit(request, answer.ends, constraint)
+            admitted = self._admit(lambda: self._request(request, answer.ends, constraint, adapter))
             while not ended:
                 update = await admitted.outbox.get()
                 if isinstance(update, HeadraceError):
@@ -206,10 +246,9 @@ class LLMEngine:
         finally:
             self._admitted -= 1
             if admitted is not None:
-                admitted.cancelled = not ended
-                with self._wake:
-                    self._left.append(admitted)
-                    self._wake.notify()
+                self._thread.leave(admitted, cancelled=not ended)
+            if adapter is not None:
+                self._adapters.release(adapter)
 
     def load(self) -> Load:
         """Return how busy the engine is."""
@@ -237,17 +276,15 @@ class LLMEngine:
 
     async def close(self) -> None:
         """Stop the thread after its present step; requests that still run end with EngineDied."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        await self._thread.close()
         self._decoder.close()
+        if self._store is not None:
+            self._store.close()
 
     def _uncomputed_tokens(self) -> int:
         scheduler = self._scheduler
-        sequences = [*scheduler.running, *scheduler.waiting, *(each.sequence for each in self._inbox)]
-        return sum(sequence.pending for sequence in sequences)
+        pending = sum(sequence.pending for sequence in (*scheduler.running, *scheduler.waiting))
+        return pending + self._thread.uncomputed_tokens
 
     async def _compile(self, request: GenerationRequest) -> ConstraintMatcher | None:
         """Return the state of the request's constraint. Raises InvalidRequest."""
@@ -258,47 +295,65 @@ class LLMEngine:
             matcher.advance(token)
         return matcher
 
-    def _admit(self, given: GenerationRequest, ends: frozenset[int], constraint: ConstraintMatcher | None) -> Request:
+    async def _embed(self, prompt: tuple[int, ...], room: asyncio.Semaphore) -> array[float]:
+        async with room:
+            # Nothing of the prompt may come from the prefix cache: it has no hidden states.
+            sequence = Sequence(list(prompt), reports_prompt=True, embeds=True)
+            request = self._admit(lambda: EmbeddingRequest(sequence, self._decoder.config.pooling))
+            ended = False
+            try:
+                update = await request.outbox.get()
+                ended = True
+                if isinstance(update, HeadraceError):
+                    raise update
+                return request.vector()
+            finally:
+                self._thread.leave(request, cancelled=not ended)
+
+    def _admit(self, make: Callable[[], SomeRequest]) -> SomeRequest:
+        """Make a request and give it to the engine's thread."""
         try:
-            request = self._request(given, ends, constraint)
+            request = make()
         except Exception as error:
             raise failure(error) from error
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._thread.start()
-        with self._wake:
-            if not self.healthy:  # checked again under the lock: the thread no longer reads the inbox
-                raise _dead()
-            self._inbox.append(request)
-            self._wake.notify()
+        self._thread.admit(request)
         return request
 
-    def _check(self, request: GenerationRequest, length: int) -> None:
-        """Refuse what cannot be computed. `length`: tokens of the prompt and of the answer so far."""
-        prompt = request.prompt_tokens
+    def _check(self, tokens: tuple[int, ...], *, longest: int, param: str) -> None:
+        """Refuse what cannot be computed. `tokens`: those of the prompt and of the answer so far."""
         if not self.healthy:
-            raise _dead()
-        if not prompt:
+            raise dead()
+        if not tokens:
             raise InvalidRequest("the prompt is empty", param="prompt")
-        tokens = prompt + request.answer_tokens
         if not 0 <= min(tokens) <= max(tokens) < self.vocabulary:
             raise InvalidRequest(f"a token id is not from 0 to {self.vocabulary - 1}", param="prompt")
-        if length >= self.model_len:
+        if len(tokens) > longest:
             raise ContextLengthExceeded(
-                f"the prompt has {length} tokens, and the model takes {self.model_len} with the answer",
-                param="messages",
+                f"the prompt has {len(tokens)} tokens, and the model takes {self.model_len} with the answer",
+                param=param,
                 hint="Shorten it, or raise spec.runtime.llm.maxModelLen",
             )
         if self._admitted >= self.capacity:
             raise Saturated(f"{self._admitted} requests are running or waiting, the maximum of this replica")
 
-    def _request(self, given: GenerationRequest, ends: frozenset[int], constraint: ConstraintMatcher | None) -> Request:
+    def _request(
+        self,
+        given: GenerationRequest,
+        ends: frozenset[int],
+        constraint: ConstraintMatcher | None,
+        adapter: LoadedAdapter | None,
+    ) -> Request:
         """Return the engine's side of a request. Whatever is wrong with its values raises here."""
         prompt = array("I", given.prompt_tokens).tolist()
         tokens = [*prompt, *given.answer_tokens]
         return Request(
             given=given,
-            sequence=Sequence(tokens, salt=_salt(given), reports_prompt=given.prompt_logprobs is not None),
+            sequence=Sequence(
+                tokens,
+                salt=_salt(given.tenant, adapter),
+                adapter=adapter.index if adapter else 0,
+                reports_prompt=given.prompt_logprobs is not None,
+            ),
             sampler=Sampler(
                 given.sampling,
                 vocabulary=self.vocabulary,
@@ -315,68 +370,7 @@ class LLMEngine:
             lookup=PromptLookup() if self._speculation else None,
         )
 
-    def _run(self) -> None:
-        """The engine thread."""
-        try:
-            while self._take_in():
-                self._deliver(self._stepper.step())
-        except Exception as error:
-            # No other thread can answer the waiting requests; the process reports itself as not alive.
-            log.exception("the engine died")
-            self._die(EngineDied(f"the engine died: {type(error).__name__}: {error}"))
-        else:
-            self._die(EngineDied("the engine is stopping"))
 
-    def _take_in(self) -> bool:
-        """Take new requests and those that have ended; wait if there is no work. False: stop."""
-        with self._wake:
-            while not (self._inbox or self._left or self._stepper.requests or self._stopping):
-                self._wake.wait()
-            arrived, self._inbox = self._inbox, []
-            left, self._left = self._left, []
-        for request in arrived:
-            self._stepper.add(request)
-        for request in left:
-            self._stepper.remove(request, cancelled=request.cancelled)
-        return not self._stopping
-
-    def _deliver(self, results: list[Result]) -> None:
-        """Deliver a step's results to the event loop in one wake-up."""
-
-        def put() -> None:
-            for result in results:
-                result.request.outbox.put_nowait(result.content)
-
-        if results:
-            self._on_loop(put)
-
-    def _die(self, error: EngineDied) -> None:
-        with self._wake:
-            self.healthy = False
-            orphans = [*self._stepper.requests.values(), *self._inbox]
-
-        def put() -> None:
-            for request in orphans:
-                request.outbox.put_nowait(error)
-
-        self._on_loop(put)
-
-    def _on_loop(self, callback: Callable[[], None]) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            log.debug("the event loop is closed; the results of this step are dropped")
-
-
-def _dead() -> EngineDied:
-    return EngineDied("the engine has died", hint="The replica is being restarted")
-
-
-def _unsupported(param: str) -> UnsupportedParameter:
-    return UnsupportedParameter(f"`{param}` is not supported by this engine", param=param, hint="Leave it out")
-
-
-def _salt(request: GenerationRequest) -> bytes:
+def _salt(tenant: str, adapter: LoadedAdapter | None) -> bytes:
     """Return what keeps apart the cached prefixes of tenants, and those of adapters."""
-    return blake2b(f"{request.tenant}\0{request.adapter}".encode(), digest_size=16).digest()
+    return blake2b(f"{tenant}\0{adapter.serial if adapter else 0}".encode(), digest_size=16).digest()

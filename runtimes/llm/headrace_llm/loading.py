@@ -8,10 +8,12 @@ from importlib.util import find_spec
 
 from headrace.errors import CannotStart
 from headrace.serving.engine import Progress
+from headrace.store.client import Store
 from headrace_models.decoder import Decoder
+from headrace_models.kept_weights import KeptWeights, WeightStage
 from headrace_models.model_file import ModelFile
 from headrace_models.native.build import NoNativeLibrary
-from headrace_models.native.packing import WeightType
+from headrace_models.native.packing import Packer, WeightType, pack
 from headrace_models.native_decoder import NativeDecoder
 
 log = logging.getLogger(__name__)
@@ -26,15 +28,33 @@ class DType(StrEnum):
     """Exact to the reference implementation, and slower."""
 
 
-def load_decoder(file: ModelFile, *, dtype: DType, threads: int, progress: Progress) -> Decoder:
-    """Return a decoder with the model's weights. Raises InvalidModel, CannotStart."""
+def load_decoder(
+    file: ModelFile, *, dtype: DType, threads: int, progress: Progress, store: Store | None = None
+) -> Decoder:
+    """Return a decoder with the model's weights, mapped from the store if one is given.
+
+    Raises InvalidModel, CannotStart.
+    """
+    stage = WeightStage.LOADING
+
+    def begin(begun: WeightStage) -> None:
+        nonlocal stage
+        stage = begun
+        progress(stage, None)
 
     def loaded(percent: int) -> None:
-        progress("loading-weights", percent)
+        progress(stage, percent)
 
     weight_type = WeightType.FLOAT32 if dtype is DType.FLOAT32 else WeightType.STORED
+    packer: Packer = pack
+    if store is None:
+        begin(stage)
+    else:
+        packer = KeptWeights(store, begin)
     try:
-        decoder = NativeDecoder.load(file.weights, threads=threads, progress=loaded, weight_type=weight_type)
+        decoder = NativeDecoder.load(
+            file.weights, threads=threads, progress=loaded, weight_type=weight_type, packer=packer
+        )
     except NoNativeLibrary as error:
         if find_spec("torch") is None:
             raise CannotStart(

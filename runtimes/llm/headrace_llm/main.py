@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 MAX_PORT = 65535
+STANDBY = "standby"
 SPIN_COUNT = "10000"
 """How long torch's threads spin for each other (GOMP_SPINCOUNT). The library's default stalls for a second at
 a time when two replicas share two cores. Measured, a step alone / of each of two, p50 (worst): its own 28 ms / 115 ms
@@ -19,6 +20,9 @@ a time when two replicas share two cores. Measured, a step alone / of each of tw
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(argv)
+    if options.command == STANDBY:
+        arguments = _standby(options.descriptor)
+        return 0 if arguments is None else main(arguments)
     gc.disable()  # until the engine is loaded: objects of imports stay, and need not be traversed
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported
     from headrace_llm.server import LLMSettings, serve  # noqa: PLC0415 - `--help` does not wait for a server's imports
@@ -38,6 +42,16 @@ def main(argv: list[str] | None = None) -> int:
         speculation=options.speculation,
     )
     return serve(settings, options.host, options.port, lambda: _greet(settings.model, options.host, options.port))
+
+
+def _standby(descriptor: int) -> list[str] | None:
+    """Load what any model needs, then wait for the arguments; None if the process is not needed any more."""
+    gc.disable()
+    from headrace.standby import await_launch  # noqa: PLC0415 - only a warm process needs it
+    from headrace_llm.warming import load_libraries  # noqa: PLC0415 - see main
+
+    load_libraries()
+    return await_launch(descriptor)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_positive, metavar="N", help="threads that compute (default: as many as usable cores)"
     )
     _add_engine_options(serve)
+    standby = commands.add_parser(
+        STANDBY, help="load libraries, and wait for a launch on a socket (local mode uses it)"
+    )
+    standby.add_argument("descriptor", type=int, metavar="FD", help="of a connected Unix socket")
     return parser
 
 
@@ -142,7 +160,7 @@ def _greet(model: str, host: str, port: int) -> None:
     if Identity.of(os.environ) is not None:
         return
     url = f"http://{host}:{port}/v1"
-    messages = [{"role": "user", "content": "Which city is the capital of France?"}]
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
     body = json.dumps({"model": model, "messages": messages, "temperature": 0})
     print(f"{model} listens on {url}. Try:\n  curl {url}/chat/completions -d '{body}'", flush=True)  # noqa: T201 - it is said to a person
 

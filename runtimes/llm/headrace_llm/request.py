@@ -49,6 +49,11 @@ class Request:
     """Whether its client has left before the answer's end."""
 
     @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.given.prompt_tokens)
+
+    @property
     def complete(self) -> bool:
         """Whether the constraint allows nothing after the tokens so far."""
         return self.constraint is not None and self.constraint.complete

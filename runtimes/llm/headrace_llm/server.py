@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.agent.errors import AgentError
+from headrace.environment import AGENT_SOCKET
 from headrace.serving.engine import Progress, TextEngine
 from headrace.serving.lifecycle import Runtime, run
 from headrace.serving.text import text_handlers
+from headrace.store.client import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
             ),
+            store=_store(),
         )
 
     runtime: Runtime[TextEngine] = Runtime(
@@ -69,3 +77,15 @@ def serve(settings: LLMSettings, host: str, port: int, on_ready: Callable[[], No
         on_ready=on_ready,
     )
     return run(runtime, host, port)
+
+
+def _store() -> Store | None:
+    """Return the object store of this node; None if the pod has no volume of the node agent, or no agent runs."""
+    path = os.environ.get(AGENT_SOCKET)
+    if not path:
+        return None
+    try:
+        return Store(Path(path))
+    except AgentError as error:
+        log.warning("the weights are loaded for this process alone: %s", error)
+        return None

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from headrace.errors import HeadraceError
 from headrace.serving.engine import EngineCounters
 from headrace.serving.errors import RequestFailed
+from headrace_llm.embedding import EmbeddingRequest
 from headrace_llm.request import Request, Update
 from headrace_llm.scheduler.core import Chunk, Scheduler
 from headrace_llm.sequence import Sequence
@@ -22,6 +24,8 @@ from headrace_llm.speculation import MAX_ROWS
 from headrace_models.decoder import Batch, Decoder, Floats, Segment
 
 log = logging.getLogger(__name__)
+
+AnyRequest = Request | EmbeddingRequest
 
 RATE_SMOOTHING = 0.2
 """Weight of the newest step in the reported step time and rate."""
@@ -31,7 +35,7 @@ RATE_SMOOTHING = 0.2
 class Result:
     """What a step has for a request: an update, or the error that ends it."""
 
-    request: Request
+    request: AnyRequest
     content: Update | HeadraceError
 
 
@@ -39,7 +43,7 @@ class Stepper:
     """The admitted requests and their steps. Used by one thread; counters and rates may be read by others."""
 
     def __init__(self, decoder: Decoder, scheduler: Scheduler, counters: EngineCounters) -> None:
-        self.requests: dict[Sequence, Request] = {}
+        self.requests: dict[Sequence, AnyRequest] = {}
         self.step_seconds = 0.0
         self.rate = 0.0
         """Generated tokens per second."""
@@ -47,13 +51,13 @@ class Stepper:
         self._scheduler = scheduler
         self._counters = counters
 
-    def add(self, request: Request) -> None:
+    def add(self, request: AnyRequest) -> None:
         """Queue a request."""
         self.requests[request.sequence] = request
         self._scheduler.add(request.sequence)
-        self._counters.prompt_tokens += len(request.given.prompt_tokens)
+        self._counters.prompt_tokens += request.prompt_length
 
-    def remove(self, request: Request, *, cancelled: bool) -> None:
+    def remove(self, request: AnyRequest, *, cancelled: bool) -> None:
         """Forget a request, if it has not ended in a step before."""
         if self.requests.pop(request.sequence, None) is not None:
             self._scheduler.remove(request.sequence)
@@ -101,7 +105,16 @@ class Stepper:
             left -= len(sequence.drafts)
 
     def _forward(self, chunks: Items[Chunk]) -> list[tuple[Chunk, Floats]]:
-        """Compute a batch; return the logits of each chunk, [chunk.outputs, vocabulary]."""
+        """Compute a batch; return each chunk with its logits, [chunk.outputs, vocabulary], or its hidden states."""
+        chunks = sorted(chunks, key=lambda chunk: chunk.sequence.adapter)  # rows of an adapter are computed together
+        outputs: list[tuple[Chunk, Floats]] = []
+        for kind, forward in ((EmbeddingRequest, self._decoder.embed), (Request, self._decoder.step)):
+            part = [chunk for chunk in chunks if isinstance(self.requests[chunk.sequence], kind)]
+            outputs += self._compute(part, forward) if part else []
+        return outputs
+
+    @staticmethod
+    def _compute(chunks: Items[Chunk], forward: Callable[[Batch], Floats]) -> list[tuple[Chunk, Floats]]:
         tokens: list[int] = []
         wanted: list[int] = []
         segments: list[Segment] = []
@@ -109,11 +122,11 @@ class Stepper:
             tokens += chunk.tokens
             wanted += range(len(tokens) - chunk.outputs, len(tokens))
             segments.append(Segment(chunk.sequence.blocks, chunk.start, chunk.count, chunk.sequence.adapter))
-        logits = self._decoder.step(Batch(tokens, segments, wanted))
+        computed = forward(Batch(tokens, segments, wanted))
         outputs: list[tuple[Chunk, Floats]] = []
         first = 0
         for chunk in chunks:
-            outputs.append((chunk, logits[first : first + chunk.outputs]))
+            outputs.append((chunk, computed[first : first + chunk.outputs]))
             first += chunk.outputs
         return outputs
 
@@ -136,8 +149,10 @@ class Stepper:
             self._decoder.step(Batch([0], [Segment(blocks, 0, 1)], [0]))
         return outputs, [self._failed(self.requests[chunk.sequence], error) for chunk, error in faults]
 
-    def _advance(self, request: Request, chunk: Chunk, rows: Floats) -> Update | None:
+    def _advance(self, request: AnyRequest, chunk: Chunk, rows: Floats) -> Update | None:
         """Sample after a computed chunk; return what it adds to the answer, None within a prompt."""
+        if isinstance(request, EmbeddingRequest):
+            return self._embed(request, chunk, rows)
         if request.sequence.reports_prompt:
             request.score_prompt(rows, chunk.start)
         if not chunk.samples:
@@ -158,7 +173,15 @@ class Stepper:
         scored, request.prompt_logprobs = tuple(request.prompt_logprobs), []
         return Update(tuple(sampled), request.complete, cached, scored)
 
-    def _failed(self, request: Request, error: Exception) -> Result:
+    def _embed(self, request: EmbeddingRequest, chunk: Chunk, hidden: Floats) -> Update | None:
+        request.pool(hidden, chunk.start)
+        self._scheduler.commit(chunk, [])
+        if not chunk.samples:
+            return None
+        self.remove(request, cancelled=False)
+        return Update((), complete=True, cached_tokens=0, prompt_logprobs=())
+
+    def _failed(self, request: AnyRequest, error: Exception) -> Result:
         """End a request that the engine cannot compute; other requests continue."""
         del self.requests[request.sequence]
         self._scheduler.remove(request.sequence)
@@ -168,6 +191,7 @@ class Stepper:
         counters, cache = self._counters, self._scheduler.cache.counters
         counters.steps += 1
         counters.step_tokens += sum(chunk.count for chunk in chunks)
+        counters.adapter_tokens += sum(chunk.count for chunk in chunks if chunk.sequence.adapter)
         counters.generated_tokens += sampled
         counters.prefix_queries, counters.prefix_hits = cache.prefix_queries, cache.prefix_hits
         counters.preemptions = self._scheduler.preemptions

@@ -13,6 +13,14 @@ class Activation(StrEnum):
     GELU_TANH = "gelu-tanh"
 
 
+class Pooling(StrEnum):
+    """How the hidden states of a text become its embedding."""
+
+    MEAN = "mean"
+    LAST = "last"
+    """That of the last token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """The shape of a decoder of any supported family: families differ in these values only. Sizes are counts.
@@ -53,6 +61,7 @@ class DecoderConfig:
     """RoPE's base of layers with a window; 0: `rope_theta` (Gemma 3 has another)."""
     tied: bool = True
     """Whether the output matrix is the embedding."""
+    pooling: Pooling = Pooling.MEAN
 
     @property
     def score_factor(self) -> float:

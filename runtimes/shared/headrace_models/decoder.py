@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_models.adapters import Adapter
 from headrace_models.config import DecoderConfig
 
 Floats = NDArray[np.float32]
@@ -76,6 +77,9 @@ class Decoder(Protocol):
 
     def embed(self, batch: Batch) -> Floats:
         """Compute a batch like `step`, and return the normed last hidden states of all its tokens: [tokens, width]."""
+
+    def set_adapter(self, index: int, adapter: Adapter | None) -> None:
+        """Set what `Segment.adapter` = `index` (from 1) means; None frees it. Between two steps only."""
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, destination) within the cache, in this order."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import InvalidModel
-from headrace_models.config import DecoderConfig
+from headrace_models.config import DecoderConfig, Pooling
 from headrace_models.encodings import TensorType
 from headrace_models.families import ARCHITECTURES, Family, windows
 from headrace_models.gguf import GGUFFile
@@ -24,6 +24,8 @@ ROPE_FACTORS = "rope_freqs.weight"
 """Llama 3's divisors of the rotation frequencies: a tensor that is part of the configuration."""
 _GEMMA3_27B_LAYERS = 62
 """Gemma 3 27B scales its scores by the width per head, and its files do not say so. llama.cpp uses this number, too."""
+
+_POOLINGS: Mapping[object, Pooling] = {0: Pooling.MEAN, 1: Pooling.MEAN, 3: Pooling.LAST}
 
 _READ = frozenset(
     {
@@ -39,6 +41,7 @@ _READ = frozenset(
         "context_length",
         "embedding_length",
         "feed_forward_length",
+        "pooling_type",
         "rope.dimension_count",
         "rope.freq_base",
         "rope.freq_base_swa",
@@ -126,7 +129,18 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         windows=sizes,
         window_rope_theta=_window_rope_theta(header, family),
         tied="output.weight" not in tensors,
+        pooling=_pooling(header),
     )
+
+
+def _pooling(header: _Header) -> Pooling:
+    """Return the pooling of embeddings (llama.cpp's `llama_pooling_type`); a model of text names none, or NONE."""
+    kind = header.get("pooling_type", 0)
+    if isinstance(kind, bool) or kind not in _POOLINGS:
+        raise header.invalid(
+            f"{header.name('pooling_type')} = {str(kind)[:80]}", hint="This is not supported: 1 (mean) and 3 (last) are"
+        )
+    return _POOLINGS[kind]
 
 
 def _windows(header: _Header, family: Family, layers: int) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ def hf_weights(directory: Path, config: DecoderConfig, stored: Mapping[str, Stor
     offset = ARCHITECTURES[config.family].norm_offset
     tensors = {}
     for original, tensor in stored.items():
-        name = _name(original, config)
+        name = gguf_name(original, config)
         if original.endswith(_ROTATION) or (name == "output.weight" and config.tied):
             continue
         raw = RawTensor(name, tensor.shape, tensor.type, tensor.data)
@@ -83,8 +83,8 @@ def hf_weights(directory: Path, config: DecoderConfig, stored: Mapping[str, Stor
     return ModelWeights.checked(directory, config, tensors)
 
 
-def _name(name: str, config: DecoderConfig) -> str:
-    """Return the name in GGUF; an unknown one stays, and is refused by it."""
+def gguf_name(name: str, config: DecoderConfig) -> str:
+    """Return the name in GGUF of a tensor of transformers; an unknown one stays, and is refused by it."""
     found = _LAYER.fullmatch(name)
     if not found:
         return _NAMES.get(name, name)

@@ -3,7 +3,8 @@
 A step is one call of the library, which releases the GIL. Exactness: every element of every result is computed by the
 same sequence of operations whatever else the batch has, so chunked, batched and resumed runs are bit-identical to runs
 alone; the number of threads and the layout of blocks change nothing either. With quantised weights, activations are
-quantised to 8 bits in groups of 32, as llama.cpp does; with `WeightType.FLOAT32` nothing is rounded below float32.
+rounded to 16 bits in groups of 32 and products are exact integers; with `WeightType.FLOAT32` nothing is rounded below
+float32.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace_models.adapters import Adapter
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
 from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, isa, native
-from headrace_models.native.packing import InvalidPackedWeights, WeightType, check_packed, pack
+from headrace_models.native.lora import PackedAdapter
+from headrace_models.native.packing import InvalidPackedWeights, Packer, WeightType, check_packed, pack
 from headrace_models.weights import ModelWeights
 
-_SEGMENT_FIELDS = 4
+_SEGMENT_FIELDS = 5
 
 
 class NativeDecoder:
@@ -56,15 +59,21 @@ class NativeDecoder:
             )
         self._cache: NDArray[np.uint8] = np.empty((0, 0, 0), dtype=np.uint8)
         self._block_tokens = 0
+        self._adapters: dict[int, PackedAdapter] = {}
         self._logits: Floats = np.empty(0, dtype=np.float32)
 
     @classmethod
     def load(
-        cls, weights: ModelWeights, *, threads: int, progress: Callable[[int], None], weight_type: WeightType
+        cls,
+        weights: ModelWeights,
+        *,
+        threads: int,
+        progress: Callable[[int], None],
+        weight_type: WeightType,
+        packer: Packer = pack,
     ) -> Self:
-        """Pack the weights into memory of this process and open them. `progress` gets a percentage."""
-        packed = pack(weights, threads=threads, weight_type=weight_type)
-        progress(100)
+        """Pack the weights and open them, by default in memory of this process. `progress` gets a percentage."""
+        packed = packer(weights, threads=threads, weight_type=weight_type, progress=progress)
         half = weight_type is WeightType.STORED and any(
             tensor.type.name != "F32" for tensor in weights.tensors.values() if len(tensor.shape) > 1
         )
@@ -103,6 +112,15 @@ class NativeDecoder:
         self._compute(batch, None, hidden)
         return hidden
 
+    def set_adapter(self, index: int, adapter: Adapter | None) -> None:
+        """Set what `Segment.adapter` = `index` (from 1) means; None frees it. Between two steps only."""
+        packed = None if adapter is None else PackedAdapter(adapter, self.config.layers)
+        arguments = None if packed is None else packed.arguments
+        self._check(native().headrace_set_adapter(self._handle, index, arguments, self._error, ERROR_BYTES))
+        self._adapters.pop(index, None)  # only now: the library held its addresses
+        if packed is not None:
+            self._adapters[index] = packed
+
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, destination) within the cache, in this order."""
         for source, destination in pairs:
@@ -129,8 +147,6 @@ class NativeDecoder:
         self._packed = np.empty(0, dtype=np.uint8)
 
     def _compute(self, batch: Batch, outputs: NDArray[np.int32] | None, out: Floats) -> None:
-        if any(segment.adapter for segment in batch.segments):
-            raise ValueError("the native decoder has no adapters")
         if not self._block_tokens:
             raise ValueError("no cache is allocated")
         tokens = np.array(batch.tokens, dtype=np.int32)
@@ -139,7 +155,7 @@ class NativeDecoder:
         segments = np.empty((len(tables), _SEGMENT_FIELDS), dtype=np.int32)
         first = 0
         for row, table, segment in zip(segments, tables, batch.segments, strict=True):
-            row[:] = first, len(table), segment.start, segment.count
+            row[:] = first, len(table), segment.start, segment.count, segment.adapter
             first += len(table)
         arguments = NativeBatch(
             tokens.ctypes.data,

@@ -10,12 +10,14 @@ on the same weights (tested).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch.nn import functional
 
+from headrace_models.adapters import ADAPTED, Adapter
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan, Segment
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
@@ -65,6 +67,7 @@ class TorchDecoder:
         self.kv_bytes_per_token = 2 * config.layers * config.kv_heads * config.head_dim * torch.float32.itemsize
         self._keys = self._values = torch.empty(0)
         self._block_tokens = 0
+        self._adapters: dict[int, list[_LayerAdapter]] = {}
 
     def allocate_cache(self, blocks: int, block_tokens: int) -> None:
         """Allocate the KV cache. Raises CannotStart if it cannot fit."""
@@ -83,6 +86,12 @@ class TorchDecoder:
         hidden = self._compute(batch)
         with torch.inference_mode():
             return self._normed(hidden, self._norm).numpy()
+
+    def set_adapter(self, index: int, adapter: Adapter | None) -> None:
+        """Set what `Segment.adapter` = `index` (from 1) means; None frees it. Between two steps only."""
+        self._adapters.pop(index, None)
+        if adapter is not None:
+            self._adapters[index] = [_layer_adapter(adapter, layer) for layer in range(self.config.layers)]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, destination) within the cache, in this order."""
@@ -126,14 +135,21 @@ class TorchDecoder:
         hidden = functional.embedding(torch.tensor(list(batch.tokens)), self._embedding) * self.config.embedding_scale
         for index, layer in enumerate(self._layers):
             normed = self._normed(hidden, layer.attention_norm)
-            queries, keys, values = self._project(normed, layer, window_rope if layer.window else rope)
+            adapted = self._adapted(index, batch.segments)
+            queries, keys, values = self._project(normed, layer, window_rope if layer.window else rope, adapted)
             self._keys[index, blocks, :, offsets] = keys
             self._values[index, blocks, :, offsets] = values
             attended = self._attend(index, queries, batch.segments, tables)
             added = functional.linear(attended, layer.output)
+            adapted.add("attn_output", attended, added)
             hidden = hidden + self._normed(added, layer.post_attention_norm)
-            gate, up = functional.linear(self._normed(hidden, layer.ffn_norm), layer.gate_up).chunk(2, dim=-1)
-            added = functional.linear(self._activated(gate) * up, layer.down)
+            normed = self._normed(hidden, layer.ffn_norm)
+            gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
+            adapted.add("ffn_gate", normed, gate)
+            adapted.add("ffn_up", normed, up)
+            gated = self._activated(gate) * up
+            added = functional.linear(gated, layer.down)
+            adapted.add("ffn_down", gated, added)
             hidden = hidden + self._normed(added, layer.post_ffn_norm)
         return hidden
 
@@ -151,15 +167,32 @@ class TorchDecoder:
                 return functional.gelu(gate, approximate="tanh")
 
     def _project(
-        self, normed: torch.Tensor, layer: _Layer, rope: _Rotation
+        self, normed: torch.Tensor, layer: _Layer, rope: _Rotation, adapted: _Adapted
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries [tokens, heads, head], keys and values [tokens, kv heads, head]; rotated, except values."""
         config = self.config
         qkv = functional.linear(normed, layer.qkv, layer.qkv_bias)
+        sizes = [config.heads * config.head_dim, *[config.kv_heads * config.head_dim] * 2]
+        for name, part in zip(("attn_q", "attn_k", "attn_v"), torch.split(qkv, sizes, dim=1), strict=True):
+            adapted.add(name, normed, part)
         heads = qkv.view(qkv.shape[0], config.heads + 2 * config.kv_heads, config.head_dim)
         queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
         queries, keys = self._normed(queries, layer.query_norm), self._normed(keys, layer.key_norm)
         return rope.rotated(queries), rope.rotated(keys), values
+
+    def _adapted(self, layer: int, segments: Sequence[Segment]) -> _Adapted:
+        """Return the adapters of a batch's rows. Raises ValueError for one that is not set."""
+        ends = list(accumulate(segment.count for segment in segments))
+        missing = {segment.adapter for segment in segments} - {0, *self._adapters}
+        if missing:
+            raise ValueError(f"adapter {min(missing)} is not loaded")
+        return _Adapted(
+            [
+                (slice(end - segment.count, end), self._adapters[segment.adapter][layer])
+                for end, segment in zip(ends, segments, strict=True)
+                if segment.adapter
+            ]
+        )
 
     def _attend(
         self, layer: int, queries: torch.Tensor, segments: Sequence[Segment], tables: list[torch.Tensor]
@@ -206,6 +239,29 @@ class _Rotation:
         half = heads.shape[-1] // 2
         turned = torch.cat((-heads[..., half:], heads[..., :half]), dim=-1)
         return heads * self.cos + turned * self.sin
+
+
+_LayerAdapter = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""A [rank, columns] and B [rows, rank], by the matrix in a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapted:
+    """The rows of a batch that have an adapter, in one layer."""
+
+    rows: Sequence[tuple[slice, _LayerAdapter]]
+
+    def add(self, name: str, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Add B (A x) to the outputs of a matrix, in place. inputs: [tokens, columns]; outputs: [tokens, rows]."""
+        for rows, adapter in self.rows:
+            if name in adapter:
+                a, b = adapter[name]
+                outputs[rows] += functional.linear(functional.linear(inputs[rows], a), b)
+
+
+def _layer_adapter(adapter: Adapter, layer: int) -> _LayerAdapter:
+    pairs = {name: adapter.matrices.get(f"blk.{layer}.{name}.weight") for name in ADAPTED}
+    return {name: (torch.from_numpy(pair.a), torch.from_numpy(pair.b)) for name, pair in pairs.items() if pair}
 
 
 def _layer(loader: WeightLoader, config: DecoderConfig, index: int) -> _Layer:

@@ -5,6 +5,8 @@ A reason is part of the API, because alerts depend on it. The docstring of a con
 
 from __future__ import annotations
 
+from typing import Final
+
 GROUP = "headrace.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -12,6 +14,10 @@ CATEGORY = "headrace"
 FIELD_MANAGER = "headrace-operator"
 NODE_DRIVER = "node.headrace.dev"
 """CSI driver of the inline volumes that hold the node agent's socket."""
+KEEP_NOTHING: Final = "Nothing"
+KEEP_WEIGHTS: Final = "Weights"
+KEEP_PROCESS: Final = "Process"
+"""Values of `spec.scaling.coldStart.keep`."""
 MODEL_DEPLOYMENT = "ModelDeployment"
 """Kind of the resource that serves a model."""
 

@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import islice
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_EXTRA_FIELDS = 32
 """Bound of what is kept of a replica's load besides the fields that all engines report."""
+MAX_STAGES = 16
+"""Bound of the stages that a replica reports; an engine has about five."""
 UNCOMPUTED_TOKENS = "uncomputed_tokens"
 """Field of the LLM engine's load: tokens of its admitted requests that are not computed yet."""
 _EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -123,6 +125,10 @@ class ReplicaReport(Message):
     stage: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
     """Stage while Loading: `starting`, `loading-weights`, `warming-up`. It is shown to waiting clients."""
     percent: int | None = Field(default=None, ge=0, le=100)
+    stages: dict[Annotated[str, Field(max_length=64)], Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict, max_length=MAX_STAGES
+    )
+    """How long the stages of loading took that have ended, in milliseconds, in their order."""
     capacity: int = Field(default=1, ge=1)
     """Requests that the replica accepts at the same time (running and queued inside); a gateway sends no more."""
     load: Load = Load()

@@ -98,10 +98,7 @@ class LocalCluster:
     async def stop(self, grace_seconds: float) -> None:
         """Terminate every pod with its grace period, at most this one."""
         self._stopping = True
-        pods = self._pods.all()
-        for pod in pods:
-            pod.terminate()
-        ending = [asyncio.create_task(pod.gone()) for pod in pods]
+        ending = [asyncio.create_task(pod.gone()) for pod in self._pods.terminate()]
         if ending:
             _, late = await asyncio.wait(ending, timeout=grace_seconds)
             if late:

@@ -17,6 +17,7 @@ from headrace import environment
 from headrace.broker.config import Credentials
 from headrace.errors import CannotStart
 from headrace.local.supervised import Supervised
+from headrace.local.variables import component_variables
 from headrace.process import Process, spawn
 from headrace.programs import find_program
 
@@ -90,7 +91,7 @@ def gateway(listener: socket.socket, state: Path, log: Path, nats_url: str, cred
     }
 
     async def start() -> Process:
-        return spawn(command, {**os.environ, **login}, log, pass_fds=(listener.fileno(),))
+        return spawn(command, {**component_variables(), **login}, log, pass_fds=(listener.fileno(),))
 
     return Supervised("gateway", start)
 

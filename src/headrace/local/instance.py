@@ -244,6 +244,8 @@ class _Instance:
             models_directory=str(self._home.models).replace("$", "$$"),  # in a template, `$$` is a dollar sign
             allow_loopback_sources=self._options.allow_loopback_sources,
             runs_images=False,
+            node_agent=True,
+            warm_processes=True,
         )
 
     def _reconnected(self) -> None:

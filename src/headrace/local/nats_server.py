@@ -11,7 +11,6 @@ present connections.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -22,6 +21,7 @@ from headrace.broker.server import find_nats_server, until_ready
 from headrace.files import write_private
 from headrace.local.home import InstanceHome
 from headrace.local.supervised import Supervised
+from headrace.local.variables import component_variables
 from headrace.process import Process, spawn
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class NatsServer:
     async def _start(self) -> Process:
         known = self._users
         self._write_config(known)
-        process = spawn([self._program, "--config", str(self._config)], os.environ, self._errors)
+        process = spawn([self._program, "--config", str(self._config)], component_variables(), self._errors)
         try:
             hint = f"See {self._server.log} and {self._errors}"
             await until_ready(process, LOOPBACK, self._server.port, READY_SECONDS, hint=hint)

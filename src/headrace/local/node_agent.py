@@ -17,6 +17,7 @@ from headrace.agent.admin import SOCKET_NAME, AdminClient
 from headrace.errors import HeadraceError
 from headrace.local.home import InstanceHome
 from headrace.local.supervised import Supervised
+from headrace.local.variables import component_variables
 from headrace.process import Process, spawn
 from headrace.programs import find_program
 
@@ -30,6 +31,10 @@ READY_SECONDS = 10.0
 POLL_SECONDS = 0.02
 RETRY_SECONDS = 1.0
 GRACE_SECONDS = 5.0
+MEMORY_SHARE = 2
+"""Of the machine's memory, the share that objects may use: as a tmpfs by default. It is not reserved."""
+POOL_BYTES = 128 << 20
+"""Ready segments; an eighth of the store, the agent's own default, would be too much of a laptop's memory."""
 
 
 class NodeAgent:
@@ -102,5 +107,15 @@ class NodeAgent:
         program = find_program("headrace-node", hint="Install it: pip install 'headrace[node]'")
         command = [program, part, "--socket-directory", str(self._directory)]
         if part == "agent":
-            command += ["--keeper"]
-        return spawn(command, os.environ, self._log)
+            command += ["--keeper", *_store_options()]
+        return spawn(command, component_variables(), self._log)
+
+
+def _store_options() -> list[str]:
+    """Return the agent's options for a store in which models keep their weights; all namespaces are one person's."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MEMORY_SHARE
+    return [
+        *("--store-bytes", str(memory)),
+        *("--tenant-bytes", str(memory)),
+        *("--pool-bytes", str(min(POOL_BYTES, memory))),
+    ]

@@ -21,9 +21,10 @@ from headrace import environment
 from headrace.api.vocabulary import ROUTABLE_GATE
 from headrace.local.index import ObjectIndex
 from headrace.local.probes import LIVENESS, PROBES, READINESS, STARTUP, Probe
+from headrace.local.standby import StandbyPool
 from headrace.local.template import ConfigError, Launch, launch_of
 from headrace.local.volumes import Directories, make_volumes, remove_files
-from headrace.process import Process, spawn
+from headrace.process import Process
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.world import Manifest, ObjectKey
 from headrace.termination import FALLBACK_BYTES, FALLBACK_LINES, MAX_BYTES, quotes_log
@@ -81,7 +82,13 @@ class LocalPod:
     """One pod. Its workload's controller creates it and receives its changes through the index."""
 
     def __init__(
-        self, manifest: Manifest, index: ObjectIndex, directories: Directories, address: str, backoff: Backoff
+        self,
+        manifest: Manifest,
+        index: ObjectIndex,
+        directories: Directories,
+        address: str,
+        backoff: Backoff,
+        standby: StandbyPool,
     ) -> None:
         self.key = ObjectKey.of(manifest)
         owner = manifest["metadata"]["ownerReferences"][0]
@@ -90,6 +97,7 @@ class LocalPod:
         self._manifest = {**manifest, "metadata": {**manifest["metadata"], "creationTimestamp": timestamp(time.time())}}
         self._address = address
         self._backoff = backoff
+        self._standby = standby
         stem = f"{self.key.namespace}.{self.key.name}"
         self._home, directory = directories.home, directories.pods
         self._agent_volume = None if directories.agent is None else directories.agent / self.key.namespace
@@ -228,7 +236,7 @@ class LocalPod:
             self.log.replace(self.previous_log)
         self._termination_message.write_bytes(b"")
         variables = {**launch.variables, environment.TERMINATION_MESSAGE_PATH: str(self._termination_message)}
-        return spawn(launch.command, variables, self.log)
+        return self._standby.start(self.spec, Launch(launch.command, variables), self.log)
 
     async def _watch(self) -> int:
         """Probe the process until it exits; end it with its grace period on termination or a failed liveness probe."""

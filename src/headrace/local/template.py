@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from headrace.control.world import ChildRefused
+from headrace.environment import SOURCES_SECRET
 from headrace.local.fields import check_fields
 from headrace.local.node import node_name
 from headrace.local.probes import PROBES, Probe
+from headrace.local.variables import source_variables
 from headrace.local.volumes import check_volumes, replace_mount_paths
 from headrace.reconcile.world import Manifest
 
@@ -46,7 +48,7 @@ _CONTAINER_FIELDS = frozenset(
 )
 _CONTAINER_SKIPPED = frozenset({"image", "imagePullPolicy", "resources", "securityContext", "stdin", "tty"})
 _INHERITED = re.compile(
-    r"HOME|USER|LANG|LC_.*|TZ|TMPDIR|PIP_.*|AWS_.*|HF_ENDPOINT|HF_TOKEN|SSL_CERT_.*|REQUESTS_CA_BUNDLE"
+    r"HOME|USER|LANG|LC_.*|TZ|TMPDIR|PIP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE"
     r"|(?i:https?_proxy|no_proxy|all_proxy)"
     r"|OMP_.*|MKL_.*|OPENBLAS_.*|NVPL_.*|CUDA_.*|LD_LIBRARY_PATH|HEADRACE_LIFE|XDG_.*"
 )
@@ -98,9 +100,9 @@ def launch_of(pod: Manifest, lookup: Lookup, mounts: Mapping[str, Path]) -> Laun
         mounts: the directory of each mounted volume, by mount path.
     """
     container = pod["spec"]["containers"][0]
-    variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-    own = str(Path(sys.executable).parent)
-    variables["PATH"] = f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    given: dict[str, str] = {}
+    if any(source.get("secretRef", {}).get("name") == SOURCES_SECRET for source in container.get("envFrom", [])):
+        given = source_variables()  # those of the Secret take precedence
     defined: dict[str, str] = {}
     for source in container.get("envFrom", []):
         defined.update(_all_of(source, lookup))
@@ -111,7 +113,14 @@ def launch_of(pod: Manifest, lookup: Lookup, mounts: Mapping[str, Path]) -> Laun
             defined[variable["name"]] = value
     words = (*container["command"], *container.get("args", []))
     command = [expanded(replace_mount_paths(word, mounts), defined) for word in words]
-    return Launch(command, {**variables, **defined})
+    return Launch(command, {**machine_variables(), **given, **defined})
+
+
+def machine_variables() -> dict[str, str]:
+    """Return the variables of any pod, those that describe the machine."""
+    variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+    own = str(Path(sys.executable).parent)
+    return {**variables, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from headrace.local.fields import check_fields
 from headrace.local.index import ObjectIndex
 from headrace.local.node import node_name
 from headrace.local.pods import ON_FAILURE, Backoff, LocalPod
+from headrace.local.standby import StandbyPool
 from headrace.local.template import check_pod_spec
 from headrace.local.volumes import Directories
 from headrace.reconcile.world import Manifest, ObjectKey
@@ -41,6 +42,7 @@ class PodSet:
         self._backoff = backoff
         self._addresses = Addresses(secrets.randbelow(1 << 22))
         self._pods: dict[ObjectKey, LocalPod] = {}
+        self._standby = StandbyPool(index, directories.pods)
 
     def make(self, owner: Manifest) -> LocalPod:
         """Start a pod of the owner's template."""
@@ -68,10 +70,19 @@ class PodSet:
             "spec": _pod_spec(owner),
         }
         ports = [port["containerPort"] for port in template["spec"]["containers"][0].get("ports", [])]
-        pod = LocalPod(manifest, self._index, self._directories, self._addresses.take(ports), self._backoff)
+        address = self._addresses.take(ports)
+        pod = LocalPod(manifest, self._index, self._directories, address, self._backoff, self._standby)
         self._pods[pod.key] = pod
         pod.start()
         return pod
+
+    def terminate(self) -> list[LocalPod]:
+        """Terminate every pod, and end the warm processes; return the pods."""
+        self._standby.stop()
+        pods = self.all()
+        for pod in pods:
+            pod.terminate()
+        return pods
 
     def of(self, owner: ObjectKey) -> list[LocalPod]:
         """Return the owner's pods, oldest first, including terminating ones."""

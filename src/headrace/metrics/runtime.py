@@ -54,6 +54,8 @@ STEPS = "headrace_runtime_steps"
 """Counter: steps of the engine."""
 STEP_TOKENS = "headrace_runtime_step_tokens"
 """Counter: tokens computed in these steps, of prompts and output. Divided by the steps: the mean batch size."""
+ADAPTER_TOKENS = "headrace_runtime_adapter_tokens"
+"""Counter: of these, tokens of requests with a LoRA adapter."""
 CANCELLED = "headrace_runtime_requests_cancelled"
 """Counter: requests that were cancelled because the client disconnected or the grace period ended."""
 

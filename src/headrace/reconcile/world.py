@@ -122,7 +122,12 @@ class Settings:
     reads it at its start."""
     pod_security: bool = False
     """Whether pods set the user of headrace's images."""
-    allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "file"})
+    node_agent: bool = False
+    """Whether nodes have a node agent. Where one is missing after all, pods with its volume do not start in a cluster,
+    and load their weights from files in local mode."""
+    warm_processes: bool = False
+    """Whether the world keeps warm processes, which pods become."""
+    allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "oci", "file"})
     allow_loopback_sources: bool = False
 
 

@@ -86,6 +86,8 @@ class RuntimeProfile:
     """An image of headrace, or the reference of another image."""
     command: tuple[str, ...]
     """Command; empty: the image's entrypoint. Required in local mode."""
+    standby: bool = False
+    """Whether `COMMAND standby FD` is a warm process (`headrace.standby`)."""
     arguments: Callable[[Launch], Sequence[str]] = _no_arguments
     """Returns the arguments; empty: the arguments of the image."""
     model_variables: bool = False

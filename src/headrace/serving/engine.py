@@ -148,6 +148,8 @@ class EngineCounters:
     prefix_hits: int = 0
     """Of these, tokens whose keys and values were cached."""
     preemptions: int = 0
+    adapter_tokens: int = 0
+    """Of `step_tokens`, those of requests with a LoRA adapter."""
     drafted: int = 0
     """Tokens that speculation proposed."""
     accepted: int = 0
@@ -240,8 +242,10 @@ class Engine(Protocol):
     capacity: int
     """Requests that it accepts at once, running and queued."""
     counters: EngineCounters
-    healthy: bool
-    """False if it can serve no requests and the process must be restarted."""
+
+    @property
+    def healthy(self) -> bool:
+        """False if it can serve no requests and the process must be restarted."""
 
     def load(self) -> Load:
         """Return how busy the engine is now; what it reports of its own is added by `Load.with_extra`."""

@@ -138,6 +138,9 @@ class _ReplicaCollector(Collector):
         yield counter(self._model, names.ACCEPTED_TOKENS, "Proposed tokens that were confirmed.", counters.accepted)
         yield counter(self._model, names.STEPS, "Steps of the engine.", counters.steps)
         yield counter(self._model, names.STEP_TOKENS, "Tokens computed in steps.", counters.step_tokens)
+        yield counter(
+            self._model, names.ADAPTER_TOKENS, "Tokens computed with a LoRA adapter.", counters.adapter_tokens
+        )
         yield counter(self._model, names.CANCELLED, "Requests that ended early.", counters.cancelled)
         if replica.engine is not None:
             yield from replica.engine.metrics(self._model)

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from headrace.events.messages import Load, ReplicaState
+from headrace.events.messages import MAX_STAGES, Load, ReplicaState
 from headrace.serving.engine import Engine
 from headrace.serving.errors import Draining, EngineDied, NotLoaded
 
@@ -55,6 +55,9 @@ class Replica(Generic[AnyEngine]):
     def __init__(self) -> None:
         self.status = ReplicaStatus()
         self.started = time.time()
+        self.stages: dict[str, int] = {}
+        """How long each stage of loading took that has ended, milliseconds."""
+        self._stage_began = time.monotonic()
         self.ready_seconds: float | None = None
         """From the start to Ready; None until then."""
         self.engine: AnyEngine | None = None
@@ -155,5 +158,13 @@ class Replica(Generic[AnyEngine]):
 
     def _set_status(self, standing: ReplicaStatus) -> None:
         if standing != self.status:
+            if standing.stage != self.status.stage and self.status.state is ReplicaState.LOADING:
+                self._end_stage(self.status.stage)
             self.status = standing
             self._changed()
+
+    def _end_stage(self, stage: str) -> None:
+        now = time.monotonic()
+        if stage in self.stages or len(self.stages) < MAX_STAGES:
+            self.stages[stage] = self.stages.get(stage, 0) + round((now - self._stage_began) * 1000)
+        self._stage_began = now

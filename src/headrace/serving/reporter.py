@@ -104,6 +104,7 @@ class Reporter:
             state=replica.status.state,
             stage=replica.status.stage,
             percent=replica.status.percent,
+            stages=replica.stages,
             capacity=replica.engine.capacity if replica.engine is not None else 1,
             load=replica.load(),
         )

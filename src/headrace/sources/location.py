@@ -20,14 +20,21 @@ HF_URI = (
     r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 )
 """ORGANISATION/REPOSITORY, the revision, and the path of one file; without a path, the model's directory."""
-URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI, S3_URI, HF_URI)
+OCI_URI = (
+    r"^oci://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})?$"
+)
+"""REGISTRY/REPOSITORY with a tag (default: latest) or the digest of the manifest, as the distribution specification
+writes them."""
+URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI, S3_URI, HF_URI, OCI_URI)
 FORMS = (
     "package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH, s3://BUCKET/KEY, hf://ORGANISATION/REPOSITORY, "
+    "oci://REGISTRY/REPOSITORY, "
     "pvc://CLAIM/PATH or file:///PATH"
 )
 """All of them for messages."""
-SCHEMES = ("package", "https", "s3", "hf", "pvc", "file")
-SCHEMES_WITH_CREDENTIALS = frozenset({"s3", "hf"})
+SCHEMES = ("package", "https", "s3", "hf", "oci", "pvc", "file")
+SCHEMES_WITH_CREDENTIALS = frozenset({"s3", "hf", "oci"})
 """Schemes whose endpoint and credentials are environment variables of the fetch."""
 
 
@@ -50,7 +57,7 @@ def location(uri: str, digest: str | None) -> str:
 
 
 def is_directory(uri: str) -> bool:
-    """Whether the source is a directory of files, not one file."""
+    """Whether the URI alone says that the source is a directory of files; an oci:// artifact is one or the other."""
     scheme, _, rest = uri.partition("://")
     return (scheme == "s3" and rest.endswith("/")) or (scheme == "hf" and rest.count("/") == 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from headrace.errors import DigestMismatch
 from headrace.sources.transfer import Readable, Transfer, with_retries
 
 
@@ -24,11 +25,21 @@ class RemoteFile:
     """Changes with the content, for example an ETag."""
     open: Callable[[int], AbstractContextManager[Readable]]
     """Open the file of this version at an offset. It and its reads raise a SourceError; Interrupted is retried."""
+    digest: str | None = None
+    """`sha256:<hex>` of the content, if the store names it."""
 
 
 def receive(file: RemoteFile, transfer: Transfer) -> None:
-    """Transfer the file; an earlier attempt for the same version is resumed."""
+    """Transfer the file; an earlier attempt for the same version is resumed. Raises a SourceError.
+
+    Content without the digest that the store names is discarded (DigestMismatch).
+    """
     with_retries(transfer, lambda: _attempt(file, transfer))
+    if file.digest not in (None, transfer.digest):
+        transfer.discard()
+        raise DigestMismatch(
+            f"{file.path} has {transfer.digest}, but the store lists it as {file.digest}", hint="Repair the source"
+        )
 
 
 def _attempt(file: RemoteFile, transfer: Transfer) -> None:

@@ -21,6 +21,7 @@ from headrace.sources.claim import Fetched, mismatch, verify_in_place
 from headrace.sources.https import fetch_https
 from headrace.sources.huggingface import hf_files
 from headrace.sources.location import SCHEMES, claim_of, is_directory, location, redacted, scheme_of
+from headrace.sources.oci import oci_files
 from headrace.sources.package import fetch_package
 from headrace.sources.remote import RemoteFile, receive
 from headrace.sources.s3 import s3_files
@@ -69,13 +70,21 @@ def fetch(
 
 
 def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, allow_loopback: bool) -> Fetched:
-    if is_directory(uri):
-        return _fetch_directory(uri, transfer, relative, digest)
-    note = _read_note(transfer.target)
+    note, tree = _read_note(transfer.target), read_tree(transfer.target)
+    if tree is not None and digest in (None, tree.digest):
+        return Fetched(tree.digest, relative, tree.size)
     if note is not None and digest in (None, note.digest) and _is_as_noted(transfer.target, note):
         return Fetched(note.digest, relative, note.size)
-    _download(uri, transfer, allow_loopback=allow_loopback)
-    wanted = digest or (note.digest if note is not None else None)
+    recorded = note or tree
+    wanted = digest or (recorded.digest if recorded is not None else None)
+    files = _remote_files(uri, allow_loopback=allow_loopback)
+    if is_directory(uri) or len(files) > 1:
+        tree = fetch_tree(uri, files, transfer.target, wanted, transfer.progress)
+        return Fetched(tree.digest, relative, tree.size)
+    if files:
+        receive(files[0], transfer)
+    else:
+        _download(uri, transfer, allow_loopback=allow_loopback)
     if wanted is not None and transfer.digest != wanted:
         transfer.discard()
         raise mismatch(uri, transfer.digest, wanted)
@@ -84,18 +93,18 @@ def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, a
     return Fetched(note.digest, relative, note.size)
 
 
-def _fetch_directory(uri: str, transfer: Transfer, relative: str, digest: str | None) -> Fetched:
-    tree = read_tree(transfer.target)
-    if tree is None or digest not in (None, tree.digest):
-        wanted = digest or (tree.digest if tree is not None else None)
-        tree = fetch_tree(uri, _remote_files(uri), transfer.target, wanted, transfer.progress)
-    return Fetched(tree.digest, relative, tree.size)
-
-
-def _remote_files(uri: str) -> list[RemoteFile]:
-    """Return the files of a source in a store that a library reads."""
+def _remote_files(uri: str, *, allow_loopback: bool) -> list[RemoteFile]:
+    """Return the files of a source in a store that lists them; none for other schemes."""
     try:
-        return s3_files(uri) if scheme_of(uri) == "s3" else hf_files(uri)
+        match scheme_of(uri):
+            case "s3":
+                return s3_files(uri)
+            case "hf":
+                return hf_files(uri)
+            case "oci":
+                return oci_files(uri, allow_loopback=allow_loopback)
+            case _:
+                return []
     except ImportError as error:
         raise SourceUnreachable(
             f"no library for {scheme_of(uri)}:// is installed", hint="pip install 'headrace[sources]'"
@@ -108,9 +117,6 @@ def _download(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
             fetch_package(uri, transfer)
         case "https":
             fetch_https(uri, transfer, allow_loopback=allow_loopback)
-        case "s3" | "hf":
-            (file,) = _remote_files(uri)
-            receive(file, transfer)
         case "file":
             _copy_file(uri, transfer)
         case "pvc":

@@ -96,7 +96,9 @@ def _file(file: RemoteFile, path: Path, progress: Progress) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     version = path.with_name(f".{path.name}.version")
     if path.exists() and version.exists() and version.read_text(encoding="utf-8") == file.version:
-        return sha256(path)
+        digest = sha256(path)
+        if file.digest in (None, digest):
+            return digest
     transfer = Transfer(path, progress)
     receive(file, transfer)
     version.write_text(file.version, encoding="utf-8")

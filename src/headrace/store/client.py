@@ -16,7 +16,7 @@ import mmap
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -90,6 +90,24 @@ class Store:
         """
         answer = self._call("store.create", {"class": object_class, "size": size, "digest": digest})
         return Draft(self, answer.body["draft"], answer.fds[0], size)
+
+    def obtain(
+        self, object_class: ObjectClass, size: int, name: str, *, waiting: Callable[[], None] = lambda: None
+    ) -> Object | Draft:
+        """Return the object of a name, or memory of `size` bytes to make it, which becomes that object when sealed.
+
+        For an object whose digest is known only after it was made, as weights in the form of a decoder: `name` is the
+        SHA-256 of all that determines the content, 64 hexadecimal digits. Of all processes of the tenant that call this
+        at the same time, one makes the object, and the others wait for it; if it fails, one of those makes it.
+        `waiting` is called every few seconds meanwhile. Raises StoreFull, InvalidObject.
+        """
+        while True:
+            answer = self._call("store.obtain", {"class": object_class, "size": size, "name": name})
+            if "key" in answer.body:
+                return self._leased(answer)
+            if "draft" in answer.body:
+                return Draft(self, answer.body["draft"], answer.fds[0], size)
+            waiting()
 
     def put(self, object_class: ObjectClass, content: Buffer, *, digest: str | None = None) -> Object:
         """Store a copy of `content`. Raises StoreFull, WrongDigest, InvalidObject.

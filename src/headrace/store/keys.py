@@ -51,6 +51,13 @@ def checked_digest(value: object) -> str:
     return value
 
 
+def checked_name(value: object) -> str:
+    """Return the name of an object. Raises InvalidObject."""
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise InvalidObject("name: not 64 lower-case hexadecimal digits (SHA-256)")
+    return value
+
+
 def checked_class(value: object) -> ObjectClass:
     """Return a class. Raises InvalidObject."""
     try:

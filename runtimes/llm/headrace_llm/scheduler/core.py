@@ -148,7 +148,7 @@ class Step:
         """Compute at most `limit` pending tokens of a sequence, after those that the prefix cache has by now."""
         self.scheduler.cache.skip(sequence)
         count = min(sequence.pending, limit)
-        if sequence.reports_prompt:
+        if sequence.reports_prompt and not sequence.embeds:
             count = min(count, self.reported_left)
             self.reported_left -= max(count, 0)
         if count > 0:

@@ -6,7 +6,7 @@
 
 namespace headrace {
 
-constexpr int32_t kAbi = 1;
+constexpr int32_t kAbi = 2;
 
 // DecoderConfig, and the rotation frequencies [head_dim / 2] of layers without and with a window.
 struct Config {
@@ -22,6 +22,7 @@ struct SegmentArgs {
   int32_t first_block;  // index into `blocks` of the batch
   int32_t blocks;
   int32_t start, count;
+  int32_t adapter;  // index of its LoRA adapter; 0: none
 };
 
 struct BatchArgs {
@@ -30,6 +31,13 @@ struct BatchArgs {
   const int32_t* blocks;
   const int32_t* outputs;  // null: the normed hidden states of all tokens are returned instead of logits
   int32_t token_count, segment_count, block_count, output_count;
+};
+
+// A matrix of an adapter: A [rank, cols] and B [rows, rank] in the layout of packed.h, float32. Rank 0: none.
+struct LoraArgs {
+  const uint8_t* a;
+  const uint8_t* b;
+  int32_t rank;
 };
 
 struct CacheArgs {

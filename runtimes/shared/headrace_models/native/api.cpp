@@ -66,6 +66,11 @@ HEADRACE_API int32_t headrace_allocate(Decoder* decoder, const headrace::CacheAr
   return guarded(error, size, [&] { return decoder->allocate(*cache); });
 }
 
+HEADRACE_API int32_t headrace_set_adapter(Decoder* decoder, int32_t index, const headrace::LoraArgs* args, char* error,
+                                          int32_t size) {
+  return guarded(error, size, [&] { return decoder->set_adapter(index, args); });
+}
+
 HEADRACE_API int32_t headrace_step(Decoder* decoder, const headrace::BatchArgs* batch, float* out, char* error,
                                    int32_t size) {
   return guarded(error, size, [&] { return decoder->step(*batch, out); });

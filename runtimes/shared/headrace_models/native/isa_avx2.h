@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kMaxRows = 4, kMaxFloatRows = 2;
+constexpr int kMaxRows = 4, kMaxFloatRows = 2, kChainedRows = 1;
 
 struct F {
   __m256 a, b;
@@ -72,9 +72,16 @@ inline float largest(F x) {
 inline I iset1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline I izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-inline void store_codes(int8_t* p, F x) {
-  __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)), 0xd8);
+inline void store_bytes(int8_t* p, __m256i a, __m256i b) {
+  __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+inline __m256i high_digit(__m256i code) { return _mm256_srai_epi32(_mm256_add_epi32(code, _mm256_set1_epi32(128)), 8); }
+inline __m256i low_digit(__m256i code) { return _mm256_srai_epi32(_mm256_slli_epi32(code, 24), 24); }
+inline void store_digits(int8_t* high, int8_t* low, F x) {
+  const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
+  store_bytes(high, high_digit(a), high_digit(b));
+  store_bytes(low, low_digit(a), low_digit(b));
 }
 inline Codes load_codes(const uint8_t* p) { return {load_words(p), load_words(p + 32)}; }
 inline Codes low(Codes x) {
@@ -83,25 +90,51 @@ inline Codes low(Codes x) {
 }
 inline Codes high(Codes x) { return low({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
 
-// Each lane adds the products of its 4 codes and the 4 values at `x`. Sums of two products of 4-bit codes fit 16 bits;
-// those of 8-bit codes do not, so their even and odd columns are multiplied apart, in words.
-template <bool kFourBits>
-inline I dot(I acc, Codes w, const int8_t* x) {
+inline __m256i broadcast_quad(const void* x) {
+  int32_t four;
+  memcpy(&four, x, 4);
+  return _mm256_set1_epi32(four);
+}
+inline __m256i add_bytes(__m256i sum, __m256i codes, __m256i values) {
+  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, values));
+}
+// The digits' sums of words. 16 products of 4-bit codes and digits are at most 16 * 15 * 128 < 2^15.
+inline __m256i joined(__m256i high, __m256i low) {
+  return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(256)), _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
+}
+inline __m256i add_words(__m256i sum, __m256i codes, __m256i even, __m256i odd) {
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)), even));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), odd));
+}
+// Products of the codes and the 16-bit values of a row. 8-bit codes need words: values of even and odd columns apart.
+template <bool kFourBits, int kQuads>
+inline I dot(I start, const Codes* quads, const int8_t* high, const int8_t* low) {
   if constexpr (kFourBits) {
-    int32_t four;
-    memcpy(&four, x, 4);
-    const __m256i values = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
-    return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, values), ones)),
-            _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, values), ones))};
+    I upper = izero(), lower = izero();
+    for (int j = 0; j < kQuads; ++j) {
+      const __m256i first = broadcast_quad(high + 4 * j), second = broadcast_quad(low + 4 * j);
+      upper = {add_bytes(upper.a, quads[j].a, first), add_bytes(upper.b, quads[j].b, first)};
+      lower = {add_bytes(lower.a, quads[j].a, second), add_bytes(lower.b, quads[j].b, second)};
+    }
+    return {_mm256_add_epi32(start.a, joined(upper.a, lower.a)), _mm256_add_epi32(start.b, joined(upper.b, lower.b))};
   } else {
-    const __m256i even = _mm256_set1_epi32(uint16_t(x[0]) | uint32_t(x[2]) << 16);
-    const __m256i odd = _mm256_set1_epi32(uint16_t(x[1]) | uint32_t(x[3]) << 16), mask = _mm256_set1_epi16(255);
-    auto products = [&](__m256i words) {
-      return _mm256_add_epi32(_mm256_madd_epi16(_mm256_and_si256(words, mask), even),
-                              _mm256_madd_epi16(_mm256_srli_epi16(words, 8), odd));
-    };
-    return {_mm256_add_epi32(acc.a, products(w.a)), _mm256_add_epi32(acc.b, products(w.b))};
+    alignas(32) int16_t even[16], odd[16];
+    for (int i = 0; i < 2 * kQuads; ++i) {
+      even[i] = int16_t(256 * high[2 * i] + low[2 * i]);
+      odd[i] = int16_t(256 * high[2 * i + 1] + low[2 * i + 1]);
+    }
+    for (int j = 0; j < kQuads; ++j) {
+      const __m256i first = broadcast_quad(even + 2 * j), second = broadcast_quad(odd + 2 * j);
+      start = {add_words(start.a, quads[j].a, first, second), add_words(start.b, quads[j].b, first, second)};
+    }
+    return start;
   }
+}
+// To the sums of some rows, add the products of codes and 16-bit values: low digits lie 32 bytes after high ones.
+template <bool kFourBits, int kQuads, int kRows>
+inline void add_dots(I (&sums)[kRows], const Codes* quads, const int8_t* digits, size_t stride) {
+  for (int r = 0; r < kRows; ++r, digits += stride)
+    sums[r] = dot<kFourBits, kQuads>(sums[r], quads, digits, digits + 32);
 }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

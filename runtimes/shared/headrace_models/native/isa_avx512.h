@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kMaxRows = 16, kMaxFloatRows = 6;
+constexpr int kMaxRows = 16, kMaxFloatRows = 6, kChainedRows = 4;
 
 using F = __m512;
 using I = __m512i;
@@ -42,18 +42,33 @@ inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 inline I iset1(int32_t x) { return _mm512_set1_epi32(x); }
 inline I izero() { return _mm512_setzero_si512(); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-inline void store_codes(int8_t* p, F a) {
-  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+inline void store_digits(int8_t* high, int8_t* low, F a) {
+  const I code = _mm512_cvtps_epi32(a);
+  const I upper = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(128)), 8);
+  _mm_storeu_si128((__m128i*)high, _mm512_cvtepi32_epi8(upper));
+  _mm_storeu_si128((__m128i*)low, _mm512_cvtepi32_epi8(code));
 }
 inline Codes load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline Codes low(Codes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline Codes high(Codes a) { return low(_mm512_srli_epi16(a, 4)); }
-// Each lane adds the products of its 4 codes and the 4 values at `x`.
-template <bool kFourBits>
-inline I dot(I a, Codes w, const int8_t* x) {
+inline I broadcast_quad(const int8_t* x) {
   int32_t four;
   memcpy(&four, x, 4);
-  return _mm512_dpbusd_epi32(a, w, _mm512_set1_epi32(four));
+  return _mm512_set1_epi32(four);
+}
+// To the sums of some rows, add the products of codes and 16-bit values: low digits lie 32 bytes after high ones.
+// Chains of several rows alternate, so that few instructions wait in the processor's scheduler.
+template <bool kFourBits, int kQuads, int kRows>
+inline void add_dots(I (&sums)[kRows], const Codes* quads, const int8_t* digits, size_t stride) {
+  I upper[kRows];
+  for (int r = 0; r < kRows; ++r) upper[r] = izero();
+  for (int j = 0; j < kQuads; ++j)
+    for (int r = 0; r < kRows; ++r) {
+      const int8_t* quad = digits + r * stride + 4 * j;
+      upper[r] = _mm512_dpbusd_epi32(upper[r], quads[j], broadcast_quad(quad));
+      sums[r] = _mm512_dpbusd_epi32(sums[r], quads[j], broadcast_quad(quad + 32));
+    }
+  for (int r = 0; r < kRows; ++r) sums[r] = _mm512_add_epi32(_mm512_slli_epi32(upper[r], 8), sums[r]);
 }
 inline void prefetch(const void* p) { _mm_prefetch(p, _MM_HINT_T0); }
 

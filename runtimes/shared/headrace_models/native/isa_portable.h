@@ -8,7 +8,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kMaxRows = 4, kMaxFloatRows = 2;
+constexpr int kMaxRows = 4, kMaxFloatRows = 2, kChainedRows = 1;
 
 struct F {
   float v[16];
@@ -51,15 +51,24 @@ inline float largest(F a) {
 inline I iset1(int32_t x) { I r; EACH r.v[i] = x; return r; }
 inline I izero() { return I{}; }
 inline F to_float(I a) { F r; EACH r.v[i] = float(a.v[i]); return r; }
-inline void store_codes(int8_t* p, F a) { EACH p[i] = int8_t(a.v[i]); }
+inline void store_digits(int8_t* high, int8_t* low, F a) {
+  EACH {
+    int code = int(a.v[i]), upper = (code + 128) >> 8;
+    high[i] = int8_t(upper);
+    low[i] = int8_t(code - 256 * upper);
+  }
+}
 inline Codes load_codes(const uint8_t* p) { Codes r; memcpy(r.v, p, 64); return r; }
 inline Codes low(Codes a) { for (int i = 0; i < 64; ++i) a.v[i] &= 15; return a; }
 inline Codes high(Codes a) { for (int i = 0; i < 64; ++i) a.v[i] >>= 4; return a; }
-// Each lane adds the products of its 4 codes and the 4 values at `x`.
-template <bool kFourBits>
-inline I dot(I a, Codes w, const int8_t* x) {
-  EACH a.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i + 3] * x[3];
-  return a;
+// To the sums of some rows, add the products of codes and 16-bit values: low digits lie 32 bytes after high ones.
+template <bool kFourBits, int kQuads, int kRows>
+inline void add_dots(I (&sums)[kRows], const Codes* quads, const int8_t* digits, size_t stride) {
+  for (int r = 0; r < kRows; ++r)
+    for (int k = 0; k < 4 * kQuads; ++k) {
+      int32_t value = 256 * digits[r * stride + k] + digits[r * stride + 32 + k];
+      EACH sums[r].v[i] += quads[k / 4].v[4 * i + k % 4] * value;
+    }
 }
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 #undef EACH

@@ -8,7 +8,9 @@
 namespace headrace {
 
 // Rows of activations. Quantised kinds of weights use `codes` and what belongs to them, float kinds use `values`.
-// A row has cols / 32 groups: value = scale * code, and per group `sum` = scale * (sum of codes), `offset` = -128 * (sum
+// A row has cols / 32 groups: value = scale * code, a code of 16 bits = 256 * high + low, and `codes` has per group 32
+// high digits, then 32 low ones. With one digit the logits of SmolLM2 differ by 0.4 (root mean square) from those of
+// float32 activations, with two by 0.002. Per group `sum` = scale * (sum of codes), `offset` = -128 * (sum
 // of codes); `halves` has the sums of codes of each 16 columns.
 struct Activations {
   const float* values;

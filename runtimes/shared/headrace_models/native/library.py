@@ -14,7 +14,7 @@ from headrace_models.native.build import SOURCES, NoNativeLibrary, build, cache_
 
 log = logging.getLogger(__name__)
 
-ABI = 1
+ABI = 2
 ERROR_BYTES = 512
 
 
@@ -36,6 +36,12 @@ class NativeBatch(ctypes.Structure):
         *((name, c_void_p) for name in ("tokens", "segments", "blocks", "outputs")),
         *((name, c_int32) for name in ("token_count", "segment_count", "block_count", "output_count")),
     )
+
+
+class NativeLora(ctypes.Structure):
+    """`LoraArgs` of abi.h."""
+
+    _fields_ = (("a", c_void_p), ("b", c_void_p), ("rank", c_int32))
 
 
 class NativeCache(ctypes.Structure):
@@ -98,6 +104,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "open": (c_void_p, (POINTER(NativeConfig), c_void_p, c_uint64, c_int32, *error)),
         "block_bytes": (c_uint64, (POINTER(NativeConfig), c_int32, c_int32)),
         "allocate": (c_int32, (c_void_p, POINTER(NativeCache), *error)),
+        "set_adapter": (c_int32, (c_void_p, c_int32, POINTER(NativeLora), *error)),
         "step": (c_int32, (c_void_p, POINTER(NativeBatch), c_void_p, *error)),
         "close": (None, (c_void_p,)),
     }

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +79,11 @@ class Packing:
             offset += nbytes
         return cls(weights.config, tuple(slots), offset)
 
-    def fill(self, into: memoryview, threads: int) -> None:
-        """Pack the weights into writable memory of at least `nbytes`, at an address aligned to 64 bytes."""
+    def fill(self, into: memoryview, threads: int, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Pack the weights into writable memory of at least `nbytes`, at an address aligned to 64 bytes.
+
+        `progress` gets a percentage.
+        """
         out = _bytes_of(into)
         if len(out) < self.nbytes:
             raise ValueError(f"the packed weights need {self.nbytes} bytes, and the memory has {len(out)}")
@@ -89,10 +93,28 @@ class Packing:
         out[: len(table)] = table
         with ThreadPoolExecutor(threads) as pool:
             largest_first = sorted(self.slots, key=lambda slot: -slot.nbytes)
-            list(pool.map(lambda slot: _fill_slot(slot, out), largest_first))
+            done = 0
+            for slot, _ in zip(largest_first, pool.map(lambda each: _fill_slot(each, out), largest_first), strict=True):
+                done += slot.nbytes
+                progress(100 * done // self.nbytes)
 
 
-def pack(weights: ModelWeights, *, threads: int, weight_type: WeightType = WeightType.STORED) -> memoryview:
+class Packer(Protocol):
+    """Packs weights: `pack`, or into memory that outlives the process (`headrace_models.kept_weights`)."""
+
+    def __call__(
+        self, weights: ModelWeights, *, threads: int, weight_type: WeightType, progress: Callable[[int], None]
+    ) -> memoryview:
+        """Return the packed weights; `progress` gets a percentage."""
+
+
+def pack(
+    weights: ModelWeights,
+    *,
+    threads: int,
+    weight_type: WeightType = WeightType.STORED,
+    progress: Callable[[int], None] = lambda _: None,
+) -> memoryview:
     """Return the packed weights in new memory."""
     packing = Packing.of(weights, weight_type)
     try:
@@ -104,7 +126,7 @@ def pack(weights: ModelWeights, *, threads: int, weight_type: WeightType = Weigh
         ) from error
     first = -memory.ctypes.data % ALIGNMENT
     view = memory[first : first + packing.nbytes]
-    packing.fill(view.data, threads)
+    packing.fill(view.data, threads, progress)
     return view.data
 
 

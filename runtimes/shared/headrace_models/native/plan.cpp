@@ -16,7 +16,7 @@ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 void Input::reserve(size_t rows, size_t cols) {
   stride = (cols + 31) / 32 * 32;
   values.reserve(rows * stride);
-  codes.reserve(rows * stride);
+  codes.reserve(2 * rows * stride);
   scales.reserve(rows * stride / 32);
   sums.reserve(rows * stride / 32);
   offsets.reserve(rows * stride / 32);
@@ -25,7 +25,7 @@ void Input::reserve(size_t rows, size_t cols) {
 
 QuantisedRow Input::quantised_row(size_t m, size_t col) const {
   size_t at = m * stride + col;
-  return {codes.get() + at, scales.get() + at / 32, sums.get() + at / 32, offsets.get() + at / 32,
+  return {codes.get() + 2 * at, scales.get() + at / 32, sums.get() + at / 32, offsets.get() + at / 32,
           halves.get() + at / 16};
 }
 
@@ -35,7 +35,7 @@ Activations Input::activations() const {
 
 std::string Decoder::open(const Config& config, const uint8_t* packed, uint64_t bytes) {
   std::string error = model_.bind(config, packed, bytes);
-  if (error.empty()) pool_ = std::make_unique<Pool>(thread_count_, 10 * config.layers + 3);
+  if (error.empty()) pool_ = std::make_unique<Pool>(thread_count_, 14 * config.layers + 3);
   return error;
 }
 
@@ -72,6 +72,7 @@ std::string Decoder::check(const BatchArgs& b) const {
     if (int64_t(s.start) + s.count > int64_t(s.blocks) * cache_.block_tokens)
       return "a segment ends at position " + text(int64_t(s.start) + s.count) + ", and its " + text(s.blocks) +
              " blocks at " + text(int64_t(s.blocks) * cache_.block_tokens);
+    if (!lora_.has(s.adapter)) return "adapter " + text(s.adapter) + " is not loaded";
     tokens += s.count;
   }
   if (tokens != b.token_count) return "segments of " + text(tokens) + " tokens for " + text(b.token_count);
@@ -142,18 +143,23 @@ void Decoder::plan(const BatchArgs& b) {
   cut_down_ = cut(first.down, 2, m);
   cut_head_ = cut(model_.head, 16, outputs);
   const int token_parts = ceil_div(m, kTokensPerItem);
+  lora_.plan(b);
   phases_.clear();
-  auto phase = [&](Work work, int layer, int items) { phases_.push_back({work, layer, items}); };
+  auto phase = [&](Work work, int layer, int items) { if (items) phases_.push_back({work, layer, items}); };
   phase(Work::kEmbed, 0, m);
   for (int i = 0; i < c.layers; ++i) {
     phase(Work::kAttentionNorm, i, m);
+    phase(Work::kShrinkQkv, i, lora_.runs());
     phase(Work::kQkv, i, (cut_q_.parts + 2 * cut_k_.parts) * token_parts);
     phase(Work::kAttend, i, int(queries_.size()));
     if (quantised(model_.layers[i].output.kind)) phase(Work::kQuantiseAttended, i, m);
+    phase(Work::kShrinkOutput, i, lora_.runs());
     phase(Work::kOutput, i, cut_output_.parts * token_parts);
     if (c.post_norms) phase(Work::kPostAttention, i, m);
     phase(Work::kFfnNorm, i, m);
+    phase(Work::kShrinkGateUp, i, lora_.runs());
     phase(Work::kGateUp, i, cut_ffn_.parts * token_parts);
+    phase(Work::kShrinkDown, i, lora_.runs());
     phase(Work::kDown, i, cut_down_.parts * token_parts);
     if (c.post_norms) phase(Work::kPostFfn, i, m);
   }

@@ -43,15 +43,18 @@ void Decoder::run(const Phase& phase, int item, int thread) {
     case Work::kQuantiseAttended:
       return kernels_.quantise(attended_.row(item), c.heads * c.head_dim, attended_.quantised_row(item));
     case Work::kOutput:
-      return product(layer.output, cut_output_, item, attended_, projected, c.width, !c.post_norms);
+      return adapt(phase.layer, kAdaptedOutput,
+                   product(layer.output, cut_output_, item, attended_, projected, c.width, !c.post_norms), projected,
+                   c.width);
     case Work::kPostAttention:
       return post_norm(item, layer.post_attention_norm);
     case Work::kFfnNorm:
       return normed(item, hidden, layer.ffn_norm, normed_, quantised(layer.gate.kind) || quantised(layer.up.kind));
     case Work::kGateUp:
-      return gate_up(layer, item);
+      return gate_up(layer, phase.layer, item);
     case Work::kDown:
-      return product(layer.down, cut_down_, item, gated_, projected, c.width, !c.post_norms);
+      return adapt(phase.layer, kAdaptedDown,
+                   product(layer.down, cut_down_, item, gated_, projected, c.width, !c.post_norms), projected, c.width);
     case Work::kPostFfn:
       return post_norm(item, layer.post_ffn_norm);
     case Work::kFinalNorm: {
@@ -61,7 +64,16 @@ void Decoder::run(const Phase& phase, int item, int thread) {
       return normed(item, row, model_.norm, final_, quantised(model_.head.kind));
     }
     case Work::kHead:
-      return product(model_.head, cut_head_, item, final_, out_, c.vocabulary, false);
+      product(model_.head, cut_head_, item, final_, out_, c.vocabulary, false);
+      return;
+    case Work::kShrinkQkv:
+      return lora_.shrink(kernels_, phase.layer, kAdaptedQ, 3, item, normed_.activations());
+    case Work::kShrinkOutput:
+      return lora_.shrink(kernels_, phase.layer, kAdaptedOutput, 1, item, attended_.activations());
+    case Work::kShrinkGateUp:
+      return lora_.shrink(kernels_, phase.layer, kAdaptedGate, 2, item, normed_.activations());
+    case Work::kShrinkDown:
+      return lora_.shrink(kernels_, phase.layer, kAdaptedDown, 1, item, gated_.activations());
   }
 }
 
@@ -87,10 +99,11 @@ void Decoder::normed(int m, const float* x, const float* weight, const Input& to
   if (quantise) kernels_.quantise(to.row(m), c.width, to.quantised_row(m));
 }
 
-void Decoder::product(const Matrix& matrix, const Cut& cut, int item, const Input& input, float* out, size_t stride,
-                      bool add) {
+Decoder::Range Decoder::product(const Matrix& matrix, const Cut& cut, int item, const Input& input, float* out,
+                                size_t stride, bool add) {
   Range r = range(matrix, cut, item);
   kernels_.matmul(matrix, r.tile, r.tile_end, input.activations(), r.m, r.m_end, out, stride, add);
+  return r;
 }
 
 void Decoder::qkv(const Layer& layer, int index, int item) {
@@ -103,8 +116,9 @@ void Decoder::qkv(const Layer& layer, int index, int item) {
   item -= part == 0 ? 0 : cut_q_.parts + (part - 1) * cut_k_.parts;
   float* out = part == 0 ? q_.get() : part == 1 ? k_.get() : v_.get();
   Range r = range(matrix, cut, token_part * cut.parts + item);
-  kernels_.matmul(matrix, r.tile, r.tile_end, normed_.activations(), r.m, r.m_end, out,
-                  size_t(part ? c.kv_heads : c.heads) * c.head_dim, false);
+  const size_t stride = size_t(part ? c.kv_heads : c.heads) * c.head_dim;
+  kernels_.matmul(matrix, r.tile, r.tile_end, normed_.activations(), r.m, r.m_end, out, stride, false);
+  adapt(index, Adapted(kAdaptedQ + part), r, out, stride);
   finish_heads(layer, index, part, r);
 }
 
@@ -165,12 +179,14 @@ void Decoder::attend(int layer, int item, int thread) {
   kernels_.attend(args, queries.row, queries.row_end, scores_.get() + thread * scores_stride_);
 }
 
-void Decoder::gate_up(const Layer& layer, int item) {
+void Decoder::gate_up(const Layer& layer, int index, int item) {
   const Config& c = model_.config;
   Range r = range(layer.gate, cut_ffn_, item);
   const Activations input = normed_.activations();
   kernels_.matmul(layer.gate, r.tile, r.tile_end, input, r.m, r.m_end, gated_.values.get(), gated_.stride, false);
   kernels_.matmul(layer.up, r.tile, r.tile_end, input, r.m, r.m_end, up_.get(), c.ffn_width, false);
+  adapt(index, kAdaptedGate, r, gated_.values.get(), gated_.stride);
+  adapt(index, kAdaptedUp, r, up_.get(), c.ffn_width);
   const int col = r.tile * kTileRows, n = std::min(r.tile_end * kTileRows, c.ffn_width) - col;
   for (int m = r.m; m < r.m_end; ++m) {
     kernels_.gate(gated_.row(m) + col, up_.get() + size_t(m) * c.ffn_width + col, n, c.gelu);

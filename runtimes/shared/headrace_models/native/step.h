@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "lora.h"
 #include "model.h"
 #include "pool.h"
 
@@ -51,6 +52,7 @@ class Decoder {
   // Each returns an empty text, or what is wrong with the arguments.
   std::string open(const Config& config, const uint8_t* packed, uint64_t bytes);
   std::string allocate(const CacheArgs& cache);
+  std::string set_adapter(int index, const LoraArgs* args) { return lora_.set(index, args, model_); }
   std::string step(const BatchArgs& batch, float* out);
 
   // Bytes of a layer's block: keys and values of all KV heads.
@@ -59,7 +61,7 @@ class Decoder {
 
  private:
   enum class Work { kEmbed, kAttentionNorm, kQkv, kAttend, kQuantiseAttended, kOutput, kPostAttention, kFfnNorm,
-                    kGateUp, kDown, kPostFfn, kFinalNorm, kHead };
+                    kGateUp, kDown, kPostFfn, kFinalNorm, kHead, kShrinkQkv, kShrinkOutput, kShrinkGateUp, kShrinkDown };
   struct Phase {
     Work work;
     int layer, items;
@@ -87,8 +89,11 @@ class Decoder {
   void qkv(const Layer& layer, int index, int item);
   void finish_heads(const Layer& layer, int index, int part, const Range& range);
   void attend(int layer, int item, int thread);
-  void product(const Matrix& matrix, const Cut& cut, int item, const Input& input, float* out, size_t stride, bool add);
-  void gate_up(const Layer& layer, int item);
+  Range product(const Matrix& matrix, const Cut& cut, int item, const Input& input, float* out, size_t stride, bool add);
+  void adapt(int layer, Adapted matrix, const Range& range, float* out, size_t stride) const {
+    lora_.expand(kernels_, layer, matrix, range.tile, range.tile_end, range.m, range.m_end, out, stride);
+  }
+  void gate_up(const Layer& layer, int index, int item);
   void post_norm(int m, const float* weight);
 
   const Kernels& kernels_;
@@ -106,6 +111,7 @@ class Decoder {
   Buffer<float> hidden_, q_, k_, v_, up_, projected_, cosines_, sines_, scores_;
   size_t scores_stride_ = 0;
   Input normed_, attended_, gated_, final_;
+  Lora lora_;
 };
 
 }  // namespace headrace

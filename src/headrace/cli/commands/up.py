@@ -25,7 +25,7 @@ from headrace.local.home import InstanceHome, Record
 
 DETACH_SECONDS = 60.0
 POLL_SECONDS = 0.02
-TRY_QUESTION = "Which city is the capital of France?"
+TRY_QUESTION = "What is the capital of France?"
 """Question of the suggested request, with a short answer that a small model generates correctly."""
 TRY_TOKENS = 60
 """Token limit of its answer, because a small model may not stop by itself."""

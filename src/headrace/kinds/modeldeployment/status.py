@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from headrace.api.parts import Int64, Part, StatusPart, Time, described_by_its_list
+from headrace.events.messages import MAX_STAGES
 
 
 class SourceStatus(Part):
@@ -38,6 +39,15 @@ class RevisionStatus(Part):
     )
 
 
+class StageStatus(Part):
+    """A stage of loading a model."""
+
+    model_config = ConfigDict(json_schema_extra=described_by_its_list)
+
+    name: str = Field(max_length=64, description="Name of the stage.")
+    milliseconds: Int64 | None = Field(default=None, description="How long it took.")
+
+
 class ColdStartStatus(Part):
     """Stages of the last cold start from zero."""
 
@@ -50,6 +60,14 @@ class ColdStartStatus(Part):
     )
     ready_milliseconds: Int64 | None = Field(
         default=None, description="Time from startTime until a gateway routed to the replica."
+    )
+    stages: list[StageStatus] | None = Field(
+        default=None,
+        max_length=MAX_STAGES,
+        description="Stages that the runtime reported while it loaded, in their order. The LLM runtime loads "
+        "weights in one of these: mapping-weights (the node held them), storing-weights (the node holds them from now "
+        "on), loading-weights (for this replica alone).",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
 
@@ -91,6 +109,12 @@ class Status(StatusPart):
         max_length=16,
         description="Existing revisions, newest first.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    keep: str | None = Field(
+        default=None,
+        max_length=16,
+        description="What outlives replicas here: as spec.scaling.coldStart.keep, or less: in a cluster "
+        "Weights instead of Process, and Nothing if nodes have no node agent. Absent if nothing is to be kept.",
     )
     last_cold_start: ColdStartStatus | None = None
     start_failure: StartFailure | None = None

@@ -21,6 +21,8 @@ class Wake:
     """Time of the first report of the runtime."""
     ready: float | None = None
     """Time at which a pod became routable."""
+    stages: tuple[tuple[str, int], ...] = ()
+    """The stages of loading that this pod reported, in milliseconds."""
 
 
 def watch_wake(
@@ -44,8 +46,9 @@ def watch_wake(
         return wake
     if wake.reported is None and any(pod.report is not None for pod in pods):
         wake = replace(wake, reported=signals.now)
-    if any(pod.routable for pod in pods):
-        wake = replace(wake, ready=signals.now)
+    if (first := next((pod for pod in pods if pod.routable), None)) is not None:
+        stages = () if first.report is None else tuple(first.report.stages.items())
+        wake = replace(wake, ready=signals.now, stages=stages)
     return wake
 
 
@@ -59,4 +62,5 @@ def cold_start_status(wake: Wake | None) -> Manifest | None:
         "queuedMilliseconds": round(wake.queued_milliseconds),
         "podMilliseconds": round((reported - wake.began) * 1000),
         "readyMilliseconds": round((wake.ready - wake.began) * 1000),
+        "stages": [{"name": name, "milliseconds": milliseconds} for name, milliseconds in wake.stages],
     }

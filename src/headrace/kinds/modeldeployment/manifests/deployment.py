@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.api import vocabulary as v
+from headrace.kinds.modeldeployment.keep import keeping
 from headrace.kinds.modeldeployment.manifests.common import (
     deployment_name,
     labels,
@@ -85,7 +86,7 @@ def pod_spec(resource: ModelDeployment, revision: str, settings: Settings) -> Ma
         pod["nodeSelector"] = dict(template.node_selector)
     if template.tolerations:
         pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in template.tolerations]
-    return pod
+    return keeping(pod, spec, settings)
 
 
 def without_later_fields(pod: Manifest) -> Manifest:

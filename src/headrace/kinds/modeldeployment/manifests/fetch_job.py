@@ -22,8 +22,6 @@ from headrace.sources.location import SCHEMES_WITH_CREDENTIALS, claim_of, scheme
 CA_VOLUME = "ca"
 CA_DIRECTORY = "/etc/headrace/ca"
 CA_KEY = "ca.crt"
-CREDENTIALS_SECRET = "headrace-sources"  # noqa: S105 - its name
-"""Secret of a namespace with the credentials and endpoints of its sources, as environment variables."""
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 """Resources of the fetch, which streams files. They are set because a quota can require them of every pod."""
@@ -64,7 +62,7 @@ def fetch_job(resource: ModelDeployment, source: Source, settings: Settings, *, 
         "securityContext": RESTRICTED,
     }
     if scheme_of(source.uri) in SCHEMES_WITH_CREDENTIALS:
-        container["envFrom"] = [{"secretRef": {"name": CREDENTIALS_SECRET, "optional": True}}]
+        container["envFrom"] = [{"secretRef": {"name": environment.SOURCES_SECRET, "optional": True}}]
     pod = pod_basics(resource, settings, container, writes=claim_of(source.uri) is None)
     if settings.ca_bundle_configmap is not None:
         _trust(settings.ca_bundle_configmap, pod, container)

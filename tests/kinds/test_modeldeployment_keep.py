@@ -1,0 +1,88 @@
+"""`scaling.coldStart.keep`: the volume of the node agent, what is said of it, and the stages of a cold start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kinds.reconcile_world import SETTINGS, World, resource, serving_world
+
+from headrace.api.vocabulary import NODE_DRIVER
+from headrace.environment import AGENT_SOCKET, KEEP
+from headrace.events.messages import MAX_STAGES, ReplicaReport, ReplicaState
+
+WITH_AGENT = replace(SETTINGS, node_agent=True)
+
+
+def spec(keep: str) -> dict[str, Any]:
+    return {"scaling": {"maxReplicas": 2, "coldStart": {"keep": keep}}}
+
+
+def keeping_world(keep: str, *, agent: bool = True) -> World:
+    """A world at zero whose model keeps this."""
+    world = World(manifest=resource(**spec(keep)), settings=WITH_AGENT if agent else SETTINGS)
+    world.calm()
+    return world
+
+
+def pod_of(world: World) -> dict[str, Any]:
+    """Return the pod spec of the only revision."""
+    (deployment,) = (child for key, child in world.children.items() if key.kind == "Deployment")
+    template: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return template
+
+
+def test_weights_when_kept_then_pod_reaches_the_agent() -> None:
+    world = keeping_world("Weights")
+    pod = pod_of(world)
+    assert [volume["csi"]["driver"] for volume in pod["volumes"]] == [NODE_DRIVER]
+    assert AGENT_SOCKET in {variable["name"] for variable in pod["containers"][0]["env"]}
+    assert world.manifest["status"]["keep"] == "Weights"
+
+
+@pytest.mark.parametrize(("keep", "agent", "said"), [("Weights", False, "Nothing"), ("Nothing", True, None)])
+def test_weights_when_not_kept_then_pod_has_no_volume(keep: str, said: str | None, *, agent: bool) -> None:
+    """The pod, and so the revision, is that of a model without the field: an upgrade restarts nothing."""
+    world = keeping_world(keep, agent=agent)
+    assert pod_of(world) == pod_of(serving_world(scaling={"maxReplicas": 2}))
+    assert world.manifest["status"].get("keep") == said
+
+
+def test_process_when_kept_then_pod_is_marked() -> None:
+    """The world that keeps warm processes recognises the pods for them; they reach the node agent, too."""
+    world = World(manifest=resource(**spec("Process")), settings=replace(WITH_AGENT, warm_processes=True))
+    world.calm()
+    (container,) = pod_of(world)["containers"]
+    assert {"name": KEEP, "value": "Process"} in container["env"]
+    assert world.manifest["status"]["keep"] == "Process"
+    assert pod_of(world)["volumes"]
+
+
+def test_process_when_world_has_none_then_weights_are_kept() -> None:
+    world = keeping_world("Process")
+    assert pod_of(world) == pod_of(keeping_world("Weights"))
+    assert world.manifest["status"]["keep"] == "Weights"
+
+
+def test_wake_when_stages_reported_then_in_last_cold_start() -> None:
+    world = keeping_world("Weights")
+    world.ask(queued=1)
+    world.look()
+    (pod,) = world.runtimes()
+    world.serve(pod)
+    stages = {"reading-model": 12, "mapping-weights": 3}
+    world.reports[pod] = world.reports[pod].model_copy(update={"stages": stages})
+    world.look()
+    assert world.manifest["status"]["lastColdStart"]["stages"] == [
+        {"name": "reading-model", "milliseconds": 12},
+        {"name": "mapping-weights", "milliseconds": 3},
+    ]
+
+
+@pytest.mark.parametrize("stages", [{"x" * 65: 1}, {"a": -1}, {f"s{i}": 1 for i in range(MAX_STAGES + 1)}])
+def test_report_when_stages_exceed_bounds_then_refused(stages: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="stages"):
+        ReplicaReport(
+            pod="p", revision="r", host="h", port=1, started=0, sequence=0, state=ReplicaState.READY, stages=stages
+        )
