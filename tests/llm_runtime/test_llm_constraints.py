@@ -38,7 +38,7 @@ def _tokenizer(smollm2_path: Path) -> Iterator[None]:
 
 
 def compiled(kind: ConstraintKind, text: str) -> ConstraintMatcher:
-    return COMPILERS[0].compile(Constraint(kind, text, "response_format"))
+    return COMPILERS[0].compile(Constraint(kind, text, "response_format")).result()
 
 
 def written(matcher: ConstraintMatcher, seed: int, *, limit: int = 150, temperature: float = 1.0) -> str | None:
@@ -187,7 +187,7 @@ def test_calls_when_required_then_parsed_and_valid(template: str, special: dict[
     assert constraint is not None
     counts = set()
     for seed in range(4):
-        text = written(COMPILERS[0].compile(constraint), seed)
+        text = written(COMPILERS[0].compile(constraint).result(), seed)
         if text is None:
             assert "think" in template or tool_use.parallel
             continue
@@ -227,7 +227,7 @@ def test_calls_when_required_then_parsed_and_valid(template: str, special: dict[
 )
 def test_constraint_when_it_cannot_be_used_then_refused(kind: ConstraintKind, text: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(said)) as raised:
-        COMPILERS[0].compile(Constraint(kind, text, "guided"))
+        COMPILERS[0].compile(Constraint(kind, text, "guided")).result()
     assert (raised.value.param, raised.value.http_status) == ("guided", 400)
     assert len(raised.value.message) < 600
 
@@ -325,3 +325,25 @@ def test_matcher_when_complete_then_it_says_so() -> None:
         assert not matcher.complete
         matcher.advance(token)
     assert matcher.complete
+
+
+def test_compile_when_repeated_then_copied_not_compiled() -> None:
+    """The answers to one request have the same constraint: it is compiled once, and each has a state of its own."""
+    kept = COMPILERS[0].grammars
+    before = kept.cache_info()
+    first, second = (compiled(REGEX, "copied (ab|cd)") for _ in range(2))
+    assert (kept.cache_info().misses - before.misses, kept.cache_info().hits - before.hits) == (1, 1)
+    for token in LOADED[0].encode("copied ab"):
+        first.advance(token)
+    assert first.complete
+    assert written(second, 1) in ("copied ab", "copied cd")
+
+
+def test_compile_when_cancelled_before_its_turn_then_not_compiled() -> None:
+    """Clients that leave must not keep the one thread busy."""
+    before = COMPILERS[0].grammars.cache_info().misses
+    slow = COMPILERS[0].compile(Constraint(SCHEMA, json.dumps({"properties": {f"p{i}": {} for i in range(900)}}), "x"))
+    assert COMPILERS[0].compile(Constraint(REGEX, "never compiled", "x")).cancel()
+    slow.result()
+    compiled(REGEX, "compiled after it")
+    assert COMPILERS[0].grammars.cache_info().misses - before == 2

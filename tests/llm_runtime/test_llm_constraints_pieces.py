@@ -50,7 +50,11 @@ class Pieces:
 def test_answer_when_of_pieces_and_bytes_then_valid(seed: int) -> None:
     pieces: Any = Pieces()
     constraint = Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMA), "response_format")
-    matcher, random, ids = ConstraintCompiler(pieces).compile(constraint), np.random.default_rng(seed), list[int]()
+    matcher, random, ids = (
+        ConstraintCompiler(pieces).compile(constraint).result(),
+        np.random.default_rng(seed),
+        list[int](),
+    )
     while not matcher.complete and len(ids) < 200:
         allowed = np.flatnonzero(np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little"))
         ids.append(int(random.choice(allowed)))

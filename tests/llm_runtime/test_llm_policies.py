@@ -6,7 +6,7 @@ import pytest
 
 from headrace_llm.kv.paged import PagedCache
 from headrace_llm.kv.slots import SlotCache
-from headrace_llm.scheduler.core import Scheduler, Step
+from headrace_llm.scheduler.core import MAX_REPORTED, Scheduler, Step
 from headrace_llm.scheduler.policies import POLICIES
 from headrace_llm.sequence import Sequence
 
@@ -128,3 +128,25 @@ def test_sequences_when_more_than_may_run_then_the_rest_waits() -> None:
     scheduler.remove(scheduler.running[0])
     run(scheduler)
     assert not scheduler.waiting
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_prompts_when_they_report_then_logits_are_bounded(policy: str) -> None:
+    """A row of logits per prompt token is a megabyte in large vocabularies: a step has few, and no prompt starves."""
+    scheduler = scheduler_of(policy, budget=256)
+    prompts = [Sequence([token] * 300, reports_prompt=True) for token in range(3)]
+    for each in prompts:
+        scheduler.add(each)
+    while any(each.pending > 1 for each in prompts):
+        step = scheduler.plan()
+        assert 0 < sum(chunk.outputs for chunk in step.chunks if chunk.count > 1) <= MAX_REPORTED
+        for chunk in step.chunks:
+            chunk.sequence.reports_prompt = not chunk.samples  # as after the first token of the answer
+            scheduler.commit(chunk, [5] if chunk.samples else [])
+
+
+def test_prompts_when_they_are_embedded_then_the_budget_is_used() -> None:
+    """A row of hidden states is a thousandth of a row of logits."""
+    scheduler = scheduler_of("sarathi", budget=256)
+    scheduler.add(Sequence([1] * 300, reports_prompt=True, embeds=True))
+    assert sizes(run(scheduler)) == [256]

@@ -129,6 +129,18 @@ def test_call_when_its_arguments_are_not_json_then_refused(arguments: str, tmp_p
     assert raised.value.param == "messages"
 
 
+def test_required_call_when_reasoning_is_off_then_none_is_forced(tmp_path: Path) -> None:
+    """The prompt ends after the reasoning then: the grammar of an answer that begins inside would force more of it."""
+    ours, use = ours_with(TEMPLATES["hermes that opens the reasoning"], tmp_path), ToolUse(TOOLS, required=True)
+    begins = {}
+    for off in (False, True):
+        constraint = ours.tool_constraint(use, {"thinking": False} if off else {})
+        assert constraint is not None
+        begins[off] = constraint.text.splitlines()[0]
+    assert begins[False].startswith("start: thoughts ")
+    assert begins[True].startswith("start: reasoning? ")
+
+
 def test_parser_when_the_prompt_opens_reasoning_then_inside(tmp_path: Path) -> None:
     ours = ours_with(TEMPLATES["hermes that opens the reasoning"], tmp_path)
     cases: list[tuple[dict[str, Any], MessagePart]] = [

@@ -16,10 +16,11 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.core import Metric
 from serving.serving_parser import EchoParser
@@ -98,7 +99,8 @@ class EchoEngine:
     def parser(self, chat: Chat) -> EchoParser | None:
         return None if chat.tool_use is None else EchoParser()
 
-    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+    def tool_constraint(self, tool_use: ToolUse, template_options: Mapping[str, Any]) -> Constraint | None:
+        del template_options
         if any(tool.name == "broken" for tool in tool_use.tools):
             raise UnsupportedParameter("`tools` are not supported here", param="tools")
         return None

@@ -69,7 +69,7 @@ LONG_SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"d
         ({"n": 9}, "n", "9 answers in one request, and a replica processes 8 at once"),
         ({"min_p": 1.5}, "min_p", "less than or equal to 1"),
         ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
-        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"repetition_penalty": 0.001}, "repetition_penalty", "greater than or equal to 0.01"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "at most 8 tokens"),
         ({"messages": None, "prompt": "hi"}, "prompt", "Send it to /v1/completions"),
         (

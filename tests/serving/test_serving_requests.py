@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from headrace.serving.errors import ContextLengthExceeded, RequestError
 from headrace.serving.openai.completions import CompletionBody
 from headrace.serving.openai.plan import Prompt
 from headrace.serving.openai.requests import checked_tokens
-from headrace.serving.openai.tokens import DetokenizeBody
+from headrace.serving.openai.tokens import DetokenizeBody, TokenizeBody
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 F = Tool("f", "d", {"type": "object"})
@@ -101,6 +102,16 @@ def test_request_then_every_field_arrives() -> None:
         constraint=Constraint(ConstraintKind.JSON_SCHEMA, '{"type":"object"}', "response_format"),
         tenant="team",
     )
+
+
+def test_prompt_logprobs_when_too_many_then_refused() -> None:
+    """They are kept until the answer is written: eight long prompts with many alternatives would be 100 MB."""
+    prompts = [[1] * (MODEL_LEN - 16)] * 8
+
+    assert len(requested(completion(prompts, echo=True, logprobs=6))) == 8
+    fault = refusal(CompletionBody, {"model": "m", "prompt": prompts, "echo": True, "logprobs": 8})
+    assert fault.param == "logprobs"
+    assert len(requested(completion(prompts, logprobs=20))) == 8
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -277,6 +288,28 @@ def test_tokens_when_one_is_unknown_then_refused_by_field() -> None:
 
     with pytest.raises(RequestError, match=r"`tokens`.* from 0 to 255"):
         checked_tokens(body.tokens, ENGINE, param="tokens")
+
+
+@pytest.mark.parametrize("field", ["prompt", "messages"])
+def test_tokenize_when_it_can_never_fit_then_refused_unread(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """Megabytes of text take seconds of a thread in which all requests are tokenized."""
+    for name in ("encode", "encode_chat"):
+        monkeypatch.delattr(EchoEngine, name)
+    text = "x" * (MODEL_LEN + 1)
+    body = {"prompt": text} if field == "prompt" else {"messages": [{"role": "user", "content": text}]}
+    with pytest.raises(ContextLengthExceeded) as raised:
+        TokenizeBody.read(json.dumps(body).encode()).tokens(ENGINE)
+    assert raised.value.param == field
+
+
+def test_template_options_when_they_can_never_fit_then_refused() -> None:
+    with pytest.raises(ContextLengthExceeded):
+        chat(chat_template_kwargs={"date_string": "x" * (MODEL_LEN + 1)}).prompts(ENGINE)
+
+
+@pytest.mark.parametrize(("fields", "param"), [({"n": 9}, "n"), ({"n": 2, "best_of": 9}, "best_of")])
+def test_answers_when_beyond_the_capacity_then_the_field_is_named(fields: dict[str, int], param: str) -> None:
+    assert refusal(CompletionBody, {"model": "m", "prompt": "hi", **fields}).param == param
 
 
 @pytest.mark.parametrize("field", ["prompt", "messages"])

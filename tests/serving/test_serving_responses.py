@@ -137,3 +137,11 @@ def test_response_when_a_field_is_wrong_then_named(fields: dict[str, Any], param
 
     assert (raised.value.param, raised.value.http_status) == (param, 400)
     assert message in str(raised.value)
+
+
+def test_cache_salt_then_it_separates_cached_prefixes() -> None:
+    """As in chat: a salt that is ignored would let others observe by latency which prompts were computed."""
+    body = ResponseBody.read(json.dumps({"model": MODEL, "input": "hi", "cache_salt": "team"}).encode())
+
+    (request,) = body.plan(ENGINE).requests
+    assert (request.tenant, body.ignored) == ("team", [])

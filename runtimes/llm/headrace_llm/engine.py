@@ -12,11 +12,11 @@ import asyncio
 import logging
 import os
 from array import array
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -164,9 +164,9 @@ class LLMEngine:
         """Return a parser of an answer to the conversation; None: the answer is content only."""
         return self._tokenizer.parser(chat)
 
-    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+    def tool_constraint(self, tool_use: ToolUse, template_options: Mapping[str, Any]) -> Constraint | None:
         """Return the constraint of an answer that must call a tool; None: it need not."""
-        return self._tokenizer.tool_constraint(tool_use)
+        return self._tokenizer.tool_constraint(tool_use, template_options)
 
     async def embed(self, prompts: Iterable[tuple[int, ...]]) -> list[array[float]]:
         """Return one vector per prompt: [width] of type code "f", of length 1.
@@ -290,7 +290,7 @@ class LLMEngine:
         """Return the state of the request's constraint. Raises InvalidRequest."""
         if request.constraint is None:
             return None
-        matcher = await asyncio.to_thread(self._constraints.compile, request.constraint)
+        matcher = await asyncio.wrap_future(self._constraints.compile(request.constraint))
         for token in request.answer_tokens:
             matcher.advance(token)
         return matcher
@@ -298,7 +298,7 @@ class LLMEngine:
     async def _embed(self, prompt: tuple[int, ...], room: asyncio.Semaphore) -> array[float]:
         async with room:
             # Nothing of the prompt may come from the prefix cache: it has no hidden states.
-            sequence = Sequence(list(prompt), reports_prompt=True)
+            sequence = Sequence(list(prompt), reports_prompt=True, embeds=True)
             request = self._admit(lambda: EmbeddingRequest(sequence, self._decoder.config.pooling))
             ended = False
             try:

@@ -24,6 +24,7 @@ class Update:
     """Whether the constraint allows nothing after these tokens."""
     cached_tokens: int
     prompt_logprobs: tuple[TokenLogprob | None, ...]
+    """In the first update only."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +44,7 @@ class Request:
     lookup: PromptLookup | None
     """None: no drafts."""
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    """Until the first update has them."""
     cancelled: bool = False
     """Whether its client has left before the answer's end."""
 

@@ -15,7 +15,9 @@ class Sequence:
     adapter: int = 0
     """Index of its LoRA adapter; 0: none."""
     reports_prompt: bool = False
-    """Whether the logits of all prompt tokens are wanted: then nothing of the prompt is taken from the cache."""
+    """Whether the results of all prompt tokens are wanted: then nothing of the prompt is taken from the cache."""
+    embeds: bool = False
+    """Whether the results are hidden states instead of logits."""
     drafts: list[int] = field(default_factory=list)
     """Tokens that may follow `tokens`; the next step computes them too, and sampling accepts or rejects them."""
     computed: int = 0

@@ -170,7 +170,8 @@ class Stepper:
         if ended:
             self.remove(request, cancelled=False)
         cached = min(request.sequence.cached or 0, len(request.given.prompt_tokens))
-        return Update(tuple(sampled), request.complete, cached, tuple(request.prompt_logprobs))
+        scored, request.prompt_logprobs = tuple(request.prompt_logprobs), []
+        return Update(tuple(sampled), request.complete, cached, scored)
 
     def _embed(self, request: EmbeddingRequest, chunk: Chunk, hidden: Floats) -> Update | None:
         request.pool(hidden, chunk.start)

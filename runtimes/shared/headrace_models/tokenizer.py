@@ -60,9 +60,9 @@ class ModelTokenizer:
         """Return a parser of an answer to the conversation; None: the answer is content only."""
         return self._dialect.parser(chat.tool_use, opened=self._opens_reasoning(chat.template_options))
 
-    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+    def tool_constraint(self, tool_use: ToolUse, template_options: Mapping[str, Any]) -> Constraint | None:
         """Return the constraint of an answer that must call a tool; None: it need not."""
-        return self._dialect.tool_constraint(tool_use, opened=self._opens_reasoning({}))
+        return self._dialect.tool_constraint(tool_use, opened=self._opens_reasoning(template_options))
 
     def _opens_reasoning(self, options: Mapping[str, Any]) -> bool:
         """Return whether a prompt ends with the opening marker of reasoning.

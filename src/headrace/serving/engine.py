@@ -99,7 +99,8 @@ class GenerationRequest:
     answer_tokens: tuple[int, ...] = ()
     """Tokens of the answer that exist already, up to a cursor: the deltas continue after their text."""
     tenant: str = ""
-    """Requests share cached prefixes within a tenant only."""
+    """The request's `cache_salt`: requests share cached prefixes only with those of the same. It separates the users of
+    one model. Namespaces need none: a replica serves the models of one."""
     special_tokens: bool = False
     """Whether the text contains special tokens: a parser of tool calls needs them."""
 
@@ -284,8 +285,10 @@ class TextEngine(Engine, Protocol):
     def parser(self, chat: Chat) -> MessageParser | None:
         """Return a new parser for an answer to the conversation; None: the whole text of an answer is its content."""
 
-    def tool_constraint(self, tool_use: ToolUse) -> Constraint | None:
+    def tool_constraint(self, tool_use: ToolUse, template_options: Mapping[str, Any]) -> Constraint | None:
         """Return what an answer must match so that it calls the tools as required; None: any text.
+
+        With `template_options` the prompt may end within reasoning, or after it (`enable_thinking`).
 
         Raises UnsupportedParameter if the model's template has no form for tools.
         """

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,8 @@ LEXER_FUEL = 50_000
 """Work of building a lexer. With `MAX_BYTES` it bounds the time of compiling to about a second: a thousand optional
 fields or enum values are far below, `a?` repeated 10,000 times is above. A limit of work accepts a constraint
 always or never; one of time would depend on the machine's load."""
+MAX_KEPT = 16
+"""Compiled constraints that are kept: applications repeat theirs, and all answers to one request have the same."""
 _LONGEST_REASON = 300
 """Characters of the library's message in an error."""
 
@@ -102,24 +105,30 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: ModelTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._lock = threading.Lock()
-        """Guards the construction of `_library`, which happens once."""
         self._library: LLTokenizer | None = None
+        """Constructed by the worker, before the first constraint."""
         self._worker = _large_stack_worker()
+        self.grammars = lru_cache(MAX_KEPT)(self._compile)
+        """Compiled constraints before the first token, of which answers get copies. Used by the worker only."""
 
-    def compile(self, constraint: Constraint) -> ConstraintMatcher:
-        """Return the state before the first token. Call it in a thread: it takes 1 ms to 1 s, without the interpreter.
+    def compile(self, constraint: Constraint) -> Future[ConstraintMatcher]:
+        """Return the state before the first token, 1 ms to 1 s later; a kept one is copied in 0.05 ms.
 
-        One constraint is compiled at a time, so that clients cannot occupy more than one core with these. The first
-        call also builds the vocabulary's trie, which holds the interpreter for a quarter of a second.
-        Raises InvalidRequest, with the constraint's param, if it is too large, invalid, or uses what is not supported.
+        One constraint is compiled at a time, in a thread without the interpreter, so that clients cannot occupy more
+        than one core with these; one that is cancelled before its turn is not compiled. The first one also builds the
+        vocabulary's trie, which holds the interpreter for a quarter of a second.
+        Raises InvalidRequest, as the future does, with the constraint's param, if it is too large, invalid, or uses
+        what is not supported.
         """
         size = len(constraint.text.encode(errors="replace"))
         if size > MAX_BYTES:
             raise _invalid(constraint, f"it has {size} bytes, and {MAX_BYTES} are allowed")
-        return self._worker.submit(self._compile, constraint).result()
+        return self._worker.submit(self._state, constraint)
 
-    def _compile(self, constraint: Constraint) -> ConstraintMatcher:
+    def _state(self, constraint: Constraint) -> ConstraintMatcher:
+        return ConstraintMatcher(self.grammars(constraint).deep_copy(), self._tokenizer.vocabulary)
+
+    def _compile(self, constraint: Constraint) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - 8 MB that most replicas never need
 
         limits = LLParserLimits(
@@ -128,21 +137,20 @@ class ConstraintCompiler:
         matcher = LLMatcher(self._trie(), _grammar(constraint), log_level=0, limits=limits)
         if matcher.is_error():
             raise _invalid(constraint, _short(matcher.get_error()))
-        return ConstraintMatcher(matcher, self._tokenizer.vocabulary)
+        return matcher
 
     def _trie(self) -> LLTokenizer:
         from llguidance import LLTokenizer  # noqa: PLC0415 - as above
 
-        with self._lock:
-            if self._library is None:
-                # Without slices: they would double the time, and masks take as long without them (measured).
-                self._library = LLTokenizer(
-                    self._tokenizer.definition(),
-                    n_vocab=self._tokenizer.vocabulary,
-                    eos_token=sorted(self._tokenizer.ends) or None,
-                    slices=[],
-                )
-            return self._library
+        if self._library is None:
+            # Without slices: they would double the time, and masks take as long without them (measured).
+            self._library = LLTokenizer(
+                self._tokenizer.definition(),
+                n_vocab=self._tokenizer.vocabulary,
+                eos_token=sorted(self._tokenizer.ends) or None,
+                slices=[],
+            )
+        return self._library
 
 
 def _large_stack_worker() -> ThreadPoolExecutor:

@@ -19,6 +19,10 @@ from headrace_llm.kv.cache import KVCache
 from headrace_llm.kv.slots import Move
 from headrace_llm.sequence import Sequence
 
+MAX_REPORTED = 64
+"""Tokens per step of prompts that report log probabilities: each has a row of logits, a megabyte with 262,144 tokens in
+the vocabulary."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -111,6 +115,8 @@ class Step:
     moves: list[Move] = field(default_factory=list)
     """Blocks to be copied before the step."""
     preempted: bool = False
+    reported_left: int = MAX_REPORTED
+    """As `left`, of the tokens of prompts that report log probabilities."""
 
     @property
     def running(self) -> list[Sequence]:
@@ -142,6 +148,9 @@ class Step:
         """Compute at most `limit` pending tokens of a sequence, after those that the prefix cache has by now."""
         self.scheduler.cache.skip(sequence)
         count = min(sequence.pending, limit)
+        if sequence.reports_prompt and not sequence.embeds:
+            count = min(count, self.reported_left)
+            self.reported_left -= max(count, 0)
         if count > 0:
             self._add(sequence, count, drafts=0)
 

@@ -176,7 +176,7 @@ def _texts(tensor: InputTensor, tail: bytes, where: str) -> tuple[list[str], byt
         texts, tail = _unpacked(tail[:size], size, where), tail[size:]
     if len(texts) != tensor.count or not 1 <= len(texts) <= MAX_TEXTS:
         raise InvalidRequest(
-            f"`{where}.shape` says {tensor.count} elements, there are {len(texts)}, and 1 to {MAX_TEXTS} are allowed",
+            f"`{where}.shape` is not that of {len(texts)} elements, or these are not 1 to {MAX_TEXTS}",
             param=f"{where}.shape",
         )
     return texts, tail

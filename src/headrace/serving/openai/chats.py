@@ -116,6 +116,8 @@ def chat_prompt(chat: Chat, engine: TextEngine, *, param: str) -> Prompt:
     ]
     if chat.tool_use is not None:
         texts += [tool.description + json.dumps(tool.parameters) for tool in chat.tool_use.tools]
+    if chat.template_options:
+        texts.append(json.dumps(chat.template_options))
     check_size("".join(texts), engine, param=param)
     return Prompt(engine.encode_chat(chat), param, chat=chat)
 
@@ -154,7 +156,7 @@ class ChatBody(GenerationBody):
             return wanted
         if wanted is not None:
             raise unsupported(wanted.param, "Leave out `tools`, or set `tool_choice` to none")
-        return engine.tool_constraint(use)
+        return engine.tool_constraint(use, self.chat_template_kwargs or {})
 
     def tool_use(self) -> ToolUse | None:
         """Return which tools may be called."""

@@ -24,6 +24,9 @@ from headrace.serving.openai.requests import (
 
 DEFAULT_TOKENS = 16
 """OpenAI's default limit for plain completions."""
+MAX_PROMPT_LOGPROBS = 2**18
+"""Log probabilities of prompts in one answer: they are kept until it is written, 150 bytes each. 64 prompts of 2,048
+tokens with one alternative each are allowed, or a prompt of 32,768 tokens with 7."""
 
 
 def prompt_form(value: object) -> str | None:
@@ -88,6 +91,7 @@ class CompletionBody(GenerationBody):
     def plan(self, engine: TextEngine, *, cursors: bool = False, adapter: str = "") -> Plan:
         self._check()
         plan = GenerationBody.plan(self, engine, cursors=cursors and not self.echo, adapter=adapter)
+        _check_prompt_logprobs(plan)
         return replace(plan, only_echo=self.max_tokens == 0 and self.max_completion_tokens is None)
 
     @override
@@ -119,3 +123,18 @@ class CompletionBody(GenerationBody):
             raise InvalidRequest("`best_of` is less than `n`", param="best_of")
         if self.stream and self.samples() > (self.n or 1):
             raise unsupported("best_of", "Leave it out, or do not stream: the best answer is known at the end only")
+
+
+def _check_prompt_logprobs(plan: Plan) -> None:
+    count = sum(
+        len(request.prompt_tokens) * (1 + request.prompt_logprobs)
+        for request in plan.requests
+        if request.prompt_logprobs is not None
+    )
+    if count > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"`logprobs` with `echo`: {count} log probabilities of prompts in one answer, and {MAX_PROMPT_LOGPROBS} "
+            "are allowed",
+            param="logprobs",
+            hint="Send several requests, or request fewer alternatives",
+        )

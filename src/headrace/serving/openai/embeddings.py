@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from array import array
 from collections.abc import Sequence
@@ -49,16 +50,25 @@ class EmbeddingBody(Body):
         return prompts
 
 
-def embedding_answer(body: EmbeddingBody, prompts: Sequence[Prompt], vectors: Sequence[array[float]]) -> dict[str, Any]:
-    """Return the answer in OpenAI's shape."""
-    written = [_base64(each) if body.encoding_format == "base64" else each.tolist() for each in vectors]
+def embedding_answer(body: EmbeddingBody, prompts: Sequence[Prompt], vectors: Sequence[array[float]]) -> bytes:
+    """Return the answer in OpenAI's shape. Call it in a thread.
+
+    It may have millions of numbers, which take seconds: each vector is written by a call of its own, so that the event
+    loop gets the interpreter in between.
+    """
     tokens = sum(len(prompt.tokens) for prompt in prompts)
-    return {
-        "object": "list",
-        "data": [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(written)],
-        "model": body.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    rest = {"object": "list", "model": body.model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    data = b",".join(_written(index, vector, body.encoding_format) for index, vector in enumerate(vectors))
+    return _json(rest)[:-1] + b',"data":[' + data + b"]}"
+
+
+def _written(index: int, vector: array[float], encoding: str | None) -> bytes:
+    numbers = _base64(vector) if encoding == "base64" else vector.tolist()
+    return _json({"object": "embedding", "index": index, "embedding": numbers})
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _base64(vector: array[float]) -> str:

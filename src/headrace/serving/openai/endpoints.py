@@ -75,7 +75,8 @@ class OpenAIEndpoints:
             prompts = await asyncio.to_thread(body.prompts, work.engine)
             vectors = await work.engine.embed([tuple(prompt.tokens) for prompt in prompts])
             exchange.notes["prompt_tokens"] = sum(len(prompt.tokens) for prompt in prompts)
-            await exchange.respond(embedding_answer(body, prompts, vectors))
+            answer = await asyncio.to_thread(embedding_answer, body, prompts, vectors)
+            await exchange.respond_text(200, answer, b"application/json")
 
     async def _tokenize(self, exchange: Exchange) -> None:
         body = await read(exchange, TokenizeBody)

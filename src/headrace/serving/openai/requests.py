@@ -83,8 +83,11 @@ class SamplingBody(Body):
     seed: int | None = Field(default=None, ge=-(2**63), lt=_SEEDS)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10)
+    """Logits are divided by it: float32 has no quotient for much smaller ones."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=MAX_BIASES)
+    cache_salt: str | None = Field(default=None, max_length=MAX_SALT_CHARACTERS)
+    """From vLLM: requests share cached prefixes only with those of the same salt."""
 
     def sampling(self, engine: TextEngine) -> Sampling:
         """Return how to choose tokens."""
@@ -136,8 +139,6 @@ class GenerationBody(SamplingBody, ABC):
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    cache_salt: str | None = Field(default=None, max_length=MAX_SALT_CHARACTERS)
-    """From vLLM: requests share cached prefixes only with those of the same salt."""
 
     @abstractmethod
     def prompts(self, engine: TextEngine) -> list[Prompt]:
@@ -235,7 +236,7 @@ class GenerationBody(SamplingBody, ABC):
         samples = self.samples()
         if prompts * samples > engine.capacity:
             several, what = prompts > 1, f"{prompts * samples} answers"
-            param = "prompt" if several else "n"
+            param = "prompt" if several else "n" if samples == self.n else "best_of"
             raise InvalidRequest(
                 f"`{param}`: {what} in one request, and a replica processes {engine.capacity} at once",
                 param=param,

@@ -233,6 +233,7 @@ class ResponseBody(SamplingBody):
             tuple(prompt.tokens),
             self.sampling(engine),
             StopConditions(answer_tokens(prompt, self.max_output_tokens, engine)),
+            tenant=self.cache_salt or "",
             constraint=constraint,
             adapter=adapter,
             special_tokens=parser is not None,
@@ -271,7 +272,7 @@ class ResponseBody(SamplingBody):
             return formatted
         if formatted is not None:
             raise unsupported("text.format", "Leave out `tools`, or set `tool_choice` to none")
-        return engine.tool_constraint(use)
+        return engine.tool_constraint(use, {})
 
 
 def _joined(earlier: ChatMessage, later: ChatMessage) -> ChatMessage | None:
