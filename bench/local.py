@@ -167,7 +167,7 @@ def llama_cpp_start(file: Path) -> float | None:
     if python is None:
         return None
     threads = str(len(os.sched_getaffinity(0)))
-    command = [python, WORKERS / "start_llama_cpp.py", file, threads, QUESTION]
+    command = [str(python), str(WORKERS / "start_llama_cpp.py"), str(file), threads, QUESTION]
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
@@ -179,7 +179,7 @@ def llama_cpp_start(file: Path) -> float | None:
 
 @dataclass(slots=True)
 class ColdStarts:
-    """Times of alternated starts: seconds."""
+    """Times of alternated starts: seconds, unless said otherwise."""
 
     process: list[float] = field(default_factory=list)
     """Request to a model at zero, to the runtime's process."""
@@ -190,7 +190,7 @@ class ColdStarts:
     llama_cpp: list[float] = field(default_factory=list)
     """A process of llama-cpp-python to its first token; empty: not installed."""
     stages: dict[str, list[float]] = field(default_factory=dict)
-    """Request to the first report of each stage."""
+    """Request to the first report of each stage: milliseconds."""
 
     def add_wake(self, instance: BenchInstance) -> None:
         """Measure one request to the idle model, and one to the running model."""
@@ -220,8 +220,8 @@ class ColdStarts:
 
     def report(self) -> None:
         """Print the distributions and the bars."""
-        for stage, seconds in self.stages.items():
-            spread(f"request at zero to the stage {stage}", [each * 1000 for each in seconds], "ms")
+        for stage, milliseconds in self.stages.items():
+            spread(f"request at zero to the stage {stage}", milliseconds, "ms")
         spread("request to first token, warm", self.warm, "s")
         spread("import torch (baseline)", self.torch, "s")
         spread("request at zero to first token", self.first_token, "s")
@@ -229,11 +229,11 @@ class ColdStarts:
         if self.llama_cpp:
             spread("llama-cpp-python, process to first token", self.llama_cpp, "s")
             print(f"llama-cpp-python of the import of torch: {statistics.median(self.llama_cpp) / baseline:.2f}x")
-        milliseconds = [seconds * 1000 for seconds in self.process]
-        spread("request at zero to process", milliseconds, "ms")
+        to_process = [seconds * 1000 for seconds in self.process]
+        spread("request at zero to process", to_process, "ms")
         bar("cold-start-of-torch-import", statistics.median(self.first_token) / baseline, 0.5, "x")
-        bar("wake-to-spawn-p50", statistics.median(milliseconds), 15, "ms")
-        bar("wake-to-spawn-p95", percentile(milliseconds, 95), 40, "ms")
+        bar("wake-to-spawn-p50", statistics.median(to_process), 15, "ms")
+        bar("wake-to-spawn-p95", percentile(to_process, 95), 40, "ms")
 
 
 def main() -> None:
