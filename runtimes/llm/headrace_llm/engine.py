@@ -108,6 +108,29 @@ class LLMEngine:
         the options contradict each other.
         """
         options = options or EngineOptions()
+        with ThreadPoolExecutor(1) as pool:
+            decoder = pool.submit(
+                load_decoder,
+                file,
+                dtype=options.dtype,
+                threads=threads or len(os.sched_getaffinity(0)),
+                progress=progress,
+            )
+            return cls.assemble(
+                file, decoder.result, max_model_len=max_model_len, max_concurrent=max_concurrent, options=options
+            )
+
+    @classmethod
+    def assemble(
+        cls,
+        file: ModelFile,
+        decoder: Callable[[], Decoder],
+        *,
+        max_model_len: int,
+        max_concurrent: int,
+        options: EngineOptions,
+    ) -> LLMEngine:
+        """Return an engine with the decoder that `decoder` waits for. Raises what `decoder` raises, and CannotStart."""
         model_len = min(max_model_len, file.config.context)
         if model_len < max_model_len:
             log.warning(
@@ -117,16 +140,10 @@ class LLMEngine:
                 model_len,
             )
         scheduler = options.scheduler(model_len=model_len, max_running=max_concurrent)
-        with ThreadPoolExecutor(1) as pool:
-            tokenizer = pool.submit(ModelTokenizer, file)
-            decoder = load_decoder(
-                file,
-                dtype=options.dtype,
-                threads=threads or len(os.sched_getaffinity(0)),
-                progress=progress,
-            )
-            decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
-            return cls(decoder, tokenizer.result(), scheduler, model_len=model_len, speculation=options.speculation)
+        tokenizer = ModelTokenizer(file)
+        loaded = decoder()
+        loaded.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
+        return cls(loaded, tokenizer, scheduler, model_len=model_len, speculation=options.speculation)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`."""
