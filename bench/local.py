@@ -1,8 +1,9 @@
 """Bench of local mode: start of an instance, cold start of a model, duration of commands.
 
-The baseline is `import torch` in the same run. A cold start is measured from outside: the request is sent, the
-supervisor's children are polled until the runtime's process exists, and the stream is read until its first token. All
-times are from the machine's monotonic clock.
+The baseline of a cold start is a process that imports torch, and beside it a process that answers with llama-cpp-python
+(when `make bench-llm` has installed it); the three alternate. A cold start is measured from outside: the request is
+sent, the supervisor's children are polled until the runtime's process exists, and the stream is read until its first
+token. All times are from the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from bars import bar, environment, percentile, spread
+from engines.contender import WORKERS
+from engines.venvs import LLAMA_CPP, installed_python
 from typing_extensions import override
 
 BIN = Path(sys.executable).parent
@@ -30,10 +34,9 @@ with socket.create_server(("127.0.0.1", 0)) as _free:
     PORT: int = _free.getsockname()[1]
 ROOT = Path(__file__).parent.parent
 WAKES = 20
-TORCH_IMPORTS = 5
-"""Number before the cold starts, and again after them."""
 STARTS = 10
 COMMANDS = 20
+QUESTION = "Which city is the capital of France?"
 IDLE_SECONDS = 1
 DEADLINE_SECONDS = 60.0
 
@@ -128,7 +131,7 @@ class Wake(threading.Thread):
     @override
     def run(self) -> None:
         """Send the request and read the stream to its first token."""
-        question = {"role": "user", "content": "What is the capital of France?"}
+        question = {"role": "user", "content": QUESTION}
         body = {
             "model": "smollm2-135m-instruct",
             "messages": [question],
@@ -158,12 +161,39 @@ def torch_import() -> float:
     return time.monotonic() - began
 
 
-def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
-    """Return the seconds to the process and to the first token of each cold start; print stages and warm requests."""
-    spawned, first, warm = [], [], []
-    stages: dict[str, list[float]] = {}
-    for _ in range(WAKES):
-        instance.wait_idle()
+def llama_cpp_start(file: Path) -> float | None:
+    """Return the seconds of a llama-cpp-python process to its first token; None: it is not installed."""
+    python = installed_python(LLAMA_CPP)
+    if python is None:
+        return None
+    threads = str(len(os.sched_getaffinity(0)))
+    command = [str(python), str(WORKERS / "start_llama_cpp.py"), str(file), threads, QUESTION]
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        token = process.stdout.readline()
+        seconds = time.monotonic() - began
+    assert token, "llama-cpp-python ended without a token"
+    return seconds
+
+
+@dataclass(slots=True)
+class ColdStarts:
+    """Times of alternated starts: seconds, unless said otherwise."""
+
+    process: list[float] = field(default_factory=list)
+    """Request to a model at zero, to the runtime's process."""
+    first_token: list[float] = field(default_factory=list)
+    warm: list[float] = field(default_factory=list)
+    torch: list[float] = field(default_factory=list)
+    """A process that imports torch."""
+    llama_cpp: list[float] = field(default_factory=list)
+    """A process of llama-cpp-python to its first token; empty: not installed."""
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    """Request to the first report of each stage: milliseconds."""
+
+    def add_wake(self, instance: BenchInstance) -> None:
+        """Measure one request to the idle model, and one to the running model."""
         before = instance.children()
         wake = Wake()
         wake.start()
@@ -172,18 +202,38 @@ def wakes(instance: BenchInstance) -> tuple[list[float], list[float]]:
         seen = time.monotonic()
         wake.join()
         assert wake.first_token, "the stream ended without a token"
-        spawned.append(seen - wake.sent)
-        first.append(wake.first_token - wake.sent)
+        self.process.append(seen - wake.sent)
+        self.first_token.append(wake.first_token - wake.sent)
         again = Wake()
         again.start()
         again.join()
-        warm.append(again.first_token - again.sent)
+        self.warm.append(again.first_token - again.sent)
         for stage, elapsed in wake.stages.items():
-            stages.setdefault(stage, []).append(elapsed)
-    for stage, milliseconds in stages.items():
-        spread(f"request at zero to the stage {stage}", milliseconds, "ms")
-    spread("request to first token, warm", warm, "s")
-    return spawned, first
+            self.stages.setdefault(stage, []).append(elapsed)
+
+    def add_peers(self, file: Path) -> None:
+        """Measure the processes beside it."""
+        self.torch.append(torch_import())
+        seconds = llama_cpp_start(file)
+        if seconds is not None:
+            self.llama_cpp.append(seconds)
+
+    def report(self) -> None:
+        """Print the distributions and the bars."""
+        for stage, milliseconds in self.stages.items():
+            spread(f"request at zero to the stage {stage}", milliseconds, "ms")
+        spread("request to first token, warm", self.warm, "s")
+        spread("import torch (baseline)", self.torch, "s")
+        spread("request at zero to first token", self.first_token, "s")
+        baseline = statistics.median(self.torch)
+        if self.llama_cpp:
+            spread("llama-cpp-python, process to first token", self.llama_cpp, "s")
+            print(f"llama-cpp-python of the import of torch: {statistics.median(self.llama_cpp) / baseline:.2f}x")
+        to_process = [seconds * 1000 for seconds in self.process]
+        spread("request at zero to process", to_process, "ms")
+        bar("cold-start-of-torch-import", statistics.median(self.first_token) / baseline, 0.5, "x")
+        bar("wake-to-spawn-p50", statistics.median(to_process), 15, "ms")
+        bar("wake-to-spawn-p95", percentile(to_process, 95), 40, "ms")
 
 
 def main() -> None:
@@ -205,23 +255,20 @@ def main() -> None:
             began = time.monotonic()
             instance.get("mdep")
             commands.append(time.monotonic() - began)
-        torch_seconds = [torch_import() for _ in range(TORCH_IMPORTS)]
-        spawned, first = wakes(instance)
-        torch_seconds += [torch_import() for _ in range(TORCH_IMPORTS)]
+        model = next(home.rglob("*.gguf"))
+        cold_starts = ColdStarts()
+        for _ in range(WAKES):
+            cold_starts.add_peers(model)
+            instance.wait_idle()
+            cold_starts.add_wake(instance)
         instance.stop()
         starts = []
         for _ in range(STARTS):
             starts.append(instance.start())
             instance.stop()
-    spread("import torch (baseline)", torch_seconds, "s")
-    spread("request at zero to first token", first, "s")
-    milliseconds = [seconds * 1000 for seconds in spawned]
-    spread("request at zero to process", milliseconds, "ms")
     spread("headrace up to /v1/models", starts, "s")
     spread("headrace get", commands, "s")
-    bar("cold-start-over-torch", statistics.median(first) - statistics.median(torch_seconds), 2.0, "s")
-    bar("wake-to-spawn-p50", statistics.median(milliseconds), 15, "ms")
-    bar("wake-to-spawn-p95", percentile(milliseconds, 95), 40, "ms")
+    cold_starts.report()
     bar("up-to-models", statistics.median(starts), 3.0, "s")
     bar("get", statistics.median(commands), 0.3, "s")
 

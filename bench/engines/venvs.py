@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".cache/peers"
+_MARK = "complete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,19 @@ VLLM = Peer(
 CLIENTS = Peer("clients", (("torch==2.13.0",), ("guidellm==0.8.1", "lm-eval[api]==0.4.13")), removed=("torchvision",))
 
 
+def installed_python(peer: Peer) -> Path | None:
+    """Return the peer's Python; None: it is not installed."""
+    home = PEERS / peer.name
+    return home / "bin/python" if (home / _MARK).exists() else None
+
+
 def python_of(peer: Peer) -> Path:
     """Return the peer's Python; install the peer the first time (llama.cpp compiles for ten minutes)."""
-    home = PEERS / peer.name
-    python, mark = home / "bin/python", home / "complete"
-    if mark.exists():
+    python = installed_python(peer)
+    if python is not None:
         return python
+    home = PEERS / peer.name
+    python = home / "bin/python"
     print(f"installing {peer.name} into {home.relative_to(ROOT)} (once)", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
     environment = {**os.environ, **dict(peer.variables)}
@@ -49,5 +57,5 @@ def python_of(peer: Peer) -> Path:
         subprocess.run([python, *pip], check=True, env=environment)
     if peer.removed:
         subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *peer.removed], check=True)
-    mark.touch()
+    (home / _MARK).touch()
     return python

@@ -43,7 +43,7 @@ from headrace.store.client import Store
 from headrace_llm.adapters import EngineAdapters, LoadedAdapter
 from headrace_llm.answer import Answer
 from headrace_llm.embedding import EmbeddingRequest
-from headrace_llm.loading import load_decoder
+from headrace_llm.loading import LoadedDecoder, load_decoder
 from headrace_llm.options import EngineOptions
 from headrace_llm.request import Request
 from headrace_llm.sampling.constraints import ConstraintCompiler, ConstraintMatcher
@@ -115,6 +115,34 @@ class LLMEngine:
         the options contradict each other.
         """
         options = options or EngineOptions()
+        with ThreadPoolExecutor(1) as pool:
+            decoder = pool.submit(
+                load_decoder,
+                file,
+                dtype=options.dtype,
+                threads=threads or len(os.sched_getaffinity(0)),
+                progress=progress,
+                store=store,
+            )
+            return cls.assemble(
+                file,
+                lambda: LoadedDecoder(decoder.result(), store),
+                max_model_len=max_model_len,
+                max_concurrent=max_concurrent,
+                options=options,
+            )
+
+    @classmethod
+    def assemble(
+        cls,
+        file: ModelFile,
+        decoder: Callable[[], LoadedDecoder],
+        *,
+        max_model_len: int,
+        max_concurrent: int,
+        options: EngineOptions,
+    ) -> LLMEngine:
+        """Return an engine with the decoder that `decoder` waits for. Raises what `decoder` raises, and CannotStart."""
         model_len = min(max_model_len, file.config.context)
         if model_len < max_model_len:
             log.warning(
@@ -124,24 +152,17 @@ class LLMEngine:
                 model_len,
             )
         scheduler = options.scheduler(model_len=model_len, max_running=max_concurrent)
-        with ThreadPoolExecutor(1) as pool:
-            tokenizer = pool.submit(ModelTokenizer, file)
-            decoder = load_decoder(
-                file,
-                dtype=options.dtype,
-                threads=threads or len(os.sched_getaffinity(0)),
-                progress=progress,
-                store=store,
-            )
-            decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
-            return cls(
-                decoder,
-                tokenizer.result(),
-                scheduler,
-                model_len=model_len,
-                speculation=options.speculation,
-                store=store,
-            )
+        tokenizer = ModelTokenizer(file)
+        loaded = decoder()
+        loaded.decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
+        return cls(
+            loaded.decoder,
+            tokenizer,
+            scheduler,
+            model_len=model_len,
+            speculation=options.speculation,
+            store=loaded.store,
+        )
 
     @property
     def healthy(self) -> bool:

@@ -1,11 +1,18 @@
-"""The choice of the decoder: our native kernels, or torch where they cannot be built."""
+"""Loading of a model: the choice of its decoder, in a thread that a server starts before its own imports."""
 
 from __future__ import annotations
 
 import logging
+import os
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
+from pathlib import Path
 
+from headrace.agent.errors import AgentError
+from headrace.environment import AGENT_SOCKET
 from headrace.errors import CannotStart
 from headrace.serving.engine import Progress
 from headrace.store.client import Store
@@ -26,6 +33,67 @@ class DType(StrEnum):
     """In that of the file: quantised weights stay quantised."""
     FLOAT32 = "float32"
     """Exact to the reference implementation, and slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDecoder:
+    """A decoder, and the node's store that has its weights, which must stay open as long."""
+
+    decoder: Decoder
+    store: Store | None
+
+
+class ModelLoading:
+    """A model that a thread loads: reading and packing take no part of the interpreter's time that imports need.
+
+    The thread is a daemon: a process that must stop does not wait for it.
+    """
+
+    def __init__(self, path: Path, *, dtype: DType, threads: int) -> None:
+        self._lock = threading.Lock()
+        """Guards the next two."""
+        self._stage: tuple[str, int | None] = ("reading-model", None)
+        self._listener: Progress | None = None
+        self._file: Future[ModelFile] = Future()
+        self._decoder: Future[LoadedDecoder] = Future()
+        self._thread = threading.Thread(target=self._run, args=(path, dtype, threads), name="load-model", daemon=True)
+        self._thread.start()
+
+    def report_to(self, listener: Progress) -> None:
+        """Report the present stage and all later ones."""
+        with self._lock:
+            self._listener = listener
+            listener(*self._stage)
+
+    def file(self) -> ModelFile:
+        """Wait for the open file. Raises InvalidModel."""
+        return self._file.result()
+
+    def decoder(self) -> LoadedDecoder:
+        """Wait for the decoder. Raises InvalidModel, CannotStart."""
+        return self._decoder.result()
+
+    def join(self) -> None:
+        """Wait for the thread: a normal exit of the interpreter must not interrupt it in a library's native code."""
+        self._thread.join()
+
+    def _run(self, path: Path, dtype: DType, threads: int) -> None:
+        waiting: Future[ModelFile] | Future[LoadedDecoder] = self._file
+        try:
+            file = ModelFile.open(path)
+            self._file.set_result(file)
+            waiting = self._decoder
+            store = node_store()
+            decoder = load_decoder(file, dtype=dtype, threads=threads, progress=self._progress, store=store)
+            self._decoder.set_result(LoadedDecoder(decoder, store))
+        except Exception as error:  # noqa: BLE001 - carried to who waits, whatever it is
+            waiting.set_exception(error)
+
+    def _progress(self, stage: str, percent: int | None) -> None:
+        with self._lock:
+            self._stage = (stage, percent)
+            if self._listener is not None:
+                self._listener(stage, percent)
 
 
 def load_decoder(
@@ -69,3 +137,15 @@ def load_decoder(
     from headrace_models.torch_decoder import TorchDecoder  # noqa: PLC0415 - torch takes seconds and is not needed else
 
     return TorchDecoder(file.weights, threads=threads, progress=loaded)
+
+
+def node_store() -> Store | None:
+    """Return the object store of this node; None if the pod has no volume of the node agent, or no agent runs."""
+    path = os.environ.get(AGENT_SOCKET)
+    if not path:
+        return None
+    try:
+        return Store(Path(path))
+    except AgentError as error:
+        log.warning("the weights are loaded for this process alone: %s", error)
+        return None

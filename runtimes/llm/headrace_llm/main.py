@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from headrace.serving.log import configure_logging
+
 MAX_PORT = 65535
 STANDBY = "standby"
 SPIN_COUNT = "10000"
@@ -25,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments is None else main(arguments)
     gc.disable()  # until the engine is loaded: objects of imports stay, and need not be traversed
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported
-    from headrace_llm.server import LLMSettings, serve  # noqa: PLC0415 - `--help` does not wait for a server's imports
+    from headrace_llm.loading import DType, ModelLoading  # noqa: PLC0415 - `--help` does not wait for these imports
+    from headrace_llm.settings import LLMSettings  # noqa: PLC0415 - as above
 
     settings = LLMSettings(
         path=options.path,
@@ -41,7 +44,13 @@ def main(argv: list[str] | None = None) -> int:
         prefix_cache=options.prefix_cache,
         speculation=options.speculation,
     )
-    return serve(settings, options.host, options.port, lambda: _greet(settings.model, options.host, options.port))
+    configure_logging()
+    loading = ModelLoading(settings.path, dtype=DType(settings.dtype), threads=settings.computing_threads)
+    from headrace_llm.server import serve  # noqa: PLC0415 - the model loads during these imports
+
+    return serve(
+        settings, loading, options.host, options.port, lambda: _greet(settings.model, options.host, options.port)
+    )
 
 
 def _standby(descriptor: int) -> list[str] | None:

@@ -12,15 +12,13 @@ import logging
 import time
 from collections.abc import Callable
 
-import nats.errors
-from nats.aio.client import Client
-from nats.protocol.parser import PERMISSIONS_ERR
 from typing_extensions import override
 
 from headrace import environment
 from headrace.errors import HeadraceError
 from headrace.events import subjects
 from headrace.events.messages import Message
+from headrace.events.nats_library import PERMISSIONS_ERR, Client, errors
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ class _PersistentClient(Client):
         if PERMISSIONS_ERR in f"nats: {err_msg}":
             await super()._process_err(err_msg)
         else:
-            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+            await self._process_op_err(errors.Error(f"nats: {err_msg}"))
 
 
 async def connect(
@@ -179,7 +177,7 @@ async def publish_if_connected(client: Client, subject: str, message: Message) -
         return False
     try:
         await client.publish(subject, message.encode())
-    except (nats.errors.Error, OSError) as error:
+    except (errors.Error, OSError) as error:
         log.debug("not published on %s: %s", subject, error or type(error).__name__)
         return False
     return True

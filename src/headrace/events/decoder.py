@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TypeVar
 
-from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from headrace.events.messages import Message
+from headrace.events.nats_library import Msg
 
 log = logging.getLogger(__name__)
 

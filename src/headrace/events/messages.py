@@ -26,7 +26,12 @@ _EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 class Message(BaseModel):
     """Base of all messages: frozen, serialized by `encode` and `decode` only."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)  # not valid in JSON
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,  # not valid in JSON
+        defer_build=True,  # a component uses a few of the messages, and a replica's start waits for its imports
+    )
 
     def encode(self) -> bytes:
         """Return the JSON bytes."""

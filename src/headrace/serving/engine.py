@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from prometheus_client.core import Metric
+if TYPE_CHECKING:  # models use this module, and load while the server's libraries are imported
+    from prometheus_client.core import Metric
 
-from headrace.events.messages import Load
+    from headrace.events.messages import Load
 
 Progress = Callable[[str, int | None], None]
 """Called with the stage (kebab-case) and its progress in percent, from the thread that loads an engine."""

@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -36,6 +35,7 @@ from headrace.serving.errors import Draining, EngineDied
 from headrace.serving.exchange import Endpoints, Handlers
 from headrace.serving.guard import from_gateways_only
 from headrace.serving.identity import Identity
+from headrace.serving.log import configure_logging
 from headrace.serving.metrics import RuntimeMetrics
 from headrace.serving.probes import QUIET_PATHS, Probes
 from headrace.serving.replica import AnyEngine, Replica
@@ -75,6 +75,8 @@ class Runtime(Generic[AnyEngine]):
     """Loads the engine; called in a thread of its own. A HeadraceError from it becomes the termination message."""
     handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Handlers]
     on_ready: Callable[[], None]
+    loads_early: bool = False
+    """Whether a thread loads parts of the engine before `load` is called, which only waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def _number(variables: Mapping[str, str], name: str, kind: Callable[[str], Numbe
 
 def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
     """Serve until a signal; return the exit code. A failure writes one line to the termination message."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     process: RuntimeProcess[AnyEngine] | None = None
     try:
         process = RuntimeProcess(runtime, Serving.of(host, port, os.environ))
@@ -140,7 +142,7 @@ def run(runtime: Runtime[AnyEngine], host: str, port: int) -> int:
         cause, code = "", 0
     if cause:
         write_termination_message(" ".join(cause.split())[:MAX_TERMINATION_CHARACTERS])
-    if process is not None and process.loading:
+    if runtime.loads_early if process is None else process.loading:
         # The loading thread is inside a library's native code; a normal exit of the interpreter would crash it.
         logging.shutdown()
         os._exit(code)
@@ -151,8 +153,8 @@ class RuntimeProcess(Generic[AnyEngine]):
     """One process around one engine."""
 
     def __init__(self, runtime: Runtime[AnyEngine], serving: Serving) -> None:
-        self.loading = False
-        """Whether the loading thread runs; it cannot be interrupted."""
+        self.loading = runtime.loads_early
+        """Whether a loading thread runs; it cannot be interrupted."""
         self._runtime = runtime
         self._serving = serving
         self._replica: Replica[AnyEngine] = Replica()

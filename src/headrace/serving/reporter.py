@@ -11,13 +11,11 @@ import logging
 from collections.abc import Awaitable
 from typing import Any
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from headrace.events import subjects
 from headrace.events.connection import connect, publish_if_connected, raise_if_cancelled
 from headrace.events.decoder import Decoder
 from headrace.events.messages import Admission, Announcement, ReplicaState
+from headrace.events.nats_library import Client, Msg
 from headrace.serving.identity import Identity
 from headrace.serving.replica import Replica
 

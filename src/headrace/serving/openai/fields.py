@@ -188,7 +188,12 @@ class Fields(BaseModel):
     Validation takes a list as context, to which it appends the names of ignored fields.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        defer_build=True,  # of all endpoints, the first request uses one, and a replica's start waits for its imports
+    )
 
     where: ClassVar[str] = ""
     """Path of the object in the body, for the names of ignored fields."""
