@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import mmap
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from models.model_files import GGUFModel
+from models.native_models import PLAIN, model_weights
 from models.test_models_model_file import loaded
 
 from headrace.errors import CannotStart
 from headrace_models import kv_memory
+from headrace_models.encodings import TensorType
 from headrace_models.memory import Memory, read_memory
+from headrace_models.native.packing import pack
+from headrace_models.weights import RawTensor
 
 GIB = 1 << 30
 
@@ -76,3 +83,18 @@ async def test_context_when_shorter_than_requested_then_a_warning(
         engine = loaded(tmp_path, GGUFModel(), max_model_len=1 << 20)
     await engine.close()
     assert f"maxModelLen is {1 << 20}, and the model's context {engine.model_len}" in caplog.text
+
+
+def test_mapped_weights_when_packed_then_no_longer_resident(tmp_path: Path) -> None:
+    """The tensors' pages are dropped, and read from the file again when they are needed."""
+    path = tmp_path / "tensor"
+    path.write_bytes(np.arange(90 * 256, dtype=np.float32).tobytes())
+    with path.open("rb") as file:
+        area = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    weights = model_weights(PLAIN)
+    name = "token_embd.weight"
+    tensors = {**weights.tensors, name: RawTensor(name, (90, 256), TensorType.F32, memoryview(area))}
+    first = pack(replace(weights, tensors=tensors), threads=1)
+    (mapping,) = (text for text in Path("/proc/self/smaps").read_text().split("VmFlags") if str(path) in text)
+    assert "\nRss:                   0 kB" in mapping
+    assert pack(replace(weights, tensors=tensors), threads=1) == first

@@ -6,7 +6,8 @@ still encoded: a decoder keeps, repacks or decodes them. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes["output.weight"] = (config.vocabulary, config.width)
     return shapes
+
+
+def release_file_pages(tensors: Iterable[RawTensor]) -> None:
+    """Drop the resident pages of the files that hold these tensors; a later access reads them again.
+
+    Only for files that nothing has written to in memory, as readers map them.
+    """
+    areas = {id(area): area for tensor in tensors if isinstance(area := tensor.data.obj, mmap.mmap)}
+    for area in areas.values():
+        area.madvise(mmap.MADV_DONTNEED)
 
 
 def unpaired_order(heads: int, rows: int) -> NDArray[np.int32]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from headrace.errors import CannotStart, InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.native.library import native
-from headrace_models.weights import ModelWeights, RawTensor, tensor_shapes
+from headrace_models.weights import ModelWeights, RawTensor, release_file_pages, tensor_shapes
 
 MAGIC, VERSION, ALIGNMENT = b"HRWEIGHT", 1, 64
 _HEADER = struct.Struct("<8sIIQ32s8x")
@@ -97,6 +97,7 @@ class Packing:
             for slot, _ in zip(largest_first, pool.map(lambda each: _fill_slot(each, out), largest_first), strict=True):
                 done += slot.nbytes
                 progress(100 * done // self.nbytes)
+        release_file_pages(slot.tensor for slot in self.slots)  # else the process holds the weights twice
 
 
 class Packer(Protocol):
