@@ -308,7 +308,7 @@ def test_template_options_when_they_can_never_fit_then_refused() -> None:
 
 
 @pytest.mark.parametrize(("fields", "param"), [({"n": 9}, "n"), ({"n": 2, "best_of": 9}, "best_of")])
-def test_answers_when_beyond_the_capacity_then_the_field_is_named(fields: dict[str, int], param: str) -> None:
+def test_answers_when_beyond_the_capacity_then_field_named(fields: dict[str, int], param: str) -> None:
     assert refusal(CompletionBody, {"model": "m", "prompt": "hi", **fields}).param == param
 
 
