@@ -101,3 +101,9 @@ def test_rule_when_both_halves_judge_a_value_then_they_agree(rule: Rule, data: s
     if old is not None:
         variables["oldSelf"] = json_to_cel(old)
     assert bool(PROGRAMS[rule].evaluate(variables)) == rule.check(value, old)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.path}.{rule.field}")
+def test_rule_when_read_by_the_api_server_then_no_escapes(rule: Rule) -> None:
+    r"""In CEL, `\.` in a string is a syntax error, which celpy accepts: write `[.]`."""
+    assert "\\" not in rule.cel

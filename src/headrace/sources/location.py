@@ -21,7 +21,7 @@ HF_URI = (
 )
 """ORGANISATION/REPOSITORY, the revision, and the path of one file; without a path, the model's directory."""
 OCI_URI = (
-    r"^oci://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+"
+    r"^oci://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+"
     r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[0-9a-f]{64})?$"
 )
 """REGISTRY/REPOSITORY with a tag (default: latest) or the digest of the manifest, as the distribution specification
