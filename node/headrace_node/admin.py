@@ -61,6 +61,7 @@ class AdminVerbs:
 
     async def tenants(self, _: Session, message: dict[str, Any], __: list[int]) -> Reply:
         """Describe the tenants after the one named by the cursor `after`."""
+        self._store.sweep()
         counters, used = self._store.counters, self._store.accounts.bytes
         names = {tenant for counts in (used, counters.hits, counters.evictions) for tenant, _ in counts}
         uses = {

@@ -41,6 +41,7 @@ POLL_SECONDS = 0.02
 def run(settings: AgentSettings) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises HeadraceError or OSError if it cannot start."""
     descriptor_limit()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when a client opens a segment during `memory.is_held`
     asyncio.run(_run(settings))
 
 

@@ -47,6 +47,7 @@ class NodeMetrics(Collector):
         yield from self._frames()
 
     def _memory(self) -> Iterable[Metric]:
+        self._store.sweep()
         accounts, objects, leases = self._store.accounts, _no_counts(), _no_counts()
         for stored in self._store.objects():
             key = (stored.record.tenant, stored.record.object_class)

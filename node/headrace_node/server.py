@@ -148,8 +148,9 @@ class AgentServer:
             return
         connected.setblocking(False)
         if len(self.sessions) >= SESSIONS or self._per_tenant[tenant] >= SESSIONS_PER_TENANT:
-            with connected, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
                 messages.send(connected, _report(_too_many(tenant)))
+            messages.close_unread(connected)
             return
         session = Session(next(self._numbers), tenant, label, _peer_pid(connected))
         self._per_tenant[tenant] += 1
@@ -177,7 +178,7 @@ class AgentServer:
             self._close(connected, session)
 
     def _close(self, connected: socket.socket, session: Session) -> None:
-        connected.close()
+        messages.close_unread(connected)
         self.sessions.discard(session)
         self._per_tenant[session.tenant] -= 1
         for hook in session.on_close:

@@ -172,7 +172,7 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--huge-pages",
         action="store_true",
-        help="use the node's reserved huge pages of 2 MiB (vm.nr_hugepages), if some are free; transparent huge pages"
+        help="use the node's reserved huge pages of 2 MiB (vm.nr_hugepages), if it has any; transparent huge pages"
         " are used without it, if the node offers them for shared memory",
     )
     parser.add_argument(
@@ -182,9 +182,7 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bus-port", type=int, default=0, help="port of the descriptor bus (default: any free one)")
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address to serve /metrics on (default 127.0.0.1)")
-    parser.add_argument(
-        "--metrics-port", type=int, help="port to serve /metrics, /healthz and /readyz on (default: none)"
-    )
+    parser.add_argument("--metrics-port", type=int, help="port to serve /metrics and /healthz on (default: none)")
 
 
 def _add_csi(parser: argparse.ArgumentParser, variables: Mapping[str, str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +195,48 @@ def test_server_when_too_many_descriptors_then_none_leaks(path: Path) -> None:
         assert messages.receive(connected) is None
         connected.close()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def lingering() -> socket.socket:
+    """Return a socket whose last close would wait for an hour: its peer does not read what it has sent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = socket.create_connection(listener.getsockname())
+        PEERS.append(listener.accept()[0])
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    sender.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sender.send(bytes(1 << 20))
+    return sender
+
+
+PEERS: list[socket.socket] = []
+
+
+@pytest.mark.parametrize(
+    ("packets", "before"),
+    [([b'{"verb": "hold"}'], 0), ([b'{"verb": "hold"}'], 20), ([b"?", b""], 0), ([b"?", b"", b"", b"x"], 0)],
+    ids=["received", "too many", "unread", "unread later"],
+)
+def test_server_when_descriptor_lingers_then_serves_others(
+    world: ServerThread, path: Path, packets: list[bytes], before: int
+) -> None:
+    """Closing a client's descriptor must not block the agent, wherever it is closed."""
+    with AgentConnection(path, reply_seconds=10) as other:
+        connected, sent = raw(path), lingering()
+        connected.send(json.dumps({"verb": "hello", "version": messages.VERSION}).encode())
+        assert "reply" in reply(connected)
+        all_sent = threading.Event()
+        world.loop.call_soon_threadsafe(all_sent.wait)
+        for packet in packets[:-1]:
+            connected.send(packet)
+        messages.send(connected, packets[-1], [0] * before + [sent.fileno()])
+        sent.close()
+        connected.close()
+        all_sent.set()
+        assert other.call("echo").body["tenant"] == "team-a"
+        assert other.call("echo").body["tenant"] == "team-a"
+    PEERS.pop().close()
 
 
 def test_sessions_when_too_many_then_refused_and_others_go_on(

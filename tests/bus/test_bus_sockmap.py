@@ -222,7 +222,7 @@ def test_agent_when_without_ebpf_then_join_says_so(tmp_path: Path) -> None:
 def test_loaders_when_compiled_by_bcc_then_same_behaviour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_sockmap().close()
     if not Path(DEBIAN_PACKAGES, "bcc").is_dir() or not HEADERS:
-        pytest.skip("no python3-bpfcc with kernel headers")
+        pytest.skip(NO_EBPF)  # by BCC: no python3-bpfcc, or no kernel headers
     for folder in HEADERS:
         subprocess.run(["cp", "-as", folder / "include", folder / "arch", tmp_path], check=True)
     monkeypatch.setattr(sys, "path", [*sys.path, DEBIAN_PACKAGES])

@@ -188,6 +188,13 @@ def test_bus_when_two_endpoints_join_then_metrics_count_frames(short_path: Path)
     assert 'headrace_node_bus_forwarded_frames_total{to="tcp"}' in text
 
 
+def test_agent_when_lease_is_broken_then_survives(agent: Agent) -> None:
+    """A client that opens a segment while the agent checks who holds it breaks the agent's file lease: SIGIO."""
+    agent.process.send_signal(signal.SIGIO)
+    assert [each.memory for each in agent.admin.tenants()] == []
+    assert agent.process.poll() is None
+
+
 def test_agent_when_another_runs_then_takes_over_at_its_end(short_path: Path) -> None:
     """The first one removes its sockets when it ends, which must not be those of the second."""
     command = [*PYTHON, "agent", "--socket-directory", str(short_path)]

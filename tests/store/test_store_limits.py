@@ -128,6 +128,31 @@ def test_client_when_it_keeps_released_memory_then_still_counted(world: StoreThr
         os.close(fd)
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_client_when_it_hides_descriptors_then_still_counted(world: StoreThread, store: Store, *, sealed: bool) -> None:
+    """File leases do not show a descriptor that was opened with O_PATH, and it keeps the memory as any other."""
+    hidden = []
+    for _ in range(6):
+        answer = store._call("store.create", {"class": "weights", "size": PAGE})
+        hidden.append(os.open(f"/proc/self/fd/{answer.fds[0]}", os.O_PATH))
+        os.close(answer.fds[0])
+        if sealed:
+            sealing = store._call("store.seal", {"draft": answer.body["draft"]})
+            os.close(sealing.fds[0])
+            store._call("store.release", {"keys": [sealing.body["key"]]})
+        else:
+            store._call("store.abort", {"draft": answer.body["draft"]})
+    with pytest.raises(StoreFull):
+        put(store)
+    with world.open(other=True) as other:
+        put(other)
+    os.close(hidden.pop())
+    put(store)
+    for fd in hidden:
+        os.close(fd)
+    assert sum(size for (tenant, _), size in world.usage().items() if tenant == "team-a") == PAGE
+
+
 def test_drafts_when_too_many_then_refused(tmp_path: Path) -> None:
     with StoreThread(tmp_path) as world, world.open() as store:
         drafts = [store.create(ObjectClass.KV, 1) for _ in range(64)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from store.store_world import MEGABYTE, PAGE, ROOMY, StoreThread, descriptors
 
 from headrace.store.keys import ObjectClass
+from headrace_node.store import memory
 from headrace_node.store.memory import PageKind, is_held, new_segment, offered_pages, opened
 from headrace_node.store.pool import SegmentPool, size_class
 
@@ -80,6 +81,17 @@ def test_segment_when_made_then_resident_and_alone(pages: PageKind) -> None:
     os.close(fd)
     assert not is_held(reading)
     os.close(reading)
+
+
+@pytest.mark.parametrize(("reserved", "used"), [("0", False), ("512", True)])
+def test_pages_when_reserved_and_none_free_then_still_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserved: str, *, used: bool
+) -> None:
+    """A restarted agent finds all of them in the objects that its keeper holds."""
+    for name, number in (("nr_hugepages", reserved), ("free_hugepages", "0")):
+        (tmp_path / name).write_text(f"{number}\n")
+    monkeypatch.setattr(memory, "_HUGETLB_PAGES", tmp_path / "nr_hugepages")
+    assert offered_pages(hugetlb=True).hugetlb is used
 
 
 def test_pages_when_none_reserved_then_ordinary_ones() -> None:

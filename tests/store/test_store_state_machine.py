@@ -182,7 +182,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def bytes_are_exact(self) -> None:
         store = self.world.store
-        memory = [each.record.memory_bytes for each in [*store._objects.values(), *store._deleted]]
+        memory = [each.record.memory_bytes for each in store._objects.values()]
+        memory += [each.memory_bytes for each in store._closed]
         memory += [draft.memory_bytes for draft in store._drafts.values()]
         accounts = store.accounts
         assert accounts.total_bytes == sum(memory)

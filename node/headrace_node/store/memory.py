@@ -24,7 +24,7 @@ from headrace.errors import CannotStart
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _HUGE = 2 * 1024 * 1024
-_HUGETLB_FREE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+_HUGETLB_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 _SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE, Linux 5.14; not yet in Python's mmap."""
@@ -50,8 +50,11 @@ class PageKind:
 
 
 def offered_pages(*, hugetlb: bool) -> PageKind:
-    """Return the best pages that the node offers; reserved ones only if `hugetlb`, and only if some are free."""
-    if hugetlb and _HUGETLB_FREE.exists() and int(_HUGETLB_FREE.read_text()) > 0:
+    """Return the best pages that the node offers; reserved ones only if `hugetlb`, and only if it has any.
+
+    That none is free does not matter: a restarted agent finds them in the objects that the keeper holds.
+    """
+    if hugetlb and _HUGETLB_PAGES.exists() and int(_HUGETLB_PAGES.read_text()) > 0:
         return PageKind(hugetlb=True)
     advise = _SHMEM_HUGE.exists() and "[advise]" in _SHMEM_HUGE.read_text()
     return PageKind(advise=advise)

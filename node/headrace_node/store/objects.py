@@ -1,9 +1,9 @@
 """The object store: drafts become sealed objects, objects are leased, released, pinned, deleted and evicted.
 
 Runs in the agent's event loop; only populating and hashing run in threads. An object can be evicted if no session has
-a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`). The last condition makes the
-accounts exact: memory that a client still maps after its release stays counted against its tenant, so nobody can use
-more than the quota, and a restarted agent does not evict what running processes map, before or without a new lease.
+a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`): a restarted agent does not evict
+what running processes map, before or without a new lease. The accounts are exact: memory that a client keeps after its
+object is gone stays counted against its tenant (`closed`), so nobody can use more than the quota.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 import itertools
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -21,6 +21,7 @@ from headrace.store.errors import InvalidObject, ObjectNotFound, StillMapped, St
 from headrace.store.keys import ObjectClass, random_key
 from headrace_node.store import memory
 from headrace_node.store.accounts import Accounts, Limits, Scope
+from headrace_node.store.closed import ClosedSegments
 from headrace_node.store.keeping import NO_KEEPER, Keeping, Record
 from headrace_node.store.memory import PageKind
 from headrace_node.store.names import Names, ObjectName
@@ -94,8 +95,7 @@ class ObjectStore:
         self._keeping = keeping
         self._objects: OrderedDict[tuple[str, str], Stored] = OrderedDict()
         """By tenant and key, the least recently used first."""
-        self._deleted: list[Stored] = []
-        """No longer found, but still leased or mapped."""
+        self._closed = ClosedSegments()
         self._drafts: dict[int, Draft] = {}
         self._names = Names()
         self._numbers = itertools.count(1)
@@ -115,10 +115,10 @@ class ObjectStore:
         await asyncio.gather(*self._refills, return_exceptions=True)
         for draft in list(self._drafts.values()):
             self._discard(draft)
-        for stored in [*self._objects.values(), *self._deleted]:
+        for stored in self._objects.values():
             os.close(stored.fd)
         self._objects.clear()
-        self._deleted.clear()
+        self._closed.close()
         self.pool.close()
 
     async def obtain(self, session: int, name: ObjectName, size: int) -> Stored | Draft | None:
@@ -210,12 +210,10 @@ class ObjectStore:
 
     def release(self, session: int, tenant: str, key: str) -> None:
         """End one lease of a session; nothing if it has none."""
-        for stored in [self._objects.get((tenant, key)), *self._deleted]:
-            if stored is not None and stored.record.key == key and stored.leases[session] > 0:
-                stored.leases[session] -= 1
-                stored.leases += Counter()  # removes those that are zero
-                break
-        self.sweep()
+        stored = self._objects.get((tenant, key))
+        if stored is not None:
+            stored.leases[session] -= 1
+            stored.leases += Counter()  # removes those that are not positive
 
     def abort(self, session: int, number: int) -> None:
         """Discard a draft. Raises ObjectNotFound."""
@@ -231,17 +229,15 @@ class ObjectStore:
         """Remove an object; its memory is freed when the last lease and mapping end. Raises ObjectNotFound."""
         stored = self._found(tenant, key)
         self._remove(stored.record)
-        self._deleted.append(stored)
-        self.sweep()
+        self._close(stored.record, stored.fd)
 
     def close_session(self, session: int) -> None:
         """Free what a session held, whether it ended or crashed."""
         for draft in [draft for draft in self._drafts.values() if draft.session == session]:
             self.counters.reaped_drafts += 1
             self._discard(draft)
-        for stored in [*self._objects.values(), *self._deleted]:
+        for stored in self._objects.values():
             stored.leases.pop(session, None)
-        self.sweep()
 
     def objects(self, tenant: str | None = None) -> Iterator[Stored]:
         """Yield the objects, of one tenant or of all, the least recently used first."""
@@ -249,6 +245,13 @@ class ObjectStore:
 
     def _make_room(self, tenant: str, object_class: ObjectClass, size: int) -> None:
         """Evict what is needed for an object, or nothing if that is not enough. Raises StoreFull."""
+        while victims := self._victims(tenant, object_class, size):
+            for stored in victims:  # what its tenant keeps open in secret is not freed: the next pass finds others
+                self._evict(stored)
+        self._trim_pool(size)
+
+    def _victims(self, tenant: str, object_class: ObjectClass, size: int) -> Iterable[Stored]:
+        """Return the objects to evict for another one, the least recently used first. Raises StoreFull."""
         self.sweep()
         victims: dict[tuple[str, str], Stored] = {}
         for scope in self.accounts.scopes(tenant, object_class):
@@ -261,9 +264,7 @@ class ObjectStore:
                     excess -= gain
             if excess > 0:
                 raise _full(scope, object_class, size)
-        for stored in victims.values():
-            self._evict(stored)
-        self._trim_pool(size)
+        return list(victims.values())
 
     def _remove(self, record: Record) -> None:
         """Let an object no longer be found."""
@@ -274,22 +275,17 @@ class ObjectStore:
     def _evict(self, stored: Stored) -> None:
         self._remove(stored.record)
         self.counters.evictions[stored.record.tenant, stored.record.object_class] += 1
-        self._close(stored)
+        self._close(stored.record, stored.fd)
 
     def sweep(self) -> None:
-        """Free deleted objects and discarded drafts that nobody uses any more.
+        """Stop counting memory that clients have freed. Call it before reading the accounts."""
+        for record in self._closed.freed():
+            self.accounts.remove(record.tenant, record.object_class, record.memory_bytes)
 
-        Every operation that changes something does so. Call it before reading the accounts: the kernel closes the
-        descriptors of a process that crashed in any order, so its connection may end before its last mapping.
-        """
-        for stored in [each for each in self._deleted if each.unused]:
-            self._deleted.remove(stored)
-            self._close(stored)
-
-    def _close(self, stored: Stored) -> None:
-        record = stored.record
-        os.close(stored.fd)
-        self.accounts.remove(record.tenant, record.object_class, record.memory_bytes)
+    def _close(self, record: Record, fd: int) -> None:
+        """Give up a segment, which counts until no client has it any more."""
+        self._closed.add(fd, record)
+        self.sweep()
 
     def _draft(self, session: int, number: int) -> Draft:
         draft = self._drafts.get(number)
@@ -310,8 +306,7 @@ class ObjectStore:
         if draft.fd < 0:
             self.accounts.remove(draft.tenant, draft.object_class, draft.memory_bytes)
             return
-        self._deleted.append(_stored(draft, random_key()))
-        self.sweep()
+        self._close(_record(draft, ""), draft.fd)
 
     async def _verify(self, draft: Draft, expected: str) -> None:
         async with self._hashing:
@@ -329,17 +324,15 @@ class ObjectStore:
 
     def _store(self, draft: Draft) -> Stored:
         key = (draft.tenant, draft.digest or random_key())
-        existing = self._objects.get(key)
-        stored = _stored(draft, key[1])
-        if existing is None:
-            self._objects[key] = stored
+        stored = self._objects.get(key)
+        if stored is None:
+            stored = self._objects[key] = Stored(_record(draft, key[1]), memory.opened(draft.fd, os.O_RDONLY))
+            os.close(draft.fd)
             self._names.add(stored.record)
             self.counters.puts[draft.tenant, draft.object_class] += 1
             self._keeping.keep(stored.record, stored.fd)
         else:
-            self._deleted.append(stored)
-            self.sweep()
-            stored = existing
+            self._close(_record(draft, key[1]), draft.fd)
             self._objects.move_to_end(key)
         stored.leases[draft.session] += 1
         return stored
@@ -370,12 +363,9 @@ class ObjectStore:
         self._trim_pool()  # objects may have been created meanwhile
 
 
-def _stored(draft: Draft, key: str) -> Stored:
-    """Return the object of a draft; its descriptor becomes one for reading only."""
-    fd = memory.opened(draft.fd, os.O_RDONLY)
-    os.close(draft.fd)
+def _record(draft: Draft, key: str) -> Record:
     name = None if draft.name is None else draft.name.text
-    return Stored(Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name), fd)
+    return Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name)
 
 
 def _evicting_frees(scope: Scope, stored: Stored) -> int:

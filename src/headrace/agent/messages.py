@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +25,17 @@ MESSAGE_BYTES = 65_536
 """Longest message. A packet must fit into a socket's send buffer (212,992 bytes by default)."""
 MESSAGE_FDS = 16
 """Most file descriptors of one message."""
+PACKET_FDS = 253
+"""Most file descriptors of one packet (SCM_MAX_FD of Linux)."""
 MESSAGE_CONTAINERS = 512
 """Most lists and objects of one message, so that nesting stays far below the interpreter's recursion limit."""
 HELLO = "hello"
 
 _INT_BYTES = array.array("i").itemsize
+RIGHTS_BYTES = socket.CMSG_SPACE(PACKET_FDS * _INT_BYTES)
+"""For all descriptors of a packet: the kernel closes those without room, and waits for that (see `close_all`)."""
+_UNREAD_BYTES = RIGHTS_BYTES + socket.CMSG_SPACE(3 * _INT_BYTES)
+"""Likewise with credentials: process, user and group id."""
 
 
 @dataclass(slots=True)
@@ -57,39 +64,66 @@ def send(connected: socket.socket, data: bytes, fds: Iterable[int] = ()) -> None
 def receive(connected: socket.socket) -> Received | None:
     """Receive one message, None at the end of the connection. Raises InvalidMessage, OSError.
 
-    Without an error, the caller owns the descriptors. The kernel discards those above the bound.
+    Without an error, the caller owns the descriptors.
     """
-    data, rights, flags, _ = connected.recvmsg(
-        MESSAGE_BYTES, socket.CMSG_SPACE(MESSAGE_FDS * _INT_BYTES), socket.MSG_CMSG_CLOEXEC
-    )
-    fds = array.array("i")
-    for level, kind, content in rights:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(content[: len(content) - len(content) % _INT_BYTES])
+    data, rights, flags, _ = connected.recvmsg(MESSAGE_BYTES, RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = descriptors(rights)
     try:
         if not data:
             close_all(fds)
             return None
-        return Received(_decode(data, flags), list(fds))
+        return Received(_decode(data, flags, len(fds)), fds)
     except InvalidMessage:
         close_all(fds)
         raise
 
 
+def descriptors(rights: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Return the file descriptors of a packet."""
+    fds = array.array("i")
+    for level, kind, content in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % _INT_BYTES])
+    return list(fds)
+
+
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors."""
+    """Close descriptors, without waiting: with SO_LINGER, a sender could block the closing process for hours."""
     for fd in fds:
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                _end_linger(fd)
         with contextlib.suppress(OSError):
             os.close(fd)
 
 
-def _decode(data: bytes, flags: int) -> dict[str, Any]:
+def _end_linger(fd: int) -> None:
+    connected = socket.socket(fileno=fd)
+    try:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(2 * _INT_BYTES))
+    finally:
+        connected.detach()
+
+
+def close_unread(connected: socket.socket) -> None:
+    """Close a Unix socket of type SEQPACKET, and what it has not received as `close_all` does; the kernel would wait.
+
+    With SO_PASSCRED, a packet without content and descriptors differs from the end of the connection.
+    """
+    with connected, contextlib.suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        connected.shutdown(socket.SHUT_RD)
+        while rights := connected.recvmsg(1, _UNREAD_BYTES, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)[1]:
+            close_all(descriptors(rights))
+
+
+def _decode(data: bytes, flags: int, fds: int) -> dict[str, Any]:
+    if fds > MESSAGE_FDS:
+        raise InvalidMessage(f"a message has more than {MESSAGE_FDS} file descriptors")
     if flags & socket.MSG_TRUNC:
         raise InvalidMessage(f"a message is longer than {MESSAGE_BYTES:,} bytes")
     if flags & socket.MSG_CTRUNC:
-        raise InvalidMessage(
-            f"a message has more than {MESSAGE_FDS} file descriptors, or the process has too many open"
-        )
+        raise InvalidMessage("the process has too many file descriptors open for those of a message")
     if data.count(b"[") + data.count(b"{") > MESSAGE_CONTAINERS:
         raise InvalidMessage(f"a message has more than {MESSAGE_CONTAINERS} lists and objects")
     try:

@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from headrace.agent.messages import RIGHTS_BYTES, close_all, close_unread, descriptors
 from headrace.bus.errors import InvalidFrame
 from headrace.bus.frames import FRAME_BYTES, Frame, FrameBuffer
 
@@ -34,6 +35,7 @@ class Wire:
     ) -> None:
         connected.setblocking(False)
         self.socket = connected
+        self._rights_bytes = RIGHTS_BYTES if connected.type == socket.SOCK_SEQPACKET else 0
         self._on_frame, self._on_close = on_frame, on_close
         self._buffer = FrameBuffer()
         self._queue: deque[tuple[bytes, int]] = deque()
@@ -67,7 +69,10 @@ class Wire:
             return
         self._loop.remove_reader(self.socket)
         self._loop.remove_writer(self.socket)
-        self.socket.close()
+        if self._rights_bytes:
+            close_unread(self.socket)
+        else:
+            self.socket.close()
         for _, fd in self._queue:
             if fd >= 0:
                 os.close(fd)
@@ -75,7 +80,9 @@ class Wire:
 
     def _read(self) -> None:
         try:
-            data = self.socket.recv(_READ_BYTES)
+            data, rights, _, _ = self.socket.recvmsg(_READ_BYTES, self._rights_bytes, socket.MSG_CMSG_CLOEXEC)
+            if rights:  # no frame has descriptors
+                close_all(descriptors(rights))
             if not data:
                 self._end()
                 return
