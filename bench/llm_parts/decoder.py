@@ -1,34 +1,26 @@
-"""Measures the decoder beside llama.cpp, vLLM and transformers: same model, cores and threads, alternated in one run.
+"""The decoder beside llama.cpp, vLLM and transformers: same model, cores and threads, alternated in one run.
 
-The model is the example's, SmolLM2-135M: llama.cpp and headrace read the file as shipped (Q4_1), vLLM and transformers
-its weights in bfloat16. `--exclusive` runs every timed section at real-time priority, for a machine with other jobs.
-The peers are installed the first time (`bench/engines/venvs.py`).
+llama.cpp and headrace read the file as shipped (Q4_1), vLLM and transformers its weights in bfloat16.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from bars import bar, environment, spread
-from engines import checkpoint, limits
+from bars import Bar, spread
+from engines import limits
 from engines.contender import WORKERS, Contender
 from engines.limits import Limits
-from engines.venvs import LLAMA_CPP, PEERS, VLLM, python_of
-from models.example_model import smollm2_file
+from engines.venvs import LLAMA_CPP, VLLM, python_of
+from llm_parts.setting import THREADS, Setting
 
-THREADS = 2
 STREAMS = (1, 8, 16)
 STEPS = 32
 PROMPT = 512
-REPEATS = 5
 OURS, LLAMA, COMPILED, REFERENCE = "headrace", "llama.cpp", "vLLM", "transformers"
 GIGA = 1e9
 
@@ -45,31 +37,22 @@ class Rates:
         self.best[streams], self.middle[streams] = tokens / min(seconds), tokens / statistics.median(seconds)
 
 
-def main() -> None:
-    """Measure, and print the bars."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exclusive", action="store_true", help="real-time priority in timed sections (needs root)")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--without", nargs="*", default=[], choices=(LLAMA, COMPILED, REFERENCE))
-    options = parser.parse_args()
-    environment()
-    file = smollm2_file()
-    directory = checkpoint.export(file, PEERS / "smollm2")
+def measure(setting: Setting) -> list[Bar]:
+    """Return the bars of decode and prefill."""
     measured = limits.measure(THREADS)
-    _print_limits(measured, file)
+    _print_limits(measured, setting.file)
     with ExitStack() as stack:
-        contenders = [
-            stack.enter_context(each) for each in _contenders(file, directory) if each.name not in options.without
-        ]
+        contenders = [stack.enter_context(each) for each in _contenders(setting)]
         for each in contenders:
             print(
                 f"{each.name}: loaded in {each.load_seconds:.2f} s, {each.resident / 1e6:.0f} MB resident", flush=True
             )
-        rates = _measure(contenders, repeats=options.repeats, exclusive=options.exclusive)
-    _print_bars(rates, measured, file)
+        rates = _measure(contenders, repeats=setting.repeats, exclusive=setting.exclusive)
+    return _bars(rates, measured, setting.file)
 
 
-def _contenders(file: Path, directory: Path) -> list[Contender]:
+def _contenders(setting: Setting) -> list[Contender]:
+    file, directory = setting.file, setting.directory
     return [
         Contender(OURS, [sys.executable, WORKERS / "run_headrace.py", file, str(THREADS)]),
         Contender(LLAMA, [python_of(LLAMA_CPP), WORKERS / "run_llama_cpp.py", file, str(THREADS)]),
@@ -115,7 +98,7 @@ def _bandwidth_limit(measured: Limits, file: Path) -> float:
     return measured.bytes_per_second / file.stat().st_size
 
 
-def _print_bars(rates: dict[str, Rates], measured: Limits, file: Path) -> None:
+def _bars(rates: dict[str, Rates], measured: Limits, file: Path) -> list[Bar]:
     for name, each in rates.items():
         row = ", ".join(
             f"{streams or 'prefill'}: {each.best[streams]:.0f} ({each.middle[streams]:.0f})" for streams in each.best
@@ -133,11 +116,9 @@ def _print_bars(rates: dict[str, Rates], measured: Limits, file: Path) -> None:
         "prefill-over-llama-cpp": (0, LLAMA, 3.0),
         "prefill-over-vllm": (0, COMPILED, 1.0),
     }
-    for name, (streams, peer, goal) in goals.items():
-        if peer in rates:
-            bar(name, ours.middle[streams] / rates[peer].middle[streams], goal, "x", at_least=True)
-    bar("decode-1-of-bandwidth-limit", ours.best[1] / _bandwidth_limit(measured, file), 0.5, "x", at_least=True)
-
-
-if __name__ == "__main__":
-    main()
+    bars = [
+        Bar(name, ours.middle[streams] / rates[peer].middle[streams], goal, "x", at_least=True)
+        for name, (streams, peer, goal) in goals.items()
+    ]
+    limit = ours.best[1] / _bandwidth_limit(measured, file)
+    return [*bars, Bar("decode-1-of-bandwidth-limit", limit, 0.5, "x", at_least=True)]
