@@ -127,7 +127,11 @@ async def _stall(engine: LLMEngine, stall: Stall) -> None:
         return arrived, time.perf_counter()
 
     started = time.perf_counter()
-    (arrived, answered), *_ = await asyncio.gather(arrive(), *(stream(index) for index in range(STREAMS)))
+    async with asyncio.TaskGroup() as tasks:
+        long = tasks.create_task(arrive())
+        for index in range(STREAMS):
+            tasks.create_task(stream(index))
+    arrived, answered = long.result()
     seconds = time.perf_counter() - started
     overlapping = [
         after - before for each in times for before, after in pairwise(each) if after > arrived and before < answered
