@@ -5,7 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A measured value and its goal: met when the value is at most (or at least) the goal."""
+
+    name: str
+    value: float
+    goal: float
+    unit: str
+    at_least: bool = False
+
+    def print(self) -> None:
+        """Print the machine-readable line."""
+        met = self.value >= self.goal if self.at_least else self.value <= self.goal
+        comparison, verdict = ">=" if self.at_least else "<=", "ok" if met else "short"
+        print(f"bar {self.name} {self.value:.3g}{self.unit} {comparison}{self.goal:g}{self.unit} {verdict}", flush=True)
 
 
 def environment() -> None:
@@ -24,12 +42,8 @@ def environment() -> None:
 
 
 def bar(name: str, value: float, goal: float, unit: str, *, at_least: bool = False) -> None:
-    """Print a bar: met when the value is at most (or at least) the goal."""
-    met = value >= goal if at_least else value <= goal
-    print(
-        f"bar {name} {value:.3g}{unit} {'>=' if at_least else '<='}{goal:g}{unit} {'ok' if met else 'short'}",
-        flush=True,
-    )
+    """Print a bar."""
+    Bar(name, value, goal, unit, at_least).print()
 
 
 def spread(name: str, values: list[float], unit: str) -> None:

@@ -66,15 +66,16 @@ class Request:
         forced = self.constraint.forced()[:limit] if self.constraint is not None else []
         return forced or self.lookup.propose(self.sequence.tokens, limit)
 
-    def sample(self, rows: Floats, drafts: list[int]) -> tuple[list[Sampled], bool]:
+    def sample(self, rows: Floats, likeliest: list[int], drafts: list[int]) -> tuple[list[Sampled], bool]:
         """Return the next tokens and whether they end the answer: accepted drafts, and the token after them.
 
-        rows: [1 + drafts, vocabulary], the logits after the last token and after each draft. A draft is accepted
-        exactly if it is the token that sampling chooses anyway, so the answer is the same as without drafts.
+        rows: [1 + drafts, vocabulary], the logits after the last token and after each draft. `likeliest`: of each row,
+        the token with the highest one. A draft is accepted exactly if it is the token that sampling chooses anyway, so
+        the answer is the same as without drafts.
         """
         sampled: list[Sampled] = []
-        for row, draft in zip(rows, [*drafts, None], strict=True):
-            sampled.append(self._sample(row))
+        for row, likely, draft in zip(rows, likeliest, [*drafts, None], strict=True):
+            sampled.append(self._sample(row, likely))
             token = sampled[-1].token
             if token in self.ends and self.sampler.index > self.given.stop.min_tokens:
                 return sampled, True
@@ -84,9 +85,9 @@ class Request:
                 break
         return sampled, False
 
-    def _sample(self, row: Floats) -> Sampled:
+    def _sample(self, row: Floats, likeliest: int) -> Sampled:
         if self.constraint is None:
-            return self.sampler.sample(row)
+            return self.sampler.sample(row, likeliest=likeliest)
         sampled = self.sampler.sample(row, self.constraint.allowed())
         self.constraint.advance(sampled.token)
         return sampled

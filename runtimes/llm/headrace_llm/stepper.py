@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.errors import HeadraceError
 from headrace.serving.engine import EngineCounters
@@ -29,6 +29,17 @@ AnyRequest = Request | EmbeddingRequest
 
 RATE_SMOOTHING = 0.2
 """Weight of the newest step in the reported step time and rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A computed chunk."""
+
+    chunk: Chunk
+    rows: Floats
+    """Logits, [chunk.outputs, vocabulary]; of an embedding, hidden states, [chunk.outputs, width]."""
+    likeliest: list[int]
+    """Index of the highest value of each row: of logits, the likeliest token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +93,10 @@ class Stepper:
             log.exception("a step of %d requests failed; computing each request alone", len(step.chunks))
             outputs, results = self._forward_each(step.chunks)
         sampled = 0
-        for chunk, rows in outputs:
-            request = self.requests[chunk.sequence]
+        for computed in outputs:
+            request = self.requests[computed.chunk.sequence]
             try:
-                update = self._advance(request, chunk, rows)
+                update = self._advance(request, computed)
             except Exception as error:  # noqa: BLE001 - any error here is this request's
                 results.append(self._failed(request, error))
             else:
@@ -104,17 +115,22 @@ class Stepper:
             sequence.drafts = request.drafts(left)
             left -= len(sequence.drafts)
 
-    def _forward(self, chunks: Items[Chunk]) -> list[tuple[Chunk, Floats]]:
-        """Compute a batch; return each chunk with its logits, [chunk.outputs, vocabulary], or its hidden states."""
+    def _forward(self, chunks: Items[Chunk]) -> list[Computed]:
+        """Compute a batch."""
         chunks = sorted(chunks, key=lambda chunk: chunk.sequence.adapter)  # rows of an adapter are computed together
-        outputs: list[tuple[Chunk, Floats]] = []
+        outputs: list[Computed] = []
         for kind, forward in ((EmbeddingRequest, self._decoder.embed), (Request, self._decoder.step)):
             part = [chunk for chunk in chunks if isinstance(self.requests[chunk.sequence], kind)]
             outputs += self._compute(part, forward) if part else []
         return outputs
 
     @staticmethod
-    def _compute(chunks: Items[Chunk], forward: Callable[[Batch], Floats]) -> list[tuple[Chunk, Floats]]:
+    def _compute(chunks: Items[Chunk], forward: Callable[[Batch], Floats]) -> list[Computed]:
+        """Compute chunks that need the same.
+
+        One call finds the likeliest tokens of all rows: numpy releases the interpreter in each call, and the event loop
+        takes it, which writes the last step's tokens: a call per row would wait for it in each row.
+        """
         tokens: list[int] = []
         wanted: list[int] = []
         segments: list[Segment] = []
@@ -123,25 +139,28 @@ class Stepper:
             wanted += range(len(tokens) - chunk.outputs, len(tokens))
             segments.append(Segment(chunk.sequence.blocks, chunk.start, chunk.count, chunk.sequence.adapter))
         computed = forward(Batch(tokens, segments, wanted))
-        outputs: list[tuple[Chunk, Floats]] = []
+        likeliest: list[int] = computed.argmax(-1).tolist()
+        outputs: list[Computed] = []
         first = 0
         for chunk in chunks:
-            outputs.append((chunk, computed[first : first + chunk.outputs]))
+            rows = slice(first, first + chunk.outputs)
+            outputs.append(Computed(chunk, computed[rows], likeliest[rows]))
             first += chunk.outputs
         return outputs
 
-    def _forward_each(self, chunks: Items[Chunk]) -> tuple[list[tuple[Chunk, Floats]], list[Result]]:
-        """Compute each chunk of a batch that failed alone; return the logits, and the requests that fail by themselves.
+    def _forward_each(self, chunks: Items[Chunk]) -> tuple[list[Computed], list[Result]]:
+        """Compute each chunk of a batch that failed alone; return these, and the requests that fail by themselves.
 
         Correct, because a chunk writes to blocks of its own, to the positions that the failed attempt wrote. If all
         chunks fail, a probe token of no request is computed; if that raises too, the engine itself has failed, and its
         error is raised.
         """
-        outputs: list[tuple[Chunk, Floats]] = []
+        outputs: list[Computed] = []
         faults: list[tuple[Chunk, Exception]] = []
         for chunk in chunks:
             try:
-                outputs += [(chunk, rows.copy()) for _, rows in self._forward([chunk])]
+                (alone,) = self._forward([chunk])
+                outputs.append(replace(alone, rows=alone.rows.copy()))
             except Exception as error:  # noqa: BLE001 - kept, and delivered to the request below
                 faults.append((chunk, error))
         if not outputs:
@@ -149,17 +168,19 @@ class Stepper:
             self._decoder.step(Batch([0], [Segment(blocks, 0, 1)], [0]))
         return outputs, [self._failed(self.requests[chunk.sequence], error) for chunk, error in faults]
 
-    def _advance(self, request: AnyRequest, chunk: Chunk, rows: Floats) -> Update | None:
+    def _advance(self, request: AnyRequest, computed: Computed) -> Update | None:
         """Sample after a computed chunk; return what it adds to the answer, None within a prompt."""
+        chunk = computed.chunk
         if isinstance(request, EmbeddingRequest):
-            return self._embed(request, chunk, rows)
+            return self._embed(request, chunk, computed.rows)
         if request.sequence.reports_prompt:
-            request.score_prompt(rows, chunk.start)
+            request.score_prompt(computed.rows, chunk.start)
         if not chunk.samples:
             self._scheduler.commit(chunk, [])
             return None
         drafts = request.sequence.drafts[: chunk.drafts]
-        sampled, ended = request.sample(rows[-1 - chunk.drafts :], drafts)
+        new = slice(-1 - chunk.drafts, None)
+        sampled, ended = request.sample(computed.rows[new], computed.likeliest[new], drafts)
         request.sequence.reports_prompt = False
         self._scheduler.commit(chunk, [each.token for each in sampled])
         if drafts and request.lookup is not None:

@@ -21,6 +21,7 @@ computed in real numbers if u is within about 1e-7 of a token's border.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -101,16 +102,17 @@ class Sampler:
             self._seen = np.zeros(vocabulary, dtype=np.bool_)
             self._seen[[*prompt, *answered]] = True
 
-    def sample(self, logits: Floats, allowed: Bitmask | None = None) -> Sampled:
+    def sample(self, logits: Floats, allowed: Bitmask | None = None, *, likeliest: int | None = None) -> Sampled:
         """Choose the next token, and count it as part of the answer.
 
-        logits: [vocabulary], float32, not changed. Raises RequestFailed if no token is allowed or the logits are not
-        finite; the answer is then as before.
+        logits: [vocabulary], float32, not changed. `likeliest`: their argmax, if the caller knows it. Raises
+        RequestFailed if no token is allowed or the logits are not finite; the answer is then as before.
         """
         adjusted = self._adjust(logits, allowed)
-        likeliest = int(adjusted.argmax())  # of NaNs, the first
+        if likeliest is None or adjusted is not logits:
+            likeliest = int(adjusted.argmax())  # of NaNs, the first
         highest = adjusted[likeliest]
-        if not np.isfinite(highest):
+        if not math.isfinite(highest):
             raise self._no_token(logits)
         temperature = self._sampling.temperature
         token = likeliest if temperature == 0 else self._draw(adjusted, highest)
