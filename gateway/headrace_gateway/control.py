@@ -199,7 +199,7 @@ def _allow(error: HTTPException) -> str | None:
 def _no_such_operation(request: Request, allow: str | None) -> HeadraceError:
     path = request.url.path
     if allow is None:
-        return NoSuchPath(f"there is no {path[:200]} here", hint="GET /docs lists the endpoints")
+        return NoSuchPath(f"there is no {path[:200]} here", hint="GET /openapi.json lists the endpoints")
     return MethodNotAllowed(f"{path[:200]} does not take {request.method}", allow=allow)
 
 

@@ -39,8 +39,9 @@ def test_prompt_and_answer_when_too_long_then_refused() -> None:
     body = chat(max_tokens=100)
 
     body.request(prompt_of(MODEL_LEN - 100), ENGINE)
-    with pytest.raises(ContextLengthExceeded, match=r"4096 tokens.* 3997 of the prompt and up to 100"):
+    with pytest.raises(ContextLengthExceeded, match=r"4096 tokens.* 3997 of the prompt and up to 100") as raised:
         body.request(prompt_of(MODEL_LEN - 99), ENGINE)
+    assert raised.value.hint == "Shorten the prompt, or set `max_tokens` to 99 or less"
 
 
 def test_prompt_when_it_fills_the_context_then_refused() -> None:

@@ -124,7 +124,7 @@ def plan(**fields: Any) -> Any:
         ({"input": [{"type": "web_search_call"}]}, "input[0]", "should be a message, reasoning"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type", "input_text"),
         ({"input": [{"role": "user"}]}, "input[0].content", "required"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].name", "required"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "should be 'function'"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice", "no tool 'g'"),
         ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "text.format", "Leave out `tools`"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "is missing"),

@@ -1,4 +1,4 @@
-"""Hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, of Hermes, Qwen 2.5 and 3, SmolLM.
+"""Hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, of Hermes, Qwen 2.5 and 3.
 
 Source: the chat templates of NousResearch/Hermes-2-Pro and Qwen/Qwen3.
 """

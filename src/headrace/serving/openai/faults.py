@@ -1,7 +1,8 @@
 """From pydantic's errors to one actionable error.
 
 Unions are discriminated by the type that the client sent (`Discriminator`), so errors are of the intended branch. An
-unsupported field is reported first, because it may cause the other errors.
+unsupported field is reported first, because it may cause the other errors. A wrong `type` is reported before the other
+fields of its object, because it decides which fields there are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ def fault(error: ValidationError, raw: bytes) -> InvalidRequest:
     """Return the error of the body, without text of the prompt, which pydantic's message quotes."""
     found = error.errors(include_url=False, include_input=False)
     first = next((each for each in found if each["type"] == UNSUPPORTED), found[0])
+    if first["type"] != UNSUPPORTED:
+        kind = (*first["loc"][:-1], "type")
+        first = next((each for each in found if each["loc"] == kind), first)
     if first["type"] == "json_invalid":
         text = first["msg"].removeprefix("Invalid JSON: ")
         return InvalidRequest(f"the body is not JSON: {text}", hint="Check quotes, commas and braces")

@@ -152,6 +152,9 @@ class GenerationBody(SamplingBody, ABC):
         """Return the token limit of the answer; the newer name takes precedence. None: up to the model's length."""
         return self.max_completion_tokens or self.max_tokens
 
+    def _limit_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
     def samples(self) -> int:
         """Return the answers to be generated per prompt."""
         return self.n or 1
@@ -211,7 +214,7 @@ class GenerationBody(SamplingBody, ABC):
         """Return the engine's request for one prompt."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         conditions = StopConditions(
-            max_tokens=answer_tokens(prompt, self.limit(), engine),
+            max_tokens=answer_tokens(prompt, self.limit(), engine, field=self._limit_field()),
             strings=tuple(text for text in stop if text),
             token_ids=frozenset(checked_tokens(self.stop_token_ids or [], engine, param="stop_token_ids")),
             ignore_eos=bool(self.ignore_eos),
@@ -244,8 +247,11 @@ class GenerationBody(SamplingBody, ABC):
             )
 
 
-def answer_tokens(prompt: Prompt, limit: int | None, engine: TextEngine) -> int:
-    """Return the most tokens of an answer; without a limit all that fit. Raises ContextLengthExceeded."""
+def answer_tokens(prompt: Prompt, limit: int | None, engine: TextEngine, *, field: str) -> int:
+    """Return the most tokens of an answer; without a limit all that fit. Raises ContextLengthExceeded.
+
+    `field`: the name of the limit in the request.
+    """
     room = engine.model_len - len(prompt.tokens)
     if room < (limit or 1):
         wanted = f" and up to {limit} of the answer" if limit is not None else ""
@@ -255,7 +261,7 @@ def answer_tokens(prompt: Prompt, limit: int | None, engine: TextEngine) -> int:
             param=prompt.param,
             hint="Shorten the prompt"
             if limit is None or room < 1
-            else "Shorten the prompt or lower the answer's limit",
+            else f"Shorten the prompt, or set `{field}` to {room} or less",
         )
     return room if limit is None else limit
 

@@ -232,7 +232,7 @@ class ResponseBody(SamplingBody):
         request = GenerationRequest(
             tuple(prompt.tokens),
             self.sampling(engine),
-            StopConditions(answer_tokens(prompt, self.max_output_tokens, engine)),
+            StopConditions(answer_tokens(prompt, self.max_output_tokens, engine, field="max_output_tokens")),
             tenant=self.cache_salt or "",
             constraint=constraint,
             adapter=adapter,
