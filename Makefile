@@ -54,7 +54,7 @@ changelog: $(VENV)/.installed-dev ## move the fragments of changelog.d/ into CHA
 bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE GOAL ok|short`
 	@$(BIN)/python bench/benches.py
 
-bench-llm: $(VENV)/.installed-dev ## measure the LLM engine beside llama.cpp, vLLM and transformers (BENCH_ARGS="--exclusive --parts memory")
+bench-llm: $(VENV)/.installed-dev ## measure the LLM engine beside llama.cpp, vLLM and transformers (BENCH_ARGS="--exclusive --parts served")
 	@$(BIN)/python bench/bench_llm.py $(BENCH_ARGS)
 
 bench-node: $(VENV)/.installed-dev ## measure the node agent: hand-overs, descriptors, crashes (BENCH_ARGS=--exclusive; 10 minutes)

@@ -17,14 +17,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 from bars import environment
 from engines import checkpoint
 from engines.venvs import PEERS
-from llm_parts import decoder, memory, scheduling
+from llm_parts import contention, decoder, memory, scheduling, served
 from llm_parts.setting import Setting, before_others
 from models.example_model import smollm2_file
 
 PARTS = {
     "decoder": decoder.measure,
     "scheduling": scheduling.measure,
+    "contention": contention.measure,
     "memory": memory.measure,
+    "served": served.measure,
 }
 
 

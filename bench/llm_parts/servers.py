@@ -1,4 +1,4 @@
-"""Our server in a process group of its own."""
+"""A server of one contender: one process group, stopped while another one is measured."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from llm_parts.setting import THREADS
+from engines.contender import WORKERS
+from engines.venvs import LLAMA_CPP, VLLM, python_of
+from llm_parts.setting import THREADS, Setting
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0
+"""vLLM compiles for a minute and a half on idle cores."""
 NAME = "smollm2"
 """Of the model in requests."""
 MODEL_LEN = 1024
@@ -69,6 +72,14 @@ class Server:
         """The process id."""
         return self._process.pid
 
+    def pause(self) -> None:
+        """Stop the processes: idle threads may spin."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue the processes."""
+        self._signal(signal.SIGCONT)
+
     def _signal(self, number: signal.Signals) -> None:
         os.killpg(self._process.pid, number)
 
@@ -91,4 +102,39 @@ def headrace_server(path: Path, *options: str) -> Server:
             *("--max-concurrent-requests", str(CONCURRENT), *options),
         ],
         port,
+    )
+
+
+def llama_cpp_server(setting: Setting) -> Server:
+    """Return llama-cpp-python's server. It computes one request at a time."""
+    port = free_port()
+    return Server(
+        "llama.cpp",
+        [
+            *(python_of(LLAMA_CPP), "-m", "llama_cpp.server", "--model", setting.file, "--model_alias", NAME),
+            *("--port", str(port), "--n_ctx", str(MODEL_LEN)),
+            *("--n_threads", str(THREADS), "--n_threads_batch", str(THREADS)),
+            *("--interrupt_requests", "false"),  # by default a request ends the one before
+        ],
+        port,
+    )
+
+
+def vllm_server(setting: Setting) -> Server:
+    """Return vLLM's server on the CPU, bfloat16, compiled as by default."""
+    port = free_port()
+    return Server(
+        "vLLM",
+        [
+            *(python_of(VLLM), WORKERS / "serve_vllm.py", "serve", setting.directory, "--served-model-name", NAME),
+            *("--port", str(port), "--dtype", "bfloat16", "--max-model-len", str(MODEL_LEN)),
+            *("--max-num-seqs", str(CONCURRENT)),
+        ],
+        port,
+        {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_NO_USAGE_STATS": "1",
+            "OMP_NUM_THREADS": str(THREADS),
+        },
     )

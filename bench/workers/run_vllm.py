@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import vllm_name  # noqa: F401 - before vLLM
 from worker import CONTEXT, prompt, serve
-
-VERSION = "0.32.0+cpu"
-"""What the package calls itself; its distribution has another name, which vLLM does not find."""
-_version = importlib.metadata.version
-importlib.metadata.version = lambda distribution_name: (
-    VERSION if distribution_name == "vllm" else _version(distribution_name)
-)
 
 
 class VLLM:

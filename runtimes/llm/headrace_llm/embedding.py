@@ -37,9 +37,9 @@ class EmbeddingRequest:
         """Tokens of the prompt."""
         return len(self.sequence.tokens)
 
-    def drafts(self, limit: int) -> list[int]:
+    def drafts(self, limit: int, answers: int) -> list[int]:
         """Return no drafts: nothing comes after the prompt."""
-        del limit
+        del limit, answers
         return []
 
     def pool(self, hidden: Floats, start: int) -> None:

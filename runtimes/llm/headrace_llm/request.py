@@ -58,13 +58,16 @@ class Request:
         """Whether the constraint allows nothing after the tokens so far."""
         return self.constraint is not None and self.constraint.complete
 
-    def drafts(self, limit: int) -> list[int]:
-        """Return at most `limit` tokens that may come next: what the constraint forces, else what came before."""
+    def drafts(self, limit: int, answers: int) -> list[int]:
+        """Return at most `limit` tokens that may come next: what the constraint forces, else what came before.
+
+        answers: how many answers the step continues.
+        """
         limit = min(limit, self.longest - len(self.sequence.tokens) - 1)
         if self.lookup is None or limit <= 0:
             return []
         forced = self.constraint.forced()[:limit] if self.constraint is not None else []
-        return forced or self.lookup.propose(self.sequence.tokens, limit)
+        return forced or self.lookup.propose(self.sequence.tokens, limit, answers)
 
     def sample(self, rows: Floats, likeliest: list[int], drafts: list[int]) -> tuple[list[Sampled], bool]:
         """Return the next tokens and whether they end the answer: accepted drafts, and the token after them.

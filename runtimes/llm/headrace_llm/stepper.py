@@ -112,7 +112,7 @@ class Stepper:
         left = MAX_ROWS - len(decoding)
         for sequence in decoding:
             request = self.requests[sequence]
-            sequence.drafts = request.drafts(left)
+            sequence.drafts = request.drafts(left, len(decoding))
             left -= len(sequence.drafts)
 
     def _forward(self, chunks: Items[Chunk]) -> list[Computed]:
