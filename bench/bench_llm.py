@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from bars import environment
 from engines import checkpoint
 from engines.venvs import PEERS
-from llm_parts import contention, decoder, memory, scheduling, served
+from llm_parts import contention, decoder, memory, parity, scheduling, served, users
 from llm_parts.setting import Setting, before_others
 from models.example_model import smollm2_file
 
@@ -27,6 +27,8 @@ PARTS = {
     "contention": contention.measure,
     "memory": memory.measure,
     "served": served.measure,
+    "users": users.measure,
+    "parity": parity.measure,
 }
 
 

