@@ -34,12 +34,17 @@ def test_node_when_values_are_defaults_then_chart_has_none_of_it() -> None:
     assert not [one for one in rendered.objects if one["metadata"]["name"].endswith("-node")]
 
 
-def test_node_when_enabled_then_other_objects_stay_the_same() -> None:
+def test_node_when_enabled_then_only_the_operator_is_told() -> None:
     def others(values: dict[str, Any]) -> list[Manifest]:
         found = render(values).all("Deployment", "StatefulSet", "NetworkPolicy", "Service", "ClusterRole")
         return [one for one in found if not one["metadata"]["name"].endswith("-node")]
 
-    assert others(ENABLED) == others({})
+    with_agent, without = others(ENABLED), others({})
+    (operator,) = (
+        one for one in with_agent if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("-operator")
+    )
+    operator["spec"]["template"]["spec"]["containers"][0]["args"].remove("--node-agent")
+    assert with_agent == without
 
 
 def test_node_when_enabled_then_objects_are_labelled() -> None:

@@ -79,8 +79,8 @@ class OpenAIBehaviour:
 
     def test_request_when_an_option_is_unsupported_then_400_names_it(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model="smol", messages=QUESTION, n=2)
-        assert caught.value.param == "n"
+            client.completions.create(model="smol", prompt="Once", suffix="the end")
+        assert caught.value.param == "suffix"
 
     def test_request_when_prompt_is_too_long_then_400_has_its_length(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
