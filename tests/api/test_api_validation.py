@@ -45,7 +45,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("spec.model.source.uri", "s3://my.bucket-1/smol/v1/"),
         ("spec.model.source.uri", "hf://HuggingFaceTB/SmolLM2-135M-Instruct@main"),
         ("spec.model.source.uri", "hf://org/model/model-q4.gguf"),
-        ("spec.model.source.uri", "oci://ghcr.io/org/smol-lm.2:v1.0"),
+        ("spec.model.source.uri", "oci://registry.example/org/smol-lm.2:v1.0"),
         ("spec.model.source.uri", "oci://registry.example:5000/org/team/model@sha256:" + "0" * 64),
         ("spec.model.source.digest", "sha256:" + "0" * 64),
         ("spec.runtime", {"type": "Container", "container": {"image": "ghcr.io/ggml-org/llama.cpp:server"}}),

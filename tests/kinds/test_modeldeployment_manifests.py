@@ -131,7 +131,7 @@ def test_models_when_source_is_a_claim_then_mounted_read_only(claim: str) -> Non
     assert pod_of(world)["containers"][0]["args"][:2] == ["serve", "/models/smol/model.gguf"]
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/smol/", "hf://org/model@main", "oci://ghcr.io/org/model:v1"])
+@pytest.mark.parametrize("uri", ["s3://bucket/smol/", "hf://org/model@main", "oci://registry.example/org/model:v1"])
 def test_fetch_when_from_a_store_then_the_secret_s_variables(uri: str) -> None:
     """Only the fetch has them, and a namespace without the Secret works."""
     settings = replace(SETTINGS, allowed_schemes=frozenset({"s3", "hf", "oci"}))

@@ -125,7 +125,7 @@ def test_credentials_when_unreadable_then_not_shown(store: Store, local: Fetcher
 def test_credentials_when_of_another_registry_then_not_sent(store: Store, local: Fetcher) -> None:
     store.login, store.token = f"Basic {login_of('me', SECRET)}", "t0ken"
     entry = {"auth": login_of("me", SECRET)}
-    local.environment["DOCKER_AUTH_CONFIG"] = json.dumps({"auths": {"ghcr.io": entry}})
+    local.environment["DOCKER_AUTH_CONFIG"] = json.dumps({"auths": {"registry.example": entry}})
     outcome = local.fetch(uri_of(store))
     assert "returned 401" in outcome.said["message"]
     assert store.authorizations == {None}
