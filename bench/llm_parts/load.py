@@ -1,4 +1,4 @@
-"""Load by guidellm, a generator that nobody here wrote."""
+"""Load by guidellm, an independent load generator."""
 
 from __future__ import annotations
 

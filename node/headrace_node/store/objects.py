@@ -3,7 +3,7 @@
 Runs in the agent's event loop; only populating and hashing run in threads. An object can be evicted if no session has
 a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`): a restarted agent does not evict
 what running processes map, before or without a new lease. The accounts are exact: memory that a client keeps after its
-object is gone stays counted against its tenant (`closed`), so nobody can use more than the quota.
+object is gone stays counted against its tenant (`closed`), so no tenant can use more than its quota.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Stored:
 
     @property
     def unused(self) -> bool:
-        """Whether nobody has a lease, a descriptor or a mapping of it."""
+        """Whether no process has a lease, a descriptor or a mapping of it."""
         return not self.leases and not memory.is_held(self.fd)
 
 

@@ -33,7 +33,7 @@ def content_key(content: Buffer) -> str:
 
 
 def random_key() -> str:
-    """Return a key that nobody can guess: 16 random bytes, 32 hexadecimal digits."""
+    """Return an unguessable key: 16 random bytes, 32 hexadecimal digits."""
     return secrets.token_hex(_RANDOM_BYTES)
 
 

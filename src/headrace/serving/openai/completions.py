@@ -76,7 +76,7 @@ class CompletionBody(GenerationBody):
     def limit(self) -> int | None:
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
-        # The engine always generates: a token that nobody wants is dropped (`Plan.only_echo`).
+        # The engine always generates: an unrequested token is dropped (`Plan.only_echo`).
         return DEFAULT_TOKENS if self.max_tokens is None else max(self.max_tokens, 1)
 
     @override

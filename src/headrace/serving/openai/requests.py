@@ -56,7 +56,7 @@ class Body(Fields):
 
     @property
     def ignored(self) -> list[str]:
-        """Return the paths of fields that nobody knows."""
+        """Return the paths of unknown fields."""
         return self._ignored
 
 
