@@ -37,7 +37,7 @@ class Names:
         return self._keys.get(name)
 
     async def unmade(self, name: ObjectName, session: int) -> bool:
-        """Wait until no session makes the object; False after `WAIT_SECONDS`. Raises InvalidObject if `session` does."""
+        """Wait until no session makes the object; False after `WAIT_SECONDS`. Raises InvalidObject if this one does."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WAIT_SECONDS):
                 while (making := self._drafts.get(name)) is not None:

@@ -82,7 +82,7 @@ class EngineThread:
         """Set an adapter of the decoder between two steps."""
         self._start()
         change = _AdapterChange(index, adapter, asyncio.get_running_loop().create_future())
-        change.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # no caller waits for a release
+        change.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # a release is not awaited
         with self._wake:
             if self.healthy:
                 self._changes.append(change)
