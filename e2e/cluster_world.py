@@ -103,12 +103,17 @@ class ClusterWorld:
         self.site.kube.kubectl("scale", f"mdep/{name}", f"--replicas={replicas}", "-n", self.namespace)
 
     def lives(self, name: str) -> list[str]:
-        """Return the container's id for each runtime pod, or the pod's name if it has no container yet.
+        """Return the id of each runtime pod's container, once every pod has one.
 
-        Killed containers are excluded, because a pod's status shows them for up to a second (the kubelet's interval).
+        A replica registers itself, so it may serve before the kubelet has reported its container (up to a second, its
+        interval). For the same reason killed containers, which a pod's status still shows, are excluded.
         """
-        lives = [_container(pod) or str(pod["metadata"]["name"]) for pod in self.pods(name)]
-        return [life for life in lives if life not in self.killed]
+
+        def reported() -> tuple[list[str]] | None:
+            lives = [_container(pod) for pod in self.pods(name)]
+            return ([life for life in lives if life not in self.killed],) if all(lives) else None
+
+        return until(reported, f"every pod of {name} has a container", self.patience)[0]
 
     def pods(self, name: str) -> list[Manifest]:
         """Return a model's runtime pods, including terminating ones."""
