@@ -103,17 +103,17 @@ class ClusterWorld:
         self.site.kube.kubectl("scale", f"mdep/{name}", f"--replicas={replicas}", "-n", self.namespace)
 
     def lives(self, name: str) -> list[str]:
-        """Return the id of each runtime pod's container, once every pod has one.
+        """Return the id of each runtime pod's container, once every pod has one that was not killed.
 
-        A replica registers itself, so it may serve before the kubelet has reported its container (up to a second, its
-        interval). For the same reason killed containers, which a pod's status still shows, are excluded.
+        A replica registers itself, so it may serve up to a second (the kubelet's interval) before the API server shows
+        its container; until then a pod has none, or the killed one.
         """
 
         def reported() -> tuple[list[str]] | None:
             lives = [_container(pod) for pod in self.pods(name)]
-            return ([life for life in lives if life not in self.killed],) if all(lives) else None
+            return (lives,) if all(life and life not in self.killed for life in lives) else None
 
-        return until(reported, f"every pod of {name} has a container", self.patience)[0]
+        return until(reported, f"every pod of {name} has a new container", self.patience)[0]
 
     def pods(self, name: str) -> list[Manifest]:
         """Return a model's runtime pods, including terminating ones."""
@@ -121,6 +121,7 @@ class ClusterWorld:
         return self.site.kube.items("pods", self.namespace, selector)
 
     def kill(self, name: str) -> None:
+        self.lives(name)
         (pod,) = [pod for pod in self.pods(name) if not pod["metadata"].get("deletionTimestamp")]
         self.killed.add(self.site.kill_container(self.namespace, pod))
 
