@@ -177,6 +177,16 @@ def test_peer_when_it_dies_then_error(one: Endpoint, two: Endpoint, world: BusWo
         one.send(dead, UPDATE)
 
 
+def test_frames_when_sender_closes_then_still_taken(one: Endpoint, two: Endpoint) -> None:
+    """Also if it has not read an acknowledgement: then the kernel reports a reset before the frames."""
+    one.send(two.id, UPDATE, value=1)
+    two.ack(take(two))
+    one.send(two.id, UPDATE, value=2)
+    one.send(two.id, UPDATE, value=3)
+    one.close()
+    assert [take(two).value, take(two).value] == [2, 3]
+
+
 def test_destination_when_unknown_then_socket_is_usable(one: Endpoint, two: Endpoint) -> None:
     """A dropping program would poison the socket: every later send would fail."""
     unknown = next(number for number in range(1, 9) if number not in {one.id, two.id})

@@ -110,7 +110,7 @@ def test_draft_when_another_process_maps_it_then_agent_refuses(store: Store) -> 
     store._call("store.seal", {"draft": answer.body["draft"]})
 
 
-@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_SEAL, memory.SEALS])
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_SEAL, 0b1110])
 def test_draft_when_client_keeps_it_open_then_still_counted(world: StoreThread, store: Store, seals: int) -> None:
     answer = store._call("store.create", {"class": "kv", "size": PAGE})
     fcntl.fcntl(answer.fds[0], fcntl.F_ADD_SEALS, seals)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from store.store_world import MEGABYTE, PAGE, ROOMY, StoreThread, descriptors
 
 from headrace.store.keys import ObjectClass
 from headrace_node.store import memory
-from headrace_node.store.memory import PageKind, is_held, new_segment, offered_pages, opened
+from headrace_node.store.memory import PageKind, Populated, is_held, new_segment, offered_pages, opened
 from headrace_node.store.pool import SegmentPool, size_class
 
 
@@ -74,13 +76,41 @@ def test_pool_when_objects_need_its_memory_then_gives_it_up(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("pages", [PageKind(), PageKind(advise=True)])
-def test_segment_when_made_then_resident_and_alone(pages: PageKind) -> None:
-    fd = new_segment(MEGABYTE, pages)
-    assert os.fstat(fd).st_blocks * 512 == MEGABYTE
+@pytest.mark.parametrize("size", [MEGABYTE, 5 * MEGABYTE])
+def test_segment_when_made_then_resident_and_alone(pages: PageKind, size: int) -> None:
+    populated = Populated()
+    fd = new_segment(size, pages, populated)
+    assert os.fstat(fd).st_blocks * 512 == size == populated.huge + populated.small
+    assert os.pread(fd, size + 1, 0) == bytes(size)
     reading = opened(fd, os.O_RDONLY)
     os.close(fd)
     assert not is_held(reading)
     os.close(reading)
+
+
+def test_segment_when_kernel_can_collapse_then_pages_are_huge() -> None:
+    """Also where `shmem_enabled` is `never`: the kernel maps an extent of 2 MiB by one entry."""
+    populated = Populated()
+    fd = new_segment(5 * MEGABYTE, PageKind(), populated)
+    if not populated.huge:
+        pytest.skip("this kernel collapses no shared memory")
+    assert (populated.huge, populated.small) == (4 * MEGABYTE, MEGABYTE)
+    with memory._mapped_aligned(fd, 4 * MEGABYTE) as address:
+        ctypes.string_at(address, 4 * MEGABYTE)
+        maps = Path("/proc/self/smaps").read_text()
+    os.close(fd)
+    assert re.search(rf"^{address:x}-.*?ShmemPmdMapped: +4096 kB", maps, re.DOTALL | re.MULTILINE)
+
+
+def test_segment_when_collapsing_fails_then_small_and_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An advice that the kernel does not know, as MADV_COLLAPSE before Linux 6.1."""
+    monkeypatch.setattr(memory, "_COLLAPSE", 99)
+    populated = Populated()
+    fd = new_segment(5 * MEGABYTE, PageKind(), populated)
+    assert (populated.huge, populated.small) == (0, 5 * MEGABYTE)
+    assert os.fstat(fd).st_blocks * 512 == 5 * MEGABYTE
+    assert os.pread(fd, 5 * MEGABYTE, 0) == bytes(5 * MEGABYTE)
+    os.close(fd)
 
 
 @pytest.mark.parametrize(("reserved", "used"), [("0", False), ("512", True)])

@@ -16,7 +16,7 @@ from store.store_world import PAGE, StoreThread, descriptors, keeper_process
 from typing_extensions import override
 
 from headrace.store.client import Draft, Store
-from headrace.store.errors import ObjectNotFound, StoreFull, WrongDigest
+from headrace.store.errors import InvalidObject, ObjectNotFound, StoreFull, WrongDigest
 from headrace.store.keys import ObjectClass, content_key
 from headrace.store.views import Object
 from headrace_node.store.accounts import Limits
@@ -104,6 +104,26 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert right
             assert (client.store.tenant, found.key) not in self.model
+            self.model[client.store.tenant, found.key] = Entry(content)
+            client.objects.append(found)
+
+    @rule(number=CLIENT)
+    def share(self, number: int) -> None:
+        """A buffer keeps what is written into it afterwards."""
+        client = self.client(number)
+        if not client.drafts:
+            return
+        draft, content, digest = client.drafts.pop()
+        try:
+            found = draft.share()
+        except InvalidObject:
+            assert digest is not None
+            draft.abort()
+        except ObjectNotFound:  # the agent was restarted
+            draft.abort()
+        else:
+            assert digest is None
+            found.memory[:] = content
             self.model[client.store.tenant, found.key] = Entry(content)
             client.objects.append(found)
 

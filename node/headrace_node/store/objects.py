@@ -178,24 +178,25 @@ class ObjectStore:
         ObjectNotFound, StillMapped (the draft remains), WrongDigest (the draft is discarded).
         """
         draft = self._draft(session, number)
-        try:
-            memory.seal(draft.fd)
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # its creator sealed the seals
-                self._discard(draft)
-                raise InvalidObject("the draft has seals of its creator") from error
-            raise StillMapped(
-                f"the draft of {draft.size:,} bytes is still mapped writable", hint="Drop all views of it, then seal"
-            ) from error
-        if os.fstat(draft.fd).st_size != draft.memory_bytes:
-            self._discard(draft)
-            raise InvalidObject("the draft was cut by its creator")
+        self._seal(draft)
         if draft.digest is not None:
             await self._verify(draft, draft.digest)
         if self._drafts.pop(number, None) is None:
             raise ObjectNotFound("the draft was discarded")
         self._names.end(draft.name)
         return self._store(draft)
+
+    def share(self, session: int, number: int) -> Stored:
+        """Turn a draft into a buffer, leased to the session: its creator goes on writing, and all others only read.
+
+        Raises ObjectNotFound, InvalidObject: a digest or a name stands for content that does not change.
+        """
+        draft = self._draft(session, number)
+        if draft.digest is not None or draft.name is not None:
+            raise InvalidObject("an object with a digest or a name cannot be a buffer", hint="Create it without")
+        self._seal(draft, buffer=True)
+        del self._drafts[number]
+        return self._store(draft, buffer=True)
 
     def get(self, session: int, tenant: str, key: str) -> Stored:
         """Lease an object to a session. Raises ObjectNotFound: absent, or of another tenant."""
@@ -308,6 +309,21 @@ class ObjectStore:
             return
         self._close(_record(draft, ""), draft.fd)
 
+    def _seal(self, draft: Draft, *, buffer: bool = False) -> None:
+        """Seal a draft's segment. Raises StillMapped (the draft remains), InvalidObject (it is discarded)."""
+        try:
+            memory.seal(draft.fd, buffer=buffer)
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # its creator sealed the seals
+                self._discard(draft)
+                raise InvalidObject("the draft has seals of its creator") from error
+            raise StillMapped(
+                f"the draft of {draft.size:,} bytes is still mapped writable", hint="Drop all views of it, then seal"
+            ) from error
+        if os.fstat(draft.fd).st_size != draft.memory_bytes:
+            self._discard(draft)
+            raise InvalidObject("the draft was cut by its creator")
+
     async def _verify(self, draft: Draft, expected: str) -> None:
         async with self._hashing:
             fd = os.dup(draft.fd)  # the thread cannot be cancelled, and the draft may be
@@ -322,11 +338,13 @@ class ObjectStore:
                 hint="Check the source of the content: it is truncated or corrupt",
             )
 
-    def _store(self, draft: Draft) -> Stored:
+    def _store(self, draft: Draft, *, buffer: bool = False) -> Stored:
         key = (draft.tenant, draft.digest or random_key())
         stored = self._objects.get(key)
         if stored is None:
-            stored = self._objects[key] = Stored(_record(draft, key[1]), memory.opened(draft.fd, os.O_RDONLY))
+            stored = self._objects[key] = Stored(
+                _record(draft, key[1], buffer=buffer), memory.opened(draft.fd, os.O_RDONLY)
+            )
             os.close(draft.fd)
             self._names.add(stored.record)
             self.counters.puts[draft.tenant, draft.object_class] += 1
@@ -339,7 +357,7 @@ class ObjectStore:
 
     def _adopt(self, record: Record, fd: int) -> None:
         """Take over an object of the former agent; one that is not sealed cannot be there, and is dropped."""
-        if not memory.is_sealed(fd) or os.fstat(fd).st_size != record.memory_bytes:
+        if not memory.is_sealed(fd, buffer=record.buffer) or os.fstat(fd).st_size != record.memory_bytes:
             self._keeping.forget(record)
             os.close(fd)
             return
@@ -363,9 +381,9 @@ class ObjectStore:
         self._trim_pool()  # objects may have been created meanwhile
 
 
-def _record(draft: Draft, key: str) -> Record:
+def _record(draft: Draft, key: str, *, buffer: bool = False) -> Record:
     name = None if draft.name is None else draft.name.text
-    return Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name)
+    return Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name, buffer=buffer)
 
 
 def _evicting_frees(scope: Scope, stored: Stored) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections import OrderedDict
 
-from headrace_node.store.memory import PageKind, new_segment
+from headrace_node.store.memory import PageKind, Populated, new_segment
 
 _STEPS = 4
 """Size classes for each power of two; a segment is cut to the size of its object when it is taken."""
@@ -29,6 +29,7 @@ class SegmentPool:
     def __init__(self, pages: PageKind, limit: int) -> None:
         self.pages = pages
         self.bytes = 0
+        self.populated = Populated()
         self._limit = limit
         self._ready: OrderedDict[int, list[int]] = OrderedDict()
         """Descriptors by size; the size that was requested last is the last."""
@@ -66,7 +67,7 @@ class SegmentPool:
         self._ready.move_to_end(rounded)
 
     async def _make(self, size: int) -> int:
-        making = asyncio.ensure_future(asyncio.to_thread(new_segment, size, self.pages))
+        making = asyncio.ensure_future(asyncio.to_thread(new_segment, size, self.pages, self.populated))
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:

@@ -29,7 +29,7 @@ from headrace.agent.errors import AgentUnavailable
 from headrace.agent.messages import Received
 from headrace.store.errors import ObjectNotFound, StillMapped
 from headrace.store.keys import ObjectClass
-from headrace.store.views import Lease, Object
+from headrace.store.views import Lease, LeasedMapping, Object, SharedBuffer
 
 _RELEASES = 256
 """Most keys of one message."""
@@ -89,7 +89,7 @@ class Store:
         without, the key is random. Raises StoreFull, InvalidObject.
         """
         answer = self._call("store.create", {"class": object_class, "size": size, "digest": digest})
-        return Draft(self, answer.body["draft"], answer.fds[0], size)
+        return Draft(self, answer.body["draft"], answer.fds[0], object_class, size)
 
     def obtain(
         self, object_class: ObjectClass, size: int, name: str, *, waiting: Callable[[], None] = lambda: None
@@ -106,7 +106,7 @@ class Store:
             if "key" in answer.body:
                 return self._leased(answer)
             if "draft" in answer.body:
-                return Draft(self, answer.body["draft"], answer.fds[0], size)
+                return Draft(self, answer.body["draft"], answer.fds[0], object_class, size)
             waiting()
 
     def put(self, object_class: ObjectClass, content: Buffer, *, digest: str | None = None) -> Object:
@@ -187,22 +187,26 @@ class Store:
                 self._connection = connection
             return self._connection
 
-    def _leased(self, answer: Received) -> Object:
-        key = answer.body["key"]
+    def _lease(self, key: str) -> Lease:
+        """Count a lease that the agent has granted."""
         with self._lock:
             self._leases[key] += 1
-        object_class = ObjectClass(answer.body["class"])
-        lease = Lease(key, self._ended)
+        return Lease(key, self._ended)
+
+    def _leased(self, answer: Received) -> Object:
+        key, object_class = answer.body["key"], ObjectClass(answer.body["class"])
+        lease = self._lease(key)
         return Object.mapped(key, object_class, answer.body["size"], answer.fds[0], lease, self.flush)
 
 
 class Draft:
     """Memory for a new object; leaving the context discards it unless it was sealed."""
 
-    def __init__(self, store: Store, number: int, fd: int, size: int) -> None:
+    def __init__(self, store: Store, number: int, fd: int, object_class: ObjectClass, size: int) -> None:
         self._store, self._number = store, number
+        self._class, self._size = object_class, size
         try:
-            self._mapping = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            self._mapping = LeasedMapping(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         finally:
             os.close(fd)
         self._open = True
@@ -224,6 +228,17 @@ class Draft:
         answer = self._store._call("store.seal", {"draft": self._number})  # noqa: SLF001 - parts of one client
         self._open = False
         return self._store._leased(answer)  # noqa: SLF001 - as above
+
+    def share(self) -> SharedBuffer:
+        """Make the content visible to the tenant while this process goes on writing it, and return it.
+
+        Raises InvalidObject: the draft has a digest or a name, which stand for content that does not change.
+        """
+        answer = self._store._call("store.share", {"draft": self._number})  # noqa: SLF001 - parts of one client
+        self._open = False
+        key = str(answer.body["key"])
+        self._mapping.lease = self._store._lease(key)  # noqa: SLF001 - as above
+        return SharedBuffer(key, self._class, self._size, self._mapping, self._store.flush)
 
     def abort(self) -> None:
         """Discard the draft; nothing if it was sealed or the session ended."""
