@@ -172,7 +172,7 @@ def test_paths_when_mixed_then_one_receiver_takes_both(tmp_path: Path) -> None:
         assert receiver.counts.payloads == {PayloadPath.STORE: 3, PayloadPath.TCP: 3}
 
 
-def test_connect_when_shared_memory_is_impossible_then_states_why(tmp_path: Path) -> None:
+def test_connect_when_memory_cannot_be_shared_then_states_why(tmp_path: Path) -> None:
     with node(tmp_path) as (_, agent), Receiver(agent) as receiver, Receiver(tmp_path / "none.sock") as other:
         assert "none.sock is unavailable" in other.why_not
         address = Address.parse(receiver.address)
