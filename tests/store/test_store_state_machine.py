@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -19,6 +20,7 @@ from headrace.store.client import Draft, Store
 from headrace.store.errors import InvalidObject, ObjectNotFound, StoreFull, WrongDigest
 from headrace.store.keys import ObjectClass, content_key
 from headrace.store.views import Object
+from headrace_node.store import pool
 from headrace_node.store.accounts import Limits
 
 LIMITS = Limits(
@@ -229,7 +231,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert descriptors() == self.before
 
 
-def test_store_when_used_in_any_order_then_as_the_model() -> None:
+def test_store_when_used_in_any_order_then_as_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects of a page are made at once, larger ones by the pool."""
+    monkeypatch.setattr(pool, "_INLINE_BYTES", PAGE)
     few = settings(
         max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )

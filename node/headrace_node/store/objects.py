@@ -1,8 +1,8 @@
 """The object store: drafts become sealed objects, objects are leased, released, pinned, deleted and evicted.
 
-Runs in the agent's event loop; only populating and hashing run in threads. An object can be evicted if no session has
-a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`): a restarted agent does not evict
-what running processes map, before or without a new lease. The accounts are exact: memory that a client keeps after its
+Runs in the agent's event loop; populating, sealing and hashing run in threads. An object can be evicted if no session
+has a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`): a restarted agent does not evict
+what running processes map. The accounts are exact: memory that a client keeps after its
 object is gone stays counted against its tenant (`closed`), so no tenant can use more than its quota.
 """
 
@@ -26,6 +26,7 @@ from headrace_node.store.keeping import NO_KEEPER, Keeping, Record
 from headrace_node.store.memory import PageKind
 from headrace_node.store.names import Names, ObjectName
 from headrace_node.store.pool import SegmentPool
+from headrace_node.store.sealing import Sealing
 
 DRAFTS_PER_SESSION = 64
 _HASHES = 2
@@ -100,6 +101,7 @@ class ObjectStore:
         self._names = Names()
         self._numbers = itertools.count(1)
         self._hashing = asyncio.Semaphore(_HASHES)
+        self._sealing = Sealing()
         self._refills: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -174,11 +176,11 @@ class ObjectStore:
     async def seal(self, session: int, number: int) -> Stored:
         """Turn a draft into an object, leased to the session. Its digest, if it has one, is verified.
 
-        If the tenant has an object with this digest already, the draft is discarded in favour of it. Raises
-        ObjectNotFound, StillMapped (the draft remains), WrongDigest (the draft is discarded).
+        If the tenant has an object with this digest already, the draft is discarded in favour of it.
+        Raises ObjectNotFound, StillMapped (the draft remains), WrongDigest (it is discarded).
         """
         draft = self._draft(session, number)
-        self._seal(draft)
+        await self._seal(draft)
         if draft.digest is not None:
             await self._verify(draft, draft.digest)
         if self._drafts.pop(number, None) is None:
@@ -186,15 +188,12 @@ class ObjectStore:
         self._names.end(draft.name)
         return self._store(draft)
 
-    def share(self, session: int, number: int) -> Stored:
-        """Turn a draft into a buffer, leased to the session: its creator goes on writing, and all others only read.
-
-        Raises ObjectNotFound, InvalidObject: a digest or a name stands for content that does not change.
-        """
+    async def share(self, session: int, number: int) -> Stored:
+        """Turn a draft into a buffer, leased to the session. Raises ObjectNotFound, InvalidObject (digest or name)."""
         draft = self._draft(session, number)
-        if draft.digest is not None or draft.name is not None:
+        if draft.digest or draft.name:
             raise InvalidObject("an object with a digest or a name cannot be a buffer", hint="Create it without")
-        self._seal(draft, buffer=True)
+        await self._seal(draft, buffer=True)
         del self._drafts[number]
         return self._store(draft, buffer=True)
 
@@ -211,8 +210,7 @@ class ObjectStore:
 
     def release(self, session: int, tenant: str, key: str) -> None:
         """End one lease of a session; nothing if it has none."""
-        stored = self._objects.get((tenant, key))
-        if stored is not None:
+        if (stored := self._objects.get((tenant, key))) is not None:
             stored.leases[session] -= 1
             stored.leases += Counter()  # removes those that are not positive
 
@@ -309,20 +307,22 @@ class ObjectStore:
             return
         self._close(_record(draft, ""), draft.fd)
 
-    def _seal(self, draft: Draft, *, buffer: bool = False) -> None:
+    async def _seal(self, draft: Draft, *, buffer: bool = False) -> None:
         """Seal a draft's segment. Raises StillMapped (the draft remains), InvalidObject (it is discarded)."""
+        failure = None
         try:
-            memory.seal(draft.fd, buffer=buffer)
+            await self._sealing.seal(draft.tenant, draft.fd, buffer=buffer)
         except OSError as error:
-            if error.errno != errno.EBUSY:  # its creator sealed the seals
-                self._discard(draft)
-                raise InvalidObject("the draft has seals of its creator") from error
+            failure = error
+        if draft.number not in self._drafts:
+            raise ObjectNotFound("the draft was discarded")
+        if failure and failure.errno == errno.EBUSY:
             raise StillMapped(
                 f"the draft of {draft.size:,} bytes is still mapped writable", hint="Drop all views of it, then seal"
-            ) from error
-        if os.fstat(draft.fd).st_size != draft.memory_bytes:
+            ) from failure
+        if failure or os.fstat(draft.fd).st_size != draft.memory_bytes:
             self._discard(draft)
-            raise InvalidObject("the draft was cut by its creator")
+            raise InvalidObject("the draft was cut, or has seals of its creator") from failure
 
     async def _verify(self, draft: Draft, expected: str) -> None:
         async with self._hashing:
@@ -342,9 +342,8 @@ class ObjectStore:
         key = (draft.tenant, draft.digest or random_key())
         stored = self._objects.get(key)
         if stored is None:
-            stored = self._objects[key] = Stored(
-                _record(draft, key[1], buffer=buffer), memory.opened(draft.fd, os.O_RDONLY)
-            )
+            record = _record(draft, key[1], buffer=buffer)
+            stored = self._objects[key] = Stored(record, memory.opened(draft.fd, os.O_RDONLY))
             os.close(draft.fd)
             self._names.add(stored.record)
             self.counters.puts[draft.tenant, draft.object_class] += 1

@@ -69,7 +69,7 @@ class StoreVerbs:
 
     async def share(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
         """Turn `draft` into a buffer that the client goes on writing, and lease it; the reply has no descriptor."""
-        stored = self._store.share(session.number, _integer(message, "draft"))
+        stored = await self._store.share(session.number, _integer(message, "draft"))
         return Reply({"key": stored.record.key})
 
     async def abort(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:

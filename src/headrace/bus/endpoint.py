@@ -31,7 +31,7 @@ _FOREVER = 1e6
 """Seconds; poll(2) takes at most 2**31 ms."""
 _ERRORS: dict[int, tuple[type[PeerUnreachable], str, str]] = {
     ErrorCode.UNKNOWN: (PeerUnreachable, "does not exist or has closed", "Look up its current id"),
-    ErrorCode.FORBIDDEN: (RouteForbidden, "belongs to another tenant", "Let the agent grant the route"),
+    ErrorCode.FORBIDDEN: (RouteForbidden, "belongs to another tenant", "Use endpoints of one tenant"),
     ErrorCode.FORGED: (RouteForbidden, "got a frame with a forged source", "Send with the id of this endpoint"),
     ErrorCode.FULL: (PeerUnreachable, "does not take its frames, and a queue on the way is full", "Check the peer"),
     ErrorCode.STALE: (StaleEpoch, "has advanced to a later epoch", "Drop the work of the former epoch"),

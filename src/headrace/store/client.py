@@ -16,21 +16,23 @@ import mmap
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from typing_extensions import Buffer
 
 from headrace.agent import messages
 from headrace.agent.connection import AgentConnection
-from headrace.agent.errors import AgentUnavailable
-from headrace.agent.messages import Received
+from headrace.agent.errors import AgentError, AgentUnavailable
+from headrace.agent.messages import BATCH_CALLS, Received
 from headrace.store.errors import ObjectNotFound, StillMapped
 from headrace.store.keys import ObjectClass
 from headrace.store.views import Lease, LeasedMapping, Object, SharedBuffer
 
+T = TypeVar("T")
 _RELEASES = 256
 """Most keys of one message."""
 
@@ -124,9 +126,53 @@ class Store:
             draft.memory[:] = source
             return draft.seal()
 
+    def put_many(self, object_class: ObjectClass, contents: Sequence[Buffer]) -> list[Object]:
+        """Store copies of all `contents`, or none: as `put`, in two messages for 16 of them instead of 32.
+
+        Raises StoreFull.
+        """
+        sources = [memoryview(content).cast("B") for content in contents]
+        created = self._call_many(
+            [{"verb": "store.create", "class": object_class, "size": source.nbytes} for source in sources]
+        )
+        drafts = [
+            Draft(self, answer.body["draft"], answer.fds[0], object_class, source.nbytes)
+            for answer, source in zip(created, sources, strict=True)
+            if isinstance(answer, Received)
+        ]
+        objects: list[Object] = []
+        try:
+            _raise_first_error(created)
+            for draft, source in zip(drafts, sources, strict=True):
+                draft.memory[:] = source
+            sealed = self._call_many([draft.sealing() for draft in drafts])
+            for draft, answer in zip(drafts, sealed, strict=True):
+                if isinstance(answer, Received):
+                    objects.append(draft.sealed(answer))
+            _raise_first_error(sealed)
+        except BaseException:
+            for draft in drafts:
+                draft.abort()
+            self.delete_many([each.key for each in objects])
+            raise
+        return objects
+
     def get(self, key: str) -> Object:
         """Map an object. Raises ObjectNotFound."""
         return self._leased(self._call("store.get", {"key": key}))
+
+    def get_many(self, keys: Sequence[str]) -> list[Object]:
+        """Map objects, 16 by one message. Raises ObjectNotFound if one is absent."""
+        answers = self._call_many([{"verb": "store.get", "key": key} for key in keys])
+        found = [self._leased(each) for each in answers if isinstance(each, Received)]
+        if len(found) < len(answers):
+            found.clear()  # ends their leases
+            _raise_first_error(answers)
+        return found
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove those of the objects that are there, 16 by one message."""
+        self._call_many([{"verb": "store.delete", "key": key} for key in keys])
 
     def pin(self, key: str, *, pinned: bool = True) -> None:
         """Exempt an object from eviction, beyond the life of this process, or not any more. Raises ObjectNotFound."""
@@ -162,13 +208,25 @@ class Store:
         self._connection.close()
 
     def _call(self, verb: str, fields: Mapping[str, Any]) -> Received:
+        return self._connected(lambda connection: connection.call(verb, dict(fields)))
+
+    def _call_many(self, calls: Sequence[dict[str, Any]]) -> list[Received | AgentError]:
+        """Make calls, as many by one message as it can carry."""
+        results: list[Received | AgentError] = []
+        for start in range(0, len(calls), BATCH_CALLS):
+            part = calls[start : start + BATCH_CALLS]
+            results += self._connected(partial(AgentConnection.call_many, calls=part))
+        return results
+
+    def _connected(self, call: Callable[[AgentConnection], T]) -> T:
+        """Make a call on the connection, or on a new one if it has ended."""
         self.flush()
         connection = self._connection
         try:
-            return connection.call(verb, dict(fields))
+            return call(connection)
         except AgentUnavailable:
             if connection.closed:
-                return self._reconnected(connection).call(verb, dict(fields))
+                return call(self._reconnected(connection))
             raise
 
     def _take_ended(self) -> list[str]:
@@ -224,8 +282,16 @@ class Draft:
 
         Raises StillMapped (a view of `memory` still exists in this or another process), WrongDigest.
         """
+        message = self.sealing()
+        return self.sealed(self._store._call(message.pop("verb"), message))  # noqa: SLF001 - parts of one client
+
+    def sealing(self) -> dict[str, Any]:
+        """Unmap the memory, and return the message that seals the draft. Raises StillMapped."""
         self._unmap()
-        answer = self._store._call("store.seal", {"draft": self._number})  # noqa: SLF001 - parts of one client
+        return {"verb": "store.seal", "draft": self._number}
+
+    def sealed(self, answer: Received) -> Object:
+        """Return the object that the reply describes."""
         self._open = False
         return self._store._leased(answer)  # noqa: SLF001 - as above
 
@@ -256,6 +322,12 @@ class Draft:
         except BufferError as error:
             self.memory = memoryview(self._mapping)
             raise StillMapped("views of the draft's memory still exist", hint="Delete them, then seal") from error
+
+
+def _raise_first_error(answers: Iterable[Received | AgentError]) -> None:
+    for answer in answers:
+        if isinstance(answer, AgentError):
+            raise answer
 
 
 def _renew(connection: AgentConnection, key: str) -> None:
