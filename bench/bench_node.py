@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from bars import bar, environment
 from nodes import agents, handovers, payloads, roundtrips
-from nodes.handovers import STORE, STREAM, UNARY, UNIX
+from nodes.handovers import PAYLOAD, STORE, STREAM, UNARY, UNIX
 from nodes.processes import STORE_OPTIONS, Agent
+
+from headrace.payloads.payload import SHARED_FROM_BYTES
 
 MEGABYTES = (1, 10, 100, 1000)
 BAR_MEGABYTES = 100
@@ -60,10 +62,20 @@ def _handover(options: argparse.Namespace) -> None:
         for megabytes in options.megabytes:
             results = handovers.measure(agent, directory, megabytes, exclusive=options.exclusive)
             if megabytes == BAR_MEGABYTES:
-                cpu, wall = min(results[STORE].cpu), min(results[STORE].wall)
-                for name in (UNARY, STREAM):
-                    bar(f"node_cpu_below_{name}", min(results[name].cpu) / cpu, 10, "x", at_least=True)
-                bar("node_wall_below_unix", min(results[UNIX].wall) / wall, 2.5, "x", at_least=True)
+                _compare(results)
+
+
+def _compare(results: Mapping[str, handovers.Measured]) -> None:
+    """Print the bars of payloads, and the same ratios of sealed objects."""
+    cpu, wall = ({name: min(getattr(each, what)) for name, each in results.items()} for what in ("cpu", "wall"))
+    print(
+        f"sealed objects: CPU time {cpu[UNARY] / cpu[STORE]:.1f}x below {UNARY}, {cpu[STREAM] / cpu[STORE]:.1f}x below"
+        f" {STREAM}, wall time {wall[UNIX] / wall[STORE]:.2f}x below {UNIX}",
+        flush=True,
+    )
+    for name in (UNARY, STREAM):
+        bar(f"node_cpu_below_{name}", cpu[name] / cpu[PAYLOAD], 10, "x", at_least=True)
+    bar("node_wall_below_unix", wall[UNIX] / wall[PAYLOAD], 2.5, "x", at_least=True)
 
 
 def _roundtrip(options: argparse.Namespace) -> None:
@@ -80,9 +92,10 @@ def _roundtrip(options: argparse.Namespace) -> None:
 def _payload(options: argparse.Namespace) -> None:
     with _started(exclusive=options.exclusive) as (agent, _):
         results = payloads.measure(agent, exclusive=options.exclusive)
-    for column, what in enumerate(("wall time", "CPU time")):
-        cheaper = [size for size, ways in results.items() if ways["store"][column] < ways["http"][column]]
-        print(f"body: the store takes less {what} than HTTP for {cheaper or 'none'} KiB of {list(results)}", flush=True)
+    for size, ways in results.items():
+        cheaper = [what for column, what in enumerate(("wall", "CPU")) if ways["shared"][column] < ways["http"][column]]
+        print(f"body {size} KiB: shared memory takes less {' and less '.join(cheaper) or 'of nothing'}", flush=True)
+    bar("node_payload_pays_from", payloads.pays_from(results), SHARED_FROM_BYTES / payloads.KIBIBYTE, "KiB")
 
 
 def _agent(options: argparse.Namespace) -> None:

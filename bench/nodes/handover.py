@@ -1,9 +1,11 @@
 """Workers that hand a payload from one process to another, which reads all of it and replies with its checksum.
 
 `python -m nodes.handover send|receive TRANSPORT ADDRESS`. The payload of a socket or of gRPC is a finished array in
-the sender's memory; writing it is not timed. With the store, a result is written where it stays: its memory is
-requested (timed), written (not timed), sealed, announced on the bus, mapped and read (timed). `store-copy` is for an
-array that exists already: one copy into shared memory is timed too. Receivers of sockets reuse their buffer.
+the sender's memory; writing it is not timed. `payload` is `headrace.payloads`: memory of one of the sender's buffers is
+requested (timed), written (not timed), sent, read and released (timed); both sides keep it mapped, as receivers of
+sockets keep their buffer. `store` makes a sealed object of each payload: memory is requested (timed), written (not
+timed), sealed, announced on the bus, mapped and read (timed). `payload-copy` and `store-copy` are for an array that
+exists already: one copy into shared memory is timed too.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import numpy as np
 from headrace.agent.connection import AgentConnection
 from headrace.bus.client import join
 from headrace.bus.frames import Kind
+from headrace.payloads.connecting import connect
+from headrace.payloads.receiver import Receiver
 from headrace.store.client import Store
 from headrace.store.keys import ObjectClass
 
@@ -84,11 +88,78 @@ class CopyingSender:
         return Taken(wall, excluded)
 
 
+@dataclass(slots=True)
+class Writing:
+    """Writes a payload into shared memory, or copies it from an array that exists already."""
+
+    copies: bool
+    pause: float = 0.0
+    """Seconds that are not timed."""
+    excluded_cpu: float = 0.0
+    _source: np.ndarray[Any, np.dtype[np.uint64]] | None = None
+
+    def begin(self, size: int, number: int) -> float:
+        """Make the array; return the time from which on it is timed."""
+        before = time.process_time()
+        self._source = payload(size, number) if self.copies else None
+        self.excluded_cpu, self.pause = time.process_time() - before, 0.0
+        return time.perf_counter()
+
+    def write(self, memory: memoryview, number: int) -> None:
+        """Fill the memory."""
+        if self._source is not None:
+            memory[:] = self._source.view(np.uint8).data
+            return
+        began, before = time.perf_counter(), time.process_time()
+        np.frombuffer(memory, np.uint64).fill(number)
+        self.excluded_cpu += time.process_time() - before
+        self.pause = time.perf_counter() - began
+
+
+class PayloadSender:
+    """Writes the payload into a shared buffer; the reply is a payload, too."""
+
+    def __init__(self, path: Path, *, copies: bool) -> None:
+        self._writing = Writing(copies)
+        self._replies = Receiver(path)
+        say(self._replies.address)
+        self._sender = connect(bytes(self._reply()).decode(), path)
+
+    def hand_over(self, size: int, number: int) -> Taken:
+        """See `Sender`."""
+        began = self._writing.begin(size, number)
+        self._writing.write(self._sender.prepare(size), number)
+        self._sender.send(Kind.UPDATE)
+        reply = self._reply()
+        wall = time.perf_counter() - began - self._writing.pause
+        assert int.from_bytes(reply, "little") == _expected(size, number)
+        return Taken(wall, self._writing.excluded_cpu)
+
+    def _reply(self) -> bytes:
+        payload = self._replies.receive(SECONDS)
+        assert payload is not None
+        with payload:
+            return bytes(payload.memory)
+
+
+def receive_payloads(path: Path, address: str) -> None:
+    """Read every payload where it is."""
+    with Receiver(path) as receiver, connect(address, path) as replies:
+        own = receiver.address.encode()
+        replies.prepare(len(own))[:] = own
+        replies.send()
+        while (payload := receiver.receive()) is not None:
+            with payload:
+                found = checksum(payload.memory)
+            replies.prepare(WORD)[:] = found.to_bytes(WORD, "little")
+            replies.send()
+
+
 class StoreSender:
     """Writes the payload into the store."""
 
     def __init__(self, path: Path, *, copies: bool) -> None:
-        self._store, self._copies = Store(path), copies
+        self._store, self._writing = Store(path), Writing(copies)
         self._endpoint = join(AgentConnection(path), "unix")
         say(self._endpoint.id)
         hello = self._endpoint.receive(SECONDS)
@@ -97,29 +168,19 @@ class StoreSender:
 
     def hand_over(self, size: int, number: int) -> Taken:
         """See `Sender`."""
-        before = time.process_time()
-        source = payload(size, number) if self._copies else None
-        excluded = time.process_time() - before
-        began = time.perf_counter()
+        began = self._writing.begin(size, number)
         with self._store.create(ObjectClass.UPDATES, size) as draft:
-            if source is not None:
-                draft.memory[:] = source.view(np.uint8).data
-                pause = 0.0
-            else:
-                pausing, before = time.perf_counter(), time.process_time()
-                np.frombuffer(draft.memory, np.uint64).fill(number)
-                excluded += time.process_time() - before
-                pause = time.perf_counter() - pausing
+            self._writing.write(draft.memory, number)
             stored = draft.seal()
         self._endpoint.send(self._peer, Kind.UPDATE, key=bytes.fromhex(stored.key), length=size)
         reply = self._endpoint.receive(SECONDS)
-        wall = time.perf_counter() - began - pause
+        wall = time.perf_counter() - began - self._writing.pause
         assert reply is not None
         assert reply.length == _expected(size, number)
         self._endpoint.ack(reply)
         stored.close()
         self._store.delete(stored.key)
-        return Taken(wall, excluded)
+        return Taken(wall, self._writing.excluded_cpu)
 
 
 def _expected(size: int, number: int) -> int:
@@ -219,7 +280,9 @@ def receive_grpc() -> None:
 
 def receive(name: str, arguments: list[str]) -> None:
     """Run a receiver until it is killed."""
-    if name.startswith("store"):
+    if name.startswith("payload"):
+        receive_payloads(Path(arguments[0]), arguments[1])
+    elif name.startswith("store"):
         receive_objects(Path(arguments[0]), int(arguments[1]))
     elif name.startswith("grpc"):
         receive_grpc()
@@ -231,6 +294,8 @@ def receive(name: str, arguments: list[str]) -> None:
 
 def sender(name: str, address: str) -> Sender:
     """Return the sender of a transport."""
+    if name.startswith("payload"):
+        return PayloadSender(Path(address), copies=name == "payload-copy")
     if name.startswith("store"):
         return StoreSender(Path(address), copies=name == "store-copy")
     if name.startswith("grpc"):

@@ -11,8 +11,8 @@ from pathlib import Path
 from .processes import Agent, Worker, cpu_seconds, status_bytes
 
 MEGABYTE = 1_000_000
-STORE, COPY, UNIX, TCP, UNARY, STREAM = "store", "store-copy", "unix", "tcp", "grpc-unary", "grpc-stream"
-TRANSPORTS = (STORE, COPY, UNIX, TCP, UNARY, STREAM)
+PAYLOAD, STORE, UNIX, TCP, UNARY, STREAM = "payload", "store", "unix", "tcp", "grpc-unary", "grpc-stream"
+TRANSPORTS = (PAYLOAD, "payload-copy", STORE, "store-copy", UNIX, TCP, UNARY, STREAM)
 REPEATS = {1: 20, 10: 10, 100: 5, 1000: 2}
 """Of each block, by megabytes."""
 BLOCKS = 3
@@ -68,7 +68,7 @@ def _block(agent: Agent, path: Path, name: str, megabytes: int, measured: Measur
                 measured.cpu.append(sum(map(cpu_seconds, pids)) - cpu + agent_cpu - taken["excluded_cpu"])
                 measured.agent_cpu.append(agent_cpu)
         peak = sum(status_bytes(pid, "VmHWM") for pid in pids) - before
-        measured.peak.append(peak - (size if name.startswith("store") else 0))
+        measured.peak.append(peak - (size if name.startswith((PAYLOAD, STORE)) else 0))
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _pair(agent: Agent, path: Path, name: str, *, exclusive: bool) -> Iterator[t
         def start(*arguments: object) -> Worker:
             return stack.enter_context(Worker.of("handover", *arguments, exclusive=exclusive))
 
-        if name.startswith("store"):
+        if name.startswith((PAYLOAD, STORE)):
             sender = start("send", name, agent.socket())
             receiver = start("receive", name, agent.socket(), sender.answer())
         else:

@@ -1,8 +1,8 @@
-"""Workers for the body of a request between a gateway and a runtime: in HTTP, or in the store with its key in a header.
+"""Workers for the body of a request between a gateway and a runtime: in HTTP, or in shared memory beside it.
 
 `python -m nodes.payload serve AGENT_SOCKET` is a runtime: `headrace.http.server`, which reads the body, all of it, and
-replies. `python -m nodes.payload send AGENT_SOCKET PORT` is a gateway: uvloop, one connection, a body that it has
-received (bytes). Its calls of the store block its event loop, which a gateway would have to avoid at a further cost.
+replies. `python -m nodes.payload send AGENT_SOCKET PORT RECEIVER` is a gateway: uvloop, one connection, a body that it
+has received (bytes), which it copies into shared memory.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from headrace.http.server import http_server, listen
-from headrace.store.client import Store
-from headrace.store.keys import ObjectClass
+from headrace.payloads.connecting import connect
+from headrace.payloads.receiver import Receiver
 
 from .handover import checksum
 from .processes import say
 
-KEY = b"x-object-key"
+SHARED = b"x-shared-body"
+SECONDS = 10.0
 WORD = 8
 HEAD = "POST / HTTP/1.1\r\nhost: runtime\r\ncontent-type: application/octet-stream\r\n%scontent-length: %d\r\n\r\n"
 
 
 async def serve(agent: Path) -> None:
     """Serve until killed."""
-    store = Store(agent)
+    receiver = Receiver(agent)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         pieces, more = [], True
@@ -40,19 +41,20 @@ async def serve(agent: Path) -> None:
             message = await receive()
             pieces.append(message.get("body", b""))
             more = message.get("more_body", False)
-        key = next((value for name, value in scope["headers"] if name == KEY), None)
-        if key is None:
+        if not any(name == SHARED for name, _ in scope["headers"]):
             found = checksum(b"".join(pieces))
         else:
-            with store.get(key.decode()) as stored:
-                found = checksum(stored.memory)
+            payload = receiver.receive(SECONDS)
+            assert payload is not None
+            with payload:
+                found = checksum(payload.memory)
         body = found.to_bytes(WORD, "little")
         headers = [(b"content-length", str(WORD).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     listener = listen("127.0.0.1", 0)
-    say(listener.getsockname()[1])
+    say([listener.getsockname()[1], receiver.address])
     await http_server(cast("Any", app)).serve(sockets=[listener])
 
 
@@ -82,9 +84,9 @@ class Connection(asyncio.Protocol):
             self._done.set_result(int.from_bytes(body, "little"))
 
 
-async def send(agent: Path, port: int) -> None:
+async def send(agent: Path, port: int, receiver: str) -> None:
     """Take the measurements: for each request of the driver, the seconds of each exchange."""
-    store = Store(agent)
+    sender = connect(receiver, agent)
     _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
     say("ready")
     for line in sys.stdin:
@@ -96,10 +98,9 @@ async def send(agent: Path, port: int) -> None:
             if asked["by"] == "http":
                 found = await connection.request(HEAD % ("", len(body)), body)
             else:
-                stored = store.put(ObjectClass.ASSETS, body)
-                found = await connection.request(HEAD % (f"{KEY.decode()}: {stored.key}\r\n", 0), b"")
-                stored.close()
-                store.delete(stored.key)
+                sender.prepare(len(body))[:] = body
+                sender.send()
+                found = await connection.request(HEAD % (f"{SHARED.decode()}: 1\r\n", 0), b"")
             seconds.append(time.perf_counter() - began)
             assert found == checksum(body)
         say(seconds)
@@ -107,9 +108,9 @@ async def send(agent: Path, port: int) -> None:
 
 def main() -> None:
     """Run one side."""
-    role, agent, *port = sys.argv[1:]
+    role, agent, *to = sys.argv[1:]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(Path(agent)) if role == "serve" else send(Path(agent), int(port[0])))
+        runner.run(serve(Path(agent)) if role == "serve" else send(Path(agent), int(to[0]), to[1]))
 
 
 if __name__ == "__main__":

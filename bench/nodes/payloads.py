@@ -1,4 +1,4 @@
-"""From which size on a body is cheaper as an object of the store than in HTTP, between a gateway and a runtime."""
+"""From which size on a body is cheaper in shared memory (`headrace.payloads`) than in HTTP, between two processes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import statistics
 from .processes import Agent, Worker, cpu_seconds
 
 KIBIBYTE = 1024
-SIZES = (64, 256, 1024, 4096, 16384, 65536)
+SIZES = (4, 16, 64, 256, 1024, 4096, 16384)
 """KiB."""
 BLOCKS = 5
 BLOCK_BYTES = 64 << 20
 """What a block transfers, at most `REPEATS` times."""
 REPEATS = 20
-WAYS = ("http", "store")
+WAYS = ("http", "shared")
 
 
 def measure(agent: Agent, *, exclusive: bool) -> dict[int, dict[str, tuple[float, float]]]:
@@ -21,7 +21,7 @@ def measure(agent: Agent, *, exclusive: bool) -> dict[int, dict[str, tuple[float
     results: dict[int, dict[str, tuple[float, float]]] = {}
     with (
         Worker.of("payload", "serve", agent.socket(), exclusive=exclusive) as runtime,
-        Worker.of("payload", "send", agent.socket(), runtime.answer(), exclusive=exclusive) as gateway,
+        Worker.of("payload", "send", agent.socket(), *runtime.answer(), exclusive=exclusive) as gateway,
     ):
         assert gateway.answer() == "ready"
         pids = (runtime.process.pid, gateway.process.pid, agent.pid)
@@ -44,3 +44,14 @@ def measure(agent: Agent, *, exclusive: bool) -> dict[int, dict[str, tuple[float
                 used = results[size][way][1]
                 print(f"body {size} KiB {way}: best {best:.3f} p50 {middle:.3f} ms, CPU {used:.3f} ms", flush=True)
     return results
+
+
+def pays_from(results: dict[int, dict[str, tuple[float, float]]]) -> int:
+    """Return the size in KiB from which on shared memory takes less time, wall and CPU; infinite if there is none."""
+    found = 1 << 62
+    for size in sorted(results, reverse=True):
+        ways = results[size]
+        if any(shared > http for shared, http in zip(ways["shared"], ways["http"], strict=True)):
+            break
+        found = size
+    return found

@@ -10,8 +10,8 @@ from headrace.metrics.node import BUS_KERNEL_FRAMES
 
 from .processes import Agent, Worker
 
-REPEATS = 15
-TRIPS = 1000
+REPEATS = 60
+TRIPS = 250
 
 
 def measure(agent: Agent, metrics_port: int, *, exclusive: bool) -> dict[str, float]:

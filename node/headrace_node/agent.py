@@ -98,6 +98,7 @@ def _limits(settings: AgentSettings) -> Limits:
     limits = Limits(
         total_bytes=settings.store_bytes,
         tenant_bytes=settings.tenant_bytes,
+        tenants=settings.tenants,
         classes=settings.class_bytes,
         pool_bytes=settings.pool_bytes,
     )

@@ -64,12 +64,6 @@ class AgentBus:
         if self.sockmap is not None:
             yield from self.sockmap.counts()
 
-    def grant(self, tenant: str, dst: int) -> None:
-        """Allow endpoints of a tenant to send to an endpoint of another one, in the router and in the kernel."""
-        self.router.grant(tenant, dst)
-        if self.sockmap is not None and dst in self.router.ports:
-            self.sockmap.grant(tenant, dst)
-
     async def _join_unix(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
         self._check_room(session)
         port, theirs = self.router.join_unix(session.tenant, reserved=_number(message, "reserved"))

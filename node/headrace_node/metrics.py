@@ -69,6 +69,10 @@ class NodeMetrics(Collector):
         for tenant, count in sorted(counters.misses.items()):
             misses.add_metric([tenant], count)
         yield misses
+        populated = CounterMetricFamily(names.STORE_POPULATED, "Memory of new segments", labels=["pages"])
+        populated.add_metric(["huge"], self._store.pool.populated.huge)
+        populated.add_metric(["small"], self._store.pool.populated.small)
+        yield populated
         yield CounterMetricFamily(names.STORE_REAPED, "Drafts of disconnected clients", counters.reaped_drafts)
         yield CounterMetricFamily(names.STORE_ADOPTED, "Objects of the former agent", counters.adopted)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import socket
 import struct
@@ -22,7 +23,7 @@ from typing import Any, Self
 
 from headrace.agent import messages
 from headrace.agent.errors import AgentVersionMismatch, InvalidMessage, TooManySessions
-from headrace.agent.messages import HELLO, VERSION, Received
+from headrace.agent.messages import BATCH, BATCH_CALLS, BATCH_REPLY_BYTES, HELLO, VERSION, Received
 from headrace.errors import HeadraceError
 from headrace.unix_socket import address_of
 
@@ -78,7 +79,7 @@ class AgentServer:
 
     def __init__(self) -> None:
         self.sessions: set[Session] = set()
-        self._verbs: dict[str, Handler] = {}
+        self._verbs: dict[str, Handler] = {BATCH: self._batch}
         self._listeners: dict[Path, socket.socket] = {}
         self._per_tenant: Counter[str] = Counter()
         self._numbers = itertools.count(1)
@@ -197,22 +198,50 @@ class AgentServer:
         return True
 
     async def _handle(self, connected: socket.socket, session: Session, received: Received) -> None:
-        reply = Reply()
         try:
-            handler = self._verbs.get(str(received.body.get("verb")), _unknown)
-            reply = await handler(session, received.body, received.fds)
-            data = messages.encode({"reply": reply.fields})
-        except HeadraceError as error:
-            data = _report(error)
-        except Exception:
-            log.exception("the verb %s failed", received.body.get("verb"))
-            data = _report(HeadraceError("the node agent failed", hint="See its log"))
+            data, fds = await self._carry_out(session, received.body, received.fds)
         finally:
             messages.close_all(received.fds)
         try:
-            await _send(connected, data, reply.fds)
+            await _send(connected, data, fds)
         finally:
-            messages.close_all(reply.fds)
+            messages.close_all(fds)
+
+    async def _carry_out(
+        self, session: Session, body: dict[str, Any], fds: list[int], longest: int = messages.MESSAGE_BYTES
+    ) -> tuple[bytes, tuple[int, ...]]:
+        """Return the encoded reply or error, and the descriptors of the reply."""
+        reply = Reply()
+        try:
+            reply = await self._verbs.get(str(body.get("verb")), _unknown)(session, body, fds)
+            data = messages.encode({"reply": reply.fields}, longest)
+        except HeadraceError as error:
+            data = _report(error)
+        except Exception:
+            log.exception("the verb %s failed", body.get("verb"))
+            data = _report(HeadraceError("the node agent failed", hint="See its log"))
+        else:
+            return data, reply.fds
+        messages.close_all(reply.fds)
+        return data, ()
+
+    async def _batch(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
+        """Carry out several calls: see `messages.BATCH`."""
+        calls = message.get("calls")
+        if not isinstance(calls, list) or len(calls) > BATCH_CALLS or not all(map(_is_single_call, calls)):
+            raise InvalidMessage(f"calls: not a list of at most {BATCH_CALLS} calls, of which none is a batch")
+        results: list[dict[str, Any]] = []
+        fds: list[int] = []
+        try:
+            for call in calls:
+                data, found = await self._carry_out(session, call, [], BATCH_REPLY_BYTES)
+                fds += found
+                results.append({**json.loads(data), "fds": len(found)})
+                await asyncio.sleep(0)  # as between messages
+        except BaseException:
+            messages.close_all(fds)
+            raise
+        return Reply({"results": results}, tuple(fds))
 
 
 def _refusal(hello: dict[str, Any]) -> HeadraceError | None:
@@ -225,6 +254,10 @@ def _refusal(hello: dict[str, Any]) -> HeadraceError | None:
             hint="Run the same release of headrace in the pod and in the node agent",
         )
     return None
+
+
+def _is_single_call(call: object) -> bool:
+    return isinstance(call, dict) and call.get("verb") != BATCH
 
 
 async def _unknown(_: Session, message: dict[str, Any], fds: list[int]) -> Reply:

@@ -30,6 +30,8 @@ class AgentSettings:
     socket_directory: Path
     store_bytes: int
     tenant_bytes: int
+    tenants: Mapping[str, int]
+    """Quotas of single tenants, in bytes."""
     class_bytes: Mapping[ObjectClass, int]
     pool_bytes: int
     huge_pages: bool
@@ -99,10 +101,12 @@ def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.env
     if given.program == "keeper":
         return KeeperSettings(given.socket_directory / KEEPER_SOCKET)
     if given.program == "agent":
+        quotas = dict(given.tenant_bytes)
         return AgentSettings(
             socket_directory=given.socket_directory,
             store_bytes=given.store_bytes,
-            tenant_bytes=given.tenant_bytes or given.store_bytes // _TENANT_SHARE,
+            tenant_bytes=quotas.pop("", given.store_bytes // _TENANT_SHARE),
+            tenants=quotas,
             class_bytes=dict(given.class_bytes),
             pool_bytes=given.store_bytes // _POOL_SHARE if given.pool_bytes is None else given.pool_bytes,
             huge_pages=given.huge_pages,
@@ -144,9 +148,12 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tenant-bytes",
-        type=_bytes,
-        metavar="BYTES",
-        help="quota of each tenant (default: half of the store, so that no tenant can fill it alone)",
+        type=_tenant_bytes,
+        action="append",
+        default=[],
+        metavar="[TENANT=]BYTES",
+        help="quota of a tenant, or of each without one of its own; may be repeated (default: half of the store, so"
+        " that no tenant can fill it alone)",
     )
     parser.add_argument(
         "--class-bytes",
@@ -213,6 +220,12 @@ def _add_csi(parser: argparse.ArgumentParser, variables: Mapping[str, str]) -> N
     )
     node = variables.get(NODE_NAME)
     parser.add_argument("--node", default=node, required=not node, help=f"name of the node (default ${NODE_NAME})")
+
+
+def _tenant_bytes(text: str) -> tuple[str, int]:
+    """Return a tenant, empty for the others, and its quota."""
+    name, _, number = text.rpartition("=")
+    return name, _bytes(number)
 
 
 def _class_bytes(text: str) -> tuple[ObjectClass, int]:

@@ -69,8 +69,8 @@ class Sockmap:
         self._maps: dict[str, BpfMap] = {}
         self._flows: dict[int, bytes] = {}
         """Key in `sources` of each endpoint."""
-        self._granted: dict[int, set[int]] = {}
-        """By destination: the tenants with an entry in `routes`."""
+        self._routes: dict[int, bytes] = {}
+        """Key in `routes` of each endpoint: its tenant may send to it."""
         self._tenants: dict[str, int] = {}
         self._program = -1
         try:
@@ -96,7 +96,7 @@ class Sockmap:
 
         Args:
             id_: the endpoint's id.
-            tenant: frames from it reach endpoints of this tenant, and those granted.
+            tenant: frames from it reach endpoints of this tenant.
             fd: the endpoint's TCP connection to the agent, as the endpoint's process sees it.
             agent_end: the other end of that connection, to which the kernel passes what it cannot redirect.
 
@@ -116,13 +116,8 @@ class Sockmap:
             except OSError as error:
                 self.remove(id_)
                 raise JoinRefused(f"the kernel refuses the socket: {error.strerror}") from error
-        self.grant(tenant, id_)
-
-    def grant(self, tenant: str, dst: int) -> None:
-        """Let the kernel deliver frames from endpoints of the tenant to an endpoint. Raises OSError."""
-        number = self._number(tenant)
-        self._maps["routes"].update(_ROUTE.pack(number, dst), _ID.pack(1))
-        self._granted.setdefault(dst, set()).add(number)
+        self._routes[id_] = _ROUTE.pack(self._number(tenant), id_)
+        self._maps["routes"].update(self._routes[id_], _ID.pack(1))
 
     def remove(self, id_: int) -> None:
         """Remove every entry of an endpoint. Frames to it pass to the agent from now on."""
@@ -130,8 +125,8 @@ class Sockmap:
         self._maps["counters"].delete(_ID.pack(id_))
         if id_ in self._flows:
             self._maps["sources"].delete(self._flows.pop(id_))
-        for number in self._granted.pop(id_, ()):
-            self._maps["routes"].delete(_ROUTE.pack(number, id_))
+        if id_ in self._routes:
+            self._maps["routes"].delete(self._routes.pop(id_))
 
     def send(self, frame: Frame) -> bool:
         """Deliver a frame as the agent, whatever its source; if the kernel cannot, it comes out of `returned`."""

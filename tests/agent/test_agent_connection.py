@@ -68,6 +68,11 @@ def raw(path: Path) -> socket.socket:
     return connected
 
 
+def descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def reply(connected: socket.socket) -> dict[str, Any]:
     received = messages.receive(connected)
     assert received is not None
@@ -95,6 +100,44 @@ def test_errors_when_reported_then_raised_as_their_class(path: Path) -> None:
     assert full.value.reason == "NoSpace"
     with pytest.raises(AgentError, match="the node agent failed"):
         connection.call("broken")
+    assert connection.call("echo").body["tenant"] == "team-a"
+
+
+def test_batch_when_some_calls_fail_then_each_has_its_result(path: Path, world: ServerThread) -> None:
+    """Descriptors belong to their calls; what a long reply had is closed."""
+
+    async def opened(session: Session, message: dict[str, Any], fds: list[int]) -> Reply:
+        reading, writing = os.pipe()
+        os.write(writing, str(message["number"]).encode())
+        os.close(writing)
+        return Reply({"text": "x" * message.get("long", 0)}, (reading,))
+
+    world.do(lambda: world.server.verb("opened", opened))
+    before = descriptors()
+    calls: list[dict[str, Any]] = [
+        {"verb": "opened", "number": 1},
+        {"verb": "full"},
+        {"verb": "opened", "number": 2},
+        {"verb": "none"},
+    ]
+    calls += [{"verb": "opened", "number": 3, "long": 5000}, {"verb": "opened", "number": 4}]
+    connection = AgentConnection(path)
+    results = connection.call_many(calls)
+    found = [os.read(each.fds[0], 10) if isinstance(each, messages.Received) else each.reason for each in results]
+    assert found == [b"1", "NoSpace", b"2", "InvalidMessage", "InvalidMessage", b"4"]
+    for each in results:
+        messages.close_all(each.fds if isinstance(each, messages.Received) else [])
+    connection.close()
+    while world.do(lambda: len(world.server.sessions)):
+        pass
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("calls", [None, [{"verb": "echo"}] * 17, [{"verb": "batch", "calls": []}], ["echo"]])
+def test_batch_when_invalid_then_refused(path: Path, calls: object) -> None:
+    connection = AgentConnection(path)
+    with pytest.raises(InvalidMessage, match="calls: not a list of at most 16 calls"):
+        connection.call("batch", {"calls": calls})
     assert connection.call("echo").body["tenant"] == "team-a"
 
 

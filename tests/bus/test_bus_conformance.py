@@ -11,6 +11,7 @@ import pytest
 from bus.bus_world import TRANSPORTS, BusWorld, Name, node
 
 from headrace.bus import endpoint as endpoint_module
+from headrace.bus import router
 from headrace.bus.endpoint import Endpoint
 from headrace.bus.errors import (
     AckTimeout,
@@ -177,6 +178,16 @@ def test_peer_when_it_dies_then_error(one: Endpoint, two: Endpoint, world: BusWo
         one.send(dead, UPDATE)
 
 
+def test_frames_when_sender_closes_then_still_taken(one: Endpoint, two: Endpoint) -> None:
+    """Also if it has not read an acknowledgement: then the kernel reports a reset before the frames."""
+    one.send(two.id, UPDATE, value=1)
+    two.ack(take(two))
+    one.send(two.id, UPDATE, value=2)
+    one.send(two.id, UPDATE, value=3)
+    one.close()
+    assert [take(two).value, take(two).value] == [2, 3]
+
+
 def test_destination_when_unknown_then_socket_is_usable(one: Endpoint, two: Endpoint) -> None:
     """A dropping program would poison the socket: every later send would fail."""
     unknown = next(number for number in range(1, 9) if number not in {one.id, two.id})
@@ -196,13 +207,25 @@ def test_tenant_when_other_then_route_is_forbidden(world: BusWorld, transport: N
     assert world.do(lambda: world.router.errors[ErrorCode.FORBIDDEN]) == 1
 
 
-def test_tenant_when_granted_then_frames_pass(world: BusWorld, transport: Name, one: Endpoint) -> None:
-    foreign = world.join(transport, "b")
-    world.do(lambda: world.bus.grant("a", foreign.id))
-    world.do(lambda: world.bus.grant("b", one.id))
-    one.send(foreign.id, UPDATE)
-    foreign.ack(take(foreign))
-    one.wait_acked(foreign.id, 1, SOON)
+def test_direct_sockets_when_tenant_has_many_then_forwarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router holds their descriptors until endpoints receive them, so no tenant may have it hold all."""
+    monkeypatch.setattr(router, "_DIRECT_PATHS_OF_TENANT", 2)
+    with node(tmp_path, "unix") as world:
+
+        def forwarded(tenant: str) -> int:
+            """Return the frames that the router forwarded for a new pair of endpoints."""
+            one, two = world.join("unix", tenant), world.join("unix", tenant)
+            before = world.do(lambda: world.router.forwarded["unix"])
+            one.send(two.id, UPDATE)
+            assert take(two).src == one.id
+            pairs.append((one, two))
+            return world.do(lambda: world.router.forwarded["unix"]) - before
+
+        pairs: list[tuple[Endpoint, Endpoint]] = []
+        assert [forwarded("a"), forwarded("a"), forwarded("b")] == [0, 1, 0]
+        pairs[0][0].close()
+        world.await_end(pairs[0][0].id)
+        assert forwarded("a") == 0
 
 
 def test_source_when_forged_then_frame_is_refused(world: BusWorld, transport: Name, one: Endpoint) -> None:

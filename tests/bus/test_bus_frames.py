@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 
 import pytest
@@ -86,7 +85,7 @@ def test_frame_when_malformed_then_error_names_the_field(data: bytes, named: str
 )
 def test_field_when_out_of_range_then_error_names_it(field: str, value: object) -> None:
     with pytest.raises(InvalidFrame, match=field):
-        dataclasses.replace(Frame(Kind.UPDATE, 1), **{field: value}).encode()  # type: ignore[arg-type] # on purpose
+        Frame(Kind.UPDATE, 1)._replace(**{field: value}).encode()  # type: ignore[arg-type] # on purpose
 
 
 def test_weight_when_too_large_for_float32_then_error() -> None:

@@ -82,12 +82,14 @@ def test_objects_when_more_than_a_page_then_all_are_listed(agent: Agent) -> None
 
 
 def test_quota_when_of_tenant_or_class_exceeded_then_named(short_path: Path) -> None:
-    limits = ("--store-bytes", "16Mi", "--tenant-bytes", "4Mi", "--class-bytes", "kv=1Mi")
+    limits = ("--store-bytes", "16Mi", "--tenant-bytes", "4Mi", "--tenant-bytes=team-b=8Mi", "--class-bytes", "kv=1Mi")
     with Agent(short_path, *limits) as agent, opened(agent, "team-a") as a:
         with pytest.raises(StoreFull, match="kv"):
             a.put(ObjectClass.KV, b"x" * 2 * MIB)
         with pytest.raises(StoreFull, match="team-a"):
             a.put(ObjectClass.WEIGHTS, b"x" * 5 * MIB)
+        with opened(agent, "team-b") as b:
+            b.put(ObjectClass.WEIGHTS, b"x" * 5 * MIB)
 
 
 def test_metrics_when_scraped_then_each_name_is_documented(short_path: Path) -> None:

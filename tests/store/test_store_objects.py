@@ -17,7 +17,7 @@ from store.store_world import MEGABYTE, PAGE, ROOMY, StoreThread, descriptors
 
 from headrace.agent.errors import AgentError, AgentUnavailable, InvalidMessage
 from headrace.store.client import Store
-from headrace.store.errors import InvalidObject, ObjectNotFound, StillMapped, WrongDigest
+from headrace.store.errors import InvalidObject, ObjectNotFound, StillMapped, StoreFull, WrongDigest
 from headrace.store.keys import ObjectClass, content_key, random_key
 from headrace_node.store import memory
 
@@ -110,7 +110,7 @@ def test_draft_when_another_process_maps_it_then_agent_refuses(store: Store) -> 
     store._call("store.seal", {"draft": answer.body["draft"]})
 
 
-@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_SEAL, memory.SEALS])
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_SEAL, 0b1110])
 def test_draft_when_client_keeps_it_open_then_still_counted(world: StoreThread, store: Store, seals: int) -> None:
     answer = store._call("store.create", {"class": "kv", "size": PAGE})
     fcntl.fcntl(answer.fds[0], fcntl.F_ADD_SEALS, seals)
@@ -257,3 +257,54 @@ def test_store_when_closed_then_no_descriptor_is_left(tmp_path: Path) -> None:
     assert kept.memory[0] == 0
     kept.close()
     assert descriptors() == before
+
+
+def test_objects_when_put_and_got_together_then_all_or_none(world: StoreThread, store: Store) -> None:
+    """More than one message can carry."""
+    contents = [number.to_bytes(2, "little") * PAGE for number in range(20)]
+    objects = store.put_many(ObjectClass.KV, contents)
+    with world.open() as other:
+        found = other.get_many([each.key for each in objects])
+        assert [bytes(each.memory) for each in found] == contents
+        assert {each.leases for each in store.objects()} == {2}
+        del found
+        store.delete_many([objects[3].key, "0" * 32])
+        with pytest.raises(ObjectNotFound):
+            other.get_many([each.key for each in objects])
+        assert {each.leases for each in other.objects()} == {1}
+
+
+def test_objects_when_one_does_not_fit_then_none_is_put(world: StoreThread, store: Store) -> None:
+    with pytest.raises(StoreFull):
+        store.put_many(ObjectClass.KV, [b"x", bytes(100 * MEGABYTE), b"y"])
+    assert world.usage() == {}
+
+
+def test_seal_when_it_takes_long_then_other_tenants_go_on(
+    world: StoreThread, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel waits while a page is pinned, which a client can cause in all its drafts."""
+    gate, begun, sealed = threading.Event(), threading.Semaphore(0), memory.seal
+
+    def seal(fd: int, *, buffer: bool = False) -> None:
+        if os.fstat(fd).st_size > PAGE:
+            begun.release()
+            gate.wait(10)
+        sealed(fd, buffer=buffer)
+
+    monkeypatch.setattr(memory, "seal", seal)
+    sessions = [world.open() for _ in range(8)]
+    slow = [
+        threading.Thread(target=session.put, args=(ObjectClass.KV, bytes(2 * PAGE)), daemon=True)
+        for session in sessions
+    ]
+    for each in slow:
+        each.start()
+    begun.acquire()
+    with world.open(other=True) as other:
+        other.put(ObjectClass.KV, b"x").close()
+    assert not begun.acquire(blocking=False)  # the others of the tenant wait
+    gate.set()
+    for each in slow:
+        each.join(10)
+    assert [each.record.size for each in world.stored()].count(2 * PAGE) == 8

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -16,9 +17,10 @@ from store.store_world import PAGE, StoreThread, descriptors, keeper_process
 from typing_extensions import override
 
 from headrace.store.client import Draft, Store
-from headrace.store.errors import ObjectNotFound, StoreFull, WrongDigest
+from headrace.store.errors import InvalidObject, ObjectNotFound, StoreFull, WrongDigest
 from headrace.store.keys import ObjectClass, content_key
 from headrace.store.views import Object
+from headrace_node.store import pool
 from headrace_node.store.accounts import Limits
 
 LIMITS = Limits(
@@ -104,6 +106,26 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert right
             assert (client.store.tenant, found.key) not in self.model
+            self.model[client.store.tenant, found.key] = Entry(content)
+            client.objects.append(found)
+
+    @rule(number=CLIENT)
+    def share(self, number: int) -> None:
+        """A buffer keeps what is written into it afterwards."""
+        client = self.client(number)
+        if not client.drafts:
+            return
+        draft, content, digest = client.drafts.pop()
+        try:
+            found = draft.share()
+        except InvalidObject:
+            assert digest is not None
+            draft.abort()
+        except ObjectNotFound:  # the agent was restarted
+            draft.abort()
+        else:
+            assert digest is None
+            found.memory[:] = content
             self.model[client.store.tenant, found.key] = Entry(content)
             client.objects.append(found)
 
@@ -209,7 +231,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert descriptors() == self.before
 
 
-def test_store_when_used_in_any_order_then_as_the_model() -> None:
+def test_store_when_used_in_any_order_then_as_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects of a page are made at once, larger ones by the pool."""
+    monkeypatch.setattr(pool, "_INLINE_BYTES", PAGE)
     few = settings(
         max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )

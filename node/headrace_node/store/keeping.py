@@ -30,6 +30,8 @@ class Record:
     """Whether it is exempt from eviction."""
     name: str | None = None
     """By which `ObjectStore.obtain` finds it, unique in its tenant and class."""
+    buffer: bool = False
+    """Whether its creator goes on writing it."""
 
     @property
     def kept_as(self) -> str:

@@ -1,8 +1,8 @@
 """The object store: drafts become sealed objects, objects are leased, released, pinned, deleted and evicted.
 
-Runs in the agent's event loop; only populating and hashing run in threads. An object can be evicted if no session has
-a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`): a restarted agent does not evict
-what running processes map, before or without a new lease. The accounts are exact: memory that a client keeps after its
+Runs in the agent's event loop; populating, sealing and hashing run in threads. An object can be evicted if no session
+has a lease, it is not pinned, and the kernel knows no other holder (`memory.is_held`): a restarted agent does not evict
+what running processes map. The accounts are exact: memory that a client keeps after its
 object is gone stays counted against its tenant (`closed`), so no tenant can use more than its quota.
 """
 
@@ -26,6 +26,7 @@ from headrace_node.store.keeping import NO_KEEPER, Keeping, Record
 from headrace_node.store.memory import PageKind
 from headrace_node.store.names import Names, ObjectName
 from headrace_node.store.pool import SegmentPool
+from headrace_node.store.sealing import Sealing
 
 DRAFTS_PER_SESSION = 64
 _HASHES = 2
@@ -100,6 +101,7 @@ class ObjectStore:
         self._names = Names()
         self._numbers = itertools.count(1)
         self._hashing = asyncio.Semaphore(_HASHES)
+        self._sealing = Sealing()
         self._refills: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -174,28 +176,26 @@ class ObjectStore:
     async def seal(self, session: int, number: int) -> Stored:
         """Turn a draft into an object, leased to the session. Its digest, if it has one, is verified.
 
-        If the tenant has an object with this digest already, the draft is discarded in favour of it. Raises
-        ObjectNotFound, StillMapped (the draft remains), WrongDigest (the draft is discarded).
+        If the tenant has an object with this digest already, the draft is discarded in favour of it.
+        Raises ObjectNotFound, StillMapped (the draft remains), WrongDigest (it is discarded).
         """
         draft = self._draft(session, number)
-        try:
-            memory.seal(draft.fd)
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # its creator sealed the seals
-                self._discard(draft)
-                raise InvalidObject("the draft has seals of its creator") from error
-            raise StillMapped(
-                f"the draft of {draft.size:,} bytes is still mapped writable", hint="Drop all views of it, then seal"
-            ) from error
-        if os.fstat(draft.fd).st_size != draft.memory_bytes:
-            self._discard(draft)
-            raise InvalidObject("the draft was cut by its creator")
+        await self._seal(draft)
         if draft.digest is not None:
             await self._verify(draft, draft.digest)
         if self._drafts.pop(number, None) is None:
             raise ObjectNotFound("the draft was discarded")
         self._names.end(draft.name)
         return self._store(draft)
+
+    async def share(self, session: int, number: int) -> Stored:
+        """Turn a draft into a buffer, leased to the session. Raises ObjectNotFound, InvalidObject (digest or name)."""
+        draft = self._draft(session, number)
+        if draft.digest or draft.name:
+            raise InvalidObject("an object with a digest or a name cannot be a buffer", hint="Create it without")
+        await self._seal(draft, buffer=True)
+        del self._drafts[number]
+        return self._store(draft, buffer=True)
 
     def get(self, session: int, tenant: str, key: str) -> Stored:
         """Lease an object to a session. Raises ObjectNotFound: absent, or of another tenant."""
@@ -210,8 +210,7 @@ class ObjectStore:
 
     def release(self, session: int, tenant: str, key: str) -> None:
         """End one lease of a session; nothing if it has none."""
-        stored = self._objects.get((tenant, key))
-        if stored is not None:
+        if (stored := self._objects.get((tenant, key))) is not None:
             stored.leases[session] -= 1
             stored.leases += Counter()  # removes those that are not positive
 
@@ -308,6 +307,23 @@ class ObjectStore:
             return
         self._close(_record(draft, ""), draft.fd)
 
+    async def _seal(self, draft: Draft, *, buffer: bool = False) -> None:
+        """Seal a draft's segment. Raises StillMapped (the draft remains), InvalidObject (it is discarded)."""
+        failure = None
+        try:
+            await self._sealing.seal(draft.tenant, draft.fd, buffer=buffer)
+        except OSError as error:
+            failure = error
+        if draft.number not in self._drafts:
+            raise ObjectNotFound("the draft was discarded")
+        if failure and failure.errno == errno.EBUSY:
+            raise StillMapped(
+                f"the draft of {draft.size:,} bytes is still mapped writable", hint="Drop all views of it, then seal"
+            ) from failure
+        if failure or os.fstat(draft.fd).st_size != draft.memory_bytes:
+            self._discard(draft)
+            raise InvalidObject("the draft was cut, or has seals of its creator") from failure
+
     async def _verify(self, draft: Draft, expected: str) -> None:
         async with self._hashing:
             fd = os.dup(draft.fd)  # the thread cannot be cancelled, and the draft may be
@@ -322,11 +338,12 @@ class ObjectStore:
                 hint="Check the source of the content: it is truncated or corrupt",
             )
 
-    def _store(self, draft: Draft) -> Stored:
+    def _store(self, draft: Draft, *, buffer: bool = False) -> Stored:
         key = (draft.tenant, draft.digest or random_key())
         stored = self._objects.get(key)
         if stored is None:
-            stored = self._objects[key] = Stored(_record(draft, key[1]), memory.opened(draft.fd, os.O_RDONLY))
+            record = _record(draft, key[1], buffer=buffer)
+            stored = self._objects[key] = Stored(record, memory.opened(draft.fd, os.O_RDONLY))
             os.close(draft.fd)
             self._names.add(stored.record)
             self.counters.puts[draft.tenant, draft.object_class] += 1
@@ -339,7 +356,7 @@ class ObjectStore:
 
     def _adopt(self, record: Record, fd: int) -> None:
         """Take over an object of the former agent; one that is not sealed cannot be there, and is dropped."""
-        if not memory.is_sealed(fd) or os.fstat(fd).st_size != record.memory_bytes:
+        if not memory.is_sealed(fd, buffer=record.buffer) or os.fstat(fd).st_size != record.memory_bytes:
             self._keeping.forget(record)
             os.close(fd)
             return
@@ -363,9 +380,9 @@ class ObjectStore:
         self._trim_pool()  # objects may have been created meanwhile
 
 
-def _record(draft: Draft, key: str) -> Record:
+def _record(draft: Draft, key: str, *, buffer: bool = False) -> Record:
     name = None if draft.name is None else draft.name.text
-    return Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name)
+    return Record(draft.tenant, key, draft.object_class, draft.size, draft.memory_bytes, name=name, buffer=buffer)
 
 
 def _evicting_frees(scope: Scope, stored: Stored) -> int:

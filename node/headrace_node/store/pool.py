@@ -11,8 +11,12 @@ import asyncio
 import os
 from collections import OrderedDict
 
-from headrace_node.store.memory import PageKind, new_segment
+from headrace_node.store.memory import PageKind, Populated, new_segment
 
+_POPULATING = 2
+"""Segments that are populated at the same time; each takes a core. Others wait in the order of their requests."""
+_INLINE_BYTES = 128 * 1024
+"""Segments up to this size are made at once, in 30 us; a thread and a spare segment would take longer."""
 _STEPS = 4
 """Size classes for each power of two; a segment is cut to the size of its object when it is taken."""
 
@@ -29,7 +33,11 @@ class SegmentPool:
     def __init__(self, pages: PageKind, limit: int) -> None:
         self.pages = pages
         self.bytes = 0
+        self.populated = Populated()
         self._limit = limit
+        self._populating = asyncio.Semaphore(_POPULATING)
+        self._refilling: set[int] = set()
+        """Sizes of segments that are being made ready."""
         self._ready: OrderedDict[int, list[int]] = OrderedDict()
         """Descriptors by size; the size that was requested last is the last."""
 
@@ -50,10 +58,18 @@ class SegmentPool:
     async def refill(self, size: int, spare: int) -> None:
         """Make one segment of the size class of `size` ready, within the limit and `spare` bytes of the store."""
         rounded = self.rounded(size_class(size))
-        if rounded > min(self._limit, spare) or self._ready.get(rounded):
+        if (
+            size <= _INLINE_BYTES
+            or rounded > min(self._limit, spare)
+            or self._ready.get(rounded)
+            or rounded in self._refilling
+        ):
             return
         self.shrink(self.bytes + rounded - self._limit)
+        if self.bytes + rounded > self._limit:  # others are being made
+            return
         self.bytes += rounded
+        self._refilling.add(rounded)
         try:
             fd = await self._make(rounded)
         except OSError:  # no memory: the next object reports it
@@ -62,11 +78,17 @@ class SegmentPool:
         except asyncio.CancelledError:
             self.bytes -= rounded
             raise
+        finally:
+            self._refilling.discard(rounded)
         self._ready.setdefault(rounded, []).append(fd)
         self._ready.move_to_end(rounded)
 
     async def _make(self, size: int) -> int:
-        making = asyncio.ensure_future(asyncio.to_thread(new_segment, size, self.pages))
+        if size <= _INLINE_BYTES:
+            return new_segment(size, self.pages, self.populated)
+        await self._populating.acquire()
+        making = asyncio.ensure_future(asyncio.to_thread(new_segment, size, self.pages, self.populated))
+        making.add_done_callback(lambda _: self._populating.release())  # also if nobody waits for it any more
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:

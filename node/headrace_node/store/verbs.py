@@ -32,6 +32,7 @@ class StoreVerbs:
             self.create,
             self.obtain,
             self.seal,
+            self.share,
             self.abort,
             self.get,
             self.release,
@@ -65,6 +66,11 @@ class StoreVerbs:
     async def seal(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
         """Turn `draft` into an object, and lease it."""
         return _leased(await self._store.seal(session.number, _integer(message, "draft")))
+
+    async def share(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
+        """Turn `draft` into a buffer that the client goes on writing, and lease it; the reply has no descriptor."""
+        stored = await self._store.share(session.number, _integer(message, "draft"))
+        return Reply({"key": stored.record.key})
 
     async def abort(self, session: Session, message: dict[str, Any], _: list[int]) -> Reply:
         """Discard `draft`."""

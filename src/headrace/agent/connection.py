@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,6 +87,22 @@ class AgentConnection:
                 self._socket.close()
                 raise self._unavailable("the agent closed the connection")
         return _result(received)
+
+    def call_many(self, calls: Sequence[dict[str, Any]]) -> list[Received | AgentError]:
+        """Send up to `BATCH_CALLS` messages, each with its verb, as one; return the reply or the error of each.
+
+        Raises AgentUnavailable: see `call`.
+        """
+        answer = self.call(messages.BATCH, {"calls": list(calls)})
+        results: list[Received | AgentError] = []
+        fds = iter(answer.fds)
+        for result in answer.body["results"]:
+            own = [next(fds) for _ in range(result["fds"])]
+            try:
+                results.append(_result(Received(result, own)))
+            except AgentError as error:
+                results.append(error)
+        return results
 
     def __enter__(self) -> Self:
         return self

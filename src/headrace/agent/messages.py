@@ -30,6 +30,13 @@ PACKET_FDS = 253
 MESSAGE_CONTAINERS = 512
 """Most lists and objects of one message, so that nesting stays far below the interpreter's recursion limit."""
 HELLO = "hello"
+BATCH = "batch"
+"""Verb: carry out `calls`, a list of at most `BATCH_CALLS` messages without descriptors, one after another. The reply
+has `results`, each `{"reply": {…}, "fds": N}` or `{"error": {…}, "fds": 0}`; N of the descriptors belong to it."""
+BATCH_CALLS = MESSAGE_FDS
+"""The reply of a call in a batch has one descriptor at most."""
+BATCH_REPLY_BYTES = MESSAGE_BYTES // BATCH_CALLS - 64
+"""Longest reply of a call in a batch."""
 
 _INT_BYTES = array.array("i").itemsize
 RIGHTS_BYTES = socket.CMSG_SPACE(PACKET_FDS * _INT_BYTES)
@@ -46,11 +53,11 @@ class Received:
     fds: list[int] = field(default_factory=list)
 
 
-def encode(body: Mapping[str, object]) -> bytes:
+def encode(body: Mapping[str, object], longest: int = MESSAGE_BYTES) -> bytes:
     """Return the bytes of a message. Raises InvalidMessage if it is too long."""
     data = json.dumps(body, separators=(",", ":")).encode()
-    if len(data) > MESSAGE_BYTES:
-        raise InvalidMessage(f"a message of {len(data):,} bytes is longer than {MESSAGE_BYTES:,}")
+    if len(data) > longest:
+        raise InvalidMessage(f"a message of {len(data):,} bytes is longer than {longest:,}")
     return data
 
 

@@ -31,7 +31,7 @@ _FOREVER = 1e6
 """Seconds; poll(2) takes at most 2**31 ms."""
 _ERRORS: dict[int, tuple[type[PeerUnreachable], str, str]] = {
     ErrorCode.UNKNOWN: (PeerUnreachable, "does not exist or has closed", "Look up its current id"),
-    ErrorCode.FORBIDDEN: (RouteForbidden, "belongs to another tenant", "Let the agent grant the route"),
+    ErrorCode.FORBIDDEN: (RouteForbidden, "belongs to another tenant", "Use endpoints of one tenant"),
     ErrorCode.FORGED: (RouteForbidden, "got a frame with a forged source", "Send with the id of this endpoint"),
     ErrorCode.FULL: (PeerUnreachable, "does not take its frames, and a queue on the way is full", "Check the peer"),
     ErrorCode.STALE: (StaleEpoch, "has advanced to a later epoch", "Drop the work of the former epoch"),
@@ -273,14 +273,20 @@ class Endpoint:
             self._refuse(frame, peer, ErrorCode.FULL)
         elif frame.seq <= peer.received or frame.seq in peer.early:
             self._refuse(frame, peer, ErrorCode.DUPLICATE)
-        else:
+        elif frame.seq > peer.received + 1:
             peer.early[frame.seq] = frame
-            while (following := peer.early.pop(peer.received + 1, None)) is not None:
-                peer.received += 1
-                if following.epoch < self.epoch:
-                    self._drop_stale(following)
-                else:
-                    self._inbox.append(following)
+        else:
+            self._take_in(frame, peer)
+            while peer.early and (following := peer.early.pop(peer.received + 1, None)) is not None:
+                self._take_in(following, peer)
+
+    def _take_in(self, frame: Frame, peer: _Peer) -> None:
+        """Queue the next frame of a pair."""
+        peer.received += 1
+        if frame.epoch < self.epoch:
+            self._drop_stale(frame)
+        else:
+            self._inbox.append(frame)
 
     def _drop_stale(self, frame: Frame) -> None:
         peer = self._peers[frame.src]

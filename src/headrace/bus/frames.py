@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from headrace.bus.errors import InvalidFrame
 
@@ -52,8 +52,8 @@ class Kind(IntEnum):
     """From the router: the endpoint's id is `dst`, the window of credits is `value`."""
 
 
-DATA_KINDS = frozenset({Kind.UPDATE, Kind.PARTIAL, Kind.RELEASE, Kind.REQ})
-"""The kinds that consume credits."""
+DATA_KINDS = (Kind.UPDATE, Kind.PARTIAL, Kind.RELEASE, Kind.REQ)
+"""The kinds that consume credits. A tuple: the hash of an enumeration's member is computed in Python."""
 _KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
@@ -74,9 +74,11 @@ class ErrorCode(IntEnum):
     """The destination has received a frame with this sequence number before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame. Ids, `seq`, `epoch` and `value` are u32, `offset` and `length` (bytes) are u64, `key` has 16 bytes."""
+class Frame(NamedTuple):
+    """One frame. Ids, `seq`, `epoch` and `value` are u32, `offset` and `length` (bytes) are u64, `key` has 16 bytes.
+
+    A tuple, because making a frozen dataclass takes 1.5 us more, which is a third of a round trip between processes.
+    """
 
     kind: Kind
     dst: int
@@ -100,13 +102,11 @@ class Frame:
         Raises:
             InvalidFrame: a field is out of range; the message names it.
         """
-        if len(self.key) != len(NO_KEY):
-            raise InvalidFrame(f"frame field key has {len(self.key)} bytes instead of {len(NO_KEY)}")
+        kind, dst, src, seq, key, offset, length, epoch, value = self
+        if len(key) != len(NO_KEY):
+            raise InvalidFrame(f"frame field key has {len(key)} bytes instead of {len(NO_KEY)}")
         try:
-            body = _FIELDS.pack(
-                self.dst, self.src, VERSION, self.kind, self.seq, self.key,
-                self.offset, self.length, self.epoch, self.value, 0,
-            )  # fmt: skip
+            body = _FIELDS.pack(dst, src, VERSION, kind, seq, key, offset, length, epoch, value, 0)
         except struct.error:
             raise InvalidFrame(f"frame field {self._field_out_of_range()} is out of range") from None
         return body + _CRC.pack(zlib.crc32(body))
@@ -140,7 +140,7 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
         raise InvalidFrame(f"a frame has {FRAME_BYTES} bytes, not {len(data)}")
     dst, src, version, kind, seq, key, offset, length, epoch, value, zero = _FIELDS.unpack_from(data)
     (crc,) = _CRC.unpack_from(data, _FIELDS.size)
-    computed = zlib.crc32(memoryview(data)[: _FIELDS.size])
+    computed = zlib.crc32(data[: _FIELDS.size])
     if crc != computed:
         raise InvalidFrame(f"frame field crc is {crc:#010x}, computed {computed:#010x}: the frame is damaged")
     if version != VERSION:

@@ -40,6 +40,8 @@ ACTIVATION_FRAMES = 1024
 """Frames that wait for one endpoint at zero; further ones are refused with the error FULL."""
 _DIRECT_PATHS = 1024
 """Direct sockets of one endpoint; the router forwards to its further peers."""
+_DIRECT_PATHS_OF_TENANT = 8192
+"""Likewise of a tenant, and four times as many of all: the router has them open while endpoints do not receive them."""
 _BACKLOG = 128
 
 
@@ -63,12 +65,13 @@ class Router:
         self._ids = endpoint_ids(secrets.token_bytes(16))
         self._remotes: dict[int, Remote] = {}
         self._links: dict[str, Wire] = {}
-        self._granted: set[tuple[str, int]] = set()
         self._tokens: dict[bytes, Token] = {}
         self._link_tokens: dict[bytes, str] = {}
         self._new: dict[Wire, None] = {}
         """Accepted connections that have not presented their token, oldest first."""
         self._per_tenant: Counter[str] = Counter()
+        self._direct: Counter[str] = Counter()
+        """Ends of direct sockets, by tenant."""
         self._listeners: list[socket.socket] = []
 
     # Joining
@@ -127,9 +130,9 @@ class Router:
         self._per_tenant[port.tenant] -= 1
         if port.wire is not None:
             port.wire.close()
-        for peer in port.direct & self.ports.keys():
+        for peer in port.direct:
             self.ports[peer].direct.discard(port.id)
-        self._granted = {grant for grant in self._granted if grant[1] != port.id}
+        self._direct[port.tenant] -= 2 * len(port.direct)
         for hook in port.on_close:
             hook()
         for frame in port.waiting:
@@ -149,14 +152,10 @@ class Router:
 
     # Routes
 
-    def grant(self, tenant: str, dst: int) -> None:
-        """Allow endpoints of a tenant to send to an endpoint of another one."""
-        self._granted.add((tenant, dst))
-
     def allowed(self, tenant: str, dst: int) -> bool:
         """Whether endpoints of the tenant may send to the endpoint, here or on another node."""
         owner = self.ports.get(dst) or self._remotes.get(dst)
-        return owner is not None and (owner.tenant == tenant or (tenant, dst) in self._granted)
+        return owner is not None and owner.tenant == tenant
 
     def expect_link(self, name: str) -> bytes:
         """Return the token with which the router of another node may connect; links of that name replace each other."""
@@ -259,18 +258,19 @@ class Router:
         if other.wire.send(_path(peer, port.id), two.detach()):
             port.direct.add(peer)
             other.direct.add(port.id)
+            self._direct[port.tenant] += 2
             port.wire.send(_path(port.id, peer), one.detach())
         else:
             one.close()
             port.wire.send(_path(port.id, peer))
 
     def _may_pair(self, port: Port, other: Port) -> bool:
-        """A direct socket carries frames both ways, so both must be allowed."""
         return (
             port is not other
             and port.transport == "unix"
-            and self.allowed(port.tenant, other.id)
-            and self.allowed(other.tenant, port.id)
+            and port.tenant == other.tenant
+            and self._direct[port.tenant] < _DIRECT_PATHS_OF_TENANT
+            and self._direct.total() < 4 * _DIRECT_PATHS_OF_TENANT
             and len(port.direct) < _DIRECT_PATHS
             and len(other.direct) < _DIRECT_PATHS
         )

@@ -135,7 +135,7 @@ class UnixTransport:
 
     def _read_direct(self, peer: int, frames: list[Frame]) -> None:
         try:
-            data = self._paths[peer].recv(FRAME_BYTES + 1)
+            data = _received(self._paths[peer])
         except BlockingIOError:
             return
         except OSError:
@@ -159,3 +159,11 @@ class UnixTransport:
         direct.close()
         self._paths[peer] = self._inbox
         return [Frame(Kind.ERROR, self._id, peer, offset=ErrorCode.UNKNOWN)]
+
+
+def _received(direct: socket.socket) -> bytes:
+    """Read a packet. Raises OSError."""
+    try:
+        return direct.recv(FRAME_BYTES + 1)
+    except ConnectionResetError:  # reported once, before the frames that the peer sent until it closed
+        return direct.recv(FRAME_BYTES + 1)

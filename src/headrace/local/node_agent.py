@@ -98,7 +98,7 @@ class NodeAgent:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_SECONDS):
                 while not self._agent.ended.is_set():
-                    if self._client.is_reachable():
+                    if await asyncio.to_thread(self._client.is_reachable):
                         return True
                     await asyncio.sleep(POLL_SECONDS)
         return False

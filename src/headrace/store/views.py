@@ -32,7 +32,7 @@ class Lease:
         self._ended.append(self._key)
 
 
-class _Mapping(mmap.mmap):
+class LeasedMapping(mmap.mmap):
     """A mapping that keeps the lease: every view of it keeps the mapping."""
 
     lease: Lease
@@ -51,13 +51,13 @@ class Object:
     """
 
     def __init__(
-        self, key: str, object_class: ObjectClass, size: int, mapping: _Mapping, closed: Callable[[], None]
+        self, key: str, object_class: ObjectClass, size: int, mapping: LeasedMapping, closed: Callable[[], None]
     ) -> None:
         self.key = key
         self.object_class = object_class
         self.size = size
         """Bytes."""
-        self._mapping: _Mapping | None = mapping
+        self._mapping: LeasedMapping | None = mapping
         self._closed = closed
 
     @classmethod
@@ -66,7 +66,7 @@ class Object:
     ) -> Self:
         """Map the descriptor of an object, and close it; `closed` is called by `close`. Raises OSError."""
         try:
-            mapping = _Mapping(fd, size, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+            mapping = LeasedMapping(fd, size, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
         finally:
             os.close(fd)
         mapping.lease = lease
@@ -110,7 +110,7 @@ class Object:
     def __repr__(self) -> str:
         return f"Object({self.key}, {self.object_class}, {self.size:,} bytes)"
 
-    def _open(self) -> _Mapping:
+    def _open(self) -> LeasedMapping:
         if self._mapping is None:
             raise InvalidObject(f"the object {self.key} is closed", hint="Get it again")
         return self._mapping
@@ -121,3 +121,17 @@ class Object:
             raise InvalidObject(
                 f"shape: {tuple(shape)} from byte {offset} ends at byte {end:,} of an object of {self.size:,}"
             )
+
+
+class SharedBuffer(Object):
+    """An object whose creator, this process, goes on writing it; others map it with `Store.get` and only read.
+
+    The kernel refuses every other way to write (F_SEAL_FUTURE_WRITE). What readers see changes while it is written, so
+    tell them when it is complete, and write again only when they have finished: `headrace.payloads` does.
+    """
+
+    @property
+    @override
+    def memory(self) -> memoryview:
+        """The bytes, writable."""
+        return memoryview(self._open())
