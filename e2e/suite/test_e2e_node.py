@@ -1,4 +1,4 @@
-"""The node agent as a DaemonSet: its capabilities, its volume in restricted pods, and its restarts."""
+"""The node agent as a DaemonSet: its capabilities, its volume in restricted pods, its restarts, and kept weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from behaviours.behaviours_world import until
-from cluster_world import RESTRICTED, Site
+from behaviours.behaviours_traffic import asked, post
+from behaviours.behaviours_world import SCALING, model, until, wait
+from cluster_world import RESTRICTED, SMOLLM2, ClusterWorld, Site, tenant
 from kube import SECONDS, Kube, Manifest
 from release import NAME, NAMESPACE
 
@@ -27,14 +28,28 @@ OPEN = (
 )
 PUT = OPEN + " print(store.put(C.WEIGHTS, b'weights' * 100_000).key)"
 GET = OPEN + " print(len(store.get(sys.argv[1]).memory))"
+MAPPED = (
+    "import re; maps = re.split(r'^(?=[0-9a-f]+-[0-9a-f]+ )', open('/proc/1/smaps').read(), flags=re.M);"
+    " sums = [sum(int(re.search(field + r': +([0-9]+)', each)[1]) for each in maps if 'memfd:' in each)"
+    " for field in ('Rss', 'Pss')]; print(*sums)"
+)
+"""Prints the kilobytes of shared memory in a process: resident, and its proportional share of them."""
 CAPABILITIES = "print(next(line for line in open('/proc/1/status') if line.startswith('CapEff')).split()[1])"
 
 
 @pytest.fixture(scope="module")
-def node(site: Site) -> Iterator[Kube]:
+def kept(site: Site) -> Iterator[ClusterWorld]:
+    """A tenant with a model that keeps its weights. It exists before the agent is switched on."""
+    with tenant(site, "e2e-kept") as world:
+        world.apply(keeping())
+        yield world
+
+
+@pytest.fixture(scope="module")
+def node(site: Site, kept: ClusterWorld) -> Iterator[Kube]:
     """The cluster with the agent switched on, and a pod with its volume in each of two restricted namespaces."""
     kube = site.kube
-    values: dict[str, Any] = {"enabled": True, "store": {"memory": "64Mi"}}
+    values: dict[str, Any] = {"enabled": True, "store": {"memory": "640Mi"}}
     if site.cluster is not None:  # only this node has the image
         values["nodeSelector"] = {"kubernetes.io/hostname": site.cluster.node_names[0]}
     site.release.install({"node": values})
@@ -47,8 +62,14 @@ def node(site: Site) -> Iterator[Kube]:
     yield kube
     for tenant in TENANTS:
         kube.kubectl("delete", "namespace", tenant, "--wait=true", seconds=SECONDS * 2)
+    kept.delete("smol")  # first: no kubelet unmounts the volume of a driver that is gone
+    until(lambda: not kept.pods("smol"), "no pod has the volume", SECONDS)
     site.release.install()
     until(lambda: not agents(kube), "the agent is gone", SECONDS)
+
+
+def keeping(**scaling: Any) -> Manifest:
+    return model(SMOLLM2, scaling={**SCALING, "coldStart": {"keep": "Weights"}, **scaling})
 
 
 def pod_in(namespace: str, image: str) -> Manifest:
@@ -94,6 +115,65 @@ def agent_pod(kube: Kube) -> str:
 def status_of(kube: Kube, pod: str, container: str) -> Any:
     statuses = kube.get("pods", NAMESPACE, pod)["status"]["containerStatuses"]
     return next(one for one in statuses if one["name"] == container)
+
+
+def cold_start(world: ClusterWorld) -> tuple[str, set[str]]:
+    """Wake the model, wait until it is at zero again, and return the answer and the stages of the start."""
+    wait(world, "smol", "Idle")
+    until(lambda: not world.pods("smol"), "the model is at zero", world.patience)
+    before = world.get("smol")["status"].get("lastColdStart")
+    status, answer = post(world, "/chat/completions", asked("smol"))
+    assert status == 200, answer
+    until(lambda: world.get("smol")["status"].get("lastColdStart") != before, "it is in the status", world.patience)
+    wait(world, "smol", "Idle")
+    stages = world.get("smol")["status"]["lastColdStart"]["stages"]
+    return json.loads(answer)["choices"][0]["message"]["content"], {stage["name"] for stage in stages}
+
+
+def counted(kube: Kube, name: str, namespace: str) -> list[float]:
+    """Return the values of a metric of all agents for the weights of a namespace."""
+    found = []
+    for pod in agents(kube):
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:8081/proxy/metrics"
+        lines = kube.request("GET", path)[1].splitlines()
+        labels = f'{name}{{class="weights",tenant="{namespace}"}} '
+        found += [float(line.removeprefix(labels)) for line in lines if line.startswith(labels)]
+    return found
+
+
+def test_weights_when_no_agent_then_replica_loads_them(kept: ClusterWorld) -> None:
+    answer, stages = cold_start(kept)
+    assert "Paris" in answer
+    assert {"loading-weights", "first-token"} <= stages
+    assert kept.get("smol")["status"]["keep"] == "Nothing"
+
+
+def test_weights_when_woken_again_then_mapped(kept: ClusterWorld, node: Kube) -> None:
+    until(lambda: kept.get("smol")["status"]["keep"] == "Weights", "the operator knows of the agent", SECONDS)
+    answer, first = cold_start(kept)
+    again, second = cold_start(kept)
+    assert answer == again
+    assert "storing-weights" in first
+    assert {"mapping-weights", "first-token"} <= second
+    assert [counted(node, f"headrace_node_store_{name}", kept.namespace) for name in ("objects", "puts_total")] == [
+        [1],
+        [1],
+    ]
+
+
+def test_weights_when_two_replicas_then_one_copy(kept: ClusterWorld, node: Kube) -> None:
+    """Of the pages that both have mapped, each has half."""
+    kept.apply(keeping(minReplicas=2, maxReplicas=2))
+    until(lambda: kept.get("smol")["status"]["readyReplicas"] == 2, "two replicas are ready", SECONDS)
+    (stored,) = counted(node, "headrace_node_store_bytes", kept.namespace)
+    pods = [pod["metadata"]["name"] for pod in kept.pods("smol")]
+    mapped = [
+        [int(number) * 1024 for number in python(node, kept.namespace, pod, MAPPED, container="runtime").split()]
+        for pod in pods
+    ]
+    assert all(resident > 0.9 * stored for resident, _ in mapped), (mapped, stored)
+    assert sum(share for _, share in mapped) < 1.1 * stored, (mapped, stored)
+    kept.apply(keeping())
 
 
 @pytest.mark.parametrize(("container", "mask"), [("agent", 1 << BPF | 1 << NET_ADMIN), ("keeper", 0)])

@@ -80,6 +80,23 @@ def test_wake_when_stages_reported_then_in_last_cold_start() -> None:
     ]
 
 
+def test_wake_when_first_token_comes_later_then_stage_is_added() -> None:
+    """Those of a process that was started again do not replace them."""
+    world = keeping_world("Weights")
+    world.ask(queued=1)
+    world.look()
+    (pod,) = world.runtimes()
+    world.serve(pod)
+    for stages in ({"starting": 5}, {"starting": 5, "first-token": 9}):
+        world.reports[pod] = world.reports[pod].model_copy(update={"stages": stages})
+        world.look()
+        found = world.manifest["status"]["lastColdStart"]["stages"]
+        assert {each["name"]: each["milliseconds"] for each in found} == stages
+    world.reports[pod] = world.reports[pod].model_copy(update={"stages": {"starting": 7, "first-token": 1}})
+    world.look()
+    assert world.manifest["status"]["lastColdStart"]["stages"] == found
+
+
 @pytest.mark.parametrize("stages", [{"x" * 65: 1}, {"a": -1}, {f"s{i}": 1 for i in range(MAX_STAGES + 1)}])
 def test_report_when_stages_exceed_bounds_then_refused(stages: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="stages"):

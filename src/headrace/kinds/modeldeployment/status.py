@@ -64,9 +64,9 @@ class ColdStartStatus(Part):
     stages: list[StageStatus] | None = Field(
         default=None,
         max_length=MAX_STAGES,
-        description="Stages that the runtime reported while it loaded, in their order. The LLM runtime loads "
+        description="Stages of the start that the runtime reported, in their order. The LLM runtime loads "
         "weights in one of these: mapping-weights (the node held them), storing-weights (the node holds them from now "
-        "on), loading-weights (for this replica alone).",
+        "on), loading-weights (for this replica alone). Its last one is first-token: from Ready to the first token.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
