@@ -54,14 +54,14 @@ def node(site: Site, kept: ClusterWorld) -> Iterator[Kube]:
         values["nodeSelector"] = {"kubernetes.io/hostname": site.cluster.node_names[0]}
     site.release.install({"node": values})
     wait_for_agent(kube)
-    for tenant in TENANTS:
-        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": tenant, "labels": RESTRICTED}})
-        kube.apply(pod_in(tenant, site.release.images["node"]))
-    for tenant in TENANTS:
-        kube.kubectl("wait", "-n", tenant, "pod/user", "--for=condition=Ready", f"--timeout={SECONDS:.0f}s")
+    for namespace in TENANTS:
+        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}})
+        kube.apply(pod_in(namespace, site.release.images["node"]))
+    for namespace in TENANTS:
+        kube.kubectl("wait", "-n", namespace, "pod/user", "--for=condition=Ready", f"--timeout={SECONDS:.0f}s")
     yield kube
-    for tenant in TENANTS:
-        kube.kubectl("delete", "namespace", tenant, "--wait=true", seconds=SECONDS * 2)
+    for namespace in TENANTS:
+        kube.kubectl("delete", "namespace", namespace, "--wait=true", seconds=SECONDS * 2)
     kept.delete("smol")  # first: no kubelet unmounts the volume of a driver that is gone
     until(lambda: not kept.pods("smol"), "no pod has the volume", SECONDS)
     site.release.install()

@@ -23,7 +23,7 @@ from headrace.serving.errors import Draining, EngineDied, NotLoaded
 AnyEngine = TypeVar("AnyEngine", bound=Engine)
 
 STARTING_STAGE = "starting"
-FIRST_TOKEN_STAGE = "first-token"
+FIRST_TOKEN_STAGE = "first-token"  # noqa: S105 - a token of text
 """From Ready to the first token of any answer: the last stage of a cold start, whose request waits meanwhile."""
 
 
