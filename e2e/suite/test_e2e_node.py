@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from behaviours.behaviours_traffic import asked, post
 from behaviours.behaviours_world import SCALING, model, until, wait
-from cluster_world import RESTRICTED, SMOLLM2, ClusterWorld, Site, tenant
+from cluster_world import RESTRICTED, SMOLLM2, ClusterWorld, Site, is_ready, tenant
 from kube import SECONDS, Kube, Manifest
 from release import NAME, NAMESPACE
 
@@ -174,6 +174,32 @@ def test_weights_when_two_replicas_then_one_copy(kept: ClusterWorld, node: Kube)
     assert all(resident > 0.9 * stored for resident, _ in mapped), (mapped, stored)
     assert sum(share for _, share in mapped) < 1.1 * stored, (mapped, stored)
     kept.apply(keeping())
+
+
+def standby_pods(world: ClusterWorld) -> list[str]:
+    """Return the running pods of the pool."""
+    selector = "headrace.dev/component=standby"
+    pods = world.site.kube.items("pods", world.namespace, selector)
+    return [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") == "Running"]
+
+
+def test_process_when_woken_then_a_standby_pod_serves(kept: ClusterWorld, node: Kube) -> None:
+    """The pods of both cold starts waited before; each serves once, and the next one takes its place in the pool."""
+    coldstart = {"coldStart": {"keep": "Process"}}
+    kept.apply(keeping(**coldstart))
+    served = []
+    for _ in range(2):
+        wait(kept, "smol", "Idle")
+        (warm,) = until(lambda: standby_pods(kept), "a standby pod runs", SECONDS)
+        status, answer = post(kept, "/chat/completions", asked("smol"))
+        assert status == 200, answer
+        ready = until(lambda: [pod for pod in kept.pods("smol") if is_ready(pod)], "a replica is ready", SECONDS)
+        assert [pod["metadata"]["name"] for pod in ready] == [warm]
+        assert ready[0]["metadata"]["ownerReferences"][0]["name"].startswith("smol-")
+        until(lambda: not kept.pods("smol"), "the model is at zero", SECONDS)
+        served.append(warm)
+    assert len(set(served)) == 2
+    assert kept.get("smol")["status"]["keep"] == "Process"
 
 
 @pytest.mark.parametrize(("container", "mask"), [("agent", 1 << BPF | 1 << NET_ADMIN), ("keeper", 0)])

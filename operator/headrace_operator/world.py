@@ -25,7 +25,7 @@ from headrace.errors import HeadraceError
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.ownership import controls, is_child, is_of_another, is_pod_of, resource_controlling
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Conversion, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 from headrace_operator.client import (
     BAD_REQUEST,
@@ -217,6 +217,30 @@ class KubernetesWorld:
             if runs and not _deleting(pod) and _gate(pod) != wanted:
                 await self._set_gate(key, pod["metadata"]["uid"], wanted=wanted)
 
+    async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
+        """Give a running standby pod the labels of a starting replica; return its name, or None if there is none.
+
+        The ReplicaSet of the pool releases it and starts another one. That of the revision adopts it, and deletes the
+        starting replica as the surplus: a pending pod goes before a running one.
+        """
+        starting = self.index.get(ObjectKey(POD.kind, owner.namespace, conversion.pod))
+        if starting is None:
+            return None
+        for key, pod in list(self._pods_of(conversion.pool)):
+            labels = pod["metadata"]["labels"]
+            waits = labels.get(v.COMPONENT_LABEL) == v.COMPONENT_STANDBY and not _deleting(pod)
+            if not waits or labels.get(v.STANDBY_LABEL) != conversion.program or not _runs(pod):
+                continue
+            patch = {"metadata": {"uid": pod["metadata"]["uid"], "labels": starting["metadata"]["labels"]}}
+            try:
+                self.index.put(await self._api.merge(POD.path(key.namespace, key.name), patch))
+            except ApiError as error:
+                if error.status not in (NOT_FOUND, CONFLICT):
+                    raise
+            else:
+                return key.name
+        return None
+
     def _pods_of(self, key: ResourceKey) -> Iterator[tuple[ObjectKey, Manifest]]:
         workload, labels = cache(self.index.get), resource_labels()  # decoded once for all its pods
         for pod_key, entry in self.index.owned(key):
@@ -358,6 +382,10 @@ def _is_reconciled(owner: ResourceKey | None) -> TypeGuard[ResourceKey]:
 
 def _deleting(manifest: Manifest) -> bool:
     return "deletionTimestamp" in manifest["metadata"]
+
+
+def _runs(pod: Manifest) -> bool:
+    return bool(pod.get("status", {}).get("phase") == "Running")
 
 
 def _gate(pod: Manifest) -> bool:

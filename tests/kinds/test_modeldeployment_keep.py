@@ -11,6 +11,7 @@ from kinds.reconcile_world import SETTINGS, World, resource, serving_world
 from headrace.api.vocabulary import NODE_DRIVER
 from headrace.environment import AGENT_SOCKET, KEEP
 from headrace.events.messages import MAX_STAGES, ReplicaReport, ReplicaState
+from headrace.kinds.modeldeployment.deployments import deployments
 
 WITH_AGENT = replace(SETTINGS, node_agent=True)
 
@@ -28,7 +29,7 @@ def keeping_world(keep: str, *, agent: bool = True) -> World:
 
 def pod_of(world: World) -> dict[str, Any]:
     """Return the pod spec of the only revision."""
-    (deployment,) = (child for key, child in world.children.items() if key.kind == "Deployment")
+    (deployment,) = deployments(world.observed()).values()
     template: dict[str, Any] = deployment["spec"]["template"]["spec"]
     return template
 
@@ -87,14 +88,16 @@ def test_wake_when_first_token_comes_later_then_stage_is_added() -> None:
     world.look()
     (pod,) = world.runtimes()
     world.serve(pod)
-    for stages in ({"starting": 5}, {"starting": 5, "first-token": 9}):
-        world.reports[pod] = world.reports[pod].model_copy(update={"stages": stages})
+    ended = {"starting": 5, "first-token": 9}
+    for reported, expected in (
+        ({"starting": 5}, {"starting": 5}),
+        (ended, ended),
+        ({"starting": 7, "first-token": 1}, ended),
+    ):
+        world.reports[pod] = world.reports[pod].model_copy(update={"stages": reported})
         world.look()
         found = world.manifest["status"]["lastColdStart"]["stages"]
-        assert {each["name"]: each["milliseconds"] for each in found} == stages
-    world.reports[pod] = world.reports[pod].model_copy(update={"stages": {"starting": 7, "first-token": 1}})
-    world.look()
-    assert world.manifest["status"]["lastColdStart"]["stages"] == found
+        assert {each["name"]: each["milliseconds"] for each in found} == expected
 
 
 @pytest.mark.parametrize("stages", [{"x" * 65: 1}, {"a": -1}, {f"s{i}": 1 for i in range(MAX_STAGES + 1)}])

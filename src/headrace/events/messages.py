@@ -173,6 +173,17 @@ class FetchProgress(Message):
         return min(100, self.received_bytes * 100 // self.total_bytes)
 
 
+class Launch(Message):
+    """What turns a standby pod into the replica of a model."""
+
+    arguments: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(max_length=256)
+    """Of the runtime's command, with references `$(VARIABLE)` as in a pod template."""
+    variables: dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=4096)]] = Field(
+        max_length=64
+    )
+    """Those that headrace sets in the pods of a model; a standby pod has the user's."""
+
+
 class AdmittedNamespaces(Message):
     """The complete set of namespaces whose runtimes may log in to the broker."""
 

@@ -40,7 +40,7 @@ from headrace.reconcile.ownership import (
     resource_controlling,
     resource_labelled,
 )
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Conversion, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
 log = logging.getLogger(__name__)
@@ -242,6 +242,11 @@ class LocalCluster:
             pod = self._pods.get(ObjectKey.of(manifest))
             if pod is not None:
                 pod.set_gate(manifest["metadata"]["name"] in pods)
+
+    async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
+        """There are no standby pods: a pod's process may be a warm one from its start (`headrace.local.standby`)."""
+        del owner, conversion
+        return None
 
     def _pods_of(self, key: ResourceKey) -> Iterator[Manifest]:
         labels = resource_labels()

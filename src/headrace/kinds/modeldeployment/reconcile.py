@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from headrace.api import vocabulary as v
 from headrace.errors import InvalidResource
+from headrace.kinds.modeldeployment import standby
 from headrace.kinds.modeldeployment.decision import Decision, decide
 from headrace.kinds.modeldeployment.deployments import existing_replicas
 from headrace.kinds.modeldeployment.facts import Facts, Memory, read
@@ -108,6 +109,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
         children=(
             *_pod_prerequisites(facts),
             *_deployments(decision),
+            *standby.pool(facts),
             *((facts.fetch,) if facts.fetch is not None else ()),
             service(facts.resource),
         ),
@@ -122,11 +124,14 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
             lacking_since=decision.lacking_since,
             exited=frozenset(pod.name for pod in facts.pods if pod.exit_failure is not None),
             unrouted=facts.unrouted,
+            converted=frozenset(standby.starting_replicas(facts, facts.revision)),
             message_changed=throttled.changed,
         ),
         publications=(publication(facts.manifest, route(decision)),),
         events=(*events(throttled.conditions, before), *_events(decision)),
         routable_pods=frozenset(pod.name for pod in facts.pods if pod.routable),
+        conversions=standby.conversions(facts),
+        launches=standby.launches(facts),
         requeue_seconds=WORKING_REQUEUE_SECONDS if throttled.withheld else _requeue(decision, throttled.conditions[0]),
     )
 
@@ -166,6 +171,7 @@ def _pod_prerequisites(facts: Facts) -> Iterator[Child]:
             settings.platform_namespace,
             settings,
             registering=_any_registers(facts),
+            standby=bool(standby.pool(facts)),
         )
 
 

@@ -113,8 +113,9 @@ class Status(StatusPart):
     keep: str | None = Field(
         default=None,
         max_length=16,
-        description="What outlives replicas here: as spec.scaling.coldStart.keep, or less: in a cluster "
-        "Weights instead of Process, and Nothing if nodes have no node agent. Absent if nothing is to be kept.",
+        description="What outlives replicas here: as spec.scaling.coldStart.keep, or less: "
+        "Nothing instead of Weights if nodes have no node agent, and Weights instead of Process if there are no "
+        "standby pods (operator.standbyPods; never for pods with a GPU). Absent if nothing is to be kept.",
     )
     last_cold_start: ColdStartStatus | None = None
     start_failure: StartFailure | None = None
