@@ -63,7 +63,7 @@ def node(site: Site, kept: ClusterWorld) -> Iterator[Kube]:
     for namespace in TENANTS:
         kube.kubectl("delete", "namespace", namespace, "--wait=true", seconds=SECONDS * 2)
     kept.delete("smol")  # first: no kubelet unmounts the volume of a driver that is gone
-    until(lambda: not kept.pods("smol"), "no pod has the volume", SECONDS)
+    until(lambda: not kube.items("pods", kept.namespace), "no pod has the volume", SECONDS)
     site.release.install()
     until(lambda: not agents(kube), "the agent is gone", SECONDS)
 
