@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from behaviours.behaviours_traffic import asked, post
+from behaviours.behaviours_traffic import asked, post, short
 from behaviours.behaviours_world import SCALING, model, until, wait
 from cluster_world import RESTRICTED, SMOLLM2, ClusterWorld, Site, is_ready, tenant
 from kube import SECONDS, Kube, Manifest
@@ -34,6 +35,12 @@ MAPPED = (
     " for field in ('Rss', 'Pss')]; print(*sums)"
 )
 """Prints the kilobytes of shared memory in a process: resident, and its proportional share of them."""
+HELD = (
+    "from pathlib import Path; from headrace.agent.admin import AdminClient, SOCKET_NAME;"
+    " held = AdminClient(Path('/run/headrace-node') / SOCKET_NAME).objects();"
+    " print(*sorted(f'{each.tenant}:{each.pinned}' for each in held))"
+)
+"""Prints the tenants of a node's objects, and whether each is pinned."""
 CAPABILITIES = "print(next(line for line in open('/proc/1/status') if line.startswith('CapEff')).split()[1])"
 
 
@@ -50,8 +57,8 @@ def node(site: Site, kept: ClusterWorld) -> Iterator[Kube]:
     """The cluster with the agent switched on, and a pod with its volume in each of two restricted namespaces."""
     kube = site.kube
     values: dict[str, Any] = {"enabled": True, "store": {"memory": "640Mi"}}
-    if site.cluster is not None:  # only this node has the image
-        values["nodeSelector"] = {"kubernetes.io/hostname": site.cluster.node_names[0]}
+    if site.cluster is not None:  # the second node is cordoned, which a DaemonSet ignores
+        site.cluster.load([site.release.images[name] for name in ("node", "runtime")], site.cluster.node_names[1:])
     site.release.install({"node": values})
     wait_for_agent(kube)
     for namespace in TENANTS:
@@ -62,7 +69,7 @@ def node(site: Site, kept: ClusterWorld) -> Iterator[Kube]:
     yield kube
     for namespace in TENANTS:
         kube.kubectl("delete", "namespace", namespace, "--wait=true", seconds=SECONDS * 2)
-    kept.delete("smol")  # first: no kubelet unmounts the volume of a driver that is gone
+    kube.kubectl("delete", "mdep", "--all", "-n", kept.namespace)  # no kubelet unmounts the volume of a lost driver
     until(lambda: not kube.items("pods", kept.namespace), "no pod has the volume", SECONDS)
     site.release.install()
     until(lambda: not agents(kube), "the agent is gone", SECONDS)
@@ -162,17 +169,24 @@ def test_weights_when_woken_again_then_mapped(kept: ClusterWorld, node: Kube) ->
 
 
 def test_weights_when_two_replicas_then_one_copy(kept: ClusterWorld, node: Kube) -> None:
-    """Of the pages that both have mapped, each has half."""
+    """Of the pages that both have read, each has half."""
     kept.apply(keeping(minReplicas=2, maxReplicas=2))
     until(lambda: kept.get("smol")["status"]["readyReplicas"] == 2, "two replicas are ready", SECONDS)
     (stored,) = counted(node, "headrace_node_store_bytes", kept.namespace)
     pods = [pod["metadata"]["name"] for pod in kept.pods("smol")]
-    mapped = [
-        [int(number) * 1024 for number in python(node, kept.namespace, pod, MAPPED, container="runtime").split()]
-        for pod in pods
-    ]
-    assert all(resident > 0.9 * stored for resident, _ in mapped), (mapped, stored)
-    assert sum(share for _, share in mapped) < 1.1 * stored, (mapped, stored)
+
+    def mapped() -> list[list[float]]:
+        with ThreadPoolExecutor(8) as pool:  # requests at the same time go to both
+            assert all(pool.map(lambda _: post(kept, "/completions", short())[0] == 200, range(8)))
+        words = (python(node, kept.namespace, pod, MAPPED, container="runtime").split() for pod in pods)
+        return [[int(kilobytes) * 1024 / stored for kilobytes in each] for each in words]
+
+    def all_read() -> list[list[float]] | None:
+        found = mapped()
+        return found if all(resident > 0.9 for resident, _ in found) else None
+
+    shares = until(all_read, lambda: f"both have read the weights: {mapped()}", SECONDS)
+    assert sum(share for _, share in shares) < 1.1, shares
     kept.apply(keeping())
 
 
@@ -200,6 +214,45 @@ def test_process_when_woken_then_a_standby_pod_serves(kept: ClusterWorld, node: 
         served.append(warm)
     assert len(set(served)) == 2
     assert kept.get("smol")["status"]["keep"] == "Process"
+
+
+def test_weights_when_a_node_has_them_then_replicas_prefer_it(site: Site, kept: ClusterWorld, node: Kube) -> None:
+    """The other node has more capacity: a model without kept weights starts there."""
+    assert site.cluster is not None
+    first, second = site.cluster.node_names
+    kept.apply(keeping())
+    kept.apply(model(SMOLLM2, "other", scaling=SCALING))
+    wait(kept, "smol", "Idle")
+    assert [each["node"] for each in kept.get("smol")["status"]["keptOn"]] == [first]
+    site.cluster.open(second)
+    try:
+        assert [replica_node(kept, name) for name in ("smol", "other", "smol")] == [first, second, first]
+    finally:
+        site.cluster.close(second)
+
+
+def replica_node(world: ClusterWorld, name: str) -> str:
+    """Wake a model; return the node of its replica, once it is at zero again."""
+    wait(world, name, "Idle")
+    until(lambda: not world.pods(name), f"{name} is at zero", world.patience)
+    assert post(world, "/completions", short(name))[0] == 200
+    (pod,) = world.pods(name)
+    until(lambda: not world.pods(name), f"{name} is at zero", world.patience)
+    return str(pod["spec"]["nodeName"])
+
+
+def test_weights_when_model_is_deleted_then_removed(site: Site, kept: ClusterWorld, node: Kube) -> None:
+    """Until then they are pinned. The kubelet shows the agents a changed list once a minute."""
+    assert site.cluster is not None
+    (agent,) = (pod for pod in agents(node) if pod["spec"]["nodeName"] == site.cluster.node_names[0])
+
+    def held() -> list[str]:
+        words = python(node, NAMESPACE, agent["metadata"]["name"], HELD, container="agent").split()
+        return [word for word in words if word.startswith(kept.namespace)]
+
+    until(lambda: held() == [f"{kept.namespace}:True"], lambda: f"the weights are pinned: {held()}", SECONDS)
+    kept.delete("smol")
+    until(lambda: not held(), lambda: f"the weights are removed: {held()}", SECONDS)
 
 
 @pytest.mark.parametrize(("container", "mask"), [("agent", 1 << BPF | 1 << NET_ADMIN), ("keeper", 0)])

@@ -63,6 +63,8 @@ class Settings:
     max_body_bytes: int
     node_agent: bool
     standby_pods: int
+    kept_configmap: str | None
+    """ConfigMap of the operator's namespace with the objects that node agents pin; None: they pin nothing."""
     health_port: int
 
     @classmethod
@@ -96,6 +98,7 @@ class Settings:
             max_body_bytes=given.max_body_bytes,
             node_agent=given.node_agent,
             standby_pods=given.standby_pods,
+            kept_configmap=given.kept_configmap,
             health_port=given.health_port,
         )
 
@@ -157,6 +160,11 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="pods of each pool for models with keep: Process; 0: none (default: %(default)s)",
+    )
+    add(
+        "--kept-configmap",
+        metavar="NAME",
+        help="ConfigMap for the objects that node agents pin (default: they pin none)",
     )
     add("--health-port", type=int, default=8081, help="port of /healthz, /readyz and /metrics")
     return parser

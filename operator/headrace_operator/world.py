@@ -41,6 +41,7 @@ from headrace_operator.client import (
 from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, digest, digest_of, without_claim, workload_of
 from headrace_operator.job_events import JobEvents
+from headrace_operator.kept_objects import KeptObjects
 from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import POD, watched_children, watched_kinds
 from headrace_operator.metrics import SKIPPED
@@ -89,6 +90,7 @@ class KubernetesWorld:
         self._clock = clock
         self._recorder = Recorder(api, pod_name)
         self._job_events = JobEvents(api, clock)
+        self.kept_objects = KeptObjects(api, self._reconciled)
         self.key_warnings = KeyWarnings(self.index, self._recorder)
         self._relations = Relations()
         self._watched = watched_kinds()
@@ -110,6 +112,10 @@ class KubernetesWorld:
         """Begin to write: this replica holds the Lease."""
         self._namespaces = namespaces
         self._publish_namespaces()
+
+    def _reconciled(self) -> set[ResourceKey]:
+        """Return the existing resources with pods."""
+        return {_resource_key(key) for kind in self._kinds_with_pods for key in self.index.keys(kind)}
 
     def subscribe(self, changed: Changed) -> None:
         """Call `changed` after every change from now on."""
@@ -226,7 +232,9 @@ class KubernetesWorld:
         starting = self.index.get(ObjectKey(POD.kind, owner.namespace, conversion.pod))
         if starting is None:
             return None
-        for key, pod in list(self._pods_of(conversion.pool)):
+        preferred = frozenset(conversion.nodes)
+        pods = sorted(self._pods_of(conversion.pool), key=lambda each: _node_of(each[1]) not in preferred)
+        for key, pod in pods:
             labels = pod["metadata"]["labels"]
             waits = labels.get(v.COMPONENT_LABEL) == v.COMPONENT_STANDBY and not _deleting(pod)
             if not waits or labels.get(v.STANDBY_LABEL) != conversion.program or not _runs(pod):
@@ -240,6 +248,10 @@ class KubernetesWorld:
             else:
                 return key.name
         return None
+
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """Let the node agents pin these objects (`kept_objects`)."""
+        self.kept_objects.update(owner, names)
 
     def _pods_of(self, key: ResourceKey) -> Iterator[tuple[ObjectKey, Manifest]]:
         workload, labels = cache(self.index.get), resource_labels()  # decoded once for all its pods
@@ -349,6 +361,8 @@ class KubernetesWorld:
 
     def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
         self._notify(key)
+        if now is None:
+            self.kept_objects.update(key, None)
         for other in self._relations.update(key, None if now is None else now.manifest):
             self._notify(other)
         if before is None or now is None or before.uid != now.uid:
@@ -382,6 +396,10 @@ def _is_reconciled(owner: ResourceKey | None) -> TypeGuard[ResourceKey]:
 
 def _deleting(manifest: Manifest) -> bool:
     return "deletionTimestamp" in manifest["metadata"]
+
+
+def _node_of(pod: Manifest) -> str:
+    return str(pod.get("spec", {}).get("nodeName", ""))
 
 
 def _runs(pod: Manifest) -> bool:

@@ -158,6 +158,9 @@ class DictWorld:
     async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
         """There are no pods."""
 
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """There is no node agent."""
+
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
         if key in self.resources:
             self.resources[key] = {**self.resources[key], "status": status}

@@ -287,6 +287,7 @@ class ControlLoop:
     ) -> None:
         """Carry out the rest of an outcome. Memory is kept only if all of it succeeds."""
         await self._launch(key, outcome)
+        self._world.keep_objects(key, outcome.kept_objects)
         await self._world.set_routable(key, outcome.routable_pods)
         for surplus in to_delete(outcome.children, observed.children, refused):
             await self._world.delete(key, surplus)

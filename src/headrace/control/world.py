@@ -75,6 +75,9 @@ class World(Protocol):
     async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
         """Let a standby pod replace a starting replica of the resource, and return its name; None: there is none."""
 
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """Let node agents pin these objects of the resource's namespace, and no longer those of the call before."""
+
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
         """Write the status of the resource, unless it is equal or the resource does not exist."""
 

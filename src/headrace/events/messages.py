@@ -134,6 +134,8 @@ class ReplicaReport(Message):
         default_factory=dict, max_length=MAX_STAGES
     )
     """How long the stages of loading took that have ended, in milliseconds, in their order."""
+    kept_weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Name of the object in the node's store that has the weights; empty: they are in memory of this replica."""
     capacity: int = Field(default=1, ge=1)
     """Requests that the replica accepts at the same time (running and queued inside); a gateway sends no more."""
     load: Load = Load()

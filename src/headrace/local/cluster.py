@@ -248,6 +248,9 @@ class LocalCluster:
         del owner, conversion
         return None
 
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """The node agent here evicts the least recently used objects, whosever they are."""
+
     def _pods_of(self, key: ResourceKey) -> Iterator[Manifest]:
         labels = resource_labels()
         for pod in self.index.list("Pod", key.namespace):

@@ -212,6 +212,8 @@ class Conversion:
     program: str
     """The standby pod's label."""
     launch: Launch
+    nodes: tuple[str, ...] = ()
+    """Standby pods on these nodes are preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,8 @@ class Outcome(Generic[M]):
     `children` are all desired children; the adapter deletes owned objects that are not among them.
     `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
     should be True (of the others: False). `conversions` are tried once. `launches` are sent, by pod, to former standby
-    pods that have not reported yet. `requeue_seconds` is the time until the next pass if no event
+    pods that have not reported yet. `kept_objects` are the names of the objects that node agents pin for the
+    resource. `requeue_seconds` is the time until the next pass if no event
     enqueues the resource before. `memory` is passed to the next call. `publications` are all entries of the resource.
     An entry that an earlier process may have published is withdrawn by name (with the value None) until the loop knows
     all entries.
@@ -235,4 +238,5 @@ class Outcome(Generic[M]):
     routable_pods: frozenset[str] = frozenset()
     conversions: tuple[Conversion, ...] = ()
     launches: Mapping[str, Launch] = field(default_factory=dict)
+    kept_objects: frozenset[str] = frozenset()
     requeue_seconds: float | None = None

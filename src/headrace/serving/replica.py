@@ -60,6 +60,8 @@ class Replica(Generic[AnyEngine]):
         self.stages: dict[str, int] = {}
         """How long each stage of the start took that has ended, milliseconds."""
         self._stage_began = time.monotonic()
+        self.kept_weights = ""
+        """Name of the object in the node's store that has the weights; empty: there is none."""
         self.ready_seconds: float | None = None
         """From the start to Ready; None until then."""
         self.engine: AnyEngine | None = None

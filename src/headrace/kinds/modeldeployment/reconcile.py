@@ -15,6 +15,7 @@ from headrace.kinds.modeldeployment import standby
 from headrace.kinds.modeldeployment.decision import Decision, decide
 from headrace.kinds.modeldeployment.deployments import existing_replicas
 from headrace.kinds.modeldeployment.facts import Facts, Memory, read
+from headrace.kinds.modeldeployment.kept_on import affinity, kept_on
 from headrace.kinds.modeldeployment.manifests.deployment import deployment, rescaled
 from headrace.kinds.modeldeployment.manifests.disruption_budget import disruption_budget
 from headrace.kinds.modeldeployment.manifests.network_policy import network_policies
@@ -132,6 +133,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
         routable_pods=frozenset(pod.name for pod in facts.pods if pod.routable),
         conversions=standby.conversions(facts),
         launches=standby.launches(facts),
+        kept_objects=frozenset(each["object"] for each in kept_on(facts)),
         requeue_seconds=WORKING_REQUEUE_SECONDS if throttled.withheld else _requeue(decision, throttled.conditions[0]),
     )
 
@@ -155,7 +157,15 @@ def _deployments(decision: Decision) -> Iterator[Child]:
         present = facts.deployments.get(revision)
         if revision == facts.revision:
             others = len(pods_of_other_revisions(revision, facts.observed)) if facts.refusals.quota_full else None
-            yield deployment(facts.resource, revision, replicas, facts.settings, present=present, quota_retry=others)
+            yield deployment(
+                facts.resource,
+                revision,
+                replicas,
+                facts.settings,
+                present=present,
+                quota_retry=others,
+                affinity=affinity(facts),
+            )
         else:
             yield rescaled(facts.deployments[revision], replicas)
 

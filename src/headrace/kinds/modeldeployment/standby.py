@@ -6,6 +6,7 @@ from headrace.api import vocabulary as v
 from headrace.events.messages import Launch
 from headrace.kinds.modeldeployment.facts import Facts
 from headrace.kinds.modeldeployment.keep import kept
+from headrace.kinds.modeldeployment.kept_on import kept_on
 from headrace.kinds.modeldeployment.manifests.standby import launch_of, program_of, standby_deployment, standby_spec
 from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import component_of
@@ -29,7 +30,8 @@ def conversions(facts: Facts) -> tuple[Conversion, ...]:
     if not starting:
         return ()
     program, launch = program_of(standby_spec(facts.resource, facts.settings)), launch_of(present)
-    return tuple(Conversion(pod, owner, program, launch) for pod in starting)
+    nodes = tuple(each["node"] for each in kept_on(facts))
+    return tuple(Conversion(pod, owner, program, launch, nodes) for pod in starting)
 
 
 def starting_replicas(facts: Facts, revision: str) -> list[str]:

@@ -71,6 +71,15 @@ class ColdStartStatus(Part):
     )
 
 
+class KeptOn(Part):
+    """A node that keeps the weights."""
+
+    model_config = ConfigDict(json_schema_extra=described_by_its_list)
+
+    node: str = Field(max_length=253, description="Name of the node.")
+    object: str | None = Field(default=None, max_length=64, description="Name of the object in its store.")
+
+
 class StartFailure(Part):
     """The last failure to start the model; removed when a start succeeds."""
 
@@ -116,6 +125,12 @@ class Status(StatusPart):
         description="What outlives replicas here: as spec.scaling.coldStart.keep, or less: "
         "Nothing instead of Weights if nodes have no node agent, and Weights instead of Process if there are no "
         "standby pods (operator.standbyPods; never for pods with a GPU). Absent if nothing is to be kept.",
+    )
+    kept_on: list[KeptOn] | None = Field(
+        default=None,
+        max_length=16,
+        description="Nodes that keep the weights: the next replicas prefer them.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node"]},
     )
     last_cold_start: ColdStartStatus | None = None
     start_failure: StartFailure | None = None
