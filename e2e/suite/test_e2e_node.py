@@ -204,13 +204,13 @@ def test_process_when_woken_then_a_standby_pod_serves(kept: ClusterWorld, node: 
     served = []
     for _ in range(2):
         wait(kept, "smol", "Idle")
+        until(lambda: not kept.pods("smol"), "the model is at zero", SECONDS)
         (warm,) = until(lambda: standby_pods(kept), "a standby pod runs", SECONDS)
         status, answer = post(kept, "/chat/completions", asked("smol"))
         assert status == 200, answer
         ready = until(lambda: [pod for pod in kept.pods("smol") if is_ready(pod)], "a replica is ready", SECONDS)
         assert [pod["metadata"]["name"] for pod in ready] == [warm]
         assert ready[0]["metadata"]["ownerReferences"][0]["name"].startswith("smol-")
-        until(lambda: not kept.pods("smol"), "the model is at zero", SECONDS)
         served.append(warm)
     assert len(set(served)) == 2
     assert kept.get("smol")["status"]["keep"] == "Process"

@@ -146,7 +146,7 @@ def cluster_world(**more: Any) -> World:
     return world
 
 
-def test_weights_when_a_node_has_them_then_next_replica_prefers_it() -> None:
+def test_weights_when_a_node_has_them_then_it_is_preferred() -> None:
     """The template is another one only without replicas: a Deployment would replace them. The revision is the same."""
     world = cluster_world()
     before = world.revisions().keys()
