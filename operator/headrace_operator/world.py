@@ -46,6 +46,7 @@ from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import POD, watched_children, watched_kinds
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
+from headrace_operator.standby import candidates, convert
 
 REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, TOO_LARGE, INVALID})
 """Statuses of permanent rejections by the API server, a policy or a quota."""
@@ -224,29 +225,14 @@ class KubernetesWorld:
                 await self._set_gate(key, pod["metadata"]["uid"], wanted=wanted)
 
     async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
-        """Give a running standby pod the labels of a starting replica; return its name, or None if there is none.
-
-        The ReplicaSet of the pool releases it and starts another one. That of the revision adopts it, and deletes the
-        starting replica as the surplus: a pending pod goes before a running one.
-        """
+        """Let a standby pod replace a starting replica (`standby`)."""
         starting = self.index.get(ObjectKey(POD.kind, owner.namespace, conversion.pod))
         if starting is None:
             return None
-        preferred = frozenset(conversion.nodes)
-        pods = sorted(self._pods_of(conversion.pool), key=lambda each: _node_of(each[1]) not in preferred)
-        for key, pod in pods:
-            labels = pod["metadata"]["labels"]
-            waits = labels.get(v.COMPONENT_LABEL) == v.COMPONENT_STANDBY and not _deleting(pod)
-            if not waits or labels.get(v.STANDBY_LABEL) != conversion.program or not _runs(pod):
-                continue
-            patch = {"metadata": {"uid": pod["metadata"]["uid"], "labels": starting["metadata"]["labels"]}}
-            try:
-                self.index.put(await self._api.merge(POD.path(key.namespace, key.name), patch))
-            except ApiError as error:
-                if error.status not in (NOT_FOUND, CONFLICT):
-                    raise
-            else:
-                return key.name
+        for pod in candidates((pod for _, pod in self._pods_of(conversion.pool)), conversion):
+            if (converted := await convert(self._api, pod, starting)) is not None:
+                self.index.put(converted)
+                return str(pod["metadata"]["name"])
         return None
 
     def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
@@ -396,14 +382,6 @@ def _is_reconciled(owner: ResourceKey | None) -> TypeGuard[ResourceKey]:
 
 def _deleting(manifest: Manifest) -> bool:
     return "deletionTimestamp" in manifest["metadata"]
-
-
-def _node_of(pod: Manifest) -> str:
-    return str(pod.get("spec", {}).get("nodeName", ""))
-
-
-def _runs(pod: Manifest) -> bool:
-    return bool(pod.get("status", {}).get("phase") == "Running")
 
 
 def _gate(pod: Manifest) -> bool:
