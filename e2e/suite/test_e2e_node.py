@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -242,11 +243,13 @@ def replica_node(world: ClusterWorld, name: str) -> str:
 
 
 def test_weights_when_model_is_deleted_then_removed(site: Site, kept: ClusterWorld, node: Kube) -> None:
-    """Until then they are pinned. The kubelet shows the agents a changed list once a minute."""
+    """Until then they are pinned. The kubelet updates the agent's list once a minute, and when its pod has changed."""
     assert site.cluster is not None
     (agent,) = (pod for pod in agents(node) if pod["spec"]["nodeName"] == site.cluster.node_names[0])
 
     def held() -> list[str]:
+        annotation = f"headrace-e2e/checked={time.time()}"
+        node.kubectl("annotate", "--overwrite", "pod", agent["metadata"]["name"], "-n", NAMESPACE, annotation)
         words = python(node, NAMESPACE, agent["metadata"]["name"], HELD, container="agent").split()
         return [word for word in words if word.startswith(kept.namespace)]
 
