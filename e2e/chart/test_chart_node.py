@@ -80,7 +80,7 @@ def test_node_when_enabled_then_shares_nothing_else_of_the_node() -> None:
         "pods": "/var/lib/kubelet/pods",
     }
     mounted = {name: {mount["name"] for mount in one["volumeMounts"]} for name, one in containers({}).items()}
-    assert mounted == {"agent": {"sockets"}, "keeper": {"sockets"}, "csi": set(paths)}
+    assert mounted == {"agent": {"sockets", "kept"}, "keeper": {"sockets"}, "csi": set(paths)}
 
 
 def test_programs_when_started_so_then_their_paths_agree() -> None:
