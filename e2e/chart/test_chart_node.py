@@ -43,13 +43,14 @@ def test_node_when_enabled_then_only_the_operator_is_told() -> None:
     (operator,) = (
         one for one in with_agent if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("-operator")
     )
-    operator["spec"]["template"]["spec"]["containers"][0]["args"].remove("--node-agent")
+    for argument in ("--node-agent", "--kept-configmap=headrace-node-kept"):
+        operator["spec"]["template"]["spec"]["containers"][0]["args"].remove(argument)
     assert with_agent == without
 
 
 def test_node_when_enabled_then_objects_are_labelled() -> None:
     own = [one for one in render(ENABLED).objects if one["metadata"]["labels"].items() >= NAMED.items()]
-    assert {one["kind"] for one in own} == {"DaemonSet", "CSIDriver", "ServiceAccount", "NetworkPolicy"}
+    assert {one["kind"] for one in own} == {"DaemonSet", "CSIDriver", "ServiceAccount", "NetworkPolicy", "ConfigMap"}
     assert all(one["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm" for one in own)
 
 
@@ -70,7 +71,8 @@ def test_node_when_enabled_then_shares_nothing_else_of_the_node() -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     rendered = render(ENABLED)
     assert not [one for one in rendered.all("RoleBinding", "ClusterRoleBinding") if "-node" in str(one["subjects"])]
-    paths = {one["name"]: one["hostPath"]["path"] for one in spec["volumes"]}
+    paths = {one["name"]: one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
+    assert [one["configMap"] for one in spec["volumes"] if "hostPath" not in one] == [{"name": "headrace-node-kept"}]
     assert paths == {
         "sockets": "/run/headrace-node",
         "csi": "/var/lib/kubelet/plugins/node.headrace.dev",
@@ -78,7 +80,7 @@ def test_node_when_enabled_then_shares_nothing_else_of_the_node() -> None:
         "pods": "/var/lib/kubelet/pods",
     }
     mounted = {name: {mount["name"] for mount in one["volumeMounts"]} for name, one in containers({}).items()}
-    assert mounted == {"agent": {"sockets"}, "keeper": {"sockets"}, "csi": set(paths)}
+    assert mounted == {"agent": {"sockets", "kept"}, "keeper": {"sockets"}, "csi": set(paths)}
 
 
 def test_programs_when_started_so_then_their_paths_agree() -> None:
@@ -149,3 +151,20 @@ def test_placement_when_given_then_daemon_set_follows() -> None:
     placed = {"nodeSelector": {"pool": "models"}, "priorityClassName": "system-node-critical"}
     spec = spec_of(render({"node": {"enabled": True, **placed}}))
     assert {key: spec[key] for key in placed} == placed
+
+
+def test_list_when_enabled_then_operator_may_only_write_it() -> None:
+    """The agents read the ConfigMap that the operator writes; without them there is none."""
+
+    def granted(values: dict[str, Any]) -> list[Manifest]:
+        role = render(values).get("Role", "operator-leader")
+        return [rule for rule in role["rules"] if "configmaps" in rule["resources"]]
+
+    (rule,) = granted(ENABLED)
+    assert (rule["resourceNames"], rule["verbs"]) == (["headrace-node-kept"], ["patch"])
+    assert granted({}) == []
+    assert "data" not in render(ENABLED).get("ConfigMap", "node-kept")
+    settings = settings_of(containers({})["agent"])
+    assert isinstance(settings, AgentSettings)
+    (mount,) = (one for one in containers({})["agent"]["volumeMounts"] if one["name"] == "kept")
+    assert str(settings.kept_objects) == f"{mount['mountPath']}/objects"

@@ -98,7 +98,7 @@ class Granted:
 
 
 OWN_RIGHTS: dict[Granted, set[str]] = {
-    Granted("", "pods"): set(READS),
+    Granted("", "pods"): {*READS, "patch"},
     Granted("", "pods/status"): {"patch"},
     Granted("", "secrets"): {"list", "watch"},
     Granted("", "secrets", "headrace-nats"): {"get", "create", "patch", "delete"},

@@ -18,6 +18,7 @@ from headrace.http.server import http_server, listen
 from headrace_node.admin import TENANT, AdminVerbs
 from headrace_node.bus import AgentBus
 from headrace_node.metrics import NodeMetrics
+from headrace_node.pins import keep_pinned
 from headrace_node.server import AgentServer
 from headrace_node.settings import AgentSettings
 from headrace_node.sockmap import Sockmap
@@ -58,7 +59,10 @@ async def _run(settings: AgentSettings) -> None:
             volumes.restore()
             AdminVerbs(volumes, store).register(operators)
             operators.listen(settings.admin_socket, TENANT, "admin")
-            async with _web(settings, NodeMetrics(server, volumes, store, bus)):  # last: then all of it is usable
+            async with (
+                _pinning(settings, store),
+                _web(settings, NodeMetrics(server, volumes, store, bus)),  # last: then all of it is usable
+            ):
                 log.info("ready at %s with %d objects", settings.socket_directory, store.counters.adopted)
                 await stop.wait()
                 log.info("stopping")
@@ -118,6 +122,20 @@ def _keeping(settings: AgentSettings) -> Keeping:
             if time.monotonic() > deadline:
                 raise CannotStart(str(error.message), hint="Start `headrace-node keeper` beside the agent") from error
         time.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _pinning(settings: AgentSettings, store: ObjectStore) -> AsyncIterator[None]:
+    """Pin the objects of a list, if the settings have one."""
+    if settings.kept_objects is None:
+        yield
+        return
+    task = asyncio.create_task(keep_pinned(store, settings.kept_objects))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @contextlib.asynccontextmanager

@@ -36,6 +36,8 @@ class AgentSettings:
     pool_bytes: int
     huge_pages: bool
     keeper: bool
+    kept_objects: Path | None
+    """The list of objects to pin; None: only clients pin."""
     bus_host: str
     bus_port: int
     metrics_host: str
@@ -111,6 +113,7 @@ def parse(arguments: Sequence[str] | None, variables: Mapping[str, str] = os.env
             pool_bytes=given.store_bytes // _POOL_SHARE if given.pool_bytes is None else given.pool_bytes,
             huge_pages=given.huge_pages,
             keeper=given.keeper,
+            kept_objects=given.kept_objects,
             bus_host=given.bus_host,
             bus_port=given.bus_port,
             metrics_host=given.metrics_host,
@@ -175,6 +178,13 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         "--keeper",
         action="store_true",
         help="let `headrace-node keeper`, in the same directory, hold the objects, so that a restart loses none",
+    )
+    parser.add_argument(
+        "--kept-objects",
+        type=Path,
+        metavar="FILE",
+        help="list of weights to exempt from eviction, NAMESPACE/NAME in each line; those that are no longer in it are"
+        " removed. It may change, and need not exist yet (default: none)",
     )
     parser.add_argument(
         "--huge-pages",

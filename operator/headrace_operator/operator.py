@@ -125,6 +125,8 @@ class _Operator:
             for scope in settings.watch_namespaces or (None,):
                 tasks.create_task(self._namespaces.watch_logins(scope))
             tasks.create_task(self._world.key_warnings.run())
+            if settings.kept_configmap is not None:
+                tasks.create_task(self._world.kept_objects.run(settings.namespace, settings.kept_configmap))
             tasks.create_task(self._loop.run())
 
     def _reconnected(self) -> None:

@@ -62,6 +62,9 @@ class Settings:
     """ConfigMap in each model's namespace with trusted certificates for fetches under the key `ca.crt`."""
     max_body_bytes: int
     node_agent: bool
+    standby_pods: int
+    kept_configmap: str | None
+    """ConfigMap of the operator's namespace with the objects that node agents pin; None: they pin nothing."""
     health_port: int
 
     @classmethod
@@ -94,6 +97,8 @@ class Settings:
             ca_bundle_configmap=given.ca_bundle_configmap,
             max_body_bytes=given.max_body_bytes,
             node_agent=given.node_agent,
+            standby_pods=given.standby_pods,
+            kept_configmap=given.kept_configmap,
             health_port=given.health_port,
         )
 
@@ -112,6 +117,7 @@ class Settings:
             max_body_bytes=self.max_body_bytes,
             pod_security=True,
             node_agent=self.node_agent,
+            standby_pods=self.standby_pods,
             allowed_schemes=ALLOWED_SCHEMES,
         )
 
@@ -148,6 +154,18 @@ def _parser() -> argparse.ArgumentParser:
         " models",
     )
     add("--node-agent", action="store_true", help="every node has a node agent: models may keep their weights in it")
+    add(
+        "--standby-pods",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pods of each pool for models with keep: Process; 0: none (default: %(default)s)",
+    )
+    add(
+        "--kept-configmap",
+        metavar="NAME",
+        help="ConfigMap for the objects that node agents pin (default: they pin none)",
+    )
     add("--health-port", type=int, default=8081, help="port of /healthz, /readyz and /metrics")
     return parser
 

@@ -25,7 +25,7 @@ from headrace.errors import HeadraceError
 from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.ownership import controls, is_child, is_of_another, is_pod_of, resource_controlling
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Conversion, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 from headrace_operator.client import (
     BAD_REQUEST,
@@ -41,10 +41,12 @@ from headrace_operator.client import (
 from headrace_operator.events import Recorder
 from headrace_operator.index import Entry, Index, digest, digest_of, without_claim, workload_of
 from headrace_operator.job_events import JobEvents
+from headrace_operator.kept_objects import KeptObjects
 from headrace_operator.key_warnings import KeyWarnings
 from headrace_operator.kinds import POD, watched_children, watched_kinds
 from headrace_operator.metrics import SKIPPED
 from headrace_operator.namespaces import Namespaces
+from headrace_operator.standby import candidates, convert
 
 REFUSALS = frozenset({BAD_REQUEST, FORBIDDEN, TOO_LARGE, INVALID})
 """Statuses of permanent rejections by the API server, a policy or a quota."""
@@ -89,6 +91,7 @@ class KubernetesWorld:
         self._clock = clock
         self._recorder = Recorder(api, pod_name)
         self._job_events = JobEvents(api, clock)
+        self.kept_objects = KeptObjects(api, self._reconciled)
         self.key_warnings = KeyWarnings(self.index, self._recorder)
         self._relations = Relations()
         self._watched = watched_kinds()
@@ -110,6 +113,10 @@ class KubernetesWorld:
         """Begin to write: this replica holds the Lease."""
         self._namespaces = namespaces
         self._publish_namespaces()
+
+    def _reconciled(self) -> set[ResourceKey]:
+        """Return the existing resources with pods."""
+        return {_resource_key(key) for kind in self._kinds_with_pods for key in self.index.keys(kind)}
 
     def subscribe(self, changed: Changed) -> None:
         """Call `changed` after every change from now on."""
@@ -216,6 +223,21 @@ class KubernetesWorld:
             wanted = key.name in pods
             if runs and not _deleting(pod) and _gate(pod) != wanted:
                 await self._set_gate(key, pod["metadata"]["uid"], wanted=wanted)
+
+    async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
+        """Let a standby pod replace a starting replica (`standby`)."""
+        starting = self.index.get(ObjectKey(POD.kind, owner.namespace, conversion.pod))
+        if starting is None:
+            return None
+        for pod in candidates((pod for _, pod in self._pods_of(conversion.pool)), conversion):
+            if (converted := await convert(self._api, pod, starting)) is not None:
+                self.index.put(converted)
+                return str(pod["metadata"]["name"])
+        return None
+
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """Let the node agents pin these objects (`kept_objects`)."""
+        self.kept_objects.update(owner, names)
 
     def _pods_of(self, key: ResourceKey) -> Iterator[tuple[ObjectKey, Manifest]]:
         workload, labels = cache(self.index.get), resource_labels()  # decoded once for all its pods
@@ -325,6 +347,8 @@ class KubernetesWorld:
 
     def _on_resource(self, key: ResourceKey, before: Entry | None, now: Entry | None) -> None:
         self._notify(key)
+        if now is None:
+            self.kept_objects.update(key, None)
         for other in self._relations.update(key, None if now is None else now.manifest):
             self._notify(other)
         if before is None or now is None or before.uid != now.uid:

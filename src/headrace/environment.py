@@ -6,6 +6,9 @@ They are set in the pod templates, by the downward API for values of the pod its
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 NAMESPACE = "HEADRACE_NAMESPACE"
 MODEL_DEPLOYMENT = "HEADRACE_MODEL_DEPLOYMENT"
 REVISION = "HEADRACE_REVISION"
@@ -65,3 +68,16 @@ SET_IN_PODS = (
 )
 """Variables that headrace sets in the pods of a model, in a cluster and in local mode: `spec.template.env` must not set
 them. Adding a name here makes stored resources invalid that already use it."""
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+
+
+def expanded(text: str, variables: Mapping[str, str]) -> str:
+    """Replace `$(NAME)` by the variable's value; an unknown one stays, and `$$` is a dollar sign."""
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None:
+            return "$"
+        return variables.get(name, match[0])
+
+    return _REFERENCE.sub(replace, text)

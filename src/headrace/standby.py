@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 
+COMMAND = "standby"
+"""Command of a runtime that starts a warm process."""
 _MAX_BYTES = 1 << 22
 """Of the message: as Linux bounds the arguments and variables of a new process, roughly."""
 

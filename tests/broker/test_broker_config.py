@@ -24,7 +24,7 @@ def test_reports_when_they_hold_secrets_then_subscribers_limited() -> None:
     said = json.loads(render(Server("pod", 4222, Path("/data")), USERS))
     hear = {user["user"]: user["permissions"]["subscribe"]["allow"] for user in said["authorization"]["users"]}
     assert subjects.ALL_REPLICAS in hear["gateway"]
-    assert hear["runtime-a"] == [subjects.admission("a", "*", "*"), subjects.SOLICIT]
+    assert hear["runtime-a"] == [subjects.admission("a", "*", "*"), subjects.launch("a", "*"), subjects.SOLICIT]
 
 
 def test_config_when_of_a_laptop_then_listens_on_loopback_only() -> None:

@@ -19,7 +19,7 @@ import yaml
 from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.control.world import Changed, ChildRefused
 from headrace.kinds.modeldeployment.resource import SCHEMA
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Conversion, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +154,12 @@ class DictWorld:
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """There are no pods."""
+
+    async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
+        """There are no pods."""
+
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """There is no node agent."""
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
         if key in self.resources:

@@ -18,7 +18,7 @@ from headrace.kinds.modeldeployment.facts import Memory
 from headrace.kinds.modeldeployment.peers import Peers
 from headrace.kinds.modeldeployment.reconcile import reconcile
 from headrace.reconcile.sequence import to_apply, to_delete
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, Outcome, Settings, Signals
+from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, Outcome, ResourceKey, Settings, Signals
 from headrace.routes import Route, Unavailable
 from headrace.sources.location import location
 
@@ -66,6 +66,8 @@ class World(Pods):
     names_taken: dict[str, str] = field(default_factory=dict)
     fetcher: Manifest | None = None
     """The other model that fetches the same source."""
+    pool: ResourceKey | None = None
+    """The model with the pool of standby pods."""
     not_taken: dict[ChildKey, str] = field(default_factory=dict)
     """What the cluster would not take, if it were wanted."""
     refused_last: dict[ChildKey, str] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class World(Pods):
             for key, child in self.children.items()
             if any(owner["uid"] == uid for owner in child["metadata"]["ownerReferences"])
         }
-        peers = Peers(self.names_taken, self.fetcher)
+        peers = Peers(self.names_taken, self.fetcher, self.pool)
         return Observed(owned, tuple(self.pods.values()), self.refused_last, peers=peers)
 
     def signals(self) -> Signals:
@@ -249,7 +251,7 @@ class World(Pods):
         return {
             manifest["metadata"]["labels"][v.REVISION_LABEL]: manifest["spec"]["replicas"]
             for key, manifest in self.children.items()
-            if key.kind == "Deployment"
+            if key.kind == "Deployment" and v.REVISION_LABEL in manifest["metadata"]["labels"]
         }
 
     # -- what happens to it --------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from kinds.reconcile_world import SETTINGS, World, resource, serving_world
 from headrace.api.vocabulary import NODE_DRIVER
 from headrace.environment import AGENT_SOCKET, KEEP
 from headrace.events.messages import MAX_STAGES, ReplicaReport, ReplicaState
+from headrace.kinds.modeldeployment.deployments import deployments
+from headrace.kinds.modeldeployment.kept_on import MAX_NODES
 
 WITH_AGENT = replace(SETTINGS, node_agent=True)
 
@@ -28,7 +30,7 @@ def keeping_world(keep: str, *, agent: bool = True) -> World:
 
 def pod_of(world: World) -> dict[str, Any]:
     """Return the pod spec of the only revision."""
-    (deployment,) = (child for key, child in world.children.items() if key.kind == "Deployment")
+    (deployment,) = deployments(world.observed()).values()
     template: dict[str, Any] = deployment["spec"]["template"]["spec"]
     return template
 
@@ -80,9 +82,108 @@ def test_wake_when_stages_reported_then_in_last_cold_start() -> None:
     ]
 
 
+def test_wake_when_first_token_comes_later_then_stage_is_added() -> None:
+    """Those of a process that was started again do not replace them."""
+    world = keeping_world("Weights")
+    world.ask(queued=1)
+    world.look()
+    (pod,) = world.runtimes()
+    world.serve(pod)
+    ended = {"starting": 5, "first-token": 9}
+    for reported, expected in (
+        ({"starting": 5}, {"starting": 5}),
+        (ended, ended),
+        ({"starting": 7, "first-token": 1}, ended),
+    ):
+        world.reports[pod] = world.reports[pod].model_copy(update={"stages": reported})
+        world.look()
+        found = world.manifest["status"]["lastColdStart"]["stages"]
+        assert {each["name"]: each["milliseconds"] for each in found} == expected
+
+
 @pytest.mark.parametrize("stages", [{"x" * 65: 1}, {"a": -1}, {f"s{i}": 1 for i in range(MAX_STAGES + 1)}])
 def test_report_when_stages_exceed_bounds_then_refused(stages: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="stages"):
         ReplicaReport(
             pod="p", revision="r", host="h", port=1, started=0, sequence=0, state=ReplicaState.READY, stages=stages
         )
+
+
+IN_CLUSTER = replace(WITH_AGENT, platform_namespace="headrace-system")
+OBJECTS = ("aa" * 32, "bb" * 32)
+
+
+def served_on(world: World, node: str, name: str) -> str:
+    """Wake the model, let its replica on this node map an object, and return the replica."""
+    world.ask(queued=1)
+    world.look()
+    (pod,) = world.runtimes()
+    world.pods[pod]["spec"] = {"nodeName": node}
+    world.serve(pod)
+    world.reports[pod] = world.reports[pod].model_copy(update={"kept_weights": name})
+    world.look()
+    return pod
+
+
+def scale_to_zero(world: World) -> None:
+    world.ask()
+    world.pass_time(400)
+    assert not world.runtimes()
+
+
+def preferred(world: World) -> list[str]:
+    """Return the nodes that the pods of the only revision prefer."""
+    terms = pod_of(world).get("affinity", {}).get("nodeAffinity", {})
+    return [
+        term["preference"]["matchFields"][0]["values"][0]
+        for term in terms.get("preferredDuringSchedulingIgnoredDuringExecution", [])
+    ]
+
+
+def cluster_world(**more: Any) -> World:
+    world = World(manifest=resource(**{**spec("Weights"), **more}), settings=IN_CLUSTER)
+    world.calm()
+    return world
+
+
+def test_weights_when_a_node_has_them_then_it_is_preferred() -> None:
+    """The template is another one only without replicas: a Deployment would replace them. The revision is the same."""
+    world = cluster_world()
+    before = world.revisions().keys()
+    served_on(world, "node-1", OBJECTS[0])
+    assert preferred(world) == []
+    assert world.manifest["status"]["keptOn"] == [{"node": "node-1", "object": OBJECTS[0]}]
+    scale_to_zero(world)
+    assert preferred(world) == ["node-1"]
+    served_on(world, "node-2", OBJECTS[1])
+    assert preferred(world) == ["node-1"]
+    scale_to_zero(world)
+    world.restart_loop()
+    outcome = world.pass_time(10)
+    assert preferred(world) == ["node-1", "node-2"]
+    assert outcome.kept_objects == set(OBJECTS)
+    assert world.revisions().keys() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": {"source": {"uri": "https://example.org/other.gguf"}}}, {"scaling": {"coldStart": {"keep": "Nothing"}}}],
+)
+def test_weights_when_not_the_models_any_more_then_forgotten(change: dict[str, Any]) -> None:
+    world = cluster_world()
+    served_on(world, "node-1", OBJECTS[0])
+    scale_to_zero(world)
+    world.apply(**change)
+    outcome = world.calm()
+    assert "keptOn" not in world.manifest["status"]
+    assert outcome.kept_objects == frozenset()
+    assert preferred(world) == []
+
+
+def test_weights_when_on_many_nodes_then_newest_are_recorded() -> None:
+    world = cluster_world()
+    for number in range(MAX_NODES + 2):
+        served_on(world, f"node-{number}", OBJECTS[0])
+        scale_to_zero(world)
+    assert [each["node"] for each in world.manifest["status"]["keptOn"]] == preferred(world)
+    assert preferred(world) == [f"node-{number}" for number in range(2, MAX_NODES + 2)]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from headrace.control.world import ChildRefused
+from headrace.environment import expanded
 from headrace.local.node import node_name
-from headrace.local.template import ConfigError, Launch, check_pod_spec, expanded, launch_of
+from headrace.local.template import ConfigError, Launch, check_pod_spec, launch_of
 from headrace.reconcile.world import Manifest
 
 OBJECTS: dict[tuple[str, str], Manifest] = {

@@ -133,3 +133,18 @@ async def test_work_when_its_task_is_cancelled_then_it_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert replica.running == 0
+
+
+def test_first_token_when_it_comes_then_is_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported at once, and once; a token while the model loads is none of an answer."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    replica: Replica[TextEngine] = Replica()
+    replica.first_token()
+    replica.loaded(EchoEngine(step_seconds=0))
+    changes: list[ReplicaState] = []
+    replica.listen(lambda: changes.append(replica.status.state))
+    for _ in range(2):
+        now += 0.5
+        replica.first_token()
+    assert (replica.stages, changes) == ({"starting": 0, "first-token": 500}, [ReplicaState.READY])

@@ -63,6 +63,10 @@ nats://{{ include "headrace.fullname" . }}-nats.{{ .Release.Namespace }}.svc:422
 {{ include "headrace.fullname" . }}-operator
 {{- end -}}
 
+{{- define "headrace.keptConfigMap" -}}
+{{ include "headrace.fullname" . }}-node-kept
+{{- end -}}
+
 {{- define "headrace.modelsClaim" -}}
 {{ .Values.models.existingClaim | default .Values.models.claim }}
 {{- end -}}

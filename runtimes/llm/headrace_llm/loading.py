@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,6 +42,8 @@ class LoadedDecoder:
 
     decoder: Decoder
     store: Store | None
+    kept_weights: str = ""
+    """Name of the object in the store that has the weights; empty: they are in memory of this process."""
 
 
 class ModelLoading:
@@ -83,9 +86,11 @@ class ModelLoading:
             file = ModelFile.open(path)
             self._file.set_result(file)
             waiting = self._decoder
-            store = node_store()
-            decoder = load_decoder(file, dtype=dtype, threads=threads, progress=self._progress, store=store)
-            self._decoder.set_result(LoadedDecoder(decoder, store))
+            store, kept = node_store(), list[str]()
+            decoder = load_decoder(
+                file, dtype=dtype, threads=threads, progress=self._progress, store=store, on_kept=kept.append
+            )
+            self._decoder.set_result(LoadedDecoder(decoder, store, "".join(kept)))
         except Exception as error:  # noqa: BLE001 - carried to who waits, whatever it is
             waiting.set_exception(error)
 
@@ -97,9 +102,17 @@ class ModelLoading:
 
 
 def load_decoder(
-    file: ModelFile, *, dtype: DType, threads: int, progress: Progress, store: Store | None = None
+    file: ModelFile,
+    *,
+    dtype: DType,
+    threads: int,
+    progress: Progress,
+    store: Store | None = None,
+    on_kept: Callable[[str], None] = lambda _: None,
 ) -> Decoder:
     """Return a decoder with the model's weights, mapped from the store if one is given.
+
+    `on_kept` is called with the name of the object that has them there.
 
     Raises InvalidModel, CannotStart.
     """
@@ -114,11 +127,10 @@ def load_decoder(
         progress(stage, percent)
 
     weight_type = WeightType.FLOAT32 if dtype is DType.FLOAT32 else WeightType.STORED
-    packer: Packer = pack
-    if store is None:
+    kept = None if store is None else KeptWeights(store, begin)
+    packer: Packer = pack if kept is None else kept
+    if kept is None:
         begin(stage)
-    else:
-        packer = KeptWeights(store, begin)
     try:
         decoder = NativeDecoder.load(
             file.weights, threads=threads, progress=loaded, weight_type=weight_type, packer=packer
@@ -132,6 +144,8 @@ def load_decoder(
         log.error("computing with torch in float32, several times slower: %s", error)  # noqa: TRY400 - the cause is said
     else:
         log.info("computing with the native kernels for %s", decoder.kernels)
+        if kept is not None and kept.name:
+            on_kept(kept.name)
         return decoder
     progress("loading-torch", None)
     from headrace_models.torch_decoder import TorchDecoder  # noqa: PLC0415 - torch takes seconds and is not needed else

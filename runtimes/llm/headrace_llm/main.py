@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from headrace.serving.log import configure_logging
+from headrace.standby import COMMAND as STANDBY
 
 MAX_PORT = 65535
-STANDBY = "standby"
 SPIN_COUNT = "10000"
 """How long torch's threads spin for each other (GOMP_SPINCOUNT). The library's default stalls for a second at
 a time when two replicas share two cores. Measured, a step alone / of each of two, p50 (worst): its own 28 ms / 115 ms
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(argv)
     if options.command == STANDBY:
-        arguments = _standby(options.descriptor)
+        arguments = _standby(options.descriptor, options.host, options.port)
         return 0 if arguments is None else main(arguments)
     gc.disable()  # until the engine is loaded: objects of imports stay, and need not be traversed
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported
@@ -53,14 +53,19 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def _standby(descriptor: int) -> list[str] | None:
-    """Load what any model needs, then wait for the arguments; None if the process is not needed any more."""
+def _standby(descriptor: int | None, host: str, port: int) -> list[str] | None:
+    """Load what any model needs, and wait for the arguments; None if the process is not needed any more."""
     gc.disable()
-    from headrace.standby import await_launch  # noqa: PLC0415 - only a warm process needs it
     from headrace_llm.warming import load_libraries  # noqa: PLC0415 - see main
 
+    if descriptor is None:
+        from headrace.serving.standby import await_launch  # noqa: PLC0415 - only a standby pod needs it
+
+        return await_launch(host, port, load_libraries)
+    from headrace.standby import await_launch as await_local_launch  # noqa: PLC0415 - only a warm process needs it
+
     load_libraries()
-    return await_launch(descriptor)
+    return await_local_launch(descriptor)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,8 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--served-model-name", metavar="NAME", help="the model's name in requests (default: the file's name)"
     )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on (default: %(default)s)")
+    _add_address(serve)
     serve.add_argument(
         "--max-model-len",
         type=_positive,
@@ -96,10 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_engine_options(serve)
     standby = commands.add_parser(
-        STANDBY, help="load libraries, and wait for a launch on a socket (local mode uses it)"
+        STANDBY, help="load libraries, and wait for a launch: on a socket in local mode, on NATS in a standby pod"
     )
-    standby.add_argument("descriptor", type=int, metavar="FD", help="of a connected Unix socket")
+    standby.add_argument("descriptor", type=int, nargs="?", metavar="FD", help="of a connected Unix socket")
+    _add_address(standby)
     return parser
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.add_argument("--port", type=_port, default=8000, help="port to listen on (default: %(default)s)")
 
 
 def _add_engine_options(serve: argparse.ArgumentParser) -> None:

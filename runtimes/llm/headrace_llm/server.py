@@ -48,6 +48,7 @@ def serve(settings: LLMSettings, loading: ModelLoading, host: str, port: int, on
         load=load,
         handlers=lambda replica, metrics: text_handlers(replica, settings.model, metrics),
         on_ready=on_ready,
+        kept_weights=lambda: loading.decoder().kept_weights,
         loads_early=True,
     )
     return run(runtime, host, port)

@@ -48,17 +48,19 @@ class KeptWeights:
     def __init__(self, store: Store, on_stage: Callable[[WeightStage], None]) -> None:
         self._store = store
         self._on_stage = on_stage
+        self.name = ""
+        """Name of the object with the weights; empty until they are in the store."""
 
     def __call__(
         self, weights: ModelWeights, *, threads: int, weight_type: WeightType, progress: Callable[[int], None]
     ) -> memoryview:
         """Map the packed weights, after packing them into the store if they are not there."""
-        packing = Packing.of(weights, weight_type)
+        packing, name = Packing.of(weights, weight_type), weights_name(weights, weight_type)
         try:
             item = self._store.obtain(
                 ObjectClass.WEIGHTS,
                 packing.nbytes,
-                weights_name(weights, weight_type),
+                name,
                 waiting=lambda: self._on_stage(WeightStage.WAITING),
             )
             if isinstance(item, Draft):
@@ -72,6 +74,7 @@ class KeptWeights:
             log.warning("the weights are loaded for this process alone: %s", error)
             self._on_stage(WeightStage.LOADING)
             return pack(weights, threads=threads, weight_type=weight_type, progress=progress)
+        self.name = name
         return item.memory
 
 

@@ -117,7 +117,7 @@ def runtime_permissions(namespace: str) -> Permissions:
         raise ValueError(f"{namespace!r} is not a namespace: in a subject it could be a wildcard")
     return Permissions(
         publish=(subjects.replica(namespace, "*", "*"), subjects.progress(namespace, "*")),
-        subscribe=(subjects.admission(namespace, "*", "*"), subjects.SOLICIT),
+        subscribe=(subjects.admission(namespace, "*", "*"), subjects.launch(namespace, "*"), subjects.SOLICIT),
     )
 
 

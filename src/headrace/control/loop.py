@@ -24,7 +24,7 @@ from headrace.control.signals import REPORTED_KIND, SignalStore
 from headrace.control.world import ChildRefused, World
 from headrace.errors import HeadraceError
 from headrace.events import subjects
-from headrace.events.connection import raise_if_cancelled
+from headrace.events.connection import publish_if_connected, raise_if_cancelled
 from headrace.kinds.controller import Controller, no_reporters
 from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.reconcile.failure_status import failure_status
@@ -286,6 +286,8 @@ class ControlLoop:
         self, key: ResourceKey, observed: Observed, outcome: Outcome[Any], refused: list[Child]
     ) -> None:
         """Carry out the rest of an outcome. Memory is kept only if all of it succeeds."""
+        await self._launch(key, outcome)
+        self._world.keep_objects(key, outcome.kept_objects)
         await self._world.set_routable(key, outcome.routable_pods)
         for surplus in to_delete(outcome.children, observed.children, refused):
             await self._world.delete(key, surplus)
@@ -293,6 +295,17 @@ class ControlLoop:
         for event in outcome.events:
             log.info("%s: %s: %s", key, event.reason, " ".join(event.message.split()))
             await self._world.record(key, event)
+
+    async def _launch(self, key: ResourceKey, outcome: Outcome[Any]) -> None:
+        """Let standby pods become replicas. A message that is lost is sent again by the next pass."""
+        launches = dict(outcome.launches)
+        for conversion in outcome.conversions:
+            pod = await self._world.convert(key, conversion)
+            if pod is not None:
+                log.info("%s: the standby pod %s becomes the replica, instead of %s", key, pod, conversion.pod)
+                launches[pod] = conversion.launch
+        for pod, launch in launches.items():
+            await publish_if_connected(self._client, subjects.launch(key.namespace, pod), launch)
 
     def _publish(self, known: _Known, publications: tuple[Publication, ...]) -> None:
         """Publish entries, and withdraw those of the pass before that are not among them."""

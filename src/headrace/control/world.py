@@ -7,7 +7,7 @@ from typing import Protocol
 
 from headrace.api.vocabulary import REFUSED
 from headrace.errors import HeadraceError
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Conversion, Event, Manifest, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
 
@@ -71,6 +71,12 @@ class World(Protocol):
 
     async def set_routable(self, owner: ResourceKey, pods: frozenset[str]) -> None:
         """Set the readiness gate `headrace.dev/routable` of the resource's pods: True for these, False for others."""
+
+    async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
+        """Let a standby pod replace a starting replica of the resource, and return its name; None: there is none."""
+
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """Let node agents pin these objects of the resource's namespace, and no longer those of the call before."""
 
     async def write_status(self, key: ResourceKey, status: Manifest) -> None:
         """Write the status of the resource, unless it is equal or the resource does not exist."""

@@ -134,6 +134,8 @@ class ReplicaReport(Message):
         default_factory=dict, max_length=MAX_STAGES
     )
     """How long the stages of loading took that have ended, in milliseconds, in their order."""
+    kept_weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Name of the object in the node's store that has the weights; empty: they are in memory of this replica."""
     capacity: int = Field(default=1, ge=1)
     """Requests that the replica accepts at the same time (running and queued inside); a gateway sends no more."""
     load: Load = Load()
@@ -171,6 +173,17 @@ class FetchProgress(Message):
         if not self.total_bytes:
             return None
         return min(100, self.received_bytes * 100 // self.total_bytes)
+
+
+class Launch(Message):
+    """What turns a standby pod into the replica of a model."""
+
+    arguments: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(max_length=256)
+    """Of the runtime's command, with references `$(VARIABLE)` as in a pod template."""
+    variables: dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=4096)]] = Field(
+        max_length=64
+    )
+    """Those that headrace sets in the pods of a model; a standby pod has the user's."""
 
 
 class AdmittedNamespaces(Message):

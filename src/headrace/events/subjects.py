@@ -59,6 +59,11 @@ def progress(namespace: str, name: str) -> str:
     return f"headrace.progress.{namespace}.{name}"
 
 
+def launch(namespace: str, pod: str) -> str:
+    """Loop -> standby pod: `messages.Launch`, at each pass until the pod reports as a replica."""
+    return f"headrace.launch.{namespace}.{pod}"
+
+
 ALL_DEMAND = "headrace.demand.*.*"
 ALL_REPLICAS = "headrace.replica.*.*.*"
 ALL_CONTAINER_REPORTS = "headrace.brought.*.*.*"

@@ -10,7 +10,7 @@ import re
 
 from headrace.api import kinds
 from headrace.api.kinds import Kind
-from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME
+from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME, COMPONENT_STANDBY
 from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.resource_kind import ResourceKind
 
@@ -57,7 +57,7 @@ def _names(kind: Kind) -> set[str]:
 
 def _is_suffix(word: str) -> bool:
     """Whether no name of a ModelDeployment's child ends in a word: in a component or a hash (`child_name`)."""
-    components = (COMPONENT_RUNTIME, COMPONENT_FETCH)
+    components = (COMPONENT_RUNTIME, COMPONENT_FETCH, COMPONENT_STANDBY)
     return re.fullmatch(r"(?![0-9a-f]{8}$)[a-z][a-z0-9]{0,30}", word) is not None and word not in components
 
 

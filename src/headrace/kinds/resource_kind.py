@@ -79,7 +79,8 @@ class ResourceKind:
         """Return the name of a namespaced child of the resource `name`; `parts` distinguish its children.
 
         Children of two kinds never have the same name, because the last word of the name identifies the kind. A child
-        of a ModelDeployment is named `<name>`, `<name>-<component>`, `<name>-<revision>` or `<name>-fetch-<hash>`. A
+        of a ModelDeployment is named `<name>`, `<name>-<component>`, `<name>-<revision>`, `<name>-fetch-<hash>` or
+        `<name>-standby-<hash>`. A
         child of any other kind is named `<name>-<part>…-<suffix>`.
 
         One name has no such word: that of a ModelDeployment's Service, which users look up by the model's name. If a

@@ -28,10 +28,10 @@ from headrace.kinds.registry import RESOURCE_KINDS, resource_labels
 from headrace.local.index import Change, ObjectIndex
 from headrace.local.logs import check_log, read_log
 from headrace.local.pods import Backoff
-from headrace.local.store import Store
+from headrace.local.store import Store, unobserved
 from headrace.local.volumes import Directories, remove_files
 from headrace.local.workloads import WORKLOADS, PodSet, check_workload, on_pod_change, reconcile_workload
-from headrace.reconcile.conditions import Condition, rendered, timestamp
+from headrace.reconcile.conditions import timestamp
 from headrace.reconcile.ownership import (
     controller_of,
     controls,
@@ -40,7 +40,7 @@ from headrace.reconcile.ownership import (
     resource_controlling,
     resource_labelled,
 )
-from headrace.reconcile.world import Child, ChildKey, Event, Manifest, ObjectKey, Observed, ResourceKey
+from headrace.reconcile.world import Child, ChildKey, Conversion, Event, Manifest, ObjectKey, Observed, ResourceKey
 from headrace.routes import KeyGrant
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class LocalCluster:
         self._store = Store(self._database)
         for manifest in self._store.objects():
             self._stored.add(ObjectKey.of(manifest))
-            self.index.put(_unobserved(manifest) if manifest["kind"] in RESOURCE_KINDS else manifest)
+            self.index.put(unobserved(manifest) if manifest["kind"] in RESOURCE_KINDS else manifest)
         for event in self._store.events():
             self.index.put(event)
 
@@ -243,6 +243,14 @@ class LocalCluster:
             if pod is not None:
                 pod.set_gate(manifest["metadata"]["name"] in pods)
 
+    async def convert(self, owner: ResourceKey, conversion: Conversion) -> str | None:
+        """There are no standby pods: a pod's process may be a warm one from its start (`headrace.local.standby`)."""
+        del owner, conversion
+        return None
+
+    def keep_objects(self, owner: ResourceKey, names: frozenset[str]) -> None:
+        """The node agent here evicts the least recently used objects, whosever they are."""
+
     def _pods_of(self, key: ResourceKey) -> Iterator[Manifest]:
         labels = resource_labels()
         for pod in self.index.list("Pod", key.namespace):
@@ -371,16 +379,6 @@ def _merged(wanted: Manifest, before: Manifest | None) -> Manifest:
     if "status" in before:
         merged["status"] = before["status"]
     return merged
-
-
-def _unobserved(resource: Manifest) -> Manifest:
-    """Return a stored resource before its first pass: recorded status fields are kept, conditions are Unknown."""
-    kind, before = RESOURCE_KINDS[resource["kind"]], resource.get("status", {})
-    kept = {name: before[name] for name in kind.recorded_status if name in before}
-    message = "not observed since headrace was started"
-    unknown = [Condition(type_, "Unknown", v.PENDING, message) for type_ in kind.conditions]
-    generation = resource["metadata"]["generation"]
-    return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}
 
 
 def _is_api_key(change: Change) -> bool:

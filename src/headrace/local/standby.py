@@ -22,11 +22,11 @@ from headrace.local.index import Change, ObjectIndex
 from headrace.local.template import Launch, machine_variables
 from headrace.process import Process, spawn
 from headrace.reconcile.world import Manifest, ObjectKey
+from headrace.standby import COMMAND
 
 log = logging.getLogger(__name__)
 
 LOG = "standby.log"
-COMMAND = "standby"
 REFILL_SECONDS = 3.0
 """After a warm process was taken, until the next one is started: loading libraries would slow down the first answer."""
 

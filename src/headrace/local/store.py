@@ -12,11 +12,15 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
+from headrace.api import vocabulary as v
 from headrace.errors import CannotStart, HeadraceError, SystemFault
+from headrace.kinds.registry import RESOURCE_KINDS
 from headrace.local.home import home_fault
+from headrace.reconcile.conditions import Condition, rendered
 from headrace.reconcile.world import Manifest, ObjectKey
 
 MAX_EVENTS = 1000
@@ -115,3 +119,13 @@ def _fault(error: sqlite3.Error, path: Path) -> HeadraceError:
     else:
         return SystemFault(f"cannot use {path}: {error}", hint=f"Check its disk, and the log in {path.parent / 'logs'}")
     return home_fault(OSError(number, os.strerror(number), str(path)))
+
+
+def unobserved(resource: Manifest) -> Manifest:
+    """Return a stored resource before its first pass: recorded status fields are kept, conditions are Unknown."""
+    kind, before = RESOURCE_KINDS[resource["kind"]], resource.get("status", {})
+    kept = {name: before[name] for name in kind.recorded_status if name in before}
+    message = "not observed since headrace was started"
+    unknown = [Condition(type_, "Unknown", v.PENDING, message) for type_ in kind.conditions]
+    generation = resource["metadata"]["generation"]
+    return {**resource, "status": {**kept, "conditions": rendered(unknown, [], generation, time.time())}}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.control.world import ChildRefused
-from headrace.environment import SOURCES_SECRET
+from headrace.environment import SOURCES_SECRET, expanded
 from headrace.local.fields import check_fields
 from headrace.local.node import node_name
 from headrace.local.probes import PROBES, Probe
@@ -53,7 +53,6 @@ _INHERITED = re.compile(
     r"|OMP_.*|MKL_.*|OPENBLAS_.*|NVPL_.*|CUDA_.*|LD_LIBRARY_PATH|HEADRACE_LIFE|XDG_.*"
 )
 """The variables that a pod inherits from the instance: those that describe the machine."""
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 class ConfigError(Exception):
@@ -121,18 +120,6 @@ def machine_variables() -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
     own = str(Path(sys.executable).parent)
     return {**variables, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-
-
-def expanded(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` by the variable's value; an unknown one stays, and `$$` is a dollar sign."""
-
-    def replace(match: re.Match[str]) -> str:
-        name = match[1]
-        if name is None:
-            return "$"
-        return variables.get(name, match[0])
-
-    return _REFERENCE.sub(replace, text)
 
 
 def _value_from(source: Manifest, pod: Manifest, lookup: Lookup) -> str | None:

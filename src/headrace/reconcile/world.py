@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from typing_extensions import override
 
-from headrace.events.messages import Demand, FetchProgress, Message, ReplicaReport
+from headrace.events.messages import Demand, FetchProgress, Launch, Message, ReplicaReport
 from headrace.http.bodies import MAX_BODY_BYTES
 from headrace.reconcile.images import default_images
 
@@ -126,7 +126,9 @@ class Settings:
     """Whether nodes have a node agent. Where one is missing after all, pods with its volume do not start in a cluster,
     and load their weights from files in local mode."""
     warm_processes: bool = False
-    """Whether the world keeps warm processes, which pods become."""
+    """Whether the world keeps warm processes, which pods become (local mode)."""
+    standby_pods: int = 0
+    """Size of each pool of standby pods, which become replicas (in a cluster)."""
     allowed_schemes: frozenset[str] = frozenset({"package", "https", "s3", "hf", "oci", "file"})
     allow_loopback_sources: bool = False
 
@@ -198,12 +200,31 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversion:
+    """A starting replica that a standby pod can replace: the world labels that one like this pod, and its workload
+    adopts it and deletes this pod, which has not started.
+    """
+
+    pod: str
+    """The starting replica."""
+    pool: ResourceKey
+    """The resource whose child the pool is."""
+    program: str
+    """The standby pod's label."""
+    launch: Launch
+    nodes: tuple[str, ...] = ()
+    """Standby pods on these nodes are preferred."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome(Generic[M]):
     """Desired state after a pass. Applying it again changes nothing.
 
     `children` are all desired children; the adapter deletes owned objects that are not among them.
     `status` is the full new status (written only when it differs). `routable_pods` are the pods whose readiness gate
-    should be True (of the others: False). `requeue_seconds` is the time until the next pass if no event
+    should be True (of the others: False). `conversions` are tried once. `launches` are sent, by pod, to former standby
+    pods that have not reported yet. `kept_objects` are the names of the objects that node agents pin for the
+    resource. `requeue_seconds` is the time until the next pass if no event
     enqueues the resource before. `memory` is passed to the next call. `publications` are all entries of the resource.
     An entry that an earlier process may have published is withdrawn by name (with the value None) until the loop knows
     all entries.
@@ -215,4 +236,7 @@ class Outcome(Generic[M]):
     publications: tuple[Publication, ...] = ()
     events: tuple[Event, ...] = ()
     routable_pods: frozenset[str] = frozenset()
+    conversions: tuple[Conversion, ...] = ()
+    launches: Mapping[str, Launch] = field(default_factory=dict)
+    kept_objects: frozenset[str] = frozenset()
     requeue_seconds: float | None = None

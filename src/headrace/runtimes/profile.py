@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+GPU = "nvidia.com/gpu"
+"""Resource by which a template requests a GPU, and so the image with GPU support."""
 READINESS_PATH = "/health/ready"
 """Readiness path of headrace's runtimes, and of revisions without an entry in `Route.engines`."""
 Options = Mapping[str, Any]
@@ -87,7 +89,8 @@ class RuntimeProfile:
     command: tuple[str, ...]
     """Command; empty: the image's entrypoint. Required in local mode."""
     standby: bool = False
-    """Whether `COMMAND standby FD` is a warm process (`headrace.standby`)."""
+    """Whether `COMMAND standby FD` is a warm process (`headrace.standby`), and `COMMAND standby` one in a standby pod
+    (`headrace.serving.standby`)."""
     arguments: Callable[[Launch], Sequence[str]] = _no_arguments
     """Returns the arguments; empty: the arguments of the image."""
     model_variables: bool = False

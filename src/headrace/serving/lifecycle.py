@@ -75,6 +75,8 @@ class Runtime(Generic[AnyEngine]):
     """Loads the engine; called in a thread of its own. A HeadraceError from it becomes the termination message."""
     handlers: Callable[[Replica[AnyEngine], RuntimeMetrics], Handlers]
     on_ready: Callable[[], None]
+    kept_weights: Callable[[], str] = lambda: ""
+    """Returns the name of the object in the node's store that has the weights, once the engine is loaded."""
     loads_early: bool = False
     """Whether a thread loads parts of the engine before `load` is called, which only waits for it."""
 
@@ -206,6 +208,7 @@ class RuntimeProcess(Generic[AnyEngine]):
         try:
             gc.freeze()  # what is loaded stays: the collector need not traverse it
             gc.enable()  # a runtime may start with it disabled, because imports are faster
+            self._replica.kept_weights = self._runtime.kept_weights()
             self._replica.loaded(engine)
             log.info("%s is ready after %.2f s", self._runtime.model, self._replica.ready_seconds or 0.0)
             self._runtime.on_ready()

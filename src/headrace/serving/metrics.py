@@ -26,6 +26,7 @@ class RuntimeMetrics:
     """The metrics of one server, in their own registry."""
 
     def __init__(self, replica: Replica[Any], model: str) -> None:
+        self.replica = replica
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_ReplicaCollector(replica, model))
@@ -83,6 +84,7 @@ class RequestTimes:
         if self._first is None:
             self._first = now
             self._metrics.first_token.observe(now)
+            self._metrics.replica.first_token()
         last = self._last.get(index)
         if last is not None:
             self._metrics.between_tokens.observe(now - last)

@@ -23,6 +23,8 @@ from headrace.serving.errors import Draining, EngineDied, NotLoaded
 AnyEngine = TypeVar("AnyEngine", bound=Engine)
 
 STARTING_STAGE = "starting"
+FIRST_TOKEN_STAGE = "first-token"  # noqa: S105 - a token of text
+"""From Ready to the first token of any answer: the last stage of a cold start, whose request waits meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ class Replica(Generic[AnyEngine]):
         self.status = ReplicaStatus()
         self.started = time.time()
         self.stages: dict[str, int] = {}
-        """How long each stage of loading took that has ended, milliseconds."""
+        """How long each stage of the start took that has ended, milliseconds."""
         self._stage_began = time.monotonic()
+        self.kept_weights = ""
+        """Name of the object in the node's store that has the weights; empty: there is none."""
         self.ready_seconds: float | None = None
         """From the start to Ready; None until then."""
         self.engine: AnyEngine | None = None
@@ -100,6 +104,12 @@ class Replica(Generic[AnyEngine]):
         self.engine = engine
         self.ready_seconds = time.time() - self.started
         self._set_status(ReplicaStatus(ReplicaState.READY, ""))
+
+    def first_token(self) -> None:
+        """Record the first token of an answer; the later ones change nothing."""
+        if FIRST_TOKEN_STAGE not in self.stages and self.status.state is not ReplicaState.LOADING:
+            self._end_stage(FIRST_TOKEN_STAGE)
+            self._changed()
 
     def drain(self) -> None:
         """Report Draining; requests that still arrive are served."""

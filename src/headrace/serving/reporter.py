@@ -103,6 +103,7 @@ class Reporter:
             stage=replica.status.stage,
             percent=replica.status.percent,
             stages=replica.stages,
+            kept_weights=replica.kept_weights,
             capacity=replica.engine.capacity if replica.engine is not None else 1,
             load=replica.load(),
         )

@@ -32,10 +32,10 @@ server-side apply, whose request contains the name. An existing claim is only re
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
-# Status of the children's pods, and their readiness gate.
+# Status of the children's pods, their readiness gate, and the labels by which a standby pod becomes a replica.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]

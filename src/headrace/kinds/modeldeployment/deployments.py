@@ -7,11 +7,11 @@ from headrace.reconcile.world import Manifest, Observed
 
 
 def deployments(observed: Observed) -> dict[str, Manifest]:
-    """Return the Deployments by revision."""
+    """Return the Deployments by revision; that of standby pods has none."""
     return {
         manifest["metadata"]["labels"][v.REVISION_LABEL]: manifest
         for key, manifest in sorted(observed.children.items())
-        if key.kind == "Deployment"
+        if key.kind == "Deployment" and v.REVISION_LABEL in manifest["metadata"]["labels"]
     }
 
 

@@ -48,6 +48,8 @@ class Memory:
     """Pods that exited after they were ready, and are not ready again."""
     unrouted: Mapping[str, float] = field(default_factory=dict)
     """Monotonic time since which no gateway routes to a pod that reports Ready, by pod (`RuntimePod.unrouted`)."""
+    converted: frozenset[str] = frozenset()
+    """Starting replicas for which a standby pod was tried."""
     message_changed: float = -math.inf
     """Monotonic time of the last change of a condition's message without a change of its reason."""
 

@@ -7,13 +7,17 @@ from headrace.api.vocabulary import KEEP_NOTHING, KEEP_PROCESS, KEEP_WEIGHTS
 from headrace.kinds.modeldeployment.spec import Keep, Spec
 from headrace.kinds.node_agent import mount_node_agent
 from headrace.reconcile.world import Manifest, Settings
+from headrace.runtimes.profile import GPU
 
 
 def kept(spec: Spec, settings: Settings) -> Keep:
     """Return what is kept: less than the spec asks for, if the world or the runtime does not have it."""
     wanted: Keep = KEEP_NOTHING if spec.scaling is None else spec.scaling.cold_start.keep
-    if wanted == KEEP_PROCESS and settings.warm_processes and spec.runtime.profile.standby:
-        return KEEP_PROCESS
+    if wanted == KEEP_PROCESS and spec.runtime.profile.standby:
+        resources = spec.template.resources
+        takes_gpu = GPU in resources.requests.keys() | resources.limits.keys()  # which a waiting pod would occupy
+        if settings.warm_processes or (settings.standby_pods and not takes_gpu):
+            return KEEP_PROCESS
     return KEEP_NOTHING if wanted == KEEP_NOTHING or not settings.node_agent else KEEP_WEIGHTS
 
 

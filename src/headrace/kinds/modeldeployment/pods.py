@@ -52,6 +52,8 @@ class RuntimePod:
     """Why no gateway routes to a running pod, or why its readiness path does not return 200."""
     last_exit: str
     """Description of the last exit of its container; empty before the first one."""
+    node: str = ""
+    """Its node; empty until it is scheduled."""
     unrouted: bool = False
     """Whether its `fault` is that no gateway routes to it although it reports Ready, for no known cause."""
 
@@ -147,6 +149,7 @@ def _runtime_pod(
         report=report,
         fault=fault,
         last_exit=last_exit,
+        node=pod.get("spec", {}).get("nodeName", ""),
         unrouted=bool(fault) and report is not None and serving and not signals.probe_faults.get(name),
     )
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 from headrace.api import vocabulary as v
 from headrace.errors import InvalidResource
+from headrace.kinds.modeldeployment import standby
 from headrace.kinds.modeldeployment.decision import Decision, decide
 from headrace.kinds.modeldeployment.deployments import existing_replicas
 from headrace.kinds.modeldeployment.facts import Facts, Memory, read
+from headrace.kinds.modeldeployment.kept_on import affinity, kept_on
 from headrace.kinds.modeldeployment.manifests.deployment import deployment, rescaled
 from headrace.kinds.modeldeployment.manifests.disruption_budget import disruption_budget
 from headrace.kinds.modeldeployment.manifests.network_policy import network_policies
@@ -108,6 +110,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
         children=(
             *_pod_prerequisites(facts),
             *_deployments(decision),
+            *standby.pool(facts),
             *((facts.fetch,) if facts.fetch is not None else ()),
             service(facts.resource),
         ),
@@ -122,11 +125,15 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
             lacking_since=decision.lacking_since,
             exited=frozenset(pod.name for pod in facts.pods if pod.exit_failure is not None),
             unrouted=facts.unrouted,
+            converted=frozenset(standby.starting_replicas(facts, facts.revision)),
             message_changed=throttled.changed,
         ),
         publications=(publication(facts.manifest, route(decision)),),
         events=(*events(throttled.conditions, before), *_events(decision)),
         routable_pods=frozenset(pod.name for pod in facts.pods if pod.routable),
+        conversions=standby.conversions(facts),
+        launches=standby.launches(facts),
+        kept_objects=frozenset(each["object"] for each in kept_on(facts)),
         requeue_seconds=WORKING_REQUEUE_SECONDS if throttled.withheld else _requeue(decision, throttled.conditions[0]),
     )
 
@@ -150,7 +157,15 @@ def _deployments(decision: Decision) -> Iterator[Child]:
         present = facts.deployments.get(revision)
         if revision == facts.revision:
             others = len(pods_of_other_revisions(revision, facts.observed)) if facts.refusals.quota_full else None
-            yield deployment(facts.resource, revision, replicas, facts.settings, present=present, quota_retry=others)
+            yield deployment(
+                facts.resource,
+                revision,
+                replicas,
+                facts.settings,
+                present=present,
+                quota_retry=others,
+                affinity=affinity(facts),
+            )
         else:
             yield rescaled(facts.deployments[revision], replicas)
 
@@ -166,6 +181,7 @@ def _pod_prerequisites(facts: Facts) -> Iterator[Child]:
             settings.platform_namespace,
             settings,
             registering=_any_registers(facts),
+            standby=bool(standby.pool(facts)),
         )
 
 

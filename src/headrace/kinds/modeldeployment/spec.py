@@ -238,11 +238,13 @@ class ColdStart(Part):
         default="Nothing",
         description="What outlives the replicas, so that the next one starts faster. Nothing. Weights: the node's "
         "object store holds the weights in the form in which the runtime computes, and replicas map them; the replicas "
-        "of a node share one copy. Of models without replicas, the store evicts the least recently used one when it is "
-        "full. It needs the node agent (status.keep shows whether it is used); in a cluster the volume "
-        "delays each pod by about 0.3 s, so it pays for models of 1 GB or more. A custom container must use the "
-        "store itself. Process: as Weights, and in local mode a process of the runtime that has loaded its "
-        "libraries waits and becomes the next replica; it takes about 150 MB of memory.",
+        "of a node share one copy, and later ones prefer that node. In a cluster the copy stays as long as the model, "
+        "in local mode until the store needs the memory. It needs the node agent (status.keep shows whether it is "
+        "used); in a cluster the volume delays each pod by about 0.3 s, so it pays for models of 1 GB or more. A "
+        "custom container must use the store itself. Process: as Weights, and a process of the runtime that has loaded "
+        "its libraries waits and becomes the next replica. In local mode it takes about 150 MB of memory. In a "
+        "cluster it is a standby pod, which has the resources of a replica; models of a namespace with equal templates "
+        "share a pool.",
     )
 
 

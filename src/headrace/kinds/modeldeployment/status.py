@@ -64,11 +64,20 @@ class ColdStartStatus(Part):
     stages: list[StageStatus] | None = Field(
         default=None,
         max_length=MAX_STAGES,
-        description="Stages that the runtime reported while it loaded, in their order. The LLM runtime loads "
+        description="Stages of the start that the runtime reported, in their order. The LLM runtime loads "
         "weights in one of these: mapping-weights (the node held them), storing-weights (the node holds them from now "
-        "on), loading-weights (for this replica alone).",
+        "on), loading-weights (for this replica alone). Its last one is first-token: from Ready to the first token.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+
+
+class KeptOn(Part):
+    """A node that keeps the weights."""
+
+    model_config = ConfigDict(json_schema_extra=described_by_its_list)
+
+    node: str = Field(max_length=253, description="Name of the node.")
+    object: str | None = Field(default=None, max_length=64, description="Name of the object in its store.")
 
 
 class StartFailure(Part):
@@ -113,8 +122,15 @@ class Status(StatusPart):
     keep: str | None = Field(
         default=None,
         max_length=16,
-        description="What outlives replicas here: as spec.scaling.coldStart.keep, or less: in a cluster "
-        "Weights instead of Process, and Nothing if nodes have no node agent. Absent if nothing is to be kept.",
+        description="What outlives replicas here: as spec.scaling.coldStart.keep, or less: "
+        "Nothing instead of Weights if nodes have no node agent, and Weights instead of Process if there are no "
+        "standby pods (operator.standbyPods; never for pods with a GPU). Absent if nothing is to be kept.",
+    )
+    kept_on: list[KeptOn] | None = Field(
+        default=None,
+        max_length=16,
+        description="Nodes that keep the weights: the next replicas prefer them.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node"]},
     )
     last_cold_start: ColdStartStatus | None = None
     start_failure: StartFailure | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.decision import Decision
 from headrace.kinds.modeldeployment.keep import kept
+from headrace.kinds.modeldeployment.kept_on import kept_on
 from headrace.kinds.modeldeployment.pods import Failure
 from headrace.kinds.modeldeployment.rollout import Strategy
 from headrace.kinds.modeldeployment.wake import Wake, cold_start_status
@@ -70,6 +71,8 @@ def status(decision: Decision, now: list[Condition], wake: Wake | None) -> Manif
     scaling = facts.resource.spec.scaling
     if scaling is not None and scaling.cold_start.keep != v.KEEP_NOTHING:
         result["keep"] = kept(facts.resource.spec, facts.settings)
+    if nodes := kept_on(facts):
+        result["keptOn"] = nodes
     if decision.replaces_for_capacity:
         result["replacingForCapacity"] = True
     cold_start = cold_start_status(wake) or facts.before.get("lastColdStart")

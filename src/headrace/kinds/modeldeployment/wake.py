@@ -21,8 +21,10 @@ class Wake:
     """Time of the first report of the runtime."""
     ready: float | None = None
     """Time at which a pod became routable."""
+    pod: str = ""
+    """This pod."""
     stages: tuple[tuple[str, int], ...] = ()
-    """The stages of loading that this pod reported, in milliseconds."""
+    """The stages of its start that it reported, in milliseconds; the last one, first-token, ends after `ready`."""
 
 
 def watch_wake(
@@ -42,13 +44,18 @@ def watch_wake(
     if existing == 0 and not pods and (wake is None or wake.ready is not None):
         queued = max((demand.queue_delay_milliseconds for demand in signals.demand.values()), default=0.0)
         return Wake(signals.now, signals.wall, queued)
-    if wake is None or wake.ready is not None:
+    if wake is None:
         return wake
+    if wake.ready is not None:
+        report = next((pod.report for pod in pods if pod.name == wake.pod), None)
+        stages = () if report is None else tuple(report.stages.items())
+        # A restarted process reports other times.
+        return replace(wake, stages=stages) if stages[: len(wake.stages)] == wake.stages else wake
     if wake.reported is None and any(pod.report is not None for pod in pods):
         wake = replace(wake, reported=signals.now)
     if (first := next((pod for pod in pods if pod.routable), None)) is not None:
         stages = () if first.report is None else tuple(first.report.stages.items())
-        wake = replace(wake, ready=signals.now, stages=stages)
+        wake = replace(wake, ready=signals.now, pod=first.name, stages=stages)
     return wake
 
 

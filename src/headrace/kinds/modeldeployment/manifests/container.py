@@ -9,11 +9,9 @@ from headrace import environment
 from headrace.kinds.modeldeployment.manifests.common import RESTRICTED, from_field, model_path, runtime_environment
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import Manifest, Settings
-from headrace.runtimes.profile import Launch, PlatformImage, Probe, RuntimeProfile
+from headrace.runtimes.profile import GPU, Launch, PlatformImage, Probe, RuntimeProfile
 from headrace.termination import FALLBACK
 
-GPU = "nvidia.com/gpu"
-"""Resource by which a template requests a GPU, and so the image with GPU support."""
 WRITABLE_HOME = "/tmp"  # noqa: S108 - of a container
 """Home directory of the pods' user, who is in no image's list of users."""
 _UNRESTRICTED = frozenset({"readOnlyRootFilesystem"})

@@ -29,6 +29,7 @@ def deployment(
     *,
     present: Manifest | None = None,
     quota_retry: int | None = None,
+    affinity: Manifest | None = None,
 ) -> Child:
     """Return the Deployment of a revision with that number of replicas.
 
@@ -36,10 +37,14 @@ def deployment(
 
     A changed `quota_retry` makes Kubernetes retry at once to create pods that exceeded a quota. Otherwise it retries
     after a growing back-off, even if the pods of another Deployment have been deleted in the meantime.
+
+    `affinity` is of its pods, and not part of the revision's hash.
     """
     pod = pod_spec(resource, revision, settings)
     if present is not None and not quotes_log(present["spec"]["template"]["spec"]):
         pod = without_later_fields(pod)
+    if affinity is not None:
+        pod["affinity"] = affinity
     pod_labels = {
         **labels(resource, v.COMPONENT_RUNTIME),
         v.REVISION_LABEL: revision,
@@ -56,7 +61,7 @@ def deployment(
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": pod_labels},
-            # A revision's template never changes; headrace rolls out from one revision to the next.
+            # A revision's template changes at most without replicas; headrace rolls out from one to the next.
             "strategy": {"type": "Recreate"},
             "template": {"metadata": {"labels": pod_labels}, "spec": pod},
         },

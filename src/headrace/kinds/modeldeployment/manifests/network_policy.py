@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME
+from headrace.api.vocabulary import COMPONENT_FETCH, COMPONENT_RUNTIME, COMPONENT_STANDBY
 from headrace.kinds.modeldeployment.manifests.common import component_name, labels, metadata
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import ApplyPhase, Child, ChildKey, Manifest, Settings
@@ -28,9 +28,9 @@ _NATS_PORT = 4222
 
 
 def network_policies(
-    resource: ModelDeployment, platform: str, settings: Settings, *, registering: bool
+    resource: ModelDeployment, platform: str, settings: Settings, *, registering: bool, standby: bool = False
 ) -> tuple[Child, ...]:
-    """Return the policy of the runtime pods and that of the fetch pods.
+    """Return the policies of the runtime pods, of the fetch pods, and (`standby`) of standby pods.
 
     `registering`: whether pods of any revision register themselves; they need NATS until they are deleted.
     """
@@ -47,6 +47,7 @@ def network_policies(
     return (
         _policy(resource, COMPONENT_RUNTIME, {"ingress": [ingress], "egress": egress}),
         _policy(resource, COMPONENT_FETCH, {"egress": [_DNS, nats, web]}),
+        *([_policy(resource, COMPONENT_STANDBY, {"egress": [_DNS, nats]})] if standby else []),
     )
 
 
