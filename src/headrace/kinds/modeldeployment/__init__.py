@@ -72,7 +72,7 @@ MODEL_DEPLOYMENT = ResourceKind(
         Column("MODEL", lambda o: str(o.get("status", {}).get("publicName", "")), wide=True, live=True),
         Column("MESSAGE", lambda o: str(condition(o, READY).get("message", "")), wide=True, live=True),
     ),
-    recorded_status=("publicName", "source", "revisions", "specReplicas", "lastColdStart", "startFailure"),
+    recorded_status=("publicName", "source", "adapters", "revisions", "specReplicas", "lastColdStart", "startFailure"),
     buckets=(ROUTES_BUCKET,),
     has_pods=True,
     scalable=True,
