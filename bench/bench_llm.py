@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from bars import environment
 from engines import checkpoint
 from engines.venvs import PEERS
-from llm_parts import contention, decoder, memory, parity, scheduling, served, users
+from llm_parts import cold_starts, contention, decoder, memory, parity, quality, scheduling, served, users
 from llm_parts.setting import Setting, before_others
 from models.example_model import smollm2_file
 
@@ -29,6 +29,8 @@ PARTS = {
     "served": served.measure,
     "users": users.measure,
     "parity": parity.measure,
+    "quality": quality.measure,
+    "cold-starts": cold_starts.measure,
 }
 
 

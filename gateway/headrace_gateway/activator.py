@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from headrace.errors import HeadraceError
-from headrace_gateway.operations import Operation, RequestInfo
+from headrace_gateway.operations import RequestInfo
 
 if TYPE_CHECKING:
     from headrace_gateway.model import Lease
@@ -80,9 +80,9 @@ class HoldQueue:
         """Iterate over the tickets that wait now, in order; they may be removed meanwhile."""
         return iter(tuple(self._tickets))
 
-    def holds(self, operation: Operation) -> bool:
-        """Whether a request for the operation waits."""
-        return any(ticket.request.operation is operation for ticket in self._tickets)
+    def holds(self, needs: tuple[str, str]) -> bool:
+        """Whether a request with these needs waits (`RequestInfo.needs`)."""
+        return any(ticket.request.needs == needs for ticket in self._tickets)
 
     def add(self, ticket: Ticket, *, front: bool) -> None:
         """Queue a ticket; `front` is for a request that had a slot and lost it."""

@@ -39,6 +39,8 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    parent: str | None = None
+    """Of a LoRA adapter: its model."""
 
 
 class ModelList(BaseModel):
@@ -81,18 +83,18 @@ def control_app(table: Table, metrics: GatewayMetrics | None, operations: Operat
     app = ControlApp(title="headrace gateway", version=version("headrace"), description=DESCRIPTION)
     app.inference_paths = documentation.paths(operations)
 
-    @app.get("/v1/models", tags=["models"])
+    @app.get("/v1/models", tags=["models"], response_model_exclude_none=True)
     async def list_models(request: Request) -> ModelList:
         """List the models that the key gives access to, at zero or not."""
         grant = await _authenticate(table, request)
-        return ModelList(data=[_card(route) for route in table.visible(grant)])
+        return ModelList(data=[_card(name, route) for name, route in table.visible(grant)])
 
-    @app.get("/v1/models/{name:path}", tags=["models"])
+    @app.get("/v1/models/{name:path}", tags=["models"], response_model_exclude_none=True)
     async def get_model(request: Request, name: str) -> ModelCard:
         """Describe one model."""
         route = table.find(await _authenticate(table, request), name).route
         assert route is not None
-        return _card(route)
+        return _card(name, route)
 
     _add_health(app, table)
     _add_inference_protocol(app, table)
@@ -186,8 +188,10 @@ async def _authenticate(table: Table, request: Request) -> KeyGrant:
     return table.authenticate(values[0].encode("latin-1") if values else None)
 
 
-def _card(route: Route) -> ModelCard:
-    return ModelCard(id=route.public_name, created=route.created, owned_by=route.namespace)
+def _card(name: str, route: Route) -> ModelCard:
+    """Return a model or adapter in OpenAI's shape; an adapter names its model as `parent`, as in vLLM."""
+    parent = None if name == route.public_name else route.public_name
+    return ModelCard(id=name, created=route.created, owned_by=route.namespace, parent=parent)
 
 
 def _allow(error: HTTPException) -> str | None:

@@ -185,6 +185,8 @@ class Inference:
         self._reserve(state, len(state.body))
         request = state.match.read(exchange.id, grant.namespace, state.body)
         model = state.model = table.find(grant, request.public_name)
+        if model.is_adapter(request.public_name):
+            request = request._replace(adapter=request.public_name)
         if (objection := model.objection(request)) is not None:
             raise objection
         self._budget.earn()

@@ -68,7 +68,9 @@ class ServedModel:
         self._operations: frozenset[str] | None = None
         """The operations that revisions with weight serve together; None: every operation."""
         self._alike = True
-        """Whether each of them serves the same operations."""
+        """Whether each of them serves the same operations, with the same adapters."""
+        self._adapters: frozenset[str] = frozenset()
+        """Public names of the adapters that revisions with weight have."""
         self._progress: FetchProgress | None = None
         self._requests = 0
         self._refused_at = float("-inf")
@@ -119,16 +121,26 @@ class ServedModel:
 
     # -- operations ------------------------------------------------------------------------------------------------
 
+    def is_adapter(self, public_name: str) -> bool:
+        """Whether this is the name of an adapter, and not of the model itself."""
+        return public_name in self._adapters and self.route is not None and public_name != self.route.public_name
+
     def objection(self, request: RequestInfo) -> HeadraceError | None:
-        """Return the error if no revision serves the operation of the request; None if one does."""
+        """Return the error if no revision serves the operation of the request, or has its adapter; else None."""
+        if request.adapter and request.adapter not in self._adapters:
+            return ModelNotFound(
+                f"the adapter {request.adapter!r} is no longer served", param="model", hint="GET /v1/models lists yours"
+            )
         if self._operations is None or request.operation.name in self._operations:
             return None
         return OperationNotSupported(request.public_name, request.operation.name, self._operations)
 
     def _set_operations(self, revisions: Iterable[RevisionWeight]) -> None:
-        served = {each.operations for each in revisions if each.weight_percent > 0}
+        weighted = [each for each in revisions if each.weight_percent > 0]
+        served = {each.operations for each in weighted}
         self._operations = frozenset[str]().union(*served) if served and () not in served else None
-        self._alike = len(served) <= 1
+        self._adapters = frozenset[str]().union(*(each.adapters for each in weighted))
+        self._alike = len({(each.operations, each.adapters) for each in weighted}) <= 1
         for ticket in self.queue:
             if (error := self.objection(ticket.request)) is not None:
                 self.queue.discard(ticket)
@@ -162,7 +174,7 @@ class ServedModel:
         """Return a free slot; None if there is none, if requests are queued for one, or if the route is unavailable."""
         if self.route is not None and self.route.unavailable is not None:
             return None
-        if self.queue and (self._alike or self.queue.holds(request.operation)):
+        if self.queue and (self._alike or self.queue.holds(request.needs)):
             return None
         return self._claim(request)
 
@@ -231,11 +243,11 @@ class ServedModel:
             self.release(ticket.outcome)
 
     def pump(self) -> None:
-        """Give the free slots to queued requests. One whose operation no free replica serves does not block others."""
-        full: set[str] = set()
+        """Give the free slots to queued requests. One whose needs no free replica meets does not block others."""
+        full: set[tuple[str, str]] = set()
         for ticket in self.queue:
-            operation = ticket.request.operation.name
-            if operation in full:
+            needs = ticket.request.needs
+            if needs in full:
                 continue
             lease = self._claim(ticket.request)
             if lease is not None:
@@ -243,7 +255,7 @@ class ServedModel:
             elif self._alike:
                 return
             else:
-                full.add(operation)
+                full.add(needs)
 
     # -- demand ------------------------------------------------------------------------------------------------------
 

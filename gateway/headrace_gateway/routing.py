@@ -2,8 +2,8 @@
 
 Revisions take turns by the smooth weighted round-robin (nginx's): each gains its weight as credit, and the one with
 the most credit is chosen and loses the sum of the weights. 90:10 gives one request in ten to the canary, evenly spread
-and without randomness. A revision without a free replica, or that does not serve the operation, is skipped: its share
-goes to the others, so that no request waits while a replica is free.
+and without randomness. A revision without a free replica, or without the operation or the adapter, is skipped: its
+share goes to the others, so that no request waits while a replica is free.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def choose(
         eligible = [
             each
             for each in weights
-            if each.weight_percent > 0 and each.revision in present and each.serves(request.operation.name)
+            if each.weight_percent > 0 and each.revision in present and each.serves(*request.needs)
         ]
         if not eligible:
             return None

@@ -98,20 +98,22 @@ class Table:
     def find(self, grant: KeyGrant, public_name: str) -> ServedModel:
         """Return the model. Raises ModelNotFound, also for a model that the key does not allow."""
         model = self._public.get((grant.namespace, public_name))
-        if model is None or (grant.models and public_name not in grant.models):
+        if model is None or not _allows(grant, public_name, model):
             raise ModelNotFound(
                 f"the model {public_name[:200]!r} does not exist", param="model", hint="GET /v1/models lists yours"
             )
         return model
 
-    def visible(self, grant: KeyGrant) -> list[Route]:
-        """Return the routes that a key opens, by public name."""
-        routes = [
-            model.route
-            for (namespace, public_name), model in self._public.items()
-            if namespace == grant.namespace and (not grant.models or public_name in grant.models)
-        ]
-        return sorted((route for route in routes if route is not None), key=lambda route: route.public_name)
+    def visible(self, grant: KeyGrant) -> list[tuple[str, Route]]:
+        """Return the public names that a key opens, of models and adapters, sorted, with their routes."""
+        return sorted(
+            (
+                (public_name, model.route)
+                for (namespace, public_name), model in self._public.items()
+                if namespace == grant.namespace and model.route is not None and _allows(grant, public_name, model)
+            ),
+            key=lambda pair: pair[0],
+        )
 
     # -- what the loop writes --------------------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class Table:
             if before == route:
                 return
             model.set_route(route)
-            if before is None or (before.public_name, before.created) != (route.public_name, route.created):
+            if before is None or _indexed(before) != _indexed(route):
                 self._index()
         self.changed()
 
@@ -237,10 +239,23 @@ class Table:
             self.models.pop((model.namespace, model.name), None)
 
     def _index(self) -> None:
-        """Index models by public name; the oldest of several has it, as in the reconcile loop."""
+        """Index models by their public names; the oldest of several has it, as in the reconcile loop."""
         routed = [(model.route, model) for model in self.models.values() if model.route is not None]
         routed.sort(key=lambda pair: (pair[0].created, pair[0].name), reverse=True)
-        self._public = {(route.namespace, route.public_name): model for route, model in routed}
+        self._public = {
+            (route.namespace, name): model for route, model in routed for name in (route.public_name, *route.adapters)
+        }
+
+
+def _indexed(route: Route) -> tuple[object, ...]:
+    """Return the fields that the index depends on."""
+    return route.public_name, route.created, route.adapters
+
+
+def _allows(grant: KeyGrant, public_name: str, model: ServedModel) -> bool:
+    """Whether a key opens a model or an adapter; a key for a model opens its adapters too."""
+    parent = model.route.public_name if model.route is not None else public_name
+    return not grant.models or public_name in grant.models or parent in grant.models
 
 
 def _decoded(kind: type[Entry], what: str, value: bytes) -> Entry | None:

@@ -60,6 +60,7 @@ VALUES |= {
     ("spec.template.env[]", "name"): VARIABLE,
     ("spec.template", "env"): st.fixed_dictionaries({}, optional={"env": st.lists(VARIABLE, max_size=4)}),
 }
+ADAPTERS = st.lists(st.fixed_dictionaries({"name": st.sampled_from(["a", "b", "c"]), "uri": URIS}), max_size=4)
 LLM_OPTIONS = st.fixed_dictionaries(
     {"maxModelLen": NUMBERS, "maxConcurrentRequests": NUMBERS},
     optional={
@@ -69,10 +70,23 @@ LLM_OPTIONS = st.fixed_dictionaries(
         "kvCache": st.fixed_dictionaries(
             {}, optional={"layout": st.sampled_from(["Paged", "Slots"]), "tokens": NUMBERS}
         ),
+        "adapters": ADAPTERS,
     },
 )
 VALUES |= {
-    ("spec.runtime.llm", field): LLM_OPTIONS for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget")
+    ("spec.runtime.llm", field): LLM_OPTIONS
+    for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget", "adapters")
+}
+VALUES |= {
+    ("spec.runtime.llm.adapters[]", "uri"): st.fixed_dictionaries({"uri": URIS}),
+    ("spec", "runtime.llm.adapters"): st.fixed_dictionaries(
+        {
+            "model": st.fixed_dictionaries({}, optional={"source": st.fixed_dictionaries({"uri": URIS})}),
+            "runtime": st.fixed_dictionaries(
+                {}, optional={"llm": st.fixed_dictionaries({}, optional={"adapters": ADAPTERS})}
+            ),
+        }
+    ),
 }
 RUNTIMES = st.fixed_dictionaries(
     {"type": st.sampled_from(["LLM", "Container"])},

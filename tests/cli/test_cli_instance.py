@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli.cli_session import FILE, TINY, Session, serving_session
+from cli.cli_session import FILE, SECONDS, TINY, Session, serving_session
 
 from headrace.api.vocabulary import COMPONENT_LABEL, COMPONENT_RUNTIME, MODEL_LABEL
 from headrace.cli.client import ApiClient
+from headrace.cli.commands import apply
 from headrace.cli.main import main
 from headrace.local.home import InstanceHome
 from headrace.reconcile.world import Event, Manifest
@@ -88,6 +89,29 @@ async def test_apply_when_the_resource_is_rejected_then_a_warning(session: Sessi
     assert session.complained.endswith(
         f"tiny.yaml:5: the reconcile loop rejects modeldeployment/tiny (SourceNotAllowed): {message}\n"
     )
+
+
+async def test_apply_when_it_makes_a_revision_then_says_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    await session.apply()
+    monkeypatch.setattr(apply, "ACCEPTED_SECONDS", SECONDS)
+    accepted = condition("Accepted", "True", "Valid")
+    await session.cluster.write_status(TINY, {"conditions": [accepted], "revisions": [{"name": "0a0a0a0a"}]})
+    session.file.write_text(FILE + "  scaling: {coldStart: {keep: Weights}}\n")
+    applying = asyncio.create_task(session.apply())
+    async with asyncio.timeout(10):
+        while (session.cluster.resource(TINY) or {})["metadata"]["generation"] == 1:
+            await asyncio.sleep(0.005)
+    revisions = [{"name": "1b1b1b1b"}, {"name": "0a0a0a0a"}]
+    await session.cluster.write_status(
+        TINY, {"conditions": [{**accepted, "observedGeneration": 2}], "revisions": revisions}
+    )
+    assert await applying == 0
+    assert session.said == (
+        "modeldeployment/tiny configured\n"
+        "modeldeployment/tiny: revision 1b1b1b1b replaces 0a0a0a0a, because its replicas differ\n"
+    )
+    assert await session.apply() == 0
+    assert session.said == "modeldeployment/tiny unchanged\n"
 
 
 def condition(type_: str, status: str, reason: str, message: str = "") -> Manifest:

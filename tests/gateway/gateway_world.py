@@ -146,6 +146,9 @@ class Loop:
             max_queued_requests=max_queued_requests,
             queue_timeout_seconds=queue_timeout_seconds,
         )
+        await self.publish(route)
+
+    async def publish(self, route: Route) -> None:
         await self._buckets[subjects.ROUTES_BUCKET].put(route.key, route.encode())
 
     async def remove_route(self, name: str = "echo", namespace: str = NAMESPACE) -> None:

@@ -72,6 +72,7 @@ def test_record_when_llm_runtime_then_it_has_the_profile() -> None:
         "capacity": 7,
         "operations": list(operations.TEXT),
         "capabilities": ["Drain", "LoadReports", "Progress"],
+        "adapters": [],
     }
 
 

@@ -11,10 +11,12 @@ import pytest
 from llm_runtime.llm_adapter import write_adapter
 from llm_runtime.llm_requests import GREEDY
 
+from headrace.errors import InvalidModel
 from headrace.serving.engine import Delta, GenerationRequest, Sampling, StopConditions
 from headrace.serving.errors import EngineDied, InvalidRequest, ModelNotFound
 from headrace_llm import adapters
 from headrace_llm.engine import LLMEngine
+from headrace_llm.loading import DType, LoadedDecoder, load_decoder
 from headrace_llm.options import EngineOptions
 from headrace_models.model_file import ModelFile
 
@@ -136,3 +138,38 @@ async def test_adapter_when_the_engine_has_stopped_then_told(engine: LLMEngine, 
     await engine.close()
     with pytest.raises(EngineDied):
         await engine.load_adapter("a", paths[0])
+
+
+def started(path: Path, given: dict[str, Path]) -> LLMEngine:
+    """An engine that has loaded adapters before its first step."""
+    file = ModelFile.open(path)
+    decoder = load_decoder(file, dtype=DType.AUTO, threads=2, progress=lambda *_: None)
+    return LLMEngine.assemble(
+        file,
+        lambda: LoadedDecoder(decoder, None),
+        max_model_len=256,
+        max_concurrent=8,
+        options=EngineOptions(),
+        adapters=given,
+    )
+
+
+async def test_adapters_when_given_at_start_then_as_loaded_later(
+    engine: LLMEngine, smollm2_path: Path, paths: list[Path]
+) -> None:
+    await engine.load_adapter("b", paths[1])
+    expected = await tokens_of(engine, request(engine, "b"))
+    early = started(smollm2_path, {"a": paths[0], "b": paths[1]})
+    try:
+        assert early.adapters() == ("a", "b")
+        assert await tokens_of(early, request(early, "b")) == expected
+        await early.unload_adapter("a")
+        await early.load_adapter("a", paths[1])
+        assert await tokens_of(early, request(early, "a")) == expected
+    finally:
+        await early.close()
+
+
+def test_adapter_when_of_another_model_at_start_then_named(smollm2_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"adapter m:wide: wide is of another model: .*lora_A"):
+        started(smollm2_path, {"m:wide": write_adapter(tmp_path / "wide", 0, width=64)})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models.logit_quality import TEXT, perplexity, relative_error
 from models.native_models import CONFIGS, PLAIN, logits_of, model_weights, token_ids
 
 from headrace_models.decoder import Batch, Floats, Segment
@@ -20,12 +21,6 @@ from headrace_models.weights import ModelWeights, RawTensor
 
 COUNT = 45
 MATRICES = tuple(kind for kind in TensorType if kind is not TensorType.F32)
-TEXT = (
-    "A reservoir above the town feeds the mill through a narrow channel. In spring the water is high, and the miller "
-    "opens the second gate so that the wheel does not turn too fast. In the dry months he lets the pond fill overnight "
-    "and grinds in the morning. His daughter keeps the accounts: who brought grain, how much flour went back, and what "
-    "is still owed. Most neighbours pay with bread or with a day of work on the dam, which needs repair every year."
-)
 
 
 def native(weights: ModelWeights, weight_type: WeightType = WeightType.STORED, threads: int = 2) -> NativeDecoder:
@@ -34,11 +29,6 @@ def native(weights: ModelWeights, weight_type: WeightType = WeightType.STORED, t
 
 def reference(weights: ModelWeights) -> TorchDecoder:
     return TorchDecoder(weights, threads=1, progress=lambda _: None)
-
-
-def relative_error(ours: Floats, theirs: Floats) -> float:
-    """Return the root mean square of the difference, over that of the values."""
-    return float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2)))
 
 
 @pytest.fixture(params=["avx512", "avx2", "portable"])
@@ -131,12 +121,6 @@ def test_blocks_when_imported_then_resumed_bit_by_bit() -> None:
 def text_logits(path: Path, decoder: NativeDecoder | TorchDecoder) -> tuple[list[int], Floats]:
     tokens = list(ModelTokenizer(ModelFile.open(path)).encode(TEXT))
     return tokens, logits_of(decoder, tokens, block_tokens=len(tokens))
-
-
-def perplexity(tokens: list[int], logits: Floats) -> float:
-    rows = logits[:-1].astype(np.float64)
-    chosen = rows[np.arange(len(rows)), tokens[1:]]
-    return float(np.exp(np.mean(np.logaddexp.reduce(rows, axis=1) - chosen)))
 
 
 def test_real_model_when_float32_then_greedy_tokens_of_torch(smollm2_path: Path) -> None:

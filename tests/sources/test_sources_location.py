@@ -64,14 +64,12 @@ def test_claim_of_anything_else_then_none(uri: str) -> None:
     assert claim_of(uri) is None
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/a/", "hf://org/model", "hf://org/model@v1"])
+@pytest.mark.parametrize("uri", ["s3://bucket/a/", "file:///a/", "hf://org/model", "hf://org/model@v1"])
 def test_source_when_no_file_is_named_then_a_directory(uri: str) -> None:
     assert is_directory(uri)
 
 
-@pytest.mark.parametrize(
-    "uri", ["s3://bucket/a/b", "hf://org/model/m.gguf", "https://host/a/", "file:///a/", "", "hf:"]
-)
+@pytest.mark.parametrize("uri", ["s3://bucket/a/b", "hf://org/model/m.gguf", "https://host/a/", "file:///a", "", "hf:"])
 def test_source_when_a_file_is_named_then_no_directory(uri: str) -> None:
     assert not is_directory(uri)
 

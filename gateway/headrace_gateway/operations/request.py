@@ -21,6 +21,13 @@ class RequestInfo(NamedTuple):
     tenant: str
     """The namespace that the API key opens."""
     public_name: str
-    """Of the model."""
+    """Of the model or the adapter."""
     stream: bool
     """Whether the client requested server-sent events."""
+    adapter: str = ""
+    """The public name, if it is that of a LoRA adapter; empty: the model itself is requested."""
+
+    @property
+    def needs(self) -> tuple[str, str]:
+        """What a replica must serve: requests with equal needs are taken by the same replicas."""
+        return self.operation.name, self.adapter

@@ -7,14 +7,15 @@ the requests that use it have ended. Used on the event loop only; the decoder is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.errors import InvalidModel
+from headrace.errors import HeadraceError, InvalidModel
 from headrace.serving.errors import InvalidRequest, ModelNotFound
 from headrace_models.adapters import Adapter, read_adapter
 from headrace_models.config import DecoderConfig
+from headrace_models.decoder import Decoder
 
 MAX_ADAPTERS = 64
 MAX_ADAPTER_BYTES = 1 << 30
@@ -59,24 +60,28 @@ class EngineAdapters:
     async def load(self, name: str, path: Path) -> None:
         """Load an adapter. Raises InvalidRequest: the name is taken, it does not fit the model, or there is no room."""
         async with self._loading:
-            if name in self._named:
-                raise InvalidRequest(f"the adapter {name!r} is already loaded", param="name", hint="Unload it first")
-            index = next((index for index in range(1, MAX_ADAPTERS + 1) if index not in self._indexed), None)
-            if index is None:
-                raise _no_room(f"{MAX_ADAPTERS} adapters")
-            self._serial += 1
-            loaded = self._indexed[index] = LoadedAdapter(name, index, self._serial)
+            loaded = self._new(name)
             try:
                 adapter = await asyncio.to_thread(read_adapter, path, self._config)
-                loaded.nbytes = adapter.nbytes
-                if sum(each.nbytes for each in self._indexed.values()) > MAX_ADAPTER_BYTES:
-                    raise _no_room(f"{MAX_ADAPTER_BYTES >> 20} MiB of adapters")
-                await self._set(index, adapter)
+                self._count(loaded, adapter)
+                await self._set(loaded.index, adapter)
                 self._named[name] = loaded
             except InvalidModel as error:
                 raise InvalidRequest(error.message, param="path", hint=error.hint) from error
             finally:
                 self._free_unused(loaded)  # unless it is named now
+
+    def load_at_start(self, adapters: Mapping[str, Path], decoder: Decoder) -> None:
+        """Load adapters before the engine's first step. Raises InvalidModel, naming the adapter."""
+        for name, path in adapters.items():
+            try:
+                loaded = self._new(name)
+                adapter = read_adapter(path, self._config)
+                self._count(loaded, adapter)
+            except HeadraceError as error:
+                raise InvalidModel(f"adapter {name}: {error.message}", hint=error.hint) from error
+            decoder.set_adapter(loaded.index, adapter)
+            self._named[name] = loaded
 
     def unload(self, name: str) -> None:
         """Unload an adapter; its requests continue. Raises ModelNotFound."""
@@ -94,6 +99,23 @@ class EngineAdapters:
         """Note that a request has ended, after the engine's thread was told so."""
         loaded.users -= 1
         self._free_unused(loaded)
+
+    def _new(self, name: str) -> LoadedAdapter:
+        """Return an adapter with a free index."""
+        if name in self._named:
+            raise InvalidRequest(f"the adapter {name!r} is already loaded", param="name", hint="Unload it first")
+        index = next((index for index in range(1, MAX_ADAPTERS + 1) if index not in self._indexed), None)
+        if index is None:
+            raise _no_room(f"{MAX_ADAPTERS} adapters")
+        self._serial += 1
+        loaded = self._indexed[index] = LoadedAdapter(name, index, self._serial)
+        return loaded
+
+    def _count(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
+        """Count the adapter's memory."""
+        loaded.nbytes = adapter.nbytes
+        if sum(each.nbytes for each in self._indexed.values()) > MAX_ADAPTER_BYTES:
+            raise _no_room(f"{MAX_ADAPTER_BYTES >> 20} MiB of adapters")
 
     def _free_unused(self, loaded: LoadedAdapter) -> None:
         if not loaded.users and self._named.get(loaded.name) is not loaded:

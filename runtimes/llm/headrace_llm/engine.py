@@ -141,8 +141,9 @@ class LLMEngine:
         max_model_len: int,
         max_concurrent: int,
         options: EngineOptions,
+        adapters: Mapping[str, Path] | None = None,
     ) -> LLMEngine:
-        """Return an engine with the decoder that `decoder` waits for. Raises what `decoder` raises, and CannotStart."""
+        """Return an engine with the decoder that `decoder` waits for. Raises its errors, CannotStart, InvalidModel."""
         model_len = min(max_model_len, file.config.context)
         if model_len < max_model_len:
             log.warning(
@@ -155,7 +156,7 @@ class LLMEngine:
         tokenizer = ModelTokenizer(file)
         loaded = decoder()
         loaded.decoder.allocate_cache(scheduler.cache.blocks, scheduler.cache.block_tokens)
-        return cls(
+        engine = cls(
             loaded.decoder,
             tokenizer,
             scheduler,
@@ -163,6 +164,8 @@ class LLMEngine:
             speculation=options.speculation,
             store=loaded.store,
         )
+        engine._adapters.load_at_start(adapters or {}, loaded.decoder)
+        return engine
 
     @property
     def healthy(self) -> bool:

@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         dtype=options.dtype,
         prefix_cache=options.prefix_cache,
         speculation=options.speculation,
+        adapters=dict(options.adapter),
     )
     configure_logging()
     loading = ModelLoading(settings.path, dtype=DType(settings.dtype), threads=settings.computing_threads)
@@ -97,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--threads", type=_positive, metavar="N", help="threads that compute (default: as many as usable cores)"
+    )
+    serve.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a LoRA adapter, and its name in requests; may be repeated",
     )
     _add_engine_options(serve)
     standby = commands.add_parser(
@@ -156,6 +165,13 @@ def _add_engine_options(serve: argparse.ArgumentParser) -> None:
         default=True,
         help="whether repetitions are computed several tokens per step, with the same result (default: yes)",
     )
+
+
+def _adapter(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=PATH")
+    return name, Path(path)
 
 
 def _positive(text: str) -> int:

@@ -41,6 +41,7 @@ def serve(settings: LLMSettings, loading: ModelLoading, host: str, port: int, on
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
             ),
+            adapters=settings.adapters,
         )
 
     runtime: Runtime[TextEngine] = Runtime(

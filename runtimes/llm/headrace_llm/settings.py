@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class LLMSettings:
     dtype: str
     prefix_cache: bool
     speculation: bool
+    adapters: Mapping[str, Path]
+    """LoRA adapters to load at the start, by the name in requests."""
 
     @property
     def computing_threads(self) -> int:

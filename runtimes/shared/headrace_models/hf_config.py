@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import InvalidModel
+from headrace_models.checked_settings import CheckedSettings
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.families import MODEL_TYPES, Family, windows
-from headrace_models.gguf_config import MAX_VALUE
 
 _READ = frozenset(
     {
@@ -97,37 +97,15 @@ _ROPE_KEYS = frozenset(
 )
 
 
-class _Settings:
-    """Settings of an object in config.json, each checked as it is read."""
+class _Settings(CheckedSettings):
+    """Settings of an object in config.json."""
 
-    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self.name = name
-        self.values = values
-
-    def get(self, key: str) -> Any:
-        return self.values.get(key)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        found = self.values.get(key)
-        found = default if found is None else found
-        if found is None:
-            raise self.invalid(f"no {key}")
-        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < MAX_VALUE:
-            raise self.invalid(f"{str(found)[:80]} as {key}")
-        return found
-
-    def count(self, key: str, default: int | None = None) -> int:
-        found = self.number(key, default)
-        if not isinstance(found, int):
-            raise self.invalid(f"{found!r} as {key}, which is no whole number")
-        return found
-
-    def invalid(self, what: str, *, hint: str = "Check the model's config.json") -> InvalidModel:
-        return InvalidModel(f"{self.name} has {what}", hint=hint)
+    def __init__(self, file: str, values: Mapping[str, Any]) -> None:
+        super().__init__(file, values, hint="Check the model's config.json")
 
     def unsupported(self, what: str) -> InvalidModel:
         return InvalidModel(
-            f"{self.name} uses {what}, which is not supported", hint="docs/reference/llm-runtime.md lists what loads"
+            f"{self.file} uses {what}, which is not supported", hint="docs/reference/llm-runtime.md lists what loads"
         )
 
 
@@ -210,13 +188,13 @@ def _rope_settings(settings: _Settings, family: Family) -> tuple[_Settings, floa
     found = new if new is not None else settings.get("rope_scaling") or {}
     window_theta = settings.number("rope_local_base_freq", family.window_rope_theta or 1.0)
     if isinstance(found, dict) and found.keys() <= {"full_attention", "sliding_attention"} and found:
-        window = _Settings(f"{settings.name}, rope_parameters.sliding_attention,", found.get("sliding_attention") or {})
+        window = _Settings(f"{settings.file}, rope_parameters.sliding_attention,", found.get("sliding_attention") or {})
         if window.get("rope_type") not in (None, "default"):
             raise window.unsupported(f"rope_type = {str(window.get('rope_type'))[:80]}")
         window_theta, found = window.number("rope_theta", window_theta), found.get("full_attention") or {}
     if not isinstance(found, dict):
         raise settings.invalid(f"{str(found)[:80]} as rope_scaling")
-    return _Settings(f"{settings.name}, rope_scaling,", found), window_theta if family.window_rope_theta else 0.0
+    return _Settings(f"{settings.file}, rope_scaling,", found), window_theta if family.window_rope_theta else 0.0
 
 
 def _rope_scaling(rope: _Settings, head_dim: int) -> tuple[tuple[float, ...], float]:

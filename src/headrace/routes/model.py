@@ -23,9 +23,12 @@ class RevisionWeight(Message):
     capabilities: tuple[str, ...] = ()
     """Parts of the runtime protocol that it has (`headrace.api.vocabulary`)."""
 
-    def serves(self, operation: str) -> bool:
-        """Whether the revision serves an operation."""
-        return not self.operations or operation in self.operations
+    adapters: tuple[str, ...] = ()
+    """Public names of its LoRA adapters."""
+
+    def serves(self, operation: str, adapter: str = "") -> bool:
+        """Whether the revision serves an operation, with an adapter if one is named."""
+        return (not self.operations or operation in self.operations) and (not adapter or adapter in self.adapters)
 
 
 class Engine(Message):
@@ -67,6 +70,11 @@ class Route(Message):
     """Startup stage of a model that is not ready yet, kebab-case, e.g. `fetching` or `starting`."""
     max_queued_requests: int = Field(default=1000, ge=0)
     queue_timeout_seconds: int = Field(default=300, ge=1)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The public names of the adapters that requests may use."""
+        return tuple(dict.fromkeys(name for each in self.revisions if each.weight_percent for name in each.adapters))
 
     @property
     def key(self) -> str:

@@ -32,6 +32,7 @@ def _arguments(launch: Launch) -> Sequence[str]:
         *("--max-model-len", str(launch.options["max_model_len"])),
         *("--max-concurrent-requests", str(launch.options["max_concurrent_requests"])),
         *_optional(launch.options),
+        *(part for each in launch.adapters for part in ("--adapter", f"{each.name}={each.path}")),
     )
 
 

@@ -48,6 +48,15 @@ class PlatformImage:
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchAdapter:
+    """A LoRA adapter that a runtime loads."""
+
+    name: str
+    """Its public name."""
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """Inputs of the arguments of a runtime."""
 
@@ -55,6 +64,7 @@ class Launch:
     model_path: str | None
     """None: the model has no source."""
     options: Options
+    adapters: tuple[LaunchAdapter, ...] = ()
 
 
 def _no_arguments(launch: Launch) -> Sequence[str]:

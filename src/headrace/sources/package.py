@@ -20,7 +20,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -112,7 +112,7 @@ def _download(parts: PackageUri, scratch: Path, progress: Progress) -> Path:
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         with pip:
             try:
-                _watch(pip, temporary, log, progress)
+                _watch(pip, (temporary, wheels), log, progress)
             except BaseException:
                 pip.kill()
                 raise
@@ -122,12 +122,13 @@ def _download(parts: PackageUri, scratch: Path, progress: Progress) -> Path:
         return found[0]
 
 
-def _watch(pip: subprocess.Popen[bytes], temporary: Path, log: BinaryIO, progress: Progress) -> None:
+def _watch(pip: subprocess.Popen[bytes], folders: Sequence[Path], log: BinaryIO, progress: Progress) -> None:
+    """Report the size of the wheel until pip ends: it downloads into the first folder, and then moves the wheel."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             pip.wait(POLL_SECONDS)
             return
-        received = sum(_size(path) for path in temporary.rglob("*.whl"))
+        received = max(sum(_size(path) for path in folder.rglob("*.whl")) for folder in folders)
         total = _wheel_bytes(_tail(log))
         progress(received if total is None else min(received, total), total)
 

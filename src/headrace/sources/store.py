@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import json
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from headrace.errors import SourceNotAllowed, SourceUnreachable
 from headrace.sources.claim import Fetched, mismatch, verify_in_place
 from headrace.sources.https import fetch_https
 from headrace.sources.huggingface import hf_files
+from headrace.sources.local_files import copy_file, directory_files
 from headrace.sources.location import SCHEMES, claim_of, is_directory, location, redacted, scheme_of
 from headrace.sources.oci import oci_files
 from headrace.sources.package import fetch_package
 from headrace.sources.remote import RemoteFile, receive
 from headrace.sources.s3 import s3_files
-from headrace.sources.transfer import Progress, Transfer, reason_of, sha256, write_failed
+from headrace.sources.transfer import Progress, Transfer, sha256, write_failed
 from headrace.sources.tree import fetch_tree, read_tree
 
 NOTE = ".headrace.json"
@@ -94,7 +93,7 @@ def _fetch(uri: str, transfer: Transfer, relative: str, digest: str | None, *, a
 
 
 def _remote_files(uri: str, *, allow_loopback: bool) -> list[RemoteFile]:
-    """Return the files of a source in a store that lists them; none for other schemes."""
+    """Return the files of a source that can be listed; none for other sources."""
     try:
         match scheme_of(uri):
             case "s3":
@@ -103,6 +102,8 @@ def _remote_files(uri: str, *, allow_loopback: bool) -> list[RemoteFile]:
                 return hf_files(uri)
             case "oci":
                 return oci_files(uri, allow_loopback=allow_loopback)
+            case "file" if is_directory(uri):
+                return directory_files(uri)
             case _:
                 return []
     except ImportError as error:
@@ -118,32 +119,12 @@ def _download(uri: str, transfer: Transfer, *, allow_loopback: bool) -> None:
         case "https":
             fetch_https(uri, transfer, allow_loopback=allow_loopback)
         case "file":
-            _copy_file(uri, transfer)
+            copy_file(uri, transfer)
         case "pvc":
             raise SourceUnreachable(f"{redacted(uri)} is not a file in a claim", hint="Write pvc://CLAIM/PATH")
         case other:
             schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise SourceNotAllowed(f"unknown scheme {other}://", hint=f"Use one of {schemes}")
-
-
-def _copy_file(uri: str, transfer: Transfer) -> None:
-    """Copy the file, so that later changes of the original do not change the verified one."""
-    host, slash, path = redacted(uri).partition("://")[2].partition("/")
-    original = Path(slash + unquote(path))
-    if host or not path:
-        raise SourceUnreachable(f"{redacted(uri)} is not a file on this machine", hint="Write file:///PATH")
-    try:
-        status = original.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceUnreachable(f"{original} is not a regular file", hint="Check spec.model.source.uri")
-        file = original.open("rb")
-    except OSError as error:
-        raise SourceUnreachable(
-            f"cannot read {original}: {reason_of(error)}", hint="Check spec.model.source.uri"
-        ) from error
-    with file:
-        transfer.begin(status.st_size)
-        transfer.copy(file)
 
 
 @contextmanager

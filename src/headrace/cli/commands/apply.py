@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from headrace.api.kinds import Kind
 from headrace.api.vocabulary import ACCEPTED
@@ -55,25 +56,27 @@ def run(arguments: argparse.Namespace) -> int:
     if faulty:
         print("error: nothing was applied. Fix the lines above and apply again", file=sys.stderr)
         return InvalidResource.exit_code
-    warn_of_rejected(client, changed)
+    report_consequences(client, changed)
     return 0
 
 
-def warn_of_rejected(client: ApiClient, changed: Iterable[tuple[Document, Applied]]) -> None:
-    """Print a warning for each applied resource that the reconcile loop rejects within a moment."""
+def report_consequences(client: ApiClient, changed: Iterable[tuple[Document, Applied]]) -> None:
+    """Print what the reconcile loop makes of each applied resource within a moment: a rejection, or a new revision."""
     deadline = time.monotonic() + ACCEPTED_SECONDS
     for document, applied in changed:
         kind, metadata = kind_of(document), applied.manifest["metadata"]
         resource = RESOURCE_KINDS.get(kind.kind)
         if resource is None or ACCEPTED not in resource.conditions:
             continue
-        accepted = condition(applied.manifest, ACCEPTED)
+        reconciled = applied.manifest
+        accepted = condition(reconciled, ACCEPTED)
         while accepted.get("observedGeneration") != metadata["generation"] or accepted["status"] == "Unknown":
             if time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)
             try:
-                accepted = condition(client.get(kind, metadata["namespace"], metadata["name"]), ACCEPTED)
+                reconciled = client.get(kind, metadata["namespace"], metadata["name"])
+                accepted = condition(reconciled, ACCEPTED)
             except NotFound:  # deleted meanwhile
                 return
         if accepted["status"] == "False":
@@ -84,6 +87,18 @@ def warn_of_rejected(client: ApiClient, changed: Iterable[tuple[Document, Applie
                 f"({accepted['reason']}): {accepted['message']}",
                 file=sys.stderr,
             )
+        else:
+            report_revision(f"{kind.singular}/{metadata['name']}", applied.manifest, reconciled)
+
+
+def report_revision(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Print the name of the revision that a change has created."""
+    old, new = (
+        [each["name"] for each in manifest.get("status", {}).get("revisions", [])] for manifest in (before, now)
+    )
+    if old and new and new[0] != old[0]:
+        kept = " exists already and" if new[0] in old else ""
+        print(f"{what}: revision {new[0]}{kept} replaces {old[0]}, because its replicas differ")
 
 
 def warn_of_replicas(document: Document) -> None:

@@ -15,6 +15,9 @@ from headrace.local.home import InstanceHome
 SHOWN_KEY_CHARACTERS = 16
 """Of a key in the table; `-o json` prints the whole key."""
 MIB = 1 << 20
+EMPTY = """\
+the node agent holds no objects. Set `spec.scaling.coldStart.keep: Weights` of a model: its next replica stores the
+weights here, and later replicas map them (`headrace describe mdep/NAME` shows the stages of a start)"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         uses = [{**asdict(use), "hit_ratio": use.hit_ratio} for use in tenants]
         print(json.dumps({"tenants": uses, "objects": [asdict(each) for each in objects]}, indent=2))
     elif not tenants:
-        print("the node agent holds no objects", file=sys.stderr)
+        print(EMPTY, file=sys.stderr)
     else:
         print("\n".join([*_table(_tenant_rows(tenants)), *([""] if objects else []), *_table(_object_rows(objects))]))
     return 0

@@ -65,7 +65,7 @@ class Decision:
             return self.failure
         if self.rollback_reason:
             return Failure(self.rollback_reason, "it failed earlier, and is running again")
-        source = self.facts.source
+        source = self.facts.files
         return Failure(source.condition.reason, source.condition.message) if source.failed else None
 
     @property
@@ -92,8 +92,8 @@ def decide(facts: Facts) -> Decision:
     startup = watch if desired.replicas else StartupWatch()
     failure = _why_failing(facts, startup)
     rollback_reason = _rollback_reason(facts, failure)
-    # Existing pods have read the file: a later doubt about it does not stop them.
-    has_file = facts.source.cached or any(pod.revision == revision for pod in facts.pods)
+    # Existing pods have read the files: a later doubt about them does not stop them.
+    has_file = facts.files.cached or any(pod.revision == revision for pod in facts.pods)
     lacks = lacks_capacity(revision, refusals.pods, facts.pods, facts.terminating)
     since = lacking_since(memory.lacking_since, now, lacks=lacks)
     must_replace = since is not None and now - since >= CAPACITY_WAIT_SECONDS

@@ -6,17 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headrace.api import vocabulary as v
+from headrace.kinds.modeldeployment.adapter_files import AdapterFile, adapter_files, all_files, signals_of
 from headrace.kinds.modeldeployment.deployments import deployments, weights
+from headrace.kinds.modeldeployment.fetching import source_state
 from headrace.kinds.modeldeployment.manifests.common import deployment_name
-from headrace.kinds.modeldeployment.manifests.fetch_job import fetch_job
 from headrace.kinds.modeldeployment.peers import peers_of
 from headrace.kinds.modeldeployment.pods import RuntimePod, terminating_revisions
 from headrace.kinds.modeldeployment.refusals import Refusals, refusals_of
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.kinds.modeldeployment.revision import revision_of
-from headrace.kinds.modeldeployment.shared_source import fetched_by, known_source, was_verified, while_verified_again
-from headrace.kinds.modeldeployment.source import NOTHING_TO_FETCH, SourceState, observe_source, recorded_source
+from headrace.kinds.modeldeployment.source import NOTHING_TO_FETCH, SourceState
 from headrace.kinds.modeldeployment.startup import StartupWatch
 from headrace.kinds.modeldeployment.wake import Wake
 from headrace.reconcile.world import Child, Manifest, Observed, Settings, Signals
@@ -79,8 +78,12 @@ class Facts:
     shares: Mapping[str, int]
     """The route weights as last written, percent by revision, in the order of the status."""
     source: SourceState
-    fetch: Child | None
-    """The Job that fetches the source; None when none is needed."""
+    """State of the model's own file."""
+    adapters: tuple[AdapterFile, ...]
+    files: SourceState
+    """State of the first file that is missing, the model's or an adapter's; of the model's if none is."""
+    fetches: tuple[Child, ...]
+    """The Jobs that fetch the files that are missing."""
     refusals: Refusals
 
     @property
@@ -133,7 +136,9 @@ def read(
     """Return the facts of a pass. `resource` is the parsed `manifest`, and `pods` are its runtime pods."""
     before = manifest.get("status", {})
     revision = revision_of(resource, settings)
-    source, fetch = _source(resource, before, observed, signals, settings)
+    source, fetch = _model_file(resource, before, observed, signals, settings)
+    adapters = adapter_files(resource, before, observed, signals, settings)
+    fetches = {job.key: job for job in (fetch, *(each.fetch for each in adapters)) if job is not None}
     return Facts(
         resource=resource,
         manifest=manifest,
@@ -147,40 +152,18 @@ def read(
         terminating=terminating_revisions(observed),
         shares=weights(before),
         source=source,
-        fetch=fetch,
+        adapters=adapters,
+        files=all_files(source, adapters),
+        fetches=tuple(fetches.values()),
         refusals=refusals_of(revision, deployment_name(resource, revision), observed, signals.wall),
     )
 
 
-def _source(
+def _model_file(
     resource: ModelDeployment, before: Manifest, observed: Observed, signals: Signals, settings: Settings
 ) -> tuple[SourceState, Child | None]:
-    """Return the state of the source, and its fetch Job (None: this resource fetches nothing).
-
-    A file that is already verified, or fetched for another model of the namespace, is not fetched again
-    (`headrace.kinds.modeldeployment.shared_source`). An existing Job is kept until Kubernetes removes it.
-
-    After a fetch of a file other than the recorded one, the next Job requires the recorded digest: it deletes the file
-    and retries until the source is restored.
-    """
     source = resource.spec.model.source
     if source is None:
         return NOTHING_TO_FETCH, None
-    fetch = fetch_job(resource, source, settings)
-    recorded = recorded_source(source, before)
-    again = fetch
-    if recorded is not None and source.digest is None:
-        again = fetch_job(resource, source, settings, expected=recorded["digest"])
-    if not {fetch.key, again.key} & observed.children.keys():
-        if (known := known_source(source, before)) is not None:
-            return known, None
-        fetcher = peers_of(observed).fetcher
-        if fetcher is not None and not was_verified(source, before):
-            shared = fetched_by(fetcher, source, before)
-            if shared is not None:
-                return shared, None
-    if again.key in observed.children:
-        return observe_source(source, before, again.key, observed, signals), again
-    state = observe_source(source, before, fetch.key, observed, signals)
-    state = while_verified_again(state, source, before, signals)
-    return state, again if state.condition.reason == v.DIGEST_MISMATCH else fetch
+    signals = signals_of(source.uri, signals)
+    return source_state(resource, source, before, observed, signals, settings, peers_of(observed).fetcher)

@@ -1,5 +1,7 @@
 """Assignment of public names to the ModelDeployments of a namespace. Pure.
 
+The names of a resource are the public name of its model and those of its LoRA adapters (`model:adapter`).
+
 A public name belongs to the resource that was accepted with it (`status.publicName`) until that resource takes another
 name or is deleted. Among resources that wait for a name, the oldest gets it. So applying another resource never makes a
 served model unavailable.
@@ -11,6 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from headrace.api import vocabulary as v
+from headrace.kinds.modeldeployment.resource import ADAPTER_SEPARATOR
 from headrace.reconcile.world import Manifest, ResourceKey
 
 
@@ -18,8 +21,8 @@ from headrace.reconcile.world import Manifest, ResourceKey
 class _Claim:
     """The public names that a resource has and requests."""
 
-    held: str | None
-    requested: str | None
+    held: frozenset[str]
+    requested: frozenset[str]
     seniority: tuple[str, str]
 
     @classmethod
@@ -28,8 +31,8 @@ class _Claim:
         return cls(_held(manifest), _requested(manifest), (metadata["creationTimestamp"], metadata["name"]))
 
     @property
-    def names(self) -> set[str]:
-        return {name for name in (self.held, self.requested) if name is not None}
+    def names(self) -> frozenset[str]:
+        return self.held | self.requested
 
 
 class Names:
@@ -45,7 +48,7 @@ class Names:
         now = None if manifest is None else _Claim.of(manifest)
         if now is not None:
             self._claims[key] = now
-        old, new = (set() if claim is None else claim.names for claim in (before, now))
+        old, new = (frozenset[str]() if claim is None else claim.names for claim in (before, now))
         for name in old - new:
             self._by_name[key.namespace, name].discard(key)
             if not self._by_name[key.namespace, name]:
@@ -68,29 +71,42 @@ class Names:
         """Return the resource with precedence over `mine`: the holder of the name, else the oldest that requests it."""
         claims = {other: self._claims[other] for other in self._by_name[key.namespace, name] - {key}}
         ahead = [other for other, claim in claims.items() if _first(claim, mine, name)]
-        first = min(ahead, key=lambda other: (claims[other].held != name, claims[other].seniority), default=None)
+        first = min(ahead, key=lambda other: (name not in claims[other].held, claims[other].seniority), default=None)
         return None if first is None else first.name
 
 
 def _first(other: _Claim, mine: _Claim, name: str) -> bool:
     """Whether the other resource has precedence for the name."""
     older = other.seniority < mine.seniority
-    if other.held == name:
-        return mine.held != name or older
-    return mine.held != name and older
+    if name in other.held:
+        return name not in mine.held or older
+    return name not in mine.held and older
 
 
-def _held(manifest: Manifest) -> str | None:
-    held = manifest.get("status", {}).get("publicName")
-    return None if held is None else str(held)
+def _held(manifest: Manifest) -> frozenset[str]:
+    status = manifest.get("status", {})
+    held = status.get("publicName")
+    return frozenset() if held is None else _names(str(held), status.get("adapters"))
 
 
-def _requested(manifest: Manifest) -> str | None:
-    """Return the name that a resource requests; None if its spec is rejected for another reason."""
+def _requested(manifest: Manifest) -> frozenset[str]:
+    """Return the names that a resource requests; none if its spec is rejected for another reason."""
     for condition in manifest.get("status", {}).get("conditions", []):
         refused = condition["type"] == v.ACCEPTED and condition["status"] == "False"
         if refused and condition["reason"] != v.NAME_TAKEN:
-            return None
-    model = manifest.get("spec", {}).get("model")
-    named = model.get("name") if isinstance(model, dict) else None
-    return str(named or manifest["metadata"]["name"])
+            return frozenset()
+    model, runtime = (_object(manifest.get("spec"), field) for field in ("model", "runtime"))
+    return _names(str(model.get("name") or manifest["metadata"]["name"]), _object(runtime, "llm").get("adapters"))
+
+
+def _names(public_name: str, adapters: object) -> frozenset[str]:
+    """Return the public names of a model and its adapters, as the manifest lists them; it may be invalid."""
+    listed = adapters if isinstance(adapters, list) else []
+    named = (str(each["name"]) for each in listed if isinstance(each, dict) and "name" in each)
+    return frozenset((public_name, *(f"{public_name}{ADAPTER_SEPARATOR}{name}" for name in named)))
+
+
+def _object(parent: object, field: str) -> Manifest:
+    """Return a field of a manifest that may be invalid; empty if it is no object."""
+    found = parent.get(field) if isinstance(parent, dict) else None
+    return found if isinstance(found, dict) else {}

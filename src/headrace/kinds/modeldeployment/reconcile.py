@@ -33,7 +33,7 @@ from headrace.kinds.modeldeployment.wake import watch_wake
 from headrace.reconcile.conditions import Condition, clipped, events, throttle_messages
 from headrace.reconcile.world import Child, Event, Manifest, Observed, Outcome, Settings, Signals
 from headrace.runtimes.profile import RuntimeProfile
-from headrace.sources.location import scheme_of
+from headrace.sources.location import redacted, scheme_of
 
 WORKING_REQUEUE_SECONDS = 1.0
 """While something changes or there is demand: the interval of the autoscaler."""
@@ -78,20 +78,20 @@ def _parsed(manifest: Manifest, memory: Memory) -> ModelDeployment:
 
 def _check(resource: ModelDeployment, observed: Observed, settings: Settings) -> None:
     source, runtime = resource.spec.model.source, resource.spec.runtime
-    scheme = scheme_of(source.uri) if source is not None else None
-    if scheme is not None and scheme not in settings.allowed_schemes:
-        allowed = ", ".join(sorted(settings.allowed_schemes))
-        message = f"spec.model.source.uri: the scheme {scheme}:// is not allowed here; allowed: {allowed}"
-        raise _Refused(v.SOURCE_NOT_ALLOWED, message)
+    for each in (*([source] if source is not None else []), *runtime.adapters):
+        if (scheme := scheme_of(each.uri)) not in settings.allowed_schemes:
+            allowed = ", ".join(sorted(settings.allowed_schemes))
+            message = f"{each.field}: the scheme {scheme}:// of {redacted(each.uri)} is not allowed here"
+            raise _Refused(v.SOURCE_NOT_ALLOWED, f"{message}; allowed: {allowed}")
     if not runtime.profile.command and not settings.runs_images:
         message = _lacks_command(runtime.profile)
         raise _Refused(v.INVALID_SPEC, message)
-    holder = peers_of(observed).names_taken.get(resource.public_name)
-    if holder is not None:
-        message = (
-            f"the ModelDeployment {holder} of this namespace has or first requested the name {resource.public_name}"
-        )
-        raise _Refused(v.NAME_TAKEN, f"{message}. Choose another spec.model.name")
+    taken = peers_of(observed).names_taken
+    for name in (resource.public_name, *resource.adapter_names):
+        if (holder := taken.get(name)) is not None:
+            message = f"the ModelDeployment {holder} of this namespace has or first requested the name {name}"
+            field = "spec.model.name" if name == resource.public_name else "name in spec.runtime.llm.adapters"
+            raise _Refused(v.NAME_TAKEN, f"{message}. Choose another {field}")
 
 
 def _lacks_command(profile: RuntimeProfile) -> str:
@@ -111,7 +111,7 @@ def _outcome(decision: Decision) -> Outcome[Memory]:
             *_pod_prerequisites(facts),
             *_deployments(decision),
             *standby.pool(facts),
-            *((facts.fetch,) if facts.fetch is not None else ()),
+            *facts.fetches,
             service(facts.resource),
         ),
         status=status(decision, throttled.conditions, wake),
@@ -231,7 +231,7 @@ def _requeue(decision: Decision, ready: Condition) -> float | None:
     if not demanded and _needs_no_timer(decision):
         # A fetch recovers by running for some time; gateways and the broker may have reconnected since the last pass.
         has_signals = facts.signals.connected and facts.signals.gateways
-        return None if has_signals and (facts.source.cached or facts.source.has_pod) else STEADY_REQUEUE_SECONDS
+        return None if has_signals and (facts.files.cached or facts.files.has_pod) else STEADY_REQUEUE_SECONDS
     lacks = facts.routable(facts.revision) < decision.rollout.aim
     changing = lacks or (decision.rollout.rolling and not decision.canary_in_place)
     if ready.status != "True" or changing or (demanded and decision.desired.scale is not None):

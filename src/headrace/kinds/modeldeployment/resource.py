@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from headrace.api.kinds import MODEL_DEPLOYMENT
 from headrace.api.schema import Manifest, Schema
 from headrace.kinds.modeldeployment.rules import RULES
-from headrace.kinds.modeldeployment.spec import Spec
+from headrace.kinds.modeldeployment.spec import Adapter, Spec
 from headrace.kinds.modeldeployment.status import Status
 
 SCHEMA = Schema(
@@ -17,6 +17,10 @@ SCHEMA = Schema(
     status=Status,
     rules=RULES,
 )
+
+
+ADAPTER_SEPARATOR = ":"
+"""Between the public name of a model and the name of its adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,15 @@ class ModelDeployment:
     def public_name(self) -> str:
         """Value of the field `model` in requests."""
         return self.spec.model.name or self.name
+
+    def adapter_name(self, adapter: Adapter) -> str:
+        """Value of the field `model` in requests that use an adapter."""
+        return f"{self.public_name}{ADAPTER_SEPARATOR}{adapter.name}"
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The public names of all adapters."""
+        return tuple(self.adapter_name(adapter) for adapter in self.spec.runtime.adapters)
 
     @staticmethod
     def parse(manifest: Manifest) -> ModelDeployment:

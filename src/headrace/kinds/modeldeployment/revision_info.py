@@ -48,6 +48,8 @@ class RevisionInfo(Message):
     """Requests that a replica accepts at the same time."""
     operations: _Names
     capabilities: _Names
+    adapters: tuple[Annotated[str, Field(max_length=MAX_PUBLIC_NAME)], ...] = Field(default=(), max_length=64)
+    """Public names of the LoRA adapters."""
 
 
 def revision_info(resource: ModelDeployment) -> RevisionInfo:
@@ -64,6 +66,7 @@ def revision_info(resource: ModelDeployment) -> RevisionInfo:
         capacity=profile.capacity,
         operations=profile.operations,
         capabilities=profile.capabilities,
+        adapters=resource.adapter_names,
     )
 
 

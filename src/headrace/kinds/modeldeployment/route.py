@@ -55,6 +55,7 @@ def described(weights: Iterable[RevisionWeight], revisions: Mapping[str, Revisio
             update={
                 "operations": revisions[each.revision].operations,
                 "capabilities": revisions[each.revision].capabilities,
+                "adapters": revisions[each.revision].adapters,
             }
         )
         for each in weights
@@ -102,8 +103,8 @@ def _unavailable(decision: Decision) -> Unavailable | None:
         return None
     if facts.serving(facts.revision):
         return None
-    if facts.source.failed:
-        return refusal(facts.source.condition.reason, facts.source.condition.message)
+    if facts.files.failed:
+        return refusal(facts.files.condition.reason, facts.files.condition.message)
     if decision.failure is not None and not decision.failure.waiting:
         return refusal(decision.failure.reason, decision.failure.message)
     return None
@@ -114,8 +115,8 @@ def _stage(decision: Decision) -> str:
     if facts.routable(decision.rollout.serving):
         return ""
     lacks_capacity = decision.failure is not None and decision.failure.waiting and not decision.stable_serves
-    if lacks_capacity or facts.source.condition.reason == v.UNSCHEDULABLE:
+    if lacks_capacity or facts.files.condition.reason == v.UNSCHEDULABLE:
         return "unschedulable"
-    if not decision.stable_serves and not facts.source.cached:
+    if not decision.stable_serves and not facts.files.cached:
         return "fetching"
     return "starting" if decision.desired.replicas else ""

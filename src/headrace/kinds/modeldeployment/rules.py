@@ -8,7 +8,7 @@ from headrace import environment
 from headrace.api.rules import Rule, matches
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.runtimes.registry import PROFILES
-from headrace.sources.location import FORMS, URIS
+from headrace.sources.location import FETCHED_FORMS, FETCHED_URIS, FORMS, URIS
 
 NAME_LENGTH = 40
 """A child is named `<name>-<revision>` or `<name>-fetch-<hash>`; a pod's name has two more suffixes, within 63."""
@@ -96,6 +96,31 @@ RULES: tuple[Rule, ...] = (
             or self["scheduler"]["tokenBudget"] > self["maxConcurrentRequests"]
         ),
         "must be greater than maxConcurrentRequests, because each running answer takes one token of a step",
+    ),
+    Rule(
+        "spec.runtime.llm.adapters[]",
+        "uri",
+        " || ".join(f"self.uri.matches('{pattern}')" for pattern in FETCHED_URIS),
+        lambda self, _: any(matches(pattern, self["uri"]) for pattern in FETCHED_URIS),
+        f"must be {FETCHED_FORMS}",
+    ),
+    Rule(
+        "spec.runtime.llm",
+        "adapters",
+        "!has(self.adapters) || self.adapters.all(one, self.adapters.exists_one(other, other.name == one.name))",
+        lambda self, _: len({one["name"] for one in self.get("adapters", ())}) == len(self.get("adapters", ())),
+        "must not have a name twice",
+    ),
+    Rule(
+        "spec",
+        "runtime.llm.adapters",
+        "!has(self.runtime.llm) || !has(self.runtime.llm.adapters) || size(self.runtime.llm.adapters) == 0 || "
+        "!has(self.model.source) || !self.model.source.uri.startsWith('pvc://')",
+        lambda self, _: (
+            not self["runtime"].get("llm", {}).get("adapters")
+            or not self["model"].get("source", {}).get("uri", "").startswith("pvc://")
+        ),
+        "cannot be combined with a model in a pvc:// claim, because replicas mount one claim",
     ),
     Rule(
         "spec.runtime",

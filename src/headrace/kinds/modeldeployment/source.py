@@ -107,7 +107,7 @@ def mismatch(source: Source, recorded: Manifest | None, digest: str) -> Conditio
         return None
     message = (
         f"{redacted(source.uri)} now has {digest}, but {recorded['digest']} was recorded at the first fetch. "
-        "Restore the file, or accept the new one by setting spec.model.source.digest"
+        f"Restore the file, or accept the new one by setting its digest in {source.field}"
     )
     return _condition("False", v.DIGEST_MISMATCH, message)
 

@@ -7,9 +7,9 @@ fields are in `headrace.kinds.modeldeployment.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -33,6 +33,9 @@ else:
 class Source(Part):
     """Where the model's file comes from."""
 
+    field: ClassVar[str] = "spec.model.source"
+    """For messages."""
+
     uri: str = Field(
         min_length=1,
         max_length=2048,
@@ -40,7 +43,7 @@ class Source(Part):
         "s3://BUCKET/PREFIX/ (a directory), hf://ORGANISATION/REPOSITORY@REVISION (a directory; with /PATH, one file), "
         "oci://REGISTRY/REPOSITORY:TAG (an artifact with a layer per file), pvc://CLAIM/PATH (a "
         "file in a PersistentVolumeClaim of the namespace, not copied; in a cluster only), or file:///PATH "
-        "(local mode only).",
+        "(local mode only; with a final slash, a directory).",
     )
     digest: str | None = Field(
         default=None,
@@ -104,6 +107,20 @@ class LLMCache(Part):
     )
 
 
+class Adapter(Source):
+    """A LoRA adapter of the model."""
+
+    field: ClassVar[str] = "spec.runtime.llm.adapters"
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
+        description="Name of the adapter. Its public name, the value of the field `model` in requests, is "
+        "MODEL:NAME with the model's public name, e.g. smollm2:sql.",
+    )
+
+
 class LLMRuntime(Part):
     """Settings of the LLM runtime."""
 
@@ -119,6 +136,13 @@ class LLMRuntime(Part):
     )
     scheduler: LLMScheduler | None = Field(default=None, description="Which tokens a step computes.")
     kv_cache: LLMCache | None = Field(default=None, description="The cache of keys and values.")
+    adapters: list[Adapter] = Field(
+        default_factory=list,
+        max_length=16,
+        description="LoRA adapters that every replica loads when it starts: PEFT's directory or llama.cpp's GGUF file. "
+        "A change creates a revision.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
 
 
 class ContainerRuntime(Part):
@@ -187,6 +211,11 @@ class Runtime(Part):
             return {}
         given: Part | None = getattr(self, name)
         return (given or _part_of(name)()).model_dump()
+
+    @property
+    def adapters(self) -> Sequence[Adapter]:
+        """The LoRA adapters of the model."""
+        return self.llm.adapters if self.llm is not None else ()
 
     @cached_property
     def profile(self) -> RuntimeProfile:

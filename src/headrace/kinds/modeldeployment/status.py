@@ -23,6 +23,18 @@ class SourceStatus(Part):
     bytes: Int64 | None = Field(default=None, description="Size of the file.")
 
 
+class AdapterStatus(SourceStatus):
+    """The fetched file of a LoRA adapter."""
+
+    model_config = ConfigDict(json_schema_extra=described_by_its_list)
+
+    name: str = Field(max_length=63, description="Name of the adapter.")
+    reason: str | None = Field(
+        default=None, max_length=64, description="Cached, or why it is not: as the reasons of ModelCached."
+    )
+    message: str | None = Field(default=None, max_length=1024, description="Human-readable details.")
+
+
 class RevisionStatus(Part):
     """An existing revision."""
 
@@ -113,6 +125,12 @@ class Status(StatusPart):
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     source: SourceStatus | None = None
+    adapters: list[AdapterStatus] | None = Field(
+        default=None,
+        max_length=16,
+        description="Files of the LoRA adapters.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     revisions: list[RevisionStatus] | None = Field(
         default=None,
         max_length=16,

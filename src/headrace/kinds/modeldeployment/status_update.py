@@ -62,6 +62,8 @@ def status(decision: Decision, now: list[Condition], wake: Wake | None) -> Manif
     }
     if facts.source.recorded is not None:
         result["source"] = facts.source.recorded
+    if facts.adapters:
+        result["adapters"] = [each.status for each in facts.adapters]
     if (failure := decision.start_failure) is not None:
         result["startFailure"] = {
             "observedGeneration": facts.resource.generation,
@@ -97,10 +99,8 @@ def _workloads_ready(decision: Decision) -> Condition:
         return condition("False", v.IDLE, "scaled to zero: there are no requests")
     if serving >= desired:
         return condition("True", v.RUNNING, f"{desired} of {desired} replicas run")
-    if decision.rollout.replicas[facts.revision] == 0 and not facts.source.cached:
-        return condition(
-            "False", v.WAITING_FOR_MODEL, f"waiting for the model's file: {facts.source.condition.message}"
-        )
+    if decision.rollout.replicas[facts.revision] == 0 and not facts.files.cached:
+        return condition("False", v.WAITING_FOR_MODEL, f"waiting for the model's file: {facts.files.condition.message}")
     return condition("False", v.STARTING, f"{serving} of {desired} replicas run{_stage(decision)}")
 
 
@@ -224,7 +224,7 @@ def _ready(decision: Decision, workloads: Condition, routable: Condition) -> Con
     if unmet is None:
         return condition("False", v.ROLLING_OUT, f"no replica of revision {decision.rollout.serving} receives requests")
     if unmet.reason == v.WAITING_FOR_MODEL:
-        unmet = decision.facts.source.condition  # the more specific cause
+        unmet = decision.facts.files.condition  # the more specific cause
     return condition(unmet.status, unmet.reason, unmet.message)
 
 
@@ -244,9 +244,9 @@ def _obstacle(decision: Decision) -> Condition | None:
 def _ready_at_zero(decision: Decision) -> Condition:
     """Return Ready of a model at zero: True if a request can start it (file, gateway, no failed last start)."""
     facts = decision.facts
-    source, signals = facts.source.condition, facts.signals
-    if not facts.source.cached:
-        return Condition(v.READY, source.status, source.reason, source.message)
+    files, signals = facts.files, facts.signals
+    if not files.cached:
+        return Condition(v.READY, files.condition.status, files.condition.reason, files.condition.message)
     if (failure := decision.start_failure) is not None:
         message = f"scaled to zero; the last start failed, and the next request starts it again: {failure.message}"
         return Condition(v.READY, "False", failure.reason, message)

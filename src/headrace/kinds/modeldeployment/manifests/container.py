@@ -9,7 +9,7 @@ from headrace import environment
 from headrace.kinds.modeldeployment.manifests.common import RESTRICTED, from_field, model_path, runtime_environment
 from headrace.kinds.modeldeployment.resource import ModelDeployment
 from headrace.reconcile.world import Manifest, Settings
-from headrace.runtimes.profile import GPU, Launch, PlatformImage, Probe, RuntimeProfile
+from headrace.runtimes.profile import GPU, Launch, LaunchAdapter, PlatformImage, Probe, RuntimeProfile
 from headrace.termination import FALLBACK
 
 WRITABLE_HOME = "/tmp"  # noqa: S108 - of a container
@@ -22,7 +22,10 @@ def runtime_container(resource: ModelDeployment, revision: str, settings: Settin
     runtime, source = resource.spec.runtime, resource.spec.model.source
     profile = runtime.profile
     path = model_path(source, settings) if source is not None else None
-    arguments = profile.arguments(Launch(resource.public_name, path, runtime.options))
+    adapters = tuple(
+        LaunchAdapter(resource.adapter_name(each), model_path(each, settings)) for each in runtime.adapters
+    )
+    arguments = profile.arguments(Launch(resource.public_name, path, runtime.options, adapters))
     return {
         "image": _image(profile, resource, settings),
         "env": list(_environment(profile, resource, path, revision, settings)),

@@ -74,7 +74,8 @@ def _platform_pods(namespace: str, *components: str) -> Manifest:
 def _source_ports(resource: ModelDeployment, settings: Settings) -> frozenset[int]:
     """Return ports 80 and 443, and the ports in the URLs of the source and of the fetch's proxies and indexes."""
     source = resource.spec.model.source
-    named = [*([source.uri] if source is not None else []), *(value for _, value in settings.fetch_env)]
+    sources = [*([source] if source is not None else []), *resource.spec.runtime.adapters]
+    named = [*(each.uri for each in sources), *(value for _, value in settings.fetch_env)]
     return _WEB_PORTS | {port for url in named if (port := _port_of(url)) is not None}
 
 

@@ -3,7 +3,7 @@
 One instance has each file as three models, of `keep: Nothing`, `Weights` and `Process`; their cold starts alternate,
 and the best of each counts, because cores are shared. Files are in the page cache. Beside them in the same run: a fresh
 process of llama.cpp's server with the same file, and of a server on transformers with the same model (SmolLM2 only),
-from the start of the process to the first token. `cold_starts.py [ROUNDS]`.
+from the start of the process to the first token.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bars import bar, environment, spread
-from engines.venvs import LLAMA_CPP, PEERS, VLLM, python_of
-from random_model import ROOT, random_model
+from bars import Bar, spread
+from engines.venvs import LLAMA_CPP, VLLM, python_of
+from llm_parts.setting import Setting
+from random_model import random_model
 
 from headrace.local.home import InstanceHome
-from headrace.sources.store import fetch
 
 BIN = Path(sys.executable).parent
 ROUNDS = 8
@@ -176,7 +176,7 @@ def llama_cpp(file: Path) -> float:
 def transformers(directory: Path) -> float:
     """Return the seconds from the start of a server on transformers to its first token."""
     port = free_port()
-    worker = Path(__file__).parent / "workers/serve_transformers.py"
+    worker = Path(__file__).parents[1] / "workers/serve_transformers.py"
 
     def post() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
@@ -200,28 +200,23 @@ def _retried(request: Callable[[], object]) -> None:
             return
 
 
-def main() -> None:
-    """Measure and print."""
-    environment()
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    example = yaml.safe_load((ROOT / "examples/smollm2.yaml").read_text())["spec"]["model"]["source"]
-    models = ROOT / ".cache/models"
-    small = models / fetch(example["uri"], models, digest=example.get("digest"), progress=lambda *_: None).path
+def measure(setting: Setting) -> list[Bar]:
+    """Return the bars."""
     best: dict[tuple[str, str], float] = {}
-    for name, file in (("smollm2", small), ("1b", random_model(small))):
+    for name, file in (("smollm2", setting.file), ("1b", random_model(setting.file))):
         file.read_bytes()  # into the page cache
-        measured = ours(file, rounds)
+        measured = ours(file, ROUNDS)
         measured["llama.cpp's server, new process"] = [llama_cpp(file) for _ in range(PEER_ROUNDS)]
         if name == "smollm2":
-            fresh = [transformers(PEERS / "smollm2") for _ in range(PEER_ROUNDS)]
+            fresh = [transformers(setting.directory) for _ in range(PEER_ROUNDS)]
             measured["transformers, new process"] = fresh
         for what, seconds in measured.items():
             spread(f"{name}: request at zero to first token, {what}", seconds, "s")
             best[name, what] = min(seconds)
         print(f"  medians: { ({what: round(statistics.median(each), 3) for what, each in measured.items()}) }")
-    bar("cold-start-process-over-nothing-smollm2", best["smollm2", "Process"] / best["smollm2", "Nothing"], 0.4, "x")
-    bar("cold-start-weights-over-nothing-1b", best["1b", "Weights"] / best["1b", "Nothing"], 0.5, "x")
-
-
-if __name__ == "__main__":
-    main()
+    process = best["smollm2", "Process"] / best["smollm2", "Nothing"]
+    weights = best["1b", "Weights"] / best["1b", "Nothing"]
+    return [
+        Bar("cold-start-process-over-nothing-smollm2", process, 0.4, "x"),
+        Bar("cold-start-weights-over-nothing-1b", weights, 0.5, "x"),
+    ]
