@@ -15,6 +15,7 @@ import numpy as np
 from headrace.errors import InvalidModel
 from headrace_models.config import DecoderConfig, Pooling
 from headrace_models.encodings import TensorType
+from headrace_models.experts import ExpertsConfig, Scores
 from headrace_models.families import ARCHITECTURES, Family, windows
 from headrace_models.gguf import GGUFFile
 
@@ -25,6 +26,8 @@ ROPE_FACTORS = "rope_freqs.weight"
 _GEMMA3_27B_LAYERS = 62
 """Gemma 3 27B scales its scores by the width per head, and its files do not say so. llama.cpp uses this number, too."""
 
+_GATING: Mapping[object, Scores | None] = {0: None, 1: Scores.SOFTMAX, 2: Scores.SIGMOID}
+"""Values of `expert_gating_func`; 0: the family's."""
 _POOLINGS: Mapping[object, Pooling] = {0: Pooling.MEAN, 1: Pooling.MEAN, 3: Pooling.LAST}
 
 _READ = frozenset(
@@ -40,7 +43,16 @@ _READ = frozenset(
         "block_count",
         "context_length",
         "embedding_length",
+        "expert_count",
+        "expert_feed_forward_length",
+        "expert_gating_func",
+        "expert_shared_count",
+        "expert_shared_feed_forward_length",
+        "expert_used_count",
+        "expert_weights_norm",
+        "expert_weights_scale",
         "feed_forward_length",
+        "leading_dense_block_count",
         "pooling_type",
         "rope.dimension_count",
         "rope.freq_base",
@@ -60,8 +72,10 @@ _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "attention.max_alibi_bias": (0,),
     "attn_logit_softcapping": (0,),
     "embedding_scale": (1,),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "interleave_moe_layer_step": (0, 1),
+    "moe_every_n_layers": (0, 1),
     "final_logit_softcapping": (0,),
     "logit_scale": (1,),
     "residual_scale": (1,),
@@ -113,7 +127,7 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn_width=header.count("feed_forward_length"),
+        ffn_width=header.count("feed_forward_length", header.get("expert_feed_forward_length")),
         vocabulary=rows,
         context=header.count("context_length"),
         norm_epsilon=header.number("attention.layer_norm_rms_epsilon"),
@@ -122,6 +136,7 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         rope_scale=scale,
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
+        wide_qk_norm=family.wide_qk_norm,
         post_norms=family.post_norms,
         activation=family.activation,
         embedding_scale=math.sqrt(width) if family.scaled_embedding else 1.0,
@@ -130,7 +145,39 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         window_rope_theta=_window_rope_theta(header, family),
         tied="output.weight" not in tensors,
         pooling=_pooling(header),
+        experts=_experts(header, family, layers),
     )
+
+
+def _experts(header: _Header, family: Family, layers: int) -> ExpertsConfig | None:
+    """Return the experts; None for a dense model. The keys are those of llama.cpp."""
+    if not header.get("expert_count"):
+        return None
+    rules = family.experts
+    if rules is None:
+        raise header.invalid(
+            f"{header.name('expert_count')} = {header.get('expert_count')}", hint="It is not supported"
+        )
+    width = header.count("expert_feed_forward_length", header.get("feed_forward_length"))
+    shared = header.get("expert_shared_feed_forward_length") or (header.get("expert_shared_count") or 0) * width
+    gating = header.get("expert_gating_func") or 0
+    if gating not in _GATING:
+        raise header.invalid(f"{header.name('expert_gating_func')} = {str(gating)[:80]}", hint="It is not supported")
+    experts = ExpertsConfig(
+        count=header.count("expert_count"),
+        used=header.count("expert_used_count"),
+        width=width,
+        shared_width=shared and header.count("expert_shared_feed_forward_length", shared),
+        shared_gate=rules.shared_gate,
+        scores=_GATING[gating] or rules.scores,
+        score_bias=rules.score_bias,
+        normalised=header.get("expert_weights_norm", rules.normalised) is True,
+        scale=header.number("expert_weights_scale", 1.0),
+        first_layer=(header.get("leading_dense_block_count") and header.count("leading_dense_block_count")) or 0,
+    )
+    if experts.used > experts.count or experts.first_layer >= layers:
+        raise header.invalid(f"{experts.used} of {experts.count} experts from layer {experts.first_layer} of {layers}")
+    return experts
 
 
 def _pooling(header: _Header) -> Pooling:
