@@ -144,7 +144,7 @@ class FamilyModel:
 
 def _merged(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the tensors by the names that the converter maps: gate and up of the experts are two tensors."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name.endswith("experts.gate_up_proj"):
             gate, up = tensor.chunk(2, dim=1)

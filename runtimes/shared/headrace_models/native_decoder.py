@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from headrace_models.adapters import Adapter
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan
+from headrace_models.experts import ExpertsConfig, Scores
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
 from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, isa, native
 from headrace_models.native.lora import PackedAdapter
@@ -205,7 +206,26 @@ class _NativeArguments:
             frequencies=self._frequencies.ctypes.data,
             window_frequencies=self._window_frequencies.ctypes.data,
             windows=self._windows.ctypes.data,
+            wide_qk_norm=config.wide_qk_norm,
+            **_expert_arguments(config.experts),
         )
+
+
+def _expert_arguments(experts: ExpertsConfig | None) -> dict[str, float]:
+    if experts is None:
+        return {}
+    return {
+        "experts": experts.count,
+        "experts_used": experts.used,
+        "expert_width": experts.width,
+        "shared_width": experts.shared_width,
+        "shared_gate": experts.shared_gate,
+        "sigmoid": experts.scores is Scores.SIGMOID,
+        "score_bias": experts.score_bias,
+        "normalised": experts.normalised,
+        "first_experts": experts.first_layer,
+        "expert_scale": experts.scale,
+    }
 
 
 def _frequencies(config: DecoderConfig, theta: float) -> NDArray[np.float32]:

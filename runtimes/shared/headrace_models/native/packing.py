@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from headrace.errors import CannotStart, InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.native.library import native
-from headrace_models.weights import ModelWeights, RawTensor, release_file_pages, tensor_shapes
+from headrace_models.weights import (
+    FFN_PARTS,
+    ModelWeights,
+    RawTensor,
+    expert_name,
+    release_file_pages,
+    tensor_shapes,
+)
 
 MAGIC, VERSION, ALIGNMENT = b"HRWEIGHT", 1, 64
 _HEADER = struct.Struct("<8sIIQ32s8x")
@@ -73,6 +80,8 @@ class Packing:
             vector = len(tensor.shape) == 1
             rows, cols = (1, tensor.shape[0]) if vector else tensor.shape
             exact = weight_type is WeightType.FLOAT32
+            # The gate of experts stays exact: its rounding would choose other experts.
+            exact |= name.endswith("ffn_gate_inp.weight")
             kind = _VECTOR if vector else _F32 if exact else native().headrace_kind(tensor.type)
             nbytes = native().headrace_tensor_bytes(kind, rows, cols)
             slots.append(_Slot(tensor, kind, rows, cols, offset, nbytes))
@@ -166,10 +175,14 @@ def _slot_names(config: DecoderConfig) -> Iterator[str]:
         *("attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight"),
         *("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight", "attn_k_norm.weight"),
         *("attn_output.weight", "post_attention_norm.weight", "ffn_norm.weight"),
+        *("ffn_gate_inp.weight", "exp_probs_b.bias", "ffn_gate_inp_shexp.weight"),
+        *("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
         *("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight", "post_ffw_norm.weight"),
     )
     for index in range(config.layers):
         yield from (name for each in layer if (name := f"blk.{index}.{each}") in present)
+        if experts := config.layer_experts(index):
+            yield from (expert_name(index, part, expert) for expert in range(experts.count) for part in FFN_PARTS)
 
 
 def _fill_slot(slot: _Slot, out: NDArray[np.uint8]) -> None:
