@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from headrace.errors import InvalidModel
+from headrace_models.checked_settings import CheckedSettings
 from headrace_models.config import DecoderConfig, Pooling
 from headrace_models.encodings import TensorType
-from headrace_models.experts import ExpertsConfig, Scores
 from headrace_models.families import ARCHITECTURES, Family, windows
 from headrace_models.gguf import GGUFFile
+from headrace_models.gguf_experts import READ, read_experts
 
-MAX_VALUE = 1e9
-"""Limit of any count and of RoPE's base: far above any model; detects a corrupt file."""
 ROPE_FACTORS = "rope_freqs.weight"
 """Llama 3's divisors of the rotation frequencies: a tensor that is part of the configuration."""
 _GEMMA3_27B_LAYERS = 62
 """Gemma 3 27B scales its scores by the width per head, and its files do not say so. llama.cpp uses this number, too."""
 
-_GATING: Mapping[object, Scores | None] = {0: None, 1: Scores.SOFTMAX, 2: Scores.SIGMOID}
-"""Values of `expert_gating_func`; 0: the family's."""
 _POOLINGS: Mapping[object, Pooling] = {0: Pooling.MEAN, 1: Pooling.MEAN, 3: Pooling.LAST}
 
-_READ = frozenset(
+_READ = READ | frozenset(
     {
         "attention.head_count",
         "attention.head_count_kv",
@@ -43,16 +39,7 @@ _READ = frozenset(
         "block_count",
         "context_length",
         "embedding_length",
-        "expert_count",
-        "expert_feed_forward_length",
-        "expert_gating_func",
-        "expert_shared_count",
-        "expert_shared_feed_forward_length",
-        "expert_used_count",
-        "expert_weights_norm",
-        "expert_weights_scale",
         "feed_forward_length",
-        "leading_dense_block_count",
         "pooling_type",
         "rope.dimension_count",
         "rope.freq_base",
@@ -95,7 +82,8 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
     family = _family(file)
     tensors = file.tensors
     _check_variant(file)
-    header = _Header(file)
+    prefix = f"{file.metadata['general.architecture']}."
+    header = CheckedSettings(file.path.name, file.metadata, prefix=prefix, hint="Convert the model again")
     heads, width, layers = (header.count(key) for key in ("attention.head_count", "embedding_length", "block_count"))
     kv_heads = header.count("attention.head_count_kv", heads)
     if "attention.key_length" not in header and width % heads:
@@ -145,42 +133,11 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         window_rope_theta=_window_rope_theta(header, family),
         tied="output.weight" not in tensors,
         pooling=_pooling(header),
-        experts=_experts(header, family, layers),
+        experts=read_experts(header, family, layers),
     )
 
 
-def _experts(header: _Header, family: Family, layers: int) -> ExpertsConfig | None:
-    """Return the experts; None for a dense model. The keys are those of llama.cpp."""
-    if not header.get("expert_count"):
-        return None
-    rules = family.experts
-    if rules is None:
-        raise header.invalid(
-            f"{header.name('expert_count')} = {header.get('expert_count')}", hint="It is not supported"
-        )
-    width = header.count("expert_feed_forward_length", header.get("feed_forward_length"))
-    shared = header.get("expert_shared_feed_forward_length") or (header.get("expert_shared_count") or 0) * width
-    gating = header.get("expert_gating_func") or 0
-    if gating not in _GATING:
-        raise header.invalid(f"{header.name('expert_gating_func')} = {str(gating)[:80]}", hint="It is not supported")
-    experts = ExpertsConfig(
-        count=header.count("expert_count"),
-        used=header.count("expert_used_count"),
-        width=width,
-        shared_width=shared and header.count("expert_shared_feed_forward_length", shared),
-        shared_gate=rules.shared_gate,
-        scores=_GATING[gating] or rules.scores,
-        score_bias=rules.score_bias,
-        normalised=header.get("expert_weights_norm", rules.normalised) is True,
-        scale=header.number("expert_weights_scale", 1.0),
-        first_layer=(header.get("leading_dense_block_count") and header.count("leading_dense_block_count")) or 0,
-    )
-    if experts.used > experts.count or experts.first_layer >= layers:
-        raise header.invalid(f"{experts.used} of {experts.count} experts from layer {experts.first_layer} of {layers}")
-    return experts
-
-
-def _pooling(header: _Header) -> Pooling:
+def _pooling(header: CheckedSettings) -> Pooling:
     """Return the pooling of embeddings (llama.cpp's `llama_pooling_type`); a model of text names none, or NONE."""
     kind = header.get("pooling_type", 0)
     if isinstance(kind, bool) or kind not in _POOLINGS:
@@ -190,7 +147,7 @@ def _pooling(header: _Header) -> Pooling:
     return _POOLINGS[kind]
 
 
-def _windows(header: _Header, family: Family, layers: int) -> tuple[int, ...]:
+def _windows(header: CheckedSettings, family: Family, layers: int) -> tuple[int, ...]:
     if not header.get("attention.sliding_window"):
         return ()
     pattern = header.get("attention.sliding_window_pattern", family.window_pattern)
@@ -206,19 +163,19 @@ def _windows(header: _Header, family: Family, layers: int) -> tuple[int, ...]:
     return windows(header.count("attention.sliding_window"), chosen)
 
 
-def _window_rope_theta(header: _Header, family: Family) -> float:
+def _window_rope_theta(header: CheckedSettings, family: Family) -> float:
     if "rope.freq_base_swa" in header:
         return header.number("rope.freq_base_swa")
     return family.window_rope_theta
 
 
-def _attention_scale(header: _Header, family: Family, layers: int, width_per_head: float) -> float:
+def _attention_scale(header: CheckedSettings, family: Family, layers: int, width_per_head: float) -> float:
     if header.get("attention.scale"):
         return header.number("attention.scale")
     return width_per_head**-0.5 if family.name == "gemma3" and layers == _GEMMA3_27B_LAYERS else 0.0
 
 
-def _rope_scale(header: _Header) -> float:
+def _rope_scale(header: CheckedSettings) -> float:
     """Return the factor of the positions; linear scaling needs no type in the file."""
     kind = header.get("rope.scaling.type", "linear")
     keys = [key for key in ("rope.scaling.factor", "rope.scale_linear") if header.get(key)]  # the latter in older files
@@ -231,7 +188,7 @@ def _rope_scale(header: _Header) -> float:
     return 1.0 / factor
 
 
-def _rope_factors(header: _Header, file: GGUFFile, head_dim: int) -> tuple[float, ...]:
+def _rope_factors(header: CheckedSettings, file: GGUFFile, head_dim: int) -> tuple[float, ...]:
     tensor = file.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return ()
@@ -241,45 +198,6 @@ def _rope_factors(header: _Header, file: GGUFFile, head_dim: int) -> tuple[float
     if not (np.isfinite(factors) & (factors > 0)).all():
         raise header.invalid(f"factors in {ROPE_FACTORS} that are not positive numbers")
     return tuple(factors.tolist())
-
-
-class _Header:
-    """The keys of the file's architecture, each checked as it is read."""
-
-    def __init__(self, file: GGUFFile) -> None:
-        self._file = file
-        self._architecture = file.metadata["general.architecture"]
-
-    def __contains__(self, key: str) -> bool:
-        return self.name(key) in self._file.metadata
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the key's value, unchecked."""
-        return self._file.metadata.get(self.name(key), default)
-
-    def name(self, key: str) -> str:
-        """Return the key as spelled in the file."""
-        return f"{self._architecture}.{key}"
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """Return a positive number. Raises InvalidModel when there is none."""
-        found = self.get(key, default)
-        if found is None:
-            raise self.invalid(f"no {self.name(key)}")
-        if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < MAX_VALUE:
-            raise self.invalid(f"{str(found)[:80]} as {self.name(key)}")
-        return found
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """Return a positive whole number. Raises InvalidModel when there is none."""
-        found = self.number(key, default)
-        if not isinstance(found, int):
-            raise self.invalid(f"{found!r} as {self.name(key)}, which is no whole number")
-        return found
-
-    def invalid(self, what: str, *, hint: str = "Convert the model again") -> InvalidModel:
-        """Return the error of a file; `has` describes its fault."""
-        return InvalidModel(f"{self._file.path.name} has {what}", hint=hint)
 
 
 def _family(file: GGUFFile) -> Family:

@@ -188,13 +188,13 @@ def _rope_settings(settings: Settings, family: Family) -> tuple[Settings, float]
     found = new if new is not None else settings.get("rope_scaling") or {}
     window_theta = settings.number("rope_local_base_freq", family.window_rope_theta or 1.0)
     if isinstance(found, dict) and found.keys() <= {"full_attention", "sliding_attention"} and found:
-        window = Settings(f"{settings.name}, rope_parameters.sliding_attention,", found.get("sliding_attention") or {})
+        window = Settings(f"{settings.file}, rope_parameters.sliding_attention,", found.get("sliding_attention") or {})
         if window.get("rope_type") not in (None, "default"):
             raise window.unsupported(f"rope_type = {str(window.get('rope_type'))[:80]}")
         window_theta, found = window.number("rope_theta", window_theta), found.get("full_attention") or {}
     if not isinstance(found, dict):
         raise settings.invalid(f"{str(found)[:80]} as rope_scaling")
-    return Settings(f"{settings.name}, rope_scaling,", found), window_theta if family.window_rope_theta else 0.0
+    return Settings(f"{settings.file}, rope_scaling,", found), window_theta if family.window_rope_theta else 0.0
 
 
 def _rope_scaling(rope: Settings, head_dim: int) -> tuple[tuple[float, ...], float]:
