@@ -72,14 +72,21 @@ LLM_OPTIONS = st.fixed_dictionaries(
     },
 )
 VALUES |= {
-    ("spec.runtime.llm", field): LLM_OPTIONS for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget")
+    (f"spec.runtime.{engine}", field): LLM_OPTIONS
+    for engine in ("llm", "moe")
+    for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget")
 }
 RUNTIMES = st.fixed_dictionaries(
     {"type": st.sampled_from(["LLM", "Container"])},
-    optional={"llm": st.just({"maxModelLen": 16}), "container": st.just({"image": "x"})},
+    optional={
+        "llm": st.just({"maxModelLen": 16}),
+        "moe": st.just({"maxModelLen": 16}),
+        "container": st.just({"image": "x"}),
+    },
 )
 VALUES |= {
     ("spec.runtime", "llm"): RUNTIMES,
+    ("spec.runtime", "moe"): RUNTIMES,
     ("spec.runtime", "container"): RUNTIMES,
     ("spec", "model.source"): st.fixed_dictionaries(
         {"model": st.fixed_dictionaries({}, optional={"source": st.just({"uri": "file:///x"})}), "runtime": RUNTIMES}

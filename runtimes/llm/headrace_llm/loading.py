@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from headrace.agent.errors import AgentError
 from headrace.environment import AGENT_SOCKET
@@ -43,13 +44,23 @@ class LoadedDecoder:
     store: Store | None
 
 
+class DecoderOpener(Protocol):
+    """Makes the decoder of a model: `load_decoder`, or one of another runtime on this engine."""
+
+    def __call__(
+        self, file: ModelFile, *, dtype: DType, threads: int, progress: Progress, store: Store | None
+    ) -> Decoder:
+        """Return the decoder. Raises InvalidModel, CannotStart."""
+
+
 class ModelLoading:
     """A model that a thread loads: reading and packing take no part of the interpreter's time that imports need.
 
     The thread is a daemon: a process that must stop does not wait for it.
     """
 
-    def __init__(self, path: Path, *, dtype: DType, threads: int) -> None:
+    def __init__(self, path: Path, *, dtype: DType, threads: int, opener: DecoderOpener | None = None) -> None:
+        self._opener = opener or load_decoder
         self._lock = threading.Lock()
         """Guards the next two."""
         self._stage: tuple[str, int | None] = ("reading-model", None)
@@ -84,7 +95,7 @@ class ModelLoading:
             self._file.set_result(file)
             waiting = self._decoder
             store = node_store()
-            decoder = load_decoder(file, dtype=dtype, threads=threads, progress=self._progress, store=store)
+            decoder = self._opener(file, dtype=dtype, threads=threads, progress=self._progress, store=store)
             self._decoder.set_result(LoadedDecoder(decoder, store))
         except Exception as error:  # noqa: BLE001 - carried to who waits, whatever it is
             waiting.set_exception(error)

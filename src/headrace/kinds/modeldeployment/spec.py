@@ -121,6 +121,10 @@ class LLMRuntime(Part):
     kv_cache: LLMCache | None = Field(default=None, description="The cache of keys and values.")
 
 
+class MoERuntime(LLMRuntime):
+    """Settings of the MoE runtime: those of the LLM runtime."""
+
+
 class ContainerRuntime(Part):
     """A custom container: any image that serves OpenAI's API over HTTP."""
 
@@ -175,6 +179,7 @@ class Runtime(Part):
         description=" ".join(f"{each.type}: {each.description}." for each in PROFILES.values()) + " Immutable.",
     )
     llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
+    moe: MoERuntime | None = Field(default=None, description="Settings when type is MoE.")
     container: ContainerRuntime | None = Field(
         default=None, description="The custom container; required when type is Container."
     )
