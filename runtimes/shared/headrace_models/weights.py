@@ -7,6 +7,7 @@ still encoded: a decoder keeps, repacks or decodes them. No torch.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from headrace.errors import InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.encodings import TensorType, row_bytes
 from headrace_models.experts import ExpertsConfig
+
+_EXPERT = re.compile(r"blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,11 @@ FFN_PARTS = ("gate", "up", "down")
 def expert_name(layer: int, part: str, expert: int) -> str:
     """Return the name of a matrix of an expert, as in the first GGUF files with experts, where each was a tensor."""
     return f"blk.{layer}.ffn_{part}.{expert}.weight"
+
+
+def is_expert(name: str) -> bool:
+    """Whether a tensor is a matrix of an expert, as `expert_name` names it."""
+    return _EXPERT.fullmatch(name) is not None
 
 
 def _experts_shapes(experts: ExpertsConfig, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
