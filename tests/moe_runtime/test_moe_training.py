@@ -49,9 +49,7 @@ def test_checkpoint_when_loaded_by_transformers_then_same_logits(corpus: Path, c
         torch.testing.assert_close(logits, model(torch.tensor([TOKENS])).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_training_when_stopped_and_continued_then_the_same_weights(
-    corpus: Path, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_training_when_continued_then_the_same_weights(corpus: Path, checkpoint: Path, tmp_path: Path) -> None:
     first = trainer(corpus, tmp_path / "run", stop=lambda: first.steps == 2)
     assert first.run()["steps"] == 2
     rest = trainer(corpus, tmp_path / "run")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,9 @@ class ExpertSource(Protocol):
 
         The result does not depend on the order or on the groups.
         """
+
+    def counters(self) -> Mapping[str, int]:
+        """Return counters since the start, by the names of their metrics."""
 
     def close(self) -> None:
         """Free what it has."""

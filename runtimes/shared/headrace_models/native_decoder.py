@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
 
@@ -166,6 +166,10 @@ class NativeDecoder:
             raise ValueError("the blocks are of another model or layout")
         for block, content in zip(blocks, span.blocks, strict=True):
             self._cache[:, block] = np.frombuffer(content, dtype=np.uint8).reshape(layers, block_bytes)
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the counters of what gives the experts."""
+        return {} if self._experts is None else self._experts.counters()
 
     def close(self) -> None:
         """Free the memory and stop the threads."""

@@ -112,6 +112,10 @@ class TorchDecoder:
             both = torch.frombuffer(bytearray(content), dtype=torch.float32).view(shape)
             self._keys[:, block], self._values[:, block] = both[0], both[1]
 
+    def counters(self) -> Mapping[str, int]:
+        """Return no counters."""
+        return {}
+
     def close(self) -> None:
         """Free the cache."""
         self._keys = self._values = torch.empty(0)

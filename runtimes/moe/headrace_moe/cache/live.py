@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.metrics import runtime as names
 from headrace_models.expert_source import ExpertGroup, LookAhead, Routing
 from headrace_models.experts import ExpertsConfig
 from headrace_models.native.packing import WeightType
@@ -57,6 +58,17 @@ class LiveCache:
         first = routing.layer * self._experts.count
         for group in self.core.provide(routing.layer, unique(routing.experts), predicted):
             yield [self.slots.matrices(first + each, self.core.slots[first + each]) for each in group]
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the counters of the cache, by the names of their metrics."""
+        counted, size = self.core.counters, self.slots.expert_bytes
+        return {
+            names.MOE_CACHE_HITS: counted.hits,
+            names.MOE_CACHE_MISSES: counted.misses,
+            names.MOE_CACHE_LOADED_BYTES: (counted.misses + counted.prefetched) * size,
+            names.MOE_PREFETCH_USEFUL_BYTES: counted.prefetch_useful * size,
+            names.MOE_PREFETCH_WASTED_BYTES: counted.prefetch_wasted * size,
+        }
 
     def close(self) -> None:
         """Stop the thread that loads."""

@@ -16,6 +16,7 @@ from pydantic import Field
 from headrace.api.parts import Part
 from headrace.api.quantity import Quantity
 from headrace.runtimes.llm import LLM, POLICIES
+from headrace.runtimes.moe import CACHE_POLICIES
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.runtimes.registry import PROFILES
 
@@ -25,9 +26,11 @@ Keep = Literal["Nothing", "Weights", "Process"]
 if TYPE_CHECKING:
     RuntimeType = str
     LLMPolicy = str
+    CachePolicy = str
 else:
     RuntimeType = Literal[tuple(PROFILES)]
     LLMPolicy = Literal[tuple(POLICIES)]
+    CachePolicy = Literal[tuple(CACHE_POLICIES)]
 
 
 class Source(Part):
@@ -121,8 +124,31 @@ class LLMRuntime(Part):
     kv_cache: LLMCache | None = Field(default=None, description="The cache of keys and values.")
 
 
+class ExpertCache(Part):
+    """A cache of experts: only some are in memory, and the others are read from the model's file when needed."""
+
+    percent: int = Field(ge=1, le=100, description="Share of the model's experts that are in memory, in percent.")
+    policy: CachePolicy = Field(
+        default="LayerLRU",
+        description="Which expert is evicted. LayerLRU: the one of the same layer that was not used for the longest "
+        "time. LRU: the same over all layers. LFU: the one with the fewest recent uses. LFRU: the one with the fewest "
+        "uses over the time since the last one.",
+    )
+    prefetch: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Most experts that are loaded ahead per layer of a step, as the gate of the next layer predicts; "
+        "0: none.",
+    )
+
+
 class MoERuntime(LLMRuntime):
-    """Settings of the MoE runtime: those of the LLM runtime."""
+    """Settings of the MoE runtime: those of the LLM runtime, and the cache of experts."""
+
+    expert_cache: ExpertCache | None = Field(
+        default=None, description="The cache of experts. Default: none, all experts are in memory."
+    )
 
 
 class ContainerRuntime(Part):
