@@ -88,8 +88,9 @@ def test_checkpoint_when_of_another_recipe_then_refused(corpus: Path, checkpoint
 
 def test_corpus_when_split_then_by_document_and_stable(corpus: Path, tmp_path: Path) -> None:
     held_out = {(each.domain, each.name) for each in read_corpus(corpus, 1 << 20) if each.held_out}
-    less = read_corpus(corpus, 40_000)
+    less = read_corpus(corpus, 50_000)
     assert 0 < len(held_out) < 20
+    assert len(less) < 120
     assert {(each.domain, each.name) for each in less if each.held_out} <= held_out
     with pytest.raises(InvalidCorpus, match="no folder per domain"):
         read_corpus(tmp_path, 1)
