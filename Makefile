@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 comma := ,
 FILE ?= examples/smollm2.yaml
 
-.PHONY: up test test-gemma e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-node bench-operator images native-aarch64 clean help
+.PHONY: up test test-gemma e2e cluster-up cluster-down lint format crds docs bpf changelog bench bench-llm bench-moe bench-node bench-operator images native-aarch64 clean help
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
@@ -61,6 +61,9 @@ bench: $(VENV)/.installed-dev ## measure; every result is a line `bar NAME VALUE
 
 bench-llm: $(VENV)/.installed-dev ## measure the LLM engine beside llama.cpp, vLLM and transformers (BENCH_ARGS="--exclusive --parts served")
 	@$(BIN)/python bench/bench_llm.py $(BENCH_ARGS)
+
+bench-moe: $(VENV)/.installed-dev ## measure the expert cache on the mixture of experts of the checkout (a minute)
+	@$(BIN)/python bench/bench_moe.py $(BENCH_ARGS)
 
 bench-node: $(VENV)/.installed-dev ## measure the node agent: hand-overs, descriptors, crashes (BENCH_ARGS=--exclusive; 10 minutes)
 	@$(BIN)/python bench/bench_node.py $(BENCH_ARGS)

@@ -32,6 +32,7 @@ from release import Release
 from headrace import environment
 from headrace.api import vocabulary as v
 from headrace.kinds.modeldeployment.reconcile import reconcile
+from headrace.reconcile.images import platform_images
 from headrace.reconcile.world import Observed, Signals
 from headrace_operator.kinds import watched_children
 from headrace_operator.settings import POD_NAME, POD_NAMESPACE, Settings
@@ -273,8 +274,7 @@ def fault_stage(site: Site, directory: Path) -> Iterator[Stage]:
 def _arguments(release: Release, gateway: str) -> list[str]:
     return [
         f"--gateway-url={gateway}",
-        f"--image=runtime={release.images['runtime']}",
-        f"--image=fetch={release.images['fetch']}",
+        *(f"--image={image.key}={release.images[image.key]}" for image in platform_images()),
         f"--watch-namespace={TENANT}",
         f"--lease-name={LEASE}",
         f"--models-storage-class={release.storage_class}",

@@ -95,6 +95,7 @@ IMAGES = (
     Image("nats", extra="broker"),
     Image("fetch", extra="sources", also=("pip",)),
     Image("runtime-llm", extra="llm", component="headrace_llm", shared=("headrace_models",), goal_megabytes=120),
+    Image("runtime-moe", extra="moe", component="headrace_moe", shared=("headrace_models", "headrace_llm")),
 )
 CORE = "headrace"
 

@@ -134,6 +134,7 @@ def test_gateway_when_stopped_then_grace_period_covers_phases(grace: int, pre_st
                 f"--gateway-url=http://headrace-gateway.{NAMESPACE}.svc",
                 "--image=fetch=headrace-fetch:0.1.0.dev0",
                 "--image=runtime=headrace-runtime-llm:0.1.0.dev0",
+                "--image=runtimeMoe=headrace-runtime-moe:0.1.0.dev0",
                 "--lease-name=headrace-operator",
                 "--models-claim=headrace-models",
                 "--models-access-mode=ReadWriteMany",

@@ -74,10 +74,12 @@ LLM_OPTIONS = st.fixed_dictionaries(
     },
 )
 VALUES |= {
-    ("spec.runtime.llm", field): LLM_OPTIONS
-    for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget", "adapters")
+    (f"spec.runtime.{engine}", field): LLM_OPTIONS
+    for engine in ("llm", "moe")
+    for field in ("kvCache.layout", "kvCache.tokens", "scheduler.tokenBudget")
 }
 VALUES |= {
+    ("spec.runtime.llm", "adapters"): LLM_OPTIONS,
     ("spec.runtime.llm.adapters[]", "uri"): st.fixed_dictionaries({"uri": URIS}),
     ("spec", "runtime.llm.adapters"): st.fixed_dictionaries(
         {
@@ -90,10 +92,15 @@ VALUES |= {
 }
 RUNTIMES = st.fixed_dictionaries(
     {"type": st.sampled_from(["LLM", "Container"])},
-    optional={"llm": st.just({"maxModelLen": 16}), "container": st.just({"image": "x"})},
+    optional={
+        "llm": st.just({"maxModelLen": 16}),
+        "moe": st.just({"maxModelLen": 16}),
+        "container": st.just({"image": "x"}),
+    },
 )
 VALUES |= {
     ("spec.runtime", "llm"): RUNTIMES,
+    ("spec.runtime", "moe"): RUNTIMES,
     ("spec.runtime", "container"): RUNTIMES,
     ("spec", "model.source"): st.fixed_dictionaries(
         {"model": st.fixed_dictionaries({}, optional={"source": st.just({"uri": "file:///x"})}), "runtime": RUNTIMES}

@@ -85,7 +85,7 @@ def test_resource_when_it_is_right_then_it_is_accepted(path: str, value: object)
         ("spec.model.name", "llama,8b", "spec.model.name", "does not match"),
         ("spec.model.nmae", "x", "spec.model.nmae", "did you mean name?"),
         ("spec.scalling", {}, "spec.scalling", "did you mean scaling?"),
-        ("spec.runtime.type", "MoE", "spec.runtime.type", "'LLM' or 'Container'"),
+        ("spec.runtime.type", "Quantum", "spec.runtime.type", "or 'Container'"),
         ("spec.model.source", None, "spec.model.source", "is required unless runtime.type is Container"),
         ("spec.runtime.type", "Container", "spec.runtime.container", "must be set when type is Container"),
         ("spec.runtime.container", {"image": "x"}, "spec.runtime.container", "and only then"),

@@ -61,12 +61,12 @@ def test_tag_when_nothing_changes_is_the_same(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "changed"),
     [
-        ("src/headrace/errors.py", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
-        ("constraints.txt", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
-        ("images/build.py", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
+        ("src/headrace/errors.py", set(IMAGES)),
+        ("constraints.txt", set(IMAGES)),
+        ("images/build.py", set(IMAGES)),
         ("gateway/headrace_gateway/main.py", {"gateway"}),
-        ("runtimes/llm/headrace_llm/new.py", {"runtime-llm"}),
-        ("images/Dockerfile", {"operator", "gateway", "node", "nats", "fetch", "runtime-llm"}),
+        ("runtimes/llm/headrace_llm/new.py", {"runtime-llm", "runtime-moe"}),
+        ("images/Dockerfile", set(IMAGES)),
     ],
 )
 def test_tag_when_input_changes_then_tags_of_its_images_change(root: Path, path: str, changed: set[str]) -> None:

@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from headrace.api.vocabulary import MODEL_DEPLOYMENT
 from headrace.broker.passwords import runtime_password
 from headrace.errors import CannotStart
+from headrace.reconcile.images import platform_images
 from headrace_operator.client import ApiError, ApiServer, Change
 from headrace_operator.health import STUCK_SECONDS, UNANSWERED_SECONDS, Health
 from headrace_operator.kinds import POD, watched_kinds
@@ -28,7 +29,8 @@ VARIABLES = {
     "POD_NAME": "operator-0",
     "POD_NAMESPACE": "headrace-system",
 }
-NEEDED = ["--gateway-url=http://gateway", "--image=runtime=runtime:1", "--image=fetch=fetch:1"]
+IMAGES = {image.key: f"{image.key}:1" for image in platform_images()}
+NEEDED = ["--gateway-url=http://gateway", *(f"--image={key}={reference}" for key, reference in IMAGES.items())]
 SECRET = "/api/v1/namespaces/team/secrets/headrace-nats"
 CLAIM = "/api/v1/namespaces/team/persistentvolumeclaims/headrace-models"
 
@@ -54,7 +56,7 @@ def test_settings_when_all_is_given_then_the_rules_get_it() -> None:
         "--max-body-bytes=8388608",
     ]
     rules = Settings.parse(given, VARIABLES).rules()
-    assert rules.images == {"runtime": "runtime:1", "runtimeCuda": "cuda:1", "fetch": "fetch:1"}
+    assert rules.images == {**IMAGES, "runtimeCuda": "cuda:1"}
     assert rules.image_pull_secrets == ("a", "b")
     assert rules.fetch_env == (("HTTPS_PROXY", "http://proxy:1/?a=b"),)
     assert rules.ca_bundle_configmap == "ca"
@@ -70,7 +72,7 @@ def test_settings_when_a_variable_is_missing_then_it_is_named(missing: str) -> N
         Settings.parse(NEEDED, {name: value for name, value in VARIABLES.items() if name != missing})
 
 
-@pytest.mark.parametrize("key", ["runtime", "fetch"])
+@pytest.mark.parametrize("key", IMAGES)
 def test_settings_when_an_image_is_missing_then_it_is_named(key: str) -> None:
     given = [word for word in NEEDED if not word.startswith(f"--image={key}=")]
     with pytest.raises(CannotStart, match=f"--image {key}=REFERENCE is missing"):

@@ -26,7 +26,8 @@ def random_adapter(
     random = np.random.default_rng(seed)
     matrices = {}
     for name, shape in tensor_shapes(config).items():
-        if len(shape) > 1 and name.startswith("blk.") and name.split(".")[2] in names:
+        part = name.removeprefix("blk.").removesuffix(".weight").partition(".")[2]
+        if len(shape) > 1 and part in names:  # not experts, whose names have a further part
             rows, cols = shape
             a = random.standard_normal((rank, cols), dtype=np.float32) * np.float32(cols**-0.5)
             b = random.standard_normal((rows, rank), dtype=np.float32) * np.float32(size * rank**-0.5)

@@ -18,19 +18,29 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    Dots1Config,
+    Dots1ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 WINDOW = 5
@@ -76,6 +86,11 @@ class FamilyModel:
             for name, parameter in model.named_parameters():
                 if name.endswith(("norm.weight", "bias")):
                     parameter.add_(torch.randn_like(parameter) * 0.3)
+                if name.endswith("gate.weight"):  # of a router, which starts at zero
+                    parameter.normal_()
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    buffer.normal_(std=0.3)
         return model
 
     def write_gguf(self, model: PreTrainedModel, path: Path) -> Path:
@@ -95,7 +110,7 @@ class FamilyModel:
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_vocab_size(config.vocab_size)
         for key, value in self.header.items():
-            whole = isinstance(value, int)
+            whole = isinstance(value, int) and not isinstance(value, bool)
             kind = gguf.GGUFValueType.UINT32 if whole else gguf.GGUFValueType.get_type(value)
             writer.add_key_value(f"{self.architecture}.{key}", value, kind)
         for name, values in self._tensors(model).items():
@@ -110,7 +125,7 @@ class FamilyModel:
         config, architecture = model.config, gguf.MODEL_ARCH[self.architecture.upper()]
         names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
         tensors = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in _merged(model).items():
             if name == "lm_head.weight" and config.tie_word_embeddings:
                 continue
             values = tensor.float().numpy()
@@ -118,10 +133,28 @@ class FamilyModel:
                 values = _paired(values, config.num_attention_heads if "q_" in name else config.num_key_value_heads)
             if self.architecture == "gemma3" and name.endswith("norm.weight"):
                 values = values + 1
+            name = name.replace("e_score_correction_bias", "e_score_correction.bias")  # noqa: PLW2901 - as the converter does
+            if name.endswith("shared_expert_gate.weight"):
+                values = values[0]
             tensors[names.get_name(name, try_suffixes=(".weight", ".bias")) or name] = values
         if config.rope_parameters.get("rope_type") == "llama3":
             tensors["rope_freqs.weight"] = _llama3_factors(config)
         return tensors
+
+
+def _merged(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the tensors by the names that the converter maps: gate and up of the experts are two tensors."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = tensor.chunk(2, dim=1)
+            stem = name.removesuffix("gate_up_proj")
+            found |= {f"{stem}gate_proj.weight": gate, f"{stem}up_proj.weight": up}
+        elif name.endswith("experts.down_proj"):
+            found[f"{name}.weight"] = tensor
+        else:
+            found[name] = tensor
+    return found
 
 
 def written(model: PreTrainedModel, directory: Path, shard: str = "1GB") -> Path:
@@ -215,6 +248,85 @@ FAMILY_MODELS: Mapping[str, FamilyModel] = {
             "rope.freq_base": 1_000_000.0,
             "rope.scaling.type": "linear",
             "rope.scaling.factor": 8.0,
+        },
+    ),
+    "mixtral": FamilyModel(
+        "llama",
+        MixtralForCausalLM,
+        MixtralConfig,
+        {"num_local_experts": 6, "num_experts_per_tok": 3},
+        {"expert_count": 6, "expert_used_count": 3, "rope.freq_base": 1_000_000.0},
+    ),
+    "olmoe": FamilyModel(
+        "olmoe",
+        OlmoeForCausalLM,
+        OlmoeConfig,
+        {"num_experts": 6, "num_experts_per_tok": 3},
+        {"expert_count": 6, "expert_used_count": 3},
+    ),
+    "qwen2-moe": FamilyModel(
+        "qwen2moe",
+        Qwen2MoeForCausalLM,
+        Qwen2MoeConfig,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "shared_expert_intermediate_size": 56,
+        },
+        {
+            "expert_count": 6,
+            "expert_used_count": 3,
+            "expert_feed_forward_length": 40,
+            "expert_shared_feed_forward_length": 56,
+        },
+    ),
+    "qwen3-moe": FamilyModel(
+        "qwen3moe",
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig,
+        {
+            "head_dim": 16,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "norm_topk_prob": True,
+            "tie_word_embeddings": True,
+        },
+        {
+            "attention.key_length": 16,
+            "attention.value_length": 16,
+            "expert_count": 6,
+            "expert_used_count": 3,
+            "expert_feed_forward_length": 40,
+        },
+    ),
+    "dots1": FamilyModel(
+        "dots1",
+        Dots1ForCausalLM,
+        Dots1Config,
+        {
+            "head_dim": 16,
+            "n_routed_experts": 6,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "sliding_window": None,
+        },
+        {
+            "attention.key_length": 16,
+            "attention.value_length": 16,
+            "expert_count": 6,
+            "expert_used_count": 3,
+            "expert_shared_count": 2,
+            "expert_feed_forward_length": 40,
+            "leading_dense_block_count": 1,
+            "expert_weights_norm": True,
+            "expert_weights_scale": 1.5,
+            "expert_gating_func": 2,
         },
     ),
 }

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Decoder, Floats, Segment
 from headrace_models.encodings import ENCODINGS, TensorType, row_bytes
+from headrace_models.experts import ExpertsConfig, Scores
 from headrace_models.weights import ModelWeights, RawTensor, tensor_shapes, unpaired_order
 
 PLAIN = DecoderConfig(
@@ -30,6 +31,7 @@ PLAIN = DecoderConfig(
     norm_epsilon=1e-5,
     rope_theta=10000.0,
 )
+EXPERTS = ExpertsConfig(count=10, used=3, width=96)
 CONFIGS: dict[str, DecoderConfig] = {
     "plain": PLAIN,
     "untied": replace(PLAIN, tied=False),
@@ -50,6 +52,23 @@ CONFIGS: dict[str, DecoderConfig] = {
         window_rope_theta=500.0,
         rope_scale=0.125,
     ),
+    "experts": replace(PLAIN, layers=3, experts=EXPERTS),
+    "shared-experts": replace(
+        PLAIN,
+        layers=3,
+        qk_norm=True,
+        experts=replace(
+            EXPERTS,
+            shared_width=192,
+            shared_gate=True,
+            scores=Scores.SIGMOID,
+            score_bias=True,
+            normalised=True,
+            scale=1.5,
+            first_layer=1,
+        ),
+    ),
+    "wide-qk-norm": replace(PLAIN, qk_norm=True, wide_qk_norm=True, experts=replace(EXPERTS, width=48)),
 }
 WRITTEN = tuple(TensorType[name] for name in ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
 """Encodings that the `gguf` library writes."""

@@ -73,7 +73,7 @@ def test_directory_when_rows_have_no_token_then_they_are_special(copy: Path) -> 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"model_type": "phi3"}, "config.json is of the model_type 'phi3'. This runtime serves: llama, mistral, qwen2"),
+        ({"model_type": "phi3"}, "config.json is of the model_type 'phi3'. This runtime serves: llama, mistral, mix"),
         ({"attention_bias": True}, "config.json uses attention_bias = True, which is not supported"),
         ({"quantization_config": {"bits": 4}}, r"config.json uses quantization_config = {'bits': 4}"),
         ({"invented_tomorrow": 1}, "config.json uses invented_tomorrow = 1"),

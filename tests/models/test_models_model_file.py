@@ -123,7 +123,7 @@ def test_file_when_it_contradicts_itself_then_it_is_refused(tmp_path: Path, mode
         ),
         (GGUFModel({}, {"rope_freqs.weight": np.zeros(4, dtype=np.float32)}), r"factors in rope_freqs\.weight that"),
         (GGUFModel({}, {"rope_factors_long.weight": rows(1)[0]}), r"RoPE scaling .*rope_factors_long\.weight"),
-        (GGUFModel({"llama.expert_count": 8}), r"llama\.expert_count = 8"),
+        (GGUFModel({"llama.expert_count": 8}), r"no llama\.expert_used_count"),
         (
             GGUFModel({"llama.attention.sliding_window": 4, "llama.attention.sliding_window_pattern": [True, False]}),
             r"no llama\.attention\.sliding_window_pattern for each of its 1 layers",

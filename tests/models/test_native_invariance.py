@@ -20,6 +20,9 @@ CASES: Sequence[tuple[DecoderConfig, TensorType]] = (
     (CONFIGS["gemma"], TensorType.Q4_K),
     (CONFIGS["gemma"], TensorType.BF16),
     (CONFIGS["small-heads"], TensorType.F32),
+    (CONFIGS["shared-experts"], TensorType.Q8_0),
+    (CONFIGS["shared-experts"], TensorType.Q4_0),
+    (CONFIGS["wide-qk-norm"], TensorType.F32),
 )
 
 

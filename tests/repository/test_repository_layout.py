@@ -21,6 +21,7 @@ NOT_OF_THE_CORE = {
     "kubernetes_operator": "headrace_operator",  # so is `operator`
     "llm_runtime": "headrace_llm",
     "models": "headrace_models",
+    "moe_runtime": "headrace_moe",
     "node": "headrace_node",
     "repository": "files of the checkout",
 }

@@ -38,7 +38,7 @@ from headrace.serving.errors import (
     InvalidRequest,
     Saturated,
 )
-from headrace.serving.metrics import gauge
+from headrace.serving.metrics import counter, gauge
 from headrace.store.client import Store
 from headrace_llm.adapters import EngineAdapters, LoadedAdapter
 from headrace_llm.answer import Answer
@@ -297,6 +297,8 @@ class LLMEngine:
         kernels = GaugeMetricFamily(LLM_KERNELS, "1: what computes the model.", labels=(MODEL_LABEL, "kernels"))
         kernels.add_metric((model, self._decoder.kernels), 1.0)
         yield kernels
+        for name, value in self._decoder.counters().items():
+            yield counter(model, name, "A counter of the decoder; docs/reference/metrics.md describes it.", value)
 
     async def close(self) -> None:
         """Stop the thread after its present step; requests that still run end with EngineDied."""

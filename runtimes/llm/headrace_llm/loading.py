@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from headrace.agent.errors import AgentError
 from headrace.environment import AGENT_SOCKET
@@ -46,13 +47,33 @@ class LoadedDecoder:
     """Name of the object in the store that has the weights; empty: they are in memory of this process."""
 
 
+class DecoderOpener(Protocol):
+    """Makes the decoder of a model: `load_decoder`, or one of another runtime on this engine."""
+
+    def __call__(
+        self,
+        file: ModelFile,
+        *,
+        dtype: DType,
+        threads: int,
+        progress: Progress,
+        store: Store | None,
+        on_kept: Callable[[str], object],
+    ) -> Decoder:
+        """Return the decoder; call `on_kept` with the name of the object that has its weights, if one has.
+
+        Raises InvalidModel, CannotStart.
+        """
+
+
 class ModelLoading:
     """A model that a thread loads: reading and packing take no part of the interpreter's time that imports need.
 
     The thread is a daemon: a process that must stop does not wait for it.
     """
 
-    def __init__(self, path: Path, *, dtype: DType, threads: int) -> None:
+    def __init__(self, path: Path, *, dtype: DType, threads: int, opener: DecoderOpener | None = None) -> None:
+        self._opener = opener or load_decoder
         self._lock = threading.Lock()
         """Guards the next two."""
         self._stage: tuple[str, int | None] = ("reading-model", None)
@@ -87,7 +108,7 @@ class ModelLoading:
             self._file.set_result(file)
             waiting = self._decoder
             store, kept = node_store(), list[str]()
-            decoder = load_decoder(
+            decoder = self._opener(
                 file, dtype=dtype, threads=threads, progress=self._progress, store=store, on_kept=kept.append
             )
             self._decoder.set_result(LoadedDecoder(decoder, store, "".join(kept)))

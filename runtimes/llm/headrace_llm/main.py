@@ -8,11 +8,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace.serving.log import configure_logging
 from headrace.standby import COMMAND as STANDBY
 
+if TYPE_CHECKING:
+    from headrace_llm.loading import DecoderOpener
+
 MAX_PORT = 65535
+SERVE_DESCRIPTION = "Serve a GGUF file, or a directory with safetensors, with OpenAI's API, until Ctrl-C or SIGTERM."
 SPIN_COUNT = "10000"
 """How long torch's threads spin for each other (GOMP_SPINCOUNT). The library's default stalls for a second at
 a time when two replicas share two cores. Measured, a step alone / of each of two, p50 (worst): its own 28 ms / 115 ms
@@ -25,6 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == STANDBY:
         arguments = _standby(options.descriptor, options.host, options.port)
         return 0 if arguments is None else main(arguments)
+    return serve_model(options)
+
+
+def serve_model(options: argparse.Namespace, opener: DecoderOpener | None = None) -> int:
+    """Serve a model by the options of `add_serve_options` until a signal; return the exit code.
+
+    `opener` makes the decoder; by default, one with all weights in memory.
+    """
     gc.disable()  # until the engine is loaded: objects of imports stay, and need not be traversed
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported
     from headrace_llm.loading import DType, ModelLoading  # noqa: PLC0415 - `--help` does not wait for these imports
@@ -46,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         adapters=dict(options.adapter),
     )
     configure_logging()
-    loading = ModelLoading(settings.path, dtype=DType(settings.dtype), threads=settings.computing_threads)
+    loading = ModelLoading(
+        settings.path, dtype=DType(settings.dtype), threads=settings.computing_threads, opener=opener
+    )
     from headrace_llm.server import serve  # noqa: PLC0415 - the model loads during these imports
 
     return serve(
@@ -75,8 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve a model",
-        description="Serve a GGUF file, or a directory with safetensors, with OpenAI's API, until Ctrl-C or SIGTERM.",
+        description=SERVE_DESCRIPTION,
     )
+    add_serve_options(serve)
+    standby = commands.add_parser(
+        STANDBY, help="load libraries, and wait for a launch: on a socket in local mode, on NATS in a standby pod"
+    )
+    standby.add_argument("descriptor", type=int, nargs="?", metavar="FD", help="of a connected Unix socket")
+    _add_address(standby)
+    return parser
+
+
+def add_serve_options(serve: argparse.ArgumentParser) -> None:
+    """Add the options of `serve_model` to a command."""
     serve.add_argument("path", type=Path, help="the model's file")
     serve.add_argument(
         "--served-model-name", metavar="NAME", help="the model's name in requests (default: the file's name)"
@@ -108,12 +134,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a LoRA adapter, and its name in requests; may be repeated",
     )
     _add_engine_options(serve)
-    standby = commands.add_parser(
-        STANDBY, help="load libraries, and wait for a launch: on a socket in local mode, on NATS in a standby pod"
-    )
-    standby.add_argument("descriptor", type=int, nargs="?", metavar="FD", help="of a connected Unix socket")
-    _add_address(standby)
-    return parser
 
 
 def _add_address(command: argparse.ArgumentParser) -> None:

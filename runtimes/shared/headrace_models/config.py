@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from headrace_models.experts import ExpertsConfig
+
 
 class Activation(StrEnum):
     """The function of the gate in the feed-forward block."""
@@ -48,6 +50,8 @@ class DecoderConfig:
     """Qwen2."""
     qk_norm: bool = False
     """RMS norm of each head of queries and keys before the rotation (Qwen3, Gemma 3)."""
+    wide_qk_norm: bool = False
+    """With `qk_norm`: the norm is of all heads together (OLMoE)."""
     post_norms: bool = False
     """Further norms after attention and after the feed-forward block, before they are added (Gemma)."""
     activation: Activation = Activation.SILU
@@ -62,6 +66,12 @@ class DecoderConfig:
     tied: bool = True
     """Whether the output matrix is the embedding."""
     pooling: Pooling = Pooling.MEAN
+    experts: ExpertsConfig | None = None
+    """None: the model is dense."""
+
+    def layer_experts(self, layer: int) -> ExpertsConfig | None:
+        """Return the experts of a layer; None if it is dense."""
+        return self.experts if self.experts is not None and layer >= self.experts.first_layer else None
 
     @property
     def score_factor(self) -> float:

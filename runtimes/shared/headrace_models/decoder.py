@@ -11,7 +11,7 @@ length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,9 @@ class Decoder(Protocol):
 
     def import_blocks(self, span: KVSpan, blocks: Sequence[int]) -> None:
         """Write the content of exported blocks to these. Raises ValueError if the layouts differ."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Return counters of its own since the start, by the names of their metrics."""
 
     def close(self) -> None:
         """Free the memory and stop the threads."""

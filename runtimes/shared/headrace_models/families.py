@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace_models.config import Activation
+from headrace_models.experts import Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyExperts:
+    """What the experts of a family have in common; the fields are those of `ExpertsConfig`.
+
+    llama.cpp reads `normalised` and `scores` from files of some families only; the others have these values.
+    """
+
+    normalised: bool = False
+    scores: Scores = Scores.SOFTMAX
+    shared_gate: bool = False
+    score_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +45,29 @@ class Family:
     rope_theta: float = 10000.0
     window_rope_theta: float = 0.0
     """RoPE's bases of a file that names none."""
+    wide_qk_norm: bool = False
+    experts: FamilyExperts | None = None
+    """None: the family is dense. A llama may have experts (Mixtral) or not."""
 
 
 _ALL = (
-    Family(name="llama", model_types=("llama", "mistral"), paired_rows=True),
+    Family(
+        name="llama",
+        model_types=("llama", "mistral", "mixtral"),
+        paired_rows=True,
+        experts=FamilyExperts(normalised=True),
+    ),
     Family(name="qwen2", model_types=("qwen2",), qkv_bias=True),
     Family(name="qwen3", model_types=("qwen3",), qk_norm=True),
+    Family(name="olmoe", model_types=("olmoe",), qk_norm=True, wide_qk_norm=True, experts=FamilyExperts()),
+    Family(name="qwen2moe", model_types=("qwen2_moe",), qkv_bias=True, experts=FamilyExperts(shared_gate=True)),
+    Family(name="qwen3moe", model_types=("qwen3_moe",), qk_norm=True, experts=FamilyExperts(normalised=True)),
+    Family(
+        name="dots1",
+        model_types=("dots1",),
+        qk_norm=True,
+        experts=FamilyExperts(scores=Scores.SIGMOID, score_bias=True),
+    ),
     Family(
         name="gemma3",
         model_types=("gemma3_text",),

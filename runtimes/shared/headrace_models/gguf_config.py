@@ -17,6 +17,7 @@ from headrace_models.config import DecoderConfig, Pooling
 from headrace_models.encodings import TensorType
 from headrace_models.families import ARCHITECTURES, Family, windows
 from headrace_models.gguf import GGUFFile
+from headrace_models.gguf_experts import READ, read_experts
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Llama 3's divisors of the rotation frequencies: a tensor that is part of the configuration."""
@@ -25,7 +26,7 @@ _GEMMA3_27B_LAYERS = 62
 
 _POOLINGS: Mapping[object, Pooling] = {0: Pooling.MEAN, 1: Pooling.MEAN, 3: Pooling.LAST}
 
-_READ = frozenset(
+_READ = READ | frozenset(
     {
         "attention.head_count",
         "attention.head_count_kv",
@@ -58,8 +59,10 @@ _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "attention.max_alibi_bias": (0,),
     "attn_logit_softcapping": (0,),
     "embedding_scale": (1,),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "interleave_moe_layer_step": (0, 1),
+    "moe_every_n_layers": (0, 1),
     "final_logit_softcapping": (0,),
     "logit_scale": (1,),
     "residual_scale": (1,),
@@ -112,7 +115,7 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn_width=header.count("feed_forward_length"),
+        ffn_width=header.count("feed_forward_length", header.get("expert_feed_forward_length")),
         vocabulary=rows,
         context=header.count("context_length"),
         norm_epsilon=header.number("attention.layer_norm_rms_epsilon"),
@@ -121,6 +124,7 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         rope_scale=scale,
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
+        wide_qk_norm=family.wide_qk_norm,
         post_norms=family.post_norms,
         activation=family.activation,
         embedding_scale=math.sqrt(width) if family.scaled_embedding else 1.0,
@@ -129,6 +133,7 @@ def gguf_config(file: GGUFFile) -> DecoderConfig:
         window_rope_theta=_window_rope_theta(header, family),
         tied="output.weight" not in tensors,
         pooling=_pooling(header),
+        experts=read_experts(header, family, layers),
     )
 
 

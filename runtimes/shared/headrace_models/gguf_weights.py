@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from headrace_models.config import DecoderConfig
 from headrace_models.families import ARCHITECTURES
-from headrace_models.gguf import GGUFFile
+from headrace_models.gguf import GGUFFile, TensorInfo
 from headrace_models.gguf_config import ROPE_FACTORS
-from headrace_models.weights import ModelWeights, RawTensor, unpaired_order
+from headrace_models.weights import ModelWeights, RawTensor, expert_name, unpaired_order
 
 _QUERIES = re.compile(r"blk\.\d+\.attn_q\.(?:weight|bias)")
+_EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
 _KEYS = re.compile(r"blk\.\d+\.attn_k\.(?:weight|bias)")
 
 
@@ -27,9 +28,22 @@ def gguf_weights(file: GGUFFile, config: DecoderConfig) -> ModelWeights:
             return orders[config.heads]
         return orders[config.kv_heads] if paired and _KEYS.fullmatch(name) else None
 
-    tensors = {
-        name: RawTensor(name, tensor.shape, tensor.type, file.data(tensor), order(name))
-        for name, tensor in file.tensors.items()
-        if name != ROPE_FACTORS
-    }
+    tensors: dict[str, RawTensor] = {}
+    for name, tensor in file.tensors.items():
+        if found := _EXPERTS.fullmatch(name):
+            tensors |= _expert_tensors(int(found[1]), found[2], tensor, file.data(tensor))
+        elif name != ROPE_FACTORS:
+            tensors[name] = RawTensor(name, tensor.shape, tensor.type, file.data(tensor), order(name))
     return ModelWeights.checked(file.path, config, tensors)
+
+
+def _expert_tensors(layer: int, part: str, tensor: TensorInfo, data: memoryview) -> dict[str, RawTensor]:
+    """Return the matrices of the experts of a tensor [experts, rows, columns], as views."""
+    count, *shape = tensor.shape
+    size = len(data) // count
+    return {
+        (name := expert_name(layer, part, expert)): RawTensor(
+            name, tuple(shape), tensor.type, data[expert * size : (expert + 1) * size]
+        )
+        for expert in range(count)
+    }

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import InvalidModel
-from headrace_models.checked_settings import CheckedSettings
+from headrace_models import hf_experts
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.families import MODEL_TYPES, Family, windows
+from headrace_models.hf_settings import Settings
 
-_READ = frozenset(
+_READ = hf_experts.READ | frozenset(
     {
         "head_dim",
         "hidden_act",
@@ -60,6 +61,9 @@ _WITHOUT_EFFECT = frozenset(
         "pad_token_id",
         "problem_type",
         "return_dict",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
         "torch_dtype",
         "transformers.js_config",
         "transformers_version",
@@ -69,13 +73,19 @@ _WITHOUT_EFFECT = frozenset(
 _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "attention_bias": (False,),
     "attn_logit_softcapping": (None,),
+    "clip_qkv": (None,),
+    "decoder_sparse_step": (1,),
     "final_logit_softcapping": (None,),
     "is_encoder_decoder": (False,),
     "is_llama_config": (True,),
     "mlp_bias": (False,),
+    "mlp_only_layers": ([],),
+    "n_group": (None, 1),
     "partial_rotary_factor": (1.0,),
     "pretraining_tp": (1,),
+    "qkv_bias": (True,),  # of Qwen2-MoE, whose family has it
     "rope_interleaved": (False,),
+    "topk_group": (None, 1),
     "use_bidirectional_attention": (None, False),
 }
 """Other settings, each with the values that do not change the answer."""
@@ -97,24 +107,12 @@ _ROPE_KEYS = frozenset(
 )
 
 
-class _Settings(CheckedSettings):
-    """Settings of an object in config.json."""
-
-    def __init__(self, file: str, values: Mapping[str, Any]) -> None:
-        super().__init__(file, values, hint="Check the model's config.json")
-
-    def unsupported(self, what: str) -> InvalidModel:
-        return InvalidModel(
-            f"{self.file} uses {what}, which is not supported", hint="docs/reference/llm-runtime.md lists what loads"
-        )
-
-
 def hf_config(name: str, values: Mapping[str, Any], *, has_head: bool) -> DecoderConfig:
     """Return the configuration. `name`: the file's, for messages; `has_head`: whether there is an output matrix.
 
     Raises InvalidModel: for the family first, then for settings that are not computed here, then the rest.
     """
-    settings = _Settings(name, values)
+    settings = Settings(name, values)
     family = MODEL_TYPES.get(str(settings.get("model_type")))
     if family is None:
         raise InvalidModel(
@@ -149,6 +147,7 @@ def hf_config(name: str, values: Mapping[str, Any], *, has_head: bool) -> Decode
         rope_scale=scale,
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
+        wide_qk_norm=family.wide_qk_norm,
         post_norms=family.post_norms,
         activation=_activation(settings, family),
         embedding_scale=math.sqrt(width) if family.scaled_embedding else 1.0,
@@ -156,10 +155,11 @@ def hf_config(name: str, values: Mapping[str, Any], *, has_head: bool) -> Decode
         windows=sizes,
         window_rope_theta=window_theta,
         tied=settings.get("tie_word_embeddings") is True or not has_head,
+        experts=hf_experts.read_experts(settings, family, layers),
     )
 
 
-def _check_variant(settings: _Settings) -> None:
+def _check_variant(settings: Settings) -> None:
     changing = [
         f"{key} = {str(value)[:80]}"
         for key, value in settings.values.items()
@@ -169,7 +169,7 @@ def _check_variant(settings: _Settings) -> None:
         raise settings.unsupported(", ".join(changing[:3]))
 
 
-def _activation(settings: _Settings, family: Family) -> Activation:
+def _activation(settings: Settings, family: Family) -> Activation:
     name = settings.get("hidden_activation") or settings.get("hidden_act")
     if name is None:
         return family.activation
@@ -178,7 +178,7 @@ def _activation(settings: _Settings, family: Family) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def _rope_settings(settings: _Settings, family: Family) -> tuple[_Settings, float]:
+def _rope_settings(settings: Settings, family: Family) -> tuple[Settings, float]:
     """Return RoPE's settings for layers without a window, and its base for those with one.
 
     `rope_parameters` (transformers 5) has the base in it, and one object for each kind of layer if they differ;
@@ -188,16 +188,16 @@ def _rope_settings(settings: _Settings, family: Family) -> tuple[_Settings, floa
     found = new if new is not None else settings.get("rope_scaling") or {}
     window_theta = settings.number("rope_local_base_freq", family.window_rope_theta or 1.0)
     if isinstance(found, dict) and found.keys() <= {"full_attention", "sliding_attention"} and found:
-        window = _Settings(f"{settings.file}, rope_parameters.sliding_attention,", found.get("sliding_attention") or {})
+        window = Settings(f"{settings.file}, rope_parameters.sliding_attention,", found.get("sliding_attention") or {})
         if window.get("rope_type") not in (None, "default"):
             raise window.unsupported(f"rope_type = {str(window.get('rope_type'))[:80]}")
         window_theta, found = window.number("rope_theta", window_theta), found.get("full_attention") or {}
     if not isinstance(found, dict):
         raise settings.invalid(f"{str(found)[:80]} as rope_scaling")
-    return _Settings(f"{settings.file}, rope_scaling,", found), window_theta if family.window_rope_theta else 0.0
+    return Settings(f"{settings.file}, rope_scaling,", found), window_theta if family.window_rope_theta else 0.0
 
 
-def _rope_scaling(rope: _Settings, head_dim: int) -> tuple[tuple[float, ...], float]:
+def _rope_scaling(rope: Settings, head_dim: int) -> tuple[tuple[float, ...], float]:
     """Return `DecoderConfig`'s rope_factors and rope_scale."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     unknown = sorted(
@@ -210,7 +210,7 @@ def _rope_scaling(rope: _Settings, head_dim: int) -> tuple[tuple[float, ...], fl
     return (_llama3_factors(rope, head_dim) if kind == "llama3" else ()), 1.0
 
 
-def _llama3_factors(rope: _Settings, head_dim: int) -> tuple[float, ...]:
+def _llama3_factors(rope: Settings, head_dim: int) -> tuple[float, ...]:
     """Return the divisors of the frequencies: those of long wavelengths are scaled, with a smooth transition.
 
     Source: `apply_scaling` of Meta's Llama 3.1 reference implementation.
@@ -227,7 +227,7 @@ def _llama3_factors(rope: _Settings, head_dim: int) -> tuple[float, ...]:
     return tuple(factors)
 
 
-def _windows(settings: _Settings, family: Family, layers: int) -> tuple[int, ...]:
+def _windows(settings: Settings, family: Family, layers: int) -> tuple[int, ...]:
     if settings.get("use_sliding_window") is False or settings.get("sliding_window") is None:
         return ()
     size = settings.count("sliding_window")

@@ -15,7 +15,7 @@ from headrace_models.families import ARCHITECTURES
 from headrace_models.json_file import read_object
 from headrace_models.quant import dequantise
 from headrace_models.safetensors import StoredTensor, read_safetensors
-from headrace_models.weights import ModelWeights, RawTensor
+from headrace_models.weights import FFN_PARTS, ModelWeights, RawTensor, expert_name
 
 MAX_INDEX_BYTES = 64 << 20
 MAX_FILES = 1000
@@ -37,13 +37,24 @@ _LAYER_NAMES: Mapping[str, str] = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    **{
+        f"mlp.{shared}.{part}_proj": f"ffn_{part}_shexp"
+        for shared in ("shared_expert", "shared_experts")
+        for part in FFN_PARTS
+    },
 }
+_EXPERT = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
+_EXPERT_PARTS = {"w1": "gate", "w3": "up", "w2": "down", **{f"{part}_proj": part for part in FFN_PARTS}}
 _POST_NORM_NAMES: Mapping[str, str] = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 """Names in families with further norms, where `post_attention_layernorm` means another one."""
+_SCORE_BIAS = ".mlp.gate.e_score_correction_bias"
 _ROTATION = ".rotary_emb.inv_freq"
 """Frequencies that old versions of transformers stored; they follow from config.json."""
 
@@ -78,13 +89,19 @@ def hf_weights(directory: Path, config: DecoderConfig, stored: Mapping[str, Stor
         name = gguf_name(original, config)
         if original.endswith(_ROTATION) or (name == "output.weight" and config.tied):
             continue
-        raw = RawTensor(name, tensor.shape, tensor.type, tensor.data)
+        # Qwen2-MoE's gate of the shared expert is a matrix of one row.
+        shape = tensor.shape[1:] if name.endswith("ffn_gate_inp_shexp.weight") else tensor.shape
+        raw = RawTensor(name, shape, tensor.type, tensor.data)
         tensors[name] = _raised(raw, offset) if offset and name.endswith("norm.weight") else raw
     return ModelWeights.checked(directory, config, tensors)
 
 
 def gguf_name(name: str, config: DecoderConfig) -> str:
     """Return the name in GGUF of a tensor of transformers; an unknown one stays, and is refused by it."""
+    if (expert := _EXPERT.fullmatch(name)) and expert[3] in _EXPERT_PARTS:
+        return expert_name(int(expert[1]), _EXPERT_PARTS[expert[3]], int(expert[2]))
+    if name.endswith(_SCORE_BIAS):
+        return f"blk.{name.split('.')[2]}.exp_probs_b.bias"
     found = _LAYER.fullmatch(name)
     if not found:
         return _NAMES.get(name, name)

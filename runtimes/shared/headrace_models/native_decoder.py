@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
 
@@ -21,8 +21,20 @@ from numpy.typing import NDArray
 from headrace_models.adapters import Adapter
 from headrace_models.config import Activation, DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan
+from headrace_models.expert_source import ExpertSource, Routing
+from headrace_models.experts import ExpertsConfig, Scores
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
-from headrace_models.native.library import ERROR_BYTES, NativeBatch, NativeCache, NativeConfig, isa, native
+from headrace_models.native.library import (
+    ERROR_BYTES,
+    EXPERTS_NEEDED,
+    NativeBatch,
+    NativeCache,
+    NativeConfig,
+    NativeExpert,
+    NativeRouting,
+    isa,
+    native,
+)
 from headrace_models.native.lora import PackedAdapter
 from headrace_models.native.packing import InvalidPackedWeights, Packer, WeightType, check_packed, pack
 from headrace_models.weights import ModelWeights
@@ -38,9 +50,18 @@ class NativeDecoder:
         config: of the model.
         threads: that compute, the caller included.
         half_cache: whether the KV cache is float16, else float32.
+        experts: gives the experts, which `packed` then does not have; None: it has them.
     """
 
-    def __init__(self, packed: memoryview, config: DecoderConfig, *, threads: int, half_cache: bool) -> None:
+    def __init__(
+        self,
+        packed: memoryview,
+        config: DecoderConfig,
+        *,
+        threads: int,
+        half_cache: bool,
+        experts: ExpertSource | None = None,
+    ) -> None:
         check_packed(packed, config)
         self.config = config
         self.kernels = isa()
@@ -49,7 +70,8 @@ class NativeDecoder:
         self.weight_bytes = len(self._packed)
         self.kv_bytes_per_token = 2 * config.layers * config.kv_heads * config.head_dim * self._element_bytes
         self._error = ctypes.create_string_buffer(ERROR_BYTES)
-        self._arguments = _NativeArguments(config)
+        self._experts = experts
+        self._arguments = _NativeArguments(config, given_experts=experts is not None)
         self._handle = native().headrace_open(
             self._arguments.config, self._packed.ctypes.data, self.weight_bytes, threads, self._error, ERROR_BYTES
         )
@@ -71,13 +93,20 @@ class NativeDecoder:
         progress: Callable[[int], None],
         weight_type: WeightType,
         packer: Packer = pack,
+        experts: ExpertSource | None = None,
     ) -> Self:
-        """Pack the weights and open them, by default in memory of this process. `progress` gets a percentage."""
-        packed = packer(weights, threads=threads, weight_type=weight_type, progress=progress)
+        """Pack the weights and open them, by default in memory of this process. `progress` gets a percentage.
+
+        With `experts`, their matrices are not packed, and this process has the memory of the others.
+        """
+        if experts is None:
+            packed = packer(weights, threads=threads, weight_type=weight_type, progress=progress)
+        else:
+            packed = pack(weights, threads=threads, weight_type=weight_type, progress=progress, experts=False)
         half = weight_type is WeightType.STORED and any(
             tensor.type.name != "F32" for tensor in weights.tensors.values() if len(tensor.shape) > 1
         )
-        return cls(packed, weights.config, threads=threads, half_cache=half)
+        return cls(packed, weights.config, threads=threads, half_cache=half, experts=experts)
 
     @property
     def _element_bytes(self) -> int:
@@ -138,8 +167,14 @@ class NativeDecoder:
         for block, content in zip(blocks, span.blocks, strict=True):
             self._cache[:, block] = np.frombuffer(content, dtype=np.uint8).reshape(layers, block_bytes)
 
+    def counters(self) -> Mapping[str, int]:
+        """Return the counters of what gives the experts."""
+        return {} if self._experts is None else self._experts.counters()
+
     def close(self) -> None:
         """Free the memory and stop the threads."""
+        if self._experts is not None:
+            self._experts.close()
         if self._handle:
             native().headrace_close(self._handle)
             self._handle = None
@@ -167,7 +202,35 @@ class NativeDecoder:
             len(blocks),
             0 if outputs is None else len(outputs),
         )
-        self._check(native().headrace_step(self._handle, arguments, out.ctypes.data, self._error, ERROR_BYTES))
+        status = native().headrace_step(self._handle, arguments, out.ctypes.data, self._error, ERROR_BYTES)
+        while status == EXPERTS_NEEDED:
+            status = self._give_experts()
+        self._check(status)
+
+    def _give_experts(self) -> int:
+        """Give the library the experts of the layer that it waits at; return its status."""
+        experts = self.config.experts
+        assert self._experts is not None
+        assert experts is not None
+        found = NativeRouting()
+        native().headrace_routing(self._handle, found)
+        shape = (found.tokens, experts.used)
+
+        def look_ahead(layer: int) -> Floats:
+            scores = np.empty((found.tokens, experts.count), dtype=np.float32)
+            self._check(native().headrace_look_ahead(self._handle, layer, scores.ctypes.data, self._error, ERROR_BYTES))
+            return scores
+
+        routing = Routing(
+            found.layer, _view(found.experts, ctypes.c_int32, shape), _view(found.weights, ctypes.c_float, shape)
+        )
+        status = EXPERTS_NEEDED
+        for group in self._experts.groups(routing, look_ahead):
+            if status != EXPERTS_NEEDED:
+                break
+            array = (NativeExpert * len(group))(*group)
+            status = native().headrace_resume(self._handle, array, len(group), self._error, ERROR_BYTES)
+        return status
 
     def _check(self, failed: int) -> None:
         if failed:
@@ -177,10 +240,15 @@ class NativeDecoder:
         return self._error.value.decode(errors="replace")
 
 
+def _view(address: int, kind: type[ctypes.c_int32 | ctypes.c_float], shape: tuple[int, int]) -> NDArray[Any]:
+    """Return an array of the library's memory."""
+    return np.ctypeslib.as_array((kind * math.prod(shape)).from_address(address)).reshape(shape)
+
+
 class _NativeArguments:
     """The configuration as the library reads it, with the arrays that it points to."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, *, given_experts: bool) -> None:
         theta = config.window_rope_theta or config.rope_theta
         factors = np.array(config.rope_factors or 1.0, dtype=np.float32)
         self._frequencies = _frequencies(config, config.rope_theta) / factors * np.float32(config.rope_scale)
@@ -205,7 +273,27 @@ class _NativeArguments:
             frequencies=self._frequencies.ctypes.data,
             window_frequencies=self._window_frequencies.ctypes.data,
             windows=self._windows.ctypes.data,
+            wide_qk_norm=config.wide_qk_norm,
+            given_experts=given_experts,
+            **_expert_arguments(config.experts),
         )
+
+
+def _expert_arguments(experts: ExpertsConfig | None) -> dict[str, float]:
+    if experts is None:
+        return {}
+    return {
+        "experts": experts.count,
+        "experts_used": experts.used,
+        "expert_width": experts.width,
+        "shared_width": experts.shared_width,
+        "shared_gate": experts.shared_gate,
+        "sigmoid": experts.scores is Scores.SIGMOID,
+        "score_bias": experts.score_bias,
+        "normalised": experts.normalised,
+        "first_experts": experts.first_layer,
+        "expert_scale": experts.scale,
+    }
 
 
 def _frequencies(config: DecoderConfig, theta: float) -> NDArray[np.float32]:

@@ -18,9 +18,10 @@ import torch
 from torch.nn import functional
 
 from headrace_models.adapters import ADAPTED, Adapter
-from headrace_models.config import Activation, DecoderConfig
+from headrace_models.config import DecoderConfig
 from headrace_models.decoder import Batch, Floats, KVSpan, Segment
 from headrace_models.kv_memory import cannot_fit, check_cache_fits, untouched
+from headrace_models.torch_experts import ExpertsLayer, FeedForward, activated
 from headrace_models.torch_weights import WeightLoader
 from headrace_models.weights import ModelWeights
 
@@ -38,10 +39,7 @@ class _Layer:
     """[width, heads * head_dim]"""
     post_attention_norm: torch.Tensor | None
     ffn_norm: torch.Tensor
-    gate_up: torch.Tensor
-    """[2 * ffn_width, width]"""
-    down: torch.Tensor
-    """[width, ffn_width]"""
+    ffn: FeedForward | ExpertsLayer
     post_ffn_norm: torch.Tensor | None
     window: int
     """Positions that a query attends to; 0: all."""
@@ -114,6 +112,10 @@ class TorchDecoder:
             both = torch.frombuffer(bytearray(content), dtype=torch.float32).view(shape)
             self._keys[:, block], self._values[:, block] = both[0], both[1]
 
+    def counters(self) -> Mapping[str, int]:
+        """Return no counters."""
+        return {}
+
     def close(self) -> None:
         """Free the cache."""
         self._keys = self._values = torch.empty(0)
@@ -144,12 +146,7 @@ class TorchDecoder:
             adapted.add("attn_output", attended, added)
             hidden = hidden + self._normed(added, layer.post_attention_norm)
             normed = self._normed(hidden, layer.ffn_norm)
-            gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            adapted.add("ffn_gate", normed, gate)
-            adapted.add("ffn_up", normed, up)
-            gated = self._activated(gate) * up
-            added = functional.linear(gated, layer.down)
-            adapted.add("ffn_down", gated, added)
+            added = layer.ffn(normed) if isinstance(layer.ffn, ExpertsLayer) else _dense(layer.ffn, normed, adapted)
             hidden = hidden + self._normed(added, layer.post_ffn_norm)
         return hidden
 
@@ -158,13 +155,6 @@ class TorchDecoder:
         if weight is None:
             return hidden
         return functional.rms_norm(hidden, weight.shape, weight, self.config.norm_epsilon)
-
-    def _activated(self, gate: torch.Tensor) -> torch.Tensor:
-        match self.config.activation:
-            case Activation.SILU:
-                return functional.silu(gate)
-            case Activation.GELU_TANH:
-                return functional.gelu(gate, approximate="tanh")
 
     def _project(
         self, normed: torch.Tensor, layer: _Layer, rope: _Rotation, adapted: _Adapted
@@ -175,9 +165,13 @@ class TorchDecoder:
         sizes = [config.heads * config.head_dim, *[config.kv_heads * config.head_dim] * 2]
         for name, part in zip(("attn_q", "attn_k", "attn_v"), torch.split(qkv, sizes, dim=1), strict=True):
             adapted.add(name, normed, part)
+        if config.wide_qk_norm:
+            for part, norm in zip(torch.split(qkv, sizes, dim=1), (layer.query_norm, layer.key_norm), strict=False):
+                part.copy_(self._normed(part, norm))
         heads = qkv.view(qkv.shape[0], config.heads + 2 * config.kv_heads, config.head_dim)
         queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
-        queries, keys = self._normed(queries, layer.query_norm), self._normed(keys, layer.key_norm)
+        if not config.wide_qk_norm:
+            queries, keys = self._normed(queries, layer.query_norm), self._normed(keys, layer.key_norm)
         return rope.rotated(queries), rope.rotated(keys), values
 
     def _adapted(self, layer: int, segments: Sequence[Segment]) -> _Adapted:
@@ -259,6 +253,17 @@ class _Adapted:
                 outputs[rows] += functional.linear(functional.linear(inputs[rows], a), b)
 
 
+def _dense(ffn: FeedForward, normed: torch.Tensor, adapted: _Adapted) -> torch.Tensor:
+    """Return a dense block's result with the adapters of its rows: [tokens, width]."""
+    gate, up = functional.linear(normed, ffn.gate_up).chunk(2, dim=-1)
+    adapted.add("ffn_gate", normed, gate)
+    adapted.add("ffn_up", normed, up)
+    gated = activated(gate, ffn.activation) * up
+    added = functional.linear(gated, ffn.down)
+    adapted.add("ffn_down", gated, added)
+    return added
+
+
 def _layer_adapter(adapter: Adapter, layer: int) -> _LayerAdapter:
     pairs = {name: adapter.matrices.get(f"blk.{layer}.{name}.weight") for name in ADAPTED}
     return {name: (torch.from_numpy(pair.a), torch.from_numpy(pair.b)) for name, pair in pairs.items() if pair}
@@ -268,6 +273,7 @@ def _layer(loader: WeightLoader, config: DecoderConfig, index: int) -> _Layer:
     def add(*names: str) -> torch.Tensor:
         return loader.add(*(f"blk.{index}.{name}" for name in names))
 
+    experts = config.layer_experts(index)
     return _Layer(
         attention_norm=add("attn_norm.weight"),
         qkv=add("attn_q.weight", "attn_k.weight", "attn_v.weight"),
@@ -277,8 +283,9 @@ def _layer(loader: WeightLoader, config: DecoderConfig, index: int) -> _Layer:
         output=add("attn_output.weight"),
         post_attention_norm=add("post_attention_norm.weight") if config.post_norms else None,
         ffn_norm=add("ffn_norm.weight"),
-        gate_up=add("ffn_gate.weight", "ffn_up.weight"),
-        down=add("ffn_down.weight"),
+        ffn=FeedForward.of(loader, index, "", config.activation)
+        if experts is None
+        else ExpertsLayer.of(loader, index, config, experts),
         post_ffn_norm=add("post_ffw_norm.weight") if config.post_norms else None,
         window=config.window(index),
     )

@@ -7,6 +7,7 @@ still encoded: a decoder keeps, repacks or decodes them. No torch.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from headrace.errors import InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.encodings import TensorType, row_bytes
+from headrace_models.experts import ExpertsConfig
+
+_EXPERT = re.compile(r"blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +92,57 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         "attn_v.weight": (keys, config.width),
         "attn_output.weight": (config.width, queries),
         "ffn_norm.weight": width,
-        "ffn_gate.weight": (config.ffn_width, config.width),
-        "ffn_up.weight": (config.ffn_width, config.width),
-        "ffn_down.weight": (config.width, config.ffn_width),
     }
     if config.qkv_bias:
         layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
     if config.qk_norm:
-        layer |= {"attn_q_norm.weight": head, "attn_k_norm.weight": head}
+        wide = config.wide_qk_norm
+        layer |= {"attn_q_norm.weight": (queries,) if wide else head, "attn_k_norm.weight": (keys,) if wide else head}
     if config.post_norms:
         layer |= {"post_attention_norm.weight": width, "post_ffw_norm.weight": width}
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (config.vocabulary, config.width)}
     for index in range(config.layers):
         shapes |= {f"blk.{index}.{name}": shape for name, shape in layer.items()}
+        experts = config.layer_experts(index)
+        ffn = _ffn_shapes("", config.ffn_width, config.width) if experts is None else _experts_shapes(experts, config)
+        shapes |= {f"blk.{index}.{name}": shape for name, shape in ffn.items()}
     shapes["output_norm.weight"] = width
     if not config.tied:
         shapes["output.weight"] = (config.vocabulary, config.width)
     return shapes
+
+
+FFN_PARTS = ("gate", "up", "down")
+"""The matrices of a feed-forward block."""
+
+
+def expert_name(layer: int, part: str, expert: int) -> str:
+    """Return the name of a matrix of an expert, as in the first GGUF files with experts, where each was a tensor."""
+    return f"blk.{layer}.ffn_{part}.{expert}.weight"
+
+
+def is_expert(name: str) -> bool:
+    """Whether a tensor is a matrix of an expert, as `expert_name` names it."""
+    return _EXPERT.fullmatch(name) is not None
+
+
+def _experts_shapes(experts: ExpertsConfig, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"ffn_gate_inp.weight": (experts.count, config.width)}
+    if experts.score_bias:
+        shapes["exp_probs_b.bias"] = (experts.count,)
+    if experts.shared_gate:
+        shapes["ffn_gate_inp_shexp.weight"] = (config.width,)
+    if experts.shared_width:
+        shapes |= _ffn_shapes("_shexp", experts.shared_width, config.width)
+    for expert in range(experts.count):
+        shapes |= _ffn_shapes(f".{expert}", experts.width, config.width)
+    return shapes
+
+
+def _ffn_shapes(suffix: str, ffn_width: int, width: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"ffn_{part}{suffix}.weight": (width, ffn_width) if part == "down" else (ffn_width, width) for part in FFN_PARTS
+    }
 
 
 def release_file_pages(tensors: Iterable[RawTensor]) -> None:

@@ -8,9 +8,10 @@ import sys
 
 from headrace.runtimes.custom_container import CUSTOM_CONTAINER
 from headrace.runtimes.llm import LLM
+from headrace.runtimes.moe import MOE
 from headrace.runtimes.profile import RuntimeProfile
 
-PROFILES: dict[str, RuntimeProfile] = {profile.type: profile for profile in (LLM, CUSTOM_CONTAINER)}
+PROFILES: dict[str, RuntimeProfile] = {profile.type: profile for profile in (LLM, MOE, CUSTOM_CONTAINER)}
 """Profiles by type."""
 _SPEC = "headrace.kinds.modeldeployment.spec"
 """Its models read the registry once, when they are imported."""

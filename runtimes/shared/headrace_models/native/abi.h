@@ -6,7 +6,7 @@
 
 namespace headrace {
 
-constexpr int32_t kAbi = 2;
+constexpr int32_t kAbi = 3;
 
 // DecoderConfig, and the rotation frequencies [head_dim / 2] of layers without and with a window.
 struct Config {
@@ -16,7 +16,29 @@ struct Config {
   const float* frequencies;
   const float* window_frequencies;
   const int32_t* windows;  // [layers]
+  int32_t wide_qk_norm;
+  // ExpertsConfig; `experts` 0: the model is dense. `given_experts`: the caller gives the matrices of experts in each step.
+  int32_t experts, experts_used, expert_width, shared_width, shared_gate, sigmoid, score_bias, normalised, first_experts;
+  int32_t given_experts;
+  float expert_scale;
 };
+
+// The matrices of an expert, at addresses aligned to 64 bytes, which stay valid until they are computed with.
+struct ExpertArgs {
+  const uint8_t *gate, *up, *down;
+  uint32_t gate_kind, up_kind, down_kind;
+  int32_t expert;
+};
+
+// What the gate of a layer chose.
+struct RoutingArgs {
+  int32_t layer, tokens;
+  const int32_t* experts;  // [tokens, experts_used], by falling score
+  const float* weights;    // the same shape
+};
+
+// What a call of the decoder returned.
+enum Status : int32_t { kDone, kFailed, kExpertsNeeded };
 
 struct SegmentArgs {
   int32_t first_block;  // index into `blocks` of the batch

@@ -71,9 +71,33 @@ HEADRACE_API int32_t headrace_set_adapter(Decoder* decoder, int32_t index, const
   return guarded(error, size, [&] { return decoder->set_adapter(index, args); });
 }
 
+// The next two return a Status.
 HEADRACE_API int32_t headrace_step(Decoder* decoder, const headrace::BatchArgs* batch, float* out, char* error,
                                    int32_t size) {
-  return guarded(error, size, [&] { return decoder->step(*batch, out); });
+  headrace::Status status = headrace::kFailed;
+  int failed = guarded(error, size, [&] {
+    std::string why;
+    status = decoder->step(*batch, out, why);
+    return why;
+  });
+  return failed ? headrace::kFailed : status;
+}
+
+HEADRACE_API int32_t headrace_resume(Decoder* decoder, const headrace::ExpertArgs* experts, int32_t count, char* error,
+                                     int32_t size) {
+  headrace::Status status = headrace::kFailed;
+  int failed = guarded(error, size, [&] {
+    std::string why;
+    status = decoder->resume(experts, count, why);
+    return why;
+  });
+  return failed ? headrace::kFailed : status;
+}
+
+HEADRACE_API void headrace_routing(const Decoder* decoder, headrace::RoutingArgs* out) { *out = decoder->routing(); }
+
+HEADRACE_API int32_t headrace_look_ahead(Decoder* decoder, int32_t layer, float* scores, char* error, int32_t size) {
+  return guarded(error, size, [&] { return decoder->look_ahead(layer, scores); });
 }
 
 HEADRACE_API void headrace_close(Decoder* decoder) { delete decoder; }

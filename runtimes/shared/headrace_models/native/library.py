@@ -14,7 +14,7 @@ from headrace_models.native.build import SOURCES, NoNativeLibrary, build, cache_
 
 log = logging.getLogger(__name__)
 
-ABI = 2
+ABI = 3
 ERROR_BYTES = 512
 
 
@@ -26,7 +26,27 @@ class NativeConfig(ctypes.Structure):
         *((name, c_int32) for name in ("qkv_bias", "qk_norm", "post_norms", "gelu", "tied")),
         *((name, c_float) for name in ("norm_epsilon", "embedding_scale", "score_factor")),
         *((name, c_void_p) for name in ("frequencies", "window_frequencies", "windows")),
+        ("wide_qk_norm", c_int32),
+        *((name, c_int32) for name in ("experts", "experts_used", "expert_width", "shared_width", "shared_gate")),
+        *((name, c_int32) for name in ("sigmoid", "score_bias", "normalised", "first_experts", "given_experts")),
+        ("expert_scale", c_float),
     )
+
+
+class NativeExpert(ctypes.Structure):
+    """`ExpertArgs` of abi.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("gate", "up", "down")),
+        *((name, c_uint32) for name in ("gate_kind", "up_kind", "down_kind")),
+        ("expert", c_int32),
+    )
+
+
+class NativeRouting(ctypes.Structure):
+    """`RoutingArgs` of abi.h."""
+
+    _fields_ = (("layer", c_int32), ("tokens", c_int32), ("experts", c_void_p), ("weights", c_void_p))
 
 
 class NativeBatch(ctypes.Structure):
@@ -54,6 +74,10 @@ class NativeCache(ctypes.Structure):
         ("block_tokens", c_int32),
         ("half", c_int32),
     )
+
+
+DONE, FAILED, EXPERTS_NEEDED = range(3)
+"""`Status` of abi.h."""
 
 
 @cache
@@ -105,6 +129,9 @@ def _declare(library: ctypes.CDLL) -> None:
         "block_bytes": (c_uint64, (POINTER(NativeConfig), c_int32, c_int32)),
         "allocate": (c_int32, (c_void_p, POINTER(NativeCache), *error)),
         "set_adapter": (c_int32, (c_void_p, c_int32, POINTER(NativeLora), *error)),
+        "resume": (c_int32, (c_void_p, c_void_p, c_int32, *error)),
+        "routing": (None, (c_void_p, POINTER(NativeRouting))),
+        "look_ahead": (c_int32, (c_void_p, c_int32, c_void_p, *error)),
         "step": (c_int32, (c_void_p, POINTER(NativeBatch), c_void_p, *error)),
         "close": (None, (c_void_p,)),
     }

@@ -16,7 +16,7 @@ std::string Lora::set(int index, const LoraArgs* args, const Model& model) {
   std::vector<Pair> pairs;
   for (size_t layer = 0; args && layer < model.layers.size(); ++layer) {
     const Layer& of = model.layers[layer];
-    const Matrix* matrices[kAdaptedCount] = {&of.q, &of.k, &of.v, &of.output, &of.gate, &of.up, &of.down};
+    const Matrix* matrices[kAdaptedCount] = {&of.q, &of.k, &of.v, &of.output, &of.ffn.gate, &of.ffn.up, &of.ffn.down};
     for (const Matrix* matrix : matrices) {
       const LoraArgs& each = args[pairs.size()];
       if (each.rank < 0 || each.rank > kMaxRank) return "an adapter of rank " + std::to_string(each.rank);

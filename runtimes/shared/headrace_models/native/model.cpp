@@ -77,6 +77,9 @@ class Reader {
 std::string Model::bind(const Config& given, const uint8_t* packed, uint64_t bytes) {
   config = given;
   const Config& c = config;
+  if (c.experts && (c.experts_used < 1 || c.experts_used > c.experts))
+    return std::to_string(c.experts_used) + " of " + std::to_string(c.experts) + " experts";
+  if (c.experts && c.post_norms) return "experts with norms after them";
   if (c.head_dim > kMostHeadDim) return "heads of " + std::to_string(c.head_dim) + " are longer than 512";
   frequencies.assign(c.frequencies, c.frequencies + c.head_dim / 2);
   window_frequencies.assign(c.window_frequencies, c.window_frequencies + c.head_dim / 2);
@@ -99,15 +102,26 @@ std::string Model::bind(const Config& given, const uint8_t* packed, uint64_t byt
       layer.v_bias = reader.vector(keys);
     }
     if (c.qk_norm) {
-      layer.q_norm = reader.vector(c.head_dim);
-      layer.k_norm = reader.vector(c.head_dim);
+      layer.q_norm = reader.vector(c.wide_qk_norm ? queries : c.head_dim);
+      layer.k_norm = reader.vector(c.wide_qk_norm ? keys : c.head_dim);
     }
     layer.output = reader.matrix(c.width, queries);
     if (c.post_norms) layer.post_attention_norm = reader.vector(c.width);
     layer.ffn_norm = reader.vector(c.width);
-    layer.gate = reader.matrix(c.ffn_width, c.width);
-    layer.up = reader.matrix(c.ffn_width, c.width);
-    layer.down = reader.matrix(c.width, c.ffn_width);
+    auto feed_forward = [&](int width) -> FeedForward {
+      Matrix gate = reader.matrix(width, c.width), up = reader.matrix(width, c.width);
+      return {gate, up, reader.matrix(c.width, width)};
+    };
+    layer.has_experts = c.experts && i >= c.first_experts;
+    if (layer.has_experts) {
+      layer.router = reader.matrix(c.experts, c.width);
+      if (c.score_bias) layer.score_bias = reader.vector(c.experts);
+      if (c.shared_gate) layer.shared_gate = reader.vector(c.width);
+      if (c.shared_width) layer.ffn = feed_forward(c.shared_width);
+      for (int e = 0; e < c.experts && !c.given_experts; ++e) layer.experts.push_back(feed_forward(c.expert_width));
+    } else {
+      layer.ffn = feed_forward(c.ffn_width);
+    }
     if (c.post_norms) layer.post_ffn_norm = reader.vector(c.width);
     layers.push_back(layer);
   }

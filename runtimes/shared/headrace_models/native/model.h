@@ -8,6 +8,10 @@
 
 namespace headrace {
 
+struct FeedForward {
+  Matrix gate, up, down;
+};
+
 struct Layer {
   const float* attention_norm;
   Matrix q, k, v;
@@ -16,8 +20,13 @@ struct Layer {
   Matrix output;
   const float* post_attention_norm;  // null without post_norms
   const float* ffn_norm;
-  Matrix gate, up, down;
+  FeedForward ffn;  // with experts: the shared expert
   const float* post_ffn_norm;
+  bool has_experts;
+  Matrix router;
+  const float* score_bias;            // null without score_bias
+  const float* shared_gate;           // null without shared_gate
+  std::vector<FeedForward> experts;  // empty if the caller gives them
 };
 
 struct Model {

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from headrace.errors import CannotStart, InvalidModel
 from headrace_models.config import DecoderConfig
 from headrace_models.native.library import native
-from headrace_models.weights import ModelWeights, RawTensor, release_file_pages, tensor_shapes
+from headrace_models.weights import (
+    FFN_PARTS,
+    ModelWeights,
+    RawTensor,
+    expert_name,
+    is_expert,
+    release_file_pages,
+    tensor_shapes,
+)
 
 MAGIC, VERSION, ALIGNMENT = b"HRWEIGHT", 1, 64
 _HEADER = struct.Struct("<8sIIQ32s8x")
@@ -64,16 +72,15 @@ class Packing:
     nbytes: int
 
     @classmethod
-    def of(cls, weights: ModelWeights, weight_type: WeightType = WeightType.STORED) -> Packing:
-        """Lay out the weights of a model."""
-        order = slot_names(weights.config)
+    def of(cls, weights: ModelWeights, weight_type: WeightType = WeightType.STORED, *, experts: bool = True) -> Packing:
+        """Lay out the weights of a model. `experts`: whether those of its mixtures are among them."""
+        order = [name for name in slot_names(weights.config) if experts or not is_expert(name)]
         slots, offset = [], _aligned(_HEADER.size + len(order) * _ENTRY.size)
         for name in order:
             tensor = weights.tensors[name]
             vector = len(tensor.shape) == 1
             rows, cols = (1, tensor.shape[0]) if vector else tensor.shape
-            exact = weight_type is WeightType.FLOAT32
-            kind = _VECTOR if vector else _F32 if exact else native().headrace_kind(tensor.type)
+            kind = packed_kind(tensor, weight_type)
             nbytes = native().headrace_tensor_bytes(kind, rows, cols)
             slots.append(_Slot(tensor, kind, rows, cols, offset, nbytes))
             offset += nbytes
@@ -94,7 +101,13 @@ class Packing:
         with ThreadPoolExecutor(threads) as pool:
             largest_first = sorted(self.slots, key=lambda slot: -slot.nbytes)
             done = 0
-            for slot, _ in zip(largest_first, pool.map(lambda each: _fill_slot(each, out), largest_first), strict=True):
+            for slot, _ in zip(
+                largest_first,
+                pool.map(
+                    lambda each: pack_tensor(each.tensor, each.kind, out.ctypes.data + each.offset), largest_first
+                ),
+                strict=True,
+            ):
                 done += slot.nbytes
                 progress(100 * done // self.nbytes)
         release_file_pages(slot.tensor for slot in self.slots)  # else the process holds the weights twice
@@ -115,9 +128,10 @@ def pack(
     threads: int,
     weight_type: WeightType = WeightType.STORED,
     progress: Callable[[int], None] = lambda _: None,
+    experts: bool = True,
 ) -> memoryview:
-    """Return the packed weights in new memory."""
-    packing = Packing.of(weights, weight_type)
+    """Return the packed weights in new memory. `experts`: whether those of its mixtures are among them."""
+    packing = Packing.of(weights, weight_type, experts=experts)
     try:
         memory = np.empty(packing.nbytes + ALIGNMENT, dtype=np.uint8)
     except MemoryError as error:
@@ -129,6 +143,36 @@ def pack(
     view = memory[first : first + packing.nbytes]
     packing.fill(view.data, threads, progress)
     return view.data
+
+
+def packed_kind(tensor: RawTensor, weight_type: WeightType) -> int:
+    """Return the kind of packed.h in which a tensor is held."""
+    if len(tensor.shape) == 1:
+        return _VECTOR
+    # The gate of experts stays exact: its rounding would choose other experts.
+    exact = weight_type is WeightType.FLOAT32 or tensor.name.endswith("ffn_gate_inp.weight")
+    kind: int = _F32 if exact else native().headrace_kind(tensor.type)
+    return kind
+
+
+def pack_tensor(tensor: RawTensor, kind: int, address: int) -> None:
+    """Pack one tensor to an address aligned to 64 bytes. Raises InvalidPackedWeights."""
+    data = np.frombuffer(tensor.data, dtype=np.uint8)
+    order = None if tensor.row_order is None else np.ascontiguousarray(tensor.row_order, dtype=np.int32)
+    rows, cols = (1, tensor.shape[0]) if len(tensor.shape) == 1 else tensor.shape
+    if kind == _VECTOR and order is not None:
+        rows, cols = cols, 1  # the elements of a vector are its rows, and they have an order
+    failed = native().headrace_pack(
+        tensor.type,
+        data.ctypes.data,
+        rows,
+        cols,
+        None if order is None else order.ctypes.data,
+        kind,
+        address,
+    )
+    if failed:
+        raise _invalid(f"{tensor.name} of type {tensor.type.name} cannot be packed")
 
 
 def check_packed(packed: memoryview, config: DecoderConfig) -> None:
@@ -166,30 +210,14 @@ def _slot_names(config: DecoderConfig) -> Iterator[str]:
         *("attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight"),
         *("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight", "attn_k_norm.weight"),
         *("attn_output.weight", "post_attention_norm.weight", "ffn_norm.weight"),
+        *("ffn_gate_inp.weight", "exp_probs_b.bias", "ffn_gate_inp_shexp.weight"),
+        *("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
         *("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight", "post_ffw_norm.weight"),
     )
     for index in range(config.layers):
         yield from (name for each in layer if (name := f"blk.{index}.{each}") in present)
-
-
-def _fill_slot(slot: _Slot, out: NDArray[np.uint8]) -> None:
-    tensor = slot.tensor
-    data = np.frombuffer(tensor.data, dtype=np.uint8)
-    order = None if tensor.row_order is None else np.ascontiguousarray(tensor.row_order, dtype=np.int32)
-    rows, cols = slot.rows, slot.cols
-    if slot.kind == _VECTOR and order is not None:
-        rows, cols = cols, 1  # the elements of a vector are its rows, and they have an order
-    failed = native().headrace_pack(
-        tensor.type,
-        data.ctypes.data,
-        rows,
-        cols,
-        None if order is None else order.ctypes.data,
-        slot.kind,
-        out.ctypes.data + slot.offset,
-    )
-    if failed:
-        raise _invalid(f"{tensor.name} of type {tensor.type.name} cannot be packed")
+        if experts := config.layer_experts(index):
+            yield from (expert_name(index, part, expert) for expert in range(experts.count) for part in FFN_PARTS)
 
 
 def _bytes_of(memory: memoryview) -> NDArray[np.uint8]:

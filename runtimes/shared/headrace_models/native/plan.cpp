@@ -5,14 +5,6 @@
 #include "step.h"
 
 namespace headrace {
-namespace {
-
-constexpr int kTokensPerItem = 128;  // whose activations stay in the second-level cache
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
-}  // namespace
-
 void Input::reserve(size_t rows, size_t cols) {
   stride = (cols + 31) / 32 * 32;
   values.reserve(rows * stride);
@@ -29,13 +21,24 @@ QuantisedRow Input::quantised_row(size_t m, size_t col) const {
           halves.get() + at / 16};
 }
 
+void Input::copy_row(size_t to, const Input& from, size_t row, bool codes_too) const {
+  std::copy_n(from.row(row), stride, this->row(to));
+  if (!codes_too) return;
+  const QuantisedRow out = quantised_row(to), in = from.quantised_row(row);
+  std::copy_n(in.codes, 2 * stride, out.codes);
+  std::copy_n(in.scales, stride / 32, out.scales);
+  std::copy_n(in.sums, stride / 32, out.sums);
+  std::copy_n(in.offsets, stride / 32, out.offsets);
+  std::copy_n(in.halves, stride / 16, out.halves);
+}
+
 Activations Input::activations() const {
   return {values.get(), codes.get(), scales.get(), sums.get(), offsets.get(), halves.get(), stride};
 }
 
 std::string Decoder::open(const Config& config, const uint8_t* packed, uint64_t bytes) {
   std::string error = model_.bind(config, packed, bytes);
-  if (error.empty()) pool_ = std::make_unique<Pool>(thread_count_, 14 * config.layers + 3);
+  if (error.empty()) pool_ = std::make_unique<Pool>(thread_count_, 17 * config.layers + 8);
   return error;
 }
 
@@ -90,13 +93,15 @@ void Decoder::reserve(const BatchArgs& b) {
   q_.reserve(m * c.heads * c.head_dim);
   k_.reserve(m * c.kv_heads * c.head_dim);
   v_.reserve(m * c.kv_heads * c.head_dim);
-  up_.reserve(m * c.ffn_width);
+  const size_t ffn_width = std::max(c.ffn_width, c.shared_width);
+  up_.reserve(m * ffn_width);
   if (c.post_norms) projected_.reserve(m * c.width);
   cosines_.reserve(2 * m * half);
   sines_.reserve(2 * m * half);
   normed_.reserve(m, c.width);
   attended_.reserve(m, size_t(c.heads) * c.head_dim);
-  gated_.reserve(m, c.ffn_width);
+  gated_.reserve(m, ffn_width);
+  if (c.experts) reserve_experts(m);
   final_.reserve(b.outputs ? b.output_count : 0, c.width);
   scores_stride_ = 4 * (longest + 64);
   scores_.reserve(scores_stride_ * thread_count_);
@@ -136,16 +141,20 @@ void Decoder::plan(const BatchArgs& b) {
   const Layer& first = model_.layers[0];
   // Whole heads and whole tiles: the thread that computes them also rotates them.
   const int head_tiles = std::lcm(kTileRows, c.head_dim) / kTileRows;
-  cut_q_ = cut(first.q, head_tiles, m);
-  cut_k_ = cut(first.k, head_tiles, m);
+  const bool wide = c.qk_norm && c.wide_qk_norm;  // the norm needs all heads
+  cut_q_ = cut(first.q, wide ? tiles_of(first.q.rows) : head_tiles, m);
+  cut_k_ = cut(first.k, wide ? tiles_of(first.k.rows) : head_tiles, m);
   cut_output_ = cut(first.output, 2, m);
-  cut_ffn_ = cut(first.gate, 2, m);
-  cut_down_ = cut(first.down, 2, m);
+  auto cut_rows = [&](int rows) { return cut(Matrix{kF32, uint32_t(rows), 0, nullptr}, 2, m); };
+  cut_ffn_ = cut_rows(c.ffn_width);
+  cut_shared_ = cut_rows(c.shared_width);
+  cut_down_ = cut_rows(c.width);
   cut_head_ = cut(model_.head, 16, outputs);
   const int token_parts = ceil_div(m, kTokensPerItem);
   lora_.plan(b);
-  phases_.clear();
-  auto phase = [&](Work work, int layer, int items) { if (items) phases_.push_back({work, layer, items}); };
+  planned_.clear();
+  stages_.clear();
+  auto phase = [&](Work work, int layer, int items) { if (items) planned_.push_back({work, layer, items}); };
   phase(Work::kEmbed, 0, m);
   for (int i = 0; i < c.layers; ++i) {
     phase(Work::kAttentionNorm, i, m);
@@ -157,6 +166,10 @@ void Decoder::plan(const BatchArgs& b) {
     phase(Work::kOutput, i, cut_output_.parts * token_parts);
     if (c.post_norms) phase(Work::kPostAttention, i, m);
     phase(Work::kFfnNorm, i, m);
+    if (model_.layers[i].has_experts) {
+      plan_experts(i, m, token_parts);
+      continue;
+    }
     phase(Work::kShrinkGateUp, i, lora_.runs());
     phase(Work::kGateUp, i, cut_ffn_.parts * token_parts);
     phase(Work::kShrinkDown, i, lora_.runs());
@@ -165,8 +178,9 @@ void Decoder::plan(const BatchArgs& b) {
   }
   if (outputs) phase(Work::kFinalNorm, 0, outputs);
   if (outputs && b.outputs) phase(Work::kHead, 0, cut_head_.parts * ceil_div(outputs, kTokensPerItem));
-  items_.clear();
-  for (const Phase& each : phases_) items_.push_back(each.items);
+  stages_.push_back({stages_.empty() ? 0 : stages_.back().end, int(planned_.size()), -1});
+  stage_ = 0;
+  phases_.clear();
 }
 
 }  // namespace headrace

@@ -7,15 +7,22 @@
 
 namespace headrace {
 
-std::string Decoder::step(const BatchArgs& batch, float* out) {
-  std::string error = check(batch);
-  if (!error.empty()) return error;
+Status Decoder::step(const BatchArgs& batch, float* out, std::string& error) {
+  error = check(batch);
+  if (!error.empty()) return kFailed;
   batch_ = &batch;
   out_ = out;
+  waiting_ = false;
   reserve(batch);
   plan(batch);
-  pool_->run(items_, run_item, this);
-  return "";
+  return advance(error);
+}
+
+void Decoder::execute() {
+  items_.clear();
+  for (const Phase& each : phases_) items_.push_back(each.items);
+  if (!items_.empty()) pool_->run(items_, run_item, this);
+  phases_.clear();
 }
 
 void Decoder::run_item(void* self, int phase, int item, int thread) {
@@ -49,12 +56,33 @@ void Decoder::run(const Phase& phase, int item, int thread) {
     case Work::kPostAttention:
       return post_norm(item, layer.post_attention_norm);
     case Work::kFfnNorm:
-      return normed(item, hidden, layer.ffn_norm, normed_, quantised(layer.gate.kind) || quantised(layer.up.kind));
+      return normed(item, hidden, layer.ffn_norm, normed_, expert_codes(layer) || quantised(layer.ffn.gate.kind) || quantised(layer.ffn.up.kind));
     case Work::kGateUp:
-      return gate_up(layer, phase.layer, item);
+      return dense_gate_up(layer, phase.layer, item);
     case Work::kDown:
       return adapt(phase.layer, kAdaptedDown,
-                   product(layer.down, cut_down_, item, gated_, projected, c.width, !c.post_norms), projected, c.width);
+                   product(layer.ffn.down, cut_down_, item, gated_, projected, c.width, !c.post_norms), projected, c.width);
+    case Work::kSharedGateUp:
+      return gate_up(layer.ffn, normed_, range(layer.ffn.gate, cut_shared_, item), gated_, up_.get());
+    case Work::kSharedDown:
+      product(layer.ffn.down, cut_down_, item, gated_, shared_.get(), c.width, false);
+      return;
+    case Work::kRoute:
+      return route(layer, item);
+    case Work::kDispatch:
+      return routed_.copy_row(item, normed_, pairs_[item] / c.experts_used, expert_codes(layer));
+    case Work::kExpertGateUp: {
+      const ExpertItem& of = gate_items_[item];
+      return gate_up(given_[of.expert], routed_, of.range, routed_gated_, expert_up_.get());
+    }
+    case Work::kExpertDown: {
+      const ExpertItem& of = down_items_[item];
+      const Range& r = of.range;
+      return kernels_.matmul(given_[of.expert].down, r.tile, r.tile_end, routed_gated_.activations(), r.m, r.m_end,
+                             results_.get(), c.width, false);
+    }
+    case Work::kCombine:
+      return combine(layer, item);
     case Work::kPostFfn:
       return post_norm(item, layer.post_ffn_norm);
     case Work::kFinalNorm: {
@@ -133,14 +161,19 @@ void Decoder::finish_heads(const Layer& layer, int index, int part, const Range&
   float* rows = part == 0 ? q_.get() : part == 1 ? k_.get() : v_.get();
   const size_t windowed = model_.windows[index] ? batch_->token_count : 0;
   const uint64_t block_bytes = Decoder::block_bytes(c, cache_.block_tokens, cache_.half);
+  const bool wide = c.qk_norm && c.wide_qk_norm && part < 2;  // an item then has all heads
   for (int m = r.m; m < r.m_end; ++m) {
+    if (wide) {
+      float* all = rows + size_t(m) * heads * c.head_dim;
+      kernels_.rms_norm(all, norm, c.norm_epsilon, heads * c.head_dim, all);
+    }
     const SegmentArgs& segment = batch_->segments[segment_of_[m]];
     const int position = positions_[m];
     for (int head = head_begin; head < head_end; ++head) {
       float* row = rows + (size_t(m) * heads + head) * c.head_dim;
       if (bias) kernels_.add(row, bias + size_t(head) * c.head_dim, c.head_dim);
       if (part < 2) {
-        if (norm) kernels_.rms_norm(row, norm, c.norm_epsilon, c.head_dim, row);
+        if (norm && !wide) kernels_.rms_norm(row, norm, c.norm_epsilon, c.head_dim, row);
         const size_t at = (windowed + m) * half;
         kernels_.rotate(row, cosines_.get() + at, sines_.get() + at, half);
       }
@@ -179,18 +212,31 @@ void Decoder::attend(int layer, int item, int thread) {
   kernels_.attend(args, queries.row, queries.row_end, scores_.get() + thread * scores_stride_);
 }
 
-void Decoder::gate_up(const Layer& layer, int index, int item) {
-  const Config& c = model_.config;
-  Range r = range(layer.gate, cut_ffn_, item);
-  const Activations input = normed_.activations();
-  kernels_.matmul(layer.gate, r.tile, r.tile_end, input, r.m, r.m_end, gated_.values.get(), gated_.stride, false);
-  kernels_.matmul(layer.up, r.tile, r.tile_end, input, r.m, r.m_end, up_.get(), c.ffn_width, false);
+void Decoder::dense_gate_up(const Layer& layer, int index, int item) {
+  const FeedForward& ffn = layer.ffn;
+  const Range r = range(ffn.gate, cut_ffn_, item);
+  products(ffn, normed_, r, gated_, up_.get());
   adapt(index, kAdaptedGate, r, gated_.values.get(), gated_.stride);
-  adapt(index, kAdaptedUp, r, up_.get(), c.ffn_width);
-  const int col = r.tile * kTileRows, n = std::min(r.tile_end * kTileRows, c.ffn_width) - col;
+  adapt(index, kAdaptedUp, r, up_.get(), ffn.up.rows);
+  gate(ffn, r, gated_, up_.get());
+}
+
+void Decoder::gate_up(const FeedForward& ffn, const Input& input, const Range& r, const Input& gated, float* up) {
+  products(ffn, input, r, gated, up);
+  gate(ffn, r, gated, up);
+}
+
+void Decoder::products(const FeedForward& ffn, const Input& input, const Range& r, const Input& gated, float* up) {
+  const Activations x = input.activations();
+  kernels_.matmul(ffn.gate, r.tile, r.tile_end, x, r.m, r.m_end, gated.values.get(), gated.stride, false);
+  kernels_.matmul(ffn.up, r.tile, r.tile_end, x, r.m, r.m_end, up, ffn.up.rows, false);
+}
+
+void Decoder::gate(const FeedForward& ffn, const Range& r, const Input& gated, const float* up) {
+  const int width = ffn.up.rows, col = r.tile * kTileRows, n = std::min(r.tile_end * kTileRows, width) - col;
   for (int m = r.m; m < r.m_end; ++m) {
-    kernels_.gate(gated_.row(m) + col, up_.get() + size_t(m) * c.ffn_width + col, n, c.gelu);
-    if (quantised(layer.down.kind)) kernels_.quantise(gated_.row(m) + col, n, gated_.quantised_row(m, col));
+    kernels_.gate(gated.row(m) + col, up + size_t(m) * width + col, n, model_.config.gelu);
+    if (quantised(ffn.down.kind)) kernels_.quantise(gated.row(m) + col, n, gated.quantised_row(m, col));
   }
 }
 

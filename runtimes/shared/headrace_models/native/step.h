@@ -12,6 +12,10 @@
 
 namespace headrace {
 
+constexpr int kTokensPerItem = 128;  // whose activations stay in the second-level cache
+
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
 // Memory for the activations of a step, grown when needed and aligned for vectors.
 template <class T>
 class Buffer {
@@ -40,6 +44,8 @@ struct Input {
   Buffer<int32_t> offsets, halves;
 
   void reserve(size_t rows, size_t cols);
+  // Copy a row, values and codes, from another input of the same width.
+  void copy_row(size_t to, const Input& from, size_t row, bool codes_too) const;
   float* row(size_t m) const { return values.get() + m * stride; }
   QuantisedRow quantised_row(size_t m, size_t col = 0) const;
   Activations activations() const;
@@ -53,7 +59,17 @@ class Decoder {
   std::string open(const Config& config, const uint8_t* packed, uint64_t bytes);
   std::string allocate(const CacheArgs& cache);
   std::string set_adapter(int index, const LoraArgs* args) { return lora_.set(index, args, model_); }
-  std::string step(const BatchArgs& batch, float* out);
+  // Compute a batch. If the caller gives the experts, this stops after the gate of each layer with experts and returns
+  // kExpertsNeeded; `resume` computes those that it gets, in any order and number, and goes on when the layer has all.
+  // Results do not depend on the order. The batch's memory stays valid until kDone.
+  Status step(const BatchArgs& batch, float* out, std::string& error);
+  Status resume(const ExpertArgs* experts, int count, std::string& error);
+  RoutingArgs routing() const;
+  // Whether a step waits for experts.
+  bool waits() const { return waiting_; }
+  // Scores (before softmax or sigmoid) of a later layer's gate for the present hidden states: [tokens, experts]. Called
+  // while a step waits.
+  std::string look_ahead(int layer, float* scores);
 
   // Bytes of a layer's block: keys and values of all KV heads.
   static uint64_t block_bytes(const Config& config, int block_tokens, bool half);
@@ -61,7 +77,8 @@ class Decoder {
 
  private:
   enum class Work { kEmbed, kAttentionNorm, kQkv, kAttend, kQuantiseAttended, kOutput, kPostAttention, kFfnNorm,
-                    kGateUp, kDown, kPostFfn, kFinalNorm, kHead, kShrinkQkv, kShrinkOutput, kShrinkGateUp, kShrinkDown };
+                    kGateUp, kDown, kPostFfn, kFinalNorm, kHead, kShrinkQkv, kShrinkOutput, kShrinkGateUp, kShrinkDown, kSharedGateUp,
+                    kSharedDown, kRoute, kDispatch, kExpertGateUp, kExpertDown, kCombine };
   struct Phase {
     Work work;
     int layer, items;
@@ -93,8 +110,30 @@ class Decoder {
   void adapt(int layer, Adapted matrix, const Range& range, float* out, size_t stride) const {
     lora_.expand(kernels_, layer, matrix, range.tile, range.tile_end, range.m, range.m_end, out, stride);
   }
-  void gate_up(const Layer& layer, int index, int item);
+  void gate_up(const FeedForward& ffn, const Input& input, const Range& range, const Input& gated, float* up);
+  void dense_gate_up(const Layer& layer, int index, int item);
+  void products(const FeedForward& ffn, const Input& input, const Range& range, const Input& gated, float* up);
+  void gate(const FeedForward& ffn, const Range& range, const Input& gated, const float* up);
   void post_norm(int m, const float* weight);
+
+  // experts.cpp
+  struct ExpertItem {
+    int expert;
+    Range range;
+  };
+  struct Stage {  // phases [begin, end), then the experts of a layer; -1: none, the step is done
+    int begin, end, layer;
+  };
+  void plan_experts(int layer, int tokens, int token_parts);
+  void reserve_experts(size_t tokens);
+  Status advance(std::string& error);
+  void execute();
+  void order_pairs(int layer);
+  void add_experts(const std::vector<int>& experts);
+  void route(const Layer& layer, int item);
+  void choose(const Layer& layer, int m);
+  void combine(const Layer& layer, int m);
+  bool expert_codes(const Layer& layer) const;
 
   const Kernels& kernels_;
   const int thread_count_;
@@ -104,13 +143,27 @@ class Decoder {
 
   const BatchArgs* batch_ = nullptr;
   float* out_ = nullptr;
-  std::vector<Phase> phases_;
+  std::vector<Phase> planned_, phases_;  // of the step, and of the present run of the pool
+  std::vector<Stage> stages_;
+  size_t stage_ = 0;
+  int layer_ = 0;  // whose experts are computed
+  bool waiting_ = false;
+  int undone_ = 0;  // experts of the layer that are not computed yet
+  std::vector<FeedForward> given_;
+  std::vector<int> first_pair_;   // [experts + 1]: the pairs of an expert in `pairs_`
+  std::vector<int> pairs_;        // sorted by expert: token * used + choice
+  std::vector<int> place_;        // of a pair in `pairs_`
+  std::vector<char> computed_;    // [experts]
+  std::vector<int32_t> chosen_;   // [tokens, used]
+  std::vector<float> weights_;    // [tokens, used]
+  std::vector<ExpertItem> gate_items_, down_items_;
   std::vector<int> items_, positions_, segment_of_, first_token_;
   std::vector<Queries> queries_;
-  Cut cut_q_{}, cut_k_{}, cut_output_{}, cut_ffn_{}, cut_down_{}, cut_head_{};
+  Cut cut_q_{}, cut_k_{}, cut_output_{}, cut_ffn_{}, cut_shared_{}, cut_down_{}, cut_head_{};
   Buffer<float> hidden_, q_, k_, v_, up_, projected_, cosines_, sines_, scores_;
   size_t scores_stride_ = 0;
-  Input normed_, attended_, gated_, final_;
+  Buffer<float> shared_, scores_of_experts_, expert_up_, results_;
+  Input normed_, attended_, gated_, final_, routed_, routed_gated_;
   Lora lora_;
 };
 

@@ -18,6 +18,41 @@ RESERVED_VARIABLES = tuple(sorted(environment.SET_IN_PODS))
 WITHOUT_SOURCE = tuple(profile.type for profile in PROFILES.values() if not profile.source_required)
 
 
+def _engine_rules(path: str) -> tuple[Rule, ...]:
+    """Return the rules of the LLM engine's settings at a path."""
+    return (
+        Rule(
+            path,
+            "kvCache.layout",
+            "!has(self.scheduler) || self.scheduler.policy != 'Flover' || !has(self.kvCache) || "
+            "!has(self.kvCache.layout) || self.kvCache.layout == 'Slots'",
+            lambda self, _: (
+                self.get("scheduler", {}).get("policy") != "Flover"
+                or self.get("kvCache", {}).get("layout", "Slots") == "Slots"
+            ),
+            "must be Slots when scheduler.policy is Flover",
+        ),
+        Rule(
+            path,
+            "kvCache.tokens",
+            "!has(self.kvCache) || !has(self.kvCache.tokens) || self.kvCache.tokens >= self.maxModelLen",
+            lambda self, _: self.get("kvCache", {}).get("tokens", self["maxModelLen"]) >= self["maxModelLen"],
+            "must be at least maxModelLen, so that every request can finish",
+        ),
+        Rule(
+            path,
+            "scheduler.tokenBudget",
+            "!has(self.scheduler) || !has(self.scheduler.tokenBudget) || "
+            "self.scheduler.tokenBudget > self.maxConcurrentRequests",
+            lambda self, _: (
+                "tokenBudget" not in self.get("scheduler", {})
+                or self["scheduler"]["tokenBudget"] > self["maxConcurrentRequests"]
+            ),
+            "must be greater than maxConcurrentRequests, because each running answer takes one token of a step",
+        ),
+    )
+
+
 def _options(profile: RuntimeProfile) -> Rule:
     """Return the rule that the options of a runtime type may only be set for that type."""
     name, type_ = to_camel(profile.options), profile.type
@@ -68,35 +103,7 @@ RULES: tuple[Rule, ...] = (
         f"is required unless runtime.type is {' or '.join(WITHOUT_SOURCE)}",
     ),
     *(_options(profile) for profile in PROFILES.values() if profile.options),
-    Rule(
-        "spec.runtime.llm",
-        "kvCache.layout",
-        "!has(self.scheduler) || self.scheduler.policy != 'Flover' || !has(self.kvCache) || "
-        "!has(self.kvCache.layout) || self.kvCache.layout == 'Slots'",
-        lambda self, _: (
-            self.get("scheduler", {}).get("policy") != "Flover"
-            or self.get("kvCache", {}).get("layout", "Slots") == "Slots"
-        ),
-        "must be Slots when scheduler.policy is Flover",
-    ),
-    Rule(
-        "spec.runtime.llm",
-        "kvCache.tokens",
-        "!has(self.kvCache) || !has(self.kvCache.tokens) || self.kvCache.tokens >= self.maxModelLen",
-        lambda self, _: self.get("kvCache", {}).get("tokens", self["maxModelLen"]) >= self["maxModelLen"],
-        "must be at least maxModelLen, so that every request can finish",
-    ),
-    Rule(
-        "spec.runtime.llm",
-        "scheduler.tokenBudget",
-        "!has(self.scheduler) || !has(self.scheduler.tokenBudget) || "
-        "self.scheduler.tokenBudget > self.maxConcurrentRequests",
-        lambda self, _: (
-            "tokenBudget" not in self.get("scheduler", {})
-            or self["scheduler"]["tokenBudget"] > self["maxConcurrentRequests"]
-        ),
-        "must be greater than maxConcurrentRequests, because each running answer takes one token of a step",
-    ),
+    *(rule for engine in ("llm", "moe") for rule in _engine_rules(f"spec.runtime.{engine}")),
     Rule(
         "spec.runtime.llm.adapters[]",
         "uri",

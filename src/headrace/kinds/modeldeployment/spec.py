@@ -16,6 +16,7 @@ from pydantic import Field
 from headrace.api.parts import Part
 from headrace.api.quantity import Quantity
 from headrace.runtimes.llm import LLM, POLICIES
+from headrace.runtimes.moe import CACHE_POLICIES
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.runtimes.registry import PROFILES
 
@@ -25,9 +26,11 @@ Keep = Literal["Nothing", "Weights", "Process"]
 if TYPE_CHECKING:
     RuntimeType = str
     LLMPolicy = str
+    CachePolicy = str
 else:
     RuntimeType = Literal[tuple(PROFILES)]
     LLMPolicy = Literal[tuple(POLICIES)]
+    CachePolicy = Literal[tuple(CACHE_POLICIES)]
 
 
 class Source(Part):
@@ -121,8 +124,8 @@ class Adapter(Source):
     )
 
 
-class LLMRuntime(Part):
-    """Settings of the LLM runtime."""
+class EngineRuntime(Part):
+    """Settings of the engine that the LLM runtime and the MoE runtime share."""
 
     max_model_len: int = Field(
         default=2048,
@@ -136,12 +139,44 @@ class LLMRuntime(Part):
     )
     scheduler: LLMScheduler | None = Field(default=None, description="Which tokens a step computes.")
     kv_cache: LLMCache | None = Field(default=None, description="The cache of keys and values.")
+
+
+class LLMRuntime(EngineRuntime):
+    """Settings of the LLM runtime."""
+
     adapters: list[Adapter] = Field(
         default_factory=list,
         max_length=16,
         description="LoRA adapters that every replica loads when it starts: PEFT's directory or llama.cpp's GGUF file. "
         "A change creates a revision.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class ExpertCache(Part):
+    """A cache of experts: only some are in memory, and the others are read from the model's file when needed."""
+
+    percent: int = Field(ge=1, le=100, description="Share of the model's experts that are in memory, in percent.")
+    policy: CachePolicy = Field(
+        default="LayerLRU",
+        description="Which expert is evicted. LayerLRU: the one of the same layer that was not used for the longest "
+        "time. LRU: the same over all layers. LFU: the one with the fewest recent uses. LFRU: the one with the fewest "
+        "uses over the time since the last one.",
+    )
+    prefetch: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Most experts that are loaded ahead per layer of a step, as the gate of the next layer predicts; "
+        "0: none.",
+    )
+
+
+class MoERuntime(EngineRuntime):
+    """Settings of the MoE runtime: those of the engine, and the cache of experts."""
+
+    expert_cache: ExpertCache | None = Field(
+        default=None, description="The cache of experts. Default: none, all experts are in memory."
     )
 
 
@@ -199,6 +234,7 @@ class Runtime(Part):
         description=" ".join(f"{each.type}: {each.description}." for each in PROFILES.values()) + " Immutable.",
     )
     llm: LLMRuntime | None = Field(default=None, description="Settings when type is LLM.")
+    moe: MoERuntime | None = Field(default=None, description="Settings when type is MoE.")
     container: ContainerRuntime | None = Field(
         default=None, description="The custom container; required when type is Container."
     )
