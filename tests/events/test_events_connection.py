@@ -20,7 +20,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.events.connection import LoginRefused, connect, publish_if_connected, raise_if_cancelled
+from headrace.events.connection import LoginRefused, close, connect, publish_if_connected, raise_if_cancelled
 from headrace.events.messages import FetchProgress
 
 MESSAGE = FetchProgress(uri="https://example.org/model", received_bytes=1)
@@ -237,3 +237,17 @@ async def test_cancellation_when_it_meets_the_answer_then_task_ends() -> None:
     done, _ = await asyncio.wait([asking], timeout=5)
     assert done
     assert asking.cancelled()
+
+
+async def test_close_when_reconnecting_then_caller_is_not_cancelled(server: Server) -> None:
+    """`close` of nats-py cancels its reconnecting task, and with it the future that both wait for."""
+    server.start()
+    client = await connected(server)
+    transport = client._transport
+    assert transport is not None
+    client._reconnection_task = asyncio.create_task(transport.wait_closed())
+    await asyncio.sleep(0)
+
+    await close(client)
+
+    assert client.is_closed

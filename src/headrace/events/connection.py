@@ -171,6 +171,21 @@ def raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
+async def close(client: Client) -> None:
+    """Close a connection that may be breaking at this moment.
+
+    nats-py's reconnecting task and its `close` wait for the same future, and `close` cancels that task and so the
+    future: while the broker is being killed, it raises CancelledError although nobody has cancelled its caller.
+    """
+    closing = asyncio.ensure_future(client.close())
+    try:
+        await asyncio.wait((closing,))
+    finally:
+        closing.cancel()
+    if not closing.cancelled():
+        closing.result()
+
+
 async def publish_if_connected(client: Client, subject: str, message: Message) -> bool:
     """Publish if the broker is available, and return whether it was. Never raises for an unavailable broker."""
     if not client.is_connected:
