@@ -245,7 +245,8 @@ async def test_close_when_reconnecting_then_caller_is_not_cancelled(server: Serv
     client = await connected(server)
     transport = client._transport
     assert transport is not None
-    client._reconnection_task = asyncio.create_task(transport.wait_closed())
+    closed = transport.wait_closed()  # type: ignore[no-untyped-call]  # nats-py does not annotate it
+    client._reconnection_task = asyncio.create_task(closed)
     await asyncio.sleep(0)
 
     await close(client)
