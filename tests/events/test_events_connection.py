@@ -20,7 +20,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.events.connection import LoginRefused, close, connect, publish_if_connected, raise_if_cancelled
+from headrace.events.connection import LoginRefused, connect, publish_if_connected, raise_if_cancelled
 from headrace.events.messages import FetchProgress
 
 MESSAGE = FetchProgress(uri="https://example.org/model", received_bytes=1)
@@ -249,6 +249,6 @@ async def test_close_when_reconnecting_then_caller_is_not_cancelled(server: Serv
     client._reconnection_task = asyncio.create_task(closed)
     await asyncio.sleep(0)
 
-    await close(client)
+    await client.close()
 
     assert client.is_closed

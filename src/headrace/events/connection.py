@@ -84,6 +84,21 @@ class _PersistentClient(Client):
         else:
             await self._process_op_err(errors.Error(f"nats: {err_msg}"))
 
+    @override
+    async def close(self) -> None:
+        """Close the connection, even while it breaks.
+
+        nats-py's reconnecting task and its `close` wait for the same future, and `close` cancels that task and so the
+        future: while the broker is being killed, it raises CancelledError although its caller was not cancelled.
+        """
+        closing = asyncio.ensure_future(super().close())
+        try:
+            await asyncio.wait((closing,))
+        finally:
+            closing.cancel()
+        if not closing.cancelled():
+            closing.result()
+
 
 async def connect(
     url: str,
@@ -169,21 +184,6 @@ def raise_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-async def close(client: Client) -> None:
-    """Close a connection that may be breaking at this moment.
-
-    nats-py's reconnecting task and its `close` wait for the same future, and `close` cancels that task and so the
-    future: while the broker is being killed, it raises CancelledError although nobody has cancelled its caller.
-    """
-    closing = asyncio.ensure_future(client.close())
-    try:
-        await asyncio.wait((closing,))
-    finally:
-        closing.cancel()
-    if not closing.cancelled():
-        closing.result()
 
 
 async def publish_if_connected(client: Client, subject: str, message: Message) -> bool:

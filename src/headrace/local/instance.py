@@ -30,7 +30,7 @@ from headrace.control.loop import ControlLoop
 from headrace.environment import NATS_SECRET
 from headrace.errors import CannotStart, HeadraceError
 from headrace.events import subjects
-from headrace.events.connection import close, connect
+from headrace.events.connection import connect
 from headrace.local.api import Api
 from headrace.local.api_server import ApiServer
 from headrace.local.cluster import LocalCluster
@@ -193,7 +193,7 @@ class _Instance:
         self._streams_end.set()
         self._api.stop()
         if self._client is not None:
-            await close(self._client)
+            await self._client.close()
         await self._nats.supervised.stop(NATS_GRACE_SECONDS)
         with contextlib.suppress(OSError):  # the disk may be read-only now; the next start cleans up
             self._nats.close()
