@@ -20,7 +20,7 @@ from headrace.kinds.modeldeployment import MODEL_DEPLOYMENT
 from headrace.kinds.modeldeployment.manifests.deployment import pod_spec
 from headrace.kinds.modeldeployment.resource import SCHEMA as MODELS
 from headrace.kinds.modeldeployment.resource import ModelDeployment
-from headrace.kinds.modeldeployment.spec import Resources
+from headrace.kinds.modeldeployment.template import Resources
 from headrace.reconcile.world import Settings
 
 SETTINGS = Settings(gateway_url="http://g", nats_url="nats://n", models_directory="/models")

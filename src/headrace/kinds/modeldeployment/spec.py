@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from headrace.api.parts import Part
-from headrace.api.quantity import Quantity
+from headrace.kinds.modeldeployment.template import Template
 from headrace.runtimes.llm import LLM, POLICIES
 from headrace.runtimes.moe import CACHE_POLICIES
 from headrace.runtimes.profile import RuntimeProfile
 from headrace.runtimes.registry import PROFILES
 
 Word = Annotated[str, Field(max_length=4096)]
-Label = Annotated[str, Field(max_length=253)]
 Keep = Literal["Nothing", "Weights", "Process"]
 if TYPE_CHECKING:
     RuntimeType = str
@@ -366,59 +365,6 @@ class Rollout(Part):
     )
     drain_timeout_seconds: int = Field(
         default=30, ge=1, le=3600, description="Time for requests in flight to finish when a replica is stopped."
-    )
-
-
-class EnvVar(Part):
-    """An environment variable of the runtime's container."""
-
-    name: str = Field(
-        min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
-    )
-    value: str = Field(default="", max_length=4096, description="Value of the variable.")
-
-
-class Resources(Part):
-    """Compute resources of the runtime's container."""
-
-    requests: dict[Label, Quantity] = Field(
-        default_factory=dict, max_length=16, description="Requested amounts, as Kubernetes quantities: 2, 500m, 8Gi."
-    )
-    limits: dict[Label, Quantity] = Field(
-        default_factory=dict, max_length=16, description="Maximum amounts, as Kubernetes quantities: 2, 500m, 8Gi."
-    )
-
-
-class Toleration(Part):
-    """A taint that the pods tolerate."""
-
-    key: str | None = Field(default=None, max_length=253, description="Key of the taint.")
-    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="Comparison of the value.")
-    value: str | None = Field(default=None, max_length=253, description="Value of the taint.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Effect of the taint; absent: all."
-    )
-
-
-class Template(Part):
-    """Additions to the pod template of the runtime."""
-
-    env: list[EnvVar] = Field(
-        default_factory=list,
-        max_length=64,
-        description="Environment variables of the runtime. Variables that headrace sets (such as HEADRACE_POD_IP) are "
-        "rejected.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-    )
-    resources: Resources = Field(default_factory=Resources, description="Compute resources; ignored in local mode.")
-    node_selector: dict[Label, Label] = Field(
-        default_factory=dict, max_length=32, description="Labels that a node must have; ignored in local mode."
-    )
-    tolerations: list[Toleration] = Field(
-        default_factory=list,
-        max_length=32,
-        description="Taints that the pods tolerate; ignored in local mode.",
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
 
 
