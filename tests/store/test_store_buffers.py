@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,6 @@ from headrace.store.keys import ObjectClass
 from headrace.store.views import SharedBuffer
 
 KV = ObjectClass.KV
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[StoreThread]:
-    with StoreThread(tmp_path) as thread:
-        yield thread
-
-
-@pytest.fixture
-def store(world: StoreThread) -> Iterator[Store]:
-    with world.open() as client:
-        yield client
 
 
 def shared(store: Store, size: int = PAGE) -> SharedBuffer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from headrace.store.errors import ObjectNotFound
 from headrace.store.keys import ObjectClass, content_key
 
 KEY = content_key(CONTENT)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[StoreThread]:
-    with StoreThread(tmp_path) as thread:
-        yield thread
 
 
 def client_at(path: Path, point: str, key: str = "") -> Program:

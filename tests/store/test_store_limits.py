@@ -28,12 +28,6 @@ def world(tmp_path: Path) -> Iterator[StoreThread]:
         yield thread
 
 
-@pytest.fixture
-def store(world: StoreThread) -> Iterator[Store]:
-    with world.open() as client:
-        yield client
-
-
 def put(store: Store, pages: int = 1, object_class: ObjectClass = ObjectClass.WEIGHTS) -> str:
     """Put an object without keeping it open."""
     found = store.put(object_class, bytes(pages * PAGE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from headrace_node.store import names
 
 NAME, SIZE = content_key(b"model and form"), 1000
 WEIGHTS = ObjectClass.WEIGHTS
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[StoreThread]:
-    with StoreThread(tmp_path) as thread:
-        yield thread
 
 
 def made(store: Store, content: bytes = b"x" * SIZE, object_class: ObjectClass = WEIGHTS) -> Object:

@@ -8,7 +8,6 @@ import mmap
 import os
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +21,6 @@ from headrace.store.keys import ObjectClass, content_key, random_key
 from headrace_node.store import memory
 
 CONTENT = bytes(range(256)) * 64
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[StoreThread]:
-    with StoreThread(tmp_path) as thread:
-        yield thread
-
-
-@pytest.fixture
-def store(world: StoreThread) -> Iterator[Store]:
-    with world.open() as client:
-        yield client
 
 
 def test_kernel_when_checked_then_reports_holders() -> None:
