@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from models.example_model import smollm2_file
 from skips import fail_skipped
+
+# On shared cores time is no evidence: neither an example nor its generation fails for being slow.
+settings.register_profile("headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headrace")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

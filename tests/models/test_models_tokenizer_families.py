@@ -82,11 +82,11 @@ def test_pieces_when_encoded_then_sentencepiece_s_ids(pieces: Any, text: str) ->
 
 
 def test_pieces_when_streamed_then_the_whole_text(pieces: Any) -> None:
-    """The parts are together the text, whatever it is and wherever its tokens cut characters."""
+    """The parts are together the text, wherever its tokens cut characters; pieces have no other space than U+2581."""
     ours, _ = pieces
 
     @settings(max_examples=200, deadline=None)
-    @given(text=st.text(max_size=40))
+    @given(text=st.text(st.characters(codec="utf-8", exclude_characters="\N{LOWER ONE EIGHTH BLOCK}"), max_size=40))
     def check(text: str) -> None:
         stream = ours.stream()
         assert "".join(stream.step(token) for token in ours.encode(text)) + stream.finish() == text
