@@ -85,10 +85,10 @@ def hit_ratios(trace: Trace) -> None:
         }
         gap = ratios["belady"] - ratios["lru-layer"]
         closed = 100 * (ratios[LOOK_AHEAD] - ratios["lru-layer"]) / gap
-        bar(f"look-ahead, share of the gap to MIN closed at {percent:g} % resident", closed, 70, "%", at_least=True)
+        bar(f"moe-gap-to-belady-closed-at-{percent:g}-percent", closed, 70, "%", at_least=True)
         counters = simulate(trace, slots=slots, policy=LOOK_AHEAD)
         wasted = 100 * counters.prefetch_wasted / (counters.misses + counters.prefetched)
-        bar(f"wasted bytes of bytes moved at {percent:g} % resident", wasted, 30, "%")
+        bar(f"moe-wasted-bytes-at-{percent:g}-percent", wasted, 30, "%")
 
 
 def rates(file: ModelFile, ids: Sequence[int]) -> None:
@@ -104,12 +104,12 @@ def rates(file: ModelFile, ids: Sequence[int]) -> None:
                 min(pair) for pair in zip(best[name], (found.prefill_seconds, found.decode_seconds), strict=True)
             ]
     differing = sum(not np.array_equal(each, logits["resident"]) for each in logits.values())
-    bar("caches that change a logit", differing, 0, "")
+    bar("moe-caches-that-change-a-logit", differing, 0, "")
     for name, (prefill, decoding) in best.items():
         token = decoding * 1e3 / (TOKENS - PROMPT)
         print(f"{name}: prefill {prefill * 1e3:.1f} ms, decoding {token:.3f} ms a token (CPU time)")
     slower = 100 * (best["full"][0] / best["resident"][0] - 1)
-    bar("prefill with all experts in the cache, slower than without one by", slower, 2, "%")
+    bar("moe-prefill-slower-than-without-cache", slower, 2, "%")
     for decoder in decoders.values():
         decoder.close()
 

@@ -37,14 +37,14 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exclusive", action="store_true", help="real-time priority (needs root)")
-    parser.add_argument("--only", nargs="*", default=list(sections), choices=sections)
+    parser.add_argument("--parts", nargs="*", default=list(sections), choices=sections)
     parser.add_argument("--cycles", type=int, default=CYCLES, help=f"of the churn (default {CYCLES})")
     parser.add_argument("--megabytes", type=int, nargs="*", default=MEGABYTES, choices=handovers.REPEATS)
     options = parser.parse_args()
     environment()
     if THP.exists():
         print(f"transparent huge pages of shared memory: {THP.read_text().strip()}", flush=True)
-    for name in options.only:
+    for name in options.parts:
         sections[name](options)
 
 
