@@ -105,7 +105,7 @@ def test_buffers_when_reused_then_agent_is_not_called(tmp_path: Path) -> None:
 
 
 def test_payload_when_held_then_its_content_stays(tmp_path: Path) -> None:
-    """Released out of order: the sender may only reuse what nobody reads."""
+    """Released out of order: the sender may only reuse memory without readers."""
     with pair(tmp_path, PayloadPath.STORE, buffers=3) as (sender, receiver):
         for number in range(3):
             send(sender, bytes([number]) * BYTES)

@@ -1,4 +1,4 @@
-"""Buffers: objects whose creator goes on writing them, and that nobody else can write."""
+"""Buffers: objects that only their creator can write, also after they are shared."""
 
 from __future__ import annotations
 

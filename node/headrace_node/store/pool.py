@@ -88,7 +88,7 @@ class SegmentPool:
             return new_segment(size, self.pages, self.populated)
         await self._populating.acquire()
         making = asyncio.ensure_future(asyncio.to_thread(new_segment, size, self.pages, self.populated))
-        making.add_done_callback(lambda _: self._populating.release())  # also if nobody waits for it any more
+        making.add_done_callback(lambda _: self._populating.release())  # also if its waiter was cancelled
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:

@@ -18,7 +18,7 @@ _TEXT = re.compile(r"([0-9a-f]{32})@([^@/\s]{1,255}):([0-9]{1,5})(?:/([0-9a-f-]{
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Of a receiver; `str` and `parse` convert it. It contains a secret: who has it can send."""
+    """Of a receiver; `str` and `parse` convert it. It contains a secret, which permits sending."""
 
     host: str
     port: int

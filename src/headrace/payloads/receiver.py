@@ -66,7 +66,7 @@ class Receiver:
             raise
         node, endpoint = (this_node(), self._shared.endpoint.id) if self._shared else ("", ROUTER)
         self.address = str(Address(host, self._stream.port, self._stream.token, node, endpoint))
-        """For `connect`. A secret: who has it can send."""
+        """For `connect`. A secret: with it, any process can send."""
         self._inboxes: list[SharedInbox | StreamInbox] = [self._stream]
         self._epoll = select.epoll()
         self._epoll.register(self._stream.fileno(), select.EPOLLIN)

@@ -132,7 +132,7 @@ class SharedSender(Sender):
     def _free(self, size: int) -> _Slot | None:
         """Return the smallest buffer that fits and that the receiver does not use."""
         while self._endpoint.receive(0) is not None:
-            """Handle acknowledgements; nobody sends payloads to a sender."""
+            """Handle acknowledgements; a sender receives nothing else."""
         acked = self._endpoint.acked(self._peer)
         fitting = [slot for slot in self._slots if slot.seq <= acked and slot.buffer.size >= size]
         return min(fitting, key=lambda slot: slot.buffer.size, default=None)
