@@ -144,11 +144,17 @@ class ClusterWorld:
             self._scale_nats(1)
 
     def held(self, public_name: str) -> float:
+        return sum(held or 0.0 for held in self._held(public_name))
+
+    def is_routed(self, public_name: str) -> bool:
+        return None not in self._held(public_name)
+
+    def _held(self, public_name: str) -> list[float | None]:
         """Read the metrics of every gateway, through the API server's proxy."""
         kube = self.site.kube
         pods = [pod["metadata"]["name"] for pod in self.site.release.pods("gateway")]
         answers = [kube.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics") for pod in pods]
-        return sum(held_requests(text, public_name) for status, text in answers if status == 200)
+        return [held_requests(text, public_name) if status == 200 else None for status, text in answers]
 
     def _scale_nats(self, replicas: int) -> None:
         self.site.kube.kubectl("scale", f"statefulset/{NAME}-nats", f"--replicas={replicas}", "-n", NAMESPACE)

@@ -84,6 +84,12 @@ class LocalWorld:
             os.kill(self.instance.process.pid, signal.SIGCONT)
 
     def held(self, public_name: str) -> float:
+        return self._held(public_name) or 0.0
+
+    def is_routed(self, public_name: str) -> bool:
+        return self._held(public_name) is not None
+
+    def _held(self, public_name: str) -> float | None:
         with urlopen(self.base_url.removesuffix("/v1") + "/metrics", timeout=DEADLINE_SECONDS) as answer:
             return held_requests(answer.read().decode(), public_name)
 

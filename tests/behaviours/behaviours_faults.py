@@ -56,6 +56,7 @@ class FaultBehaviour:
     def test_nats_when_killed_then_a_wake_asked_meanwhile_happens(self, faulty: World) -> None:
         faulty.apply(model(faulty.model_uri, "sleeper", scaling=SCALING))
         wait(faulty, "sleeper", "Idle")
+        until(lambda: faulty.is_routed("sleeper"), "every gateway has connected to NATS again", faulty.patience)
         answers: list[tuple[int, str]] = []
         asking = threading.Thread(target=lambda: answers.append(post(faulty, "/completions", short("sleeper"))))
         with faulty.without_nats():

@@ -89,6 +89,9 @@ class World(Protocol):
     def held(self, public_name: str) -> float:
         """Return how many requests for a model the gateways hold."""
 
+    def is_routed(self, public_name: str) -> bool:
+        """Whether every gateway has the route of a model."""
+
     def part_is_whole(self, part: Part) -> bool:
         """Whether every process of a part runs and is ready, the one killed last included."""
 
@@ -113,12 +116,12 @@ def until(look: Callable[[], Found | None], what: str | Callable[[], object], se
         time.sleep(LOOK_SECONDS)
 
 
-def held_requests(metrics: str, public_name: str) -> float:
-    """Return how many requests for a model a gateway holds, according to its metrics."""
+def held_requests(metrics: str, public_name: str) -> float | None:
+    """Return how many requests for a model a gateway holds, according to its metrics; None: it has no route."""
     for line in metrics.splitlines():
         if line.startswith("headrace_gateway_held_requests{") and f'"{public_name}"' in line:
             return float(line.rpartition(" ")[2])
-    return 0.0
+    return None
 
 
 def condition(world: World, name: str, type_: str) -> Manifest:
